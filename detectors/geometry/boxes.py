@@ -1,0 +1,96 @@
+"""Boxes: the one convention for classes, sizes, yaw and velocity, and what follows from it (corners, keypoints)."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+CLASSES = (
+    "car",
+    "truck",
+    "bus",
+    "trailer",
+    "construction_vehicle",
+    "pedestrian",
+    "motorcycle",
+    "bicycle",
+    "traffic_cone",
+    "barrier",
+)
+"""The ten nuScenes detection classes; ``Boxes.label`` is an index into this tuple."""
+
+# The nine points of UniDistill in units of (length, width): centre, four corners, four edge midpoints.
+_KEYPOINTS = ((0, 0), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5), (0.5, 0), (0, 0.5), (-0.5, 0), (0, -0.5))
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of one sample (no leading axis) or a padded batch of samples (leading axis b)."""
+
+    center: Float[Tensor, "*b k 3"]
+    """Middle of the box in the BEV frame, metres."""
+    size: Float[Tensor, "*b k 3"]
+    """Length (along the heading), width, height, metres. nuScenes stores width first."""
+    yaw: Float[Tensor, "*b k"]
+    """Counter-clockwise from +x, radians."""
+    velocity: Float[Tensor, "*b k 2"]
+    """Along x and y of the BEV frame, m/s; NaN where it was not annotated."""
+    label: Int[Tensor, "*b k"]
+    """Index into CLASSES."""
+    score: Float[Tensor, "*b k"]
+    """Confidence in [0, 1]; 1 for annotations."""
+
+    @classmethod
+    def empty(cls) -> Self:
+        """No boxes, as one sample."""
+        return cls(
+            center=torch.zeros(0, 3),
+            size=torch.zeros(0, 3),
+            yaw=torch.zeros(0),
+            velocity=torch.zeros(0, 2),
+            label=torch.zeros(0, dtype=torch.long),
+            score=torch.zeros(0),
+        )
+
+    def __len__(self) -> int:
+        """Boxes per sample, padding included."""
+        return self.yaw.shape[-1]
+
+    def __getitem__(self, index: Any) -> Self:
+        """Index or mask the first axis of every field."""
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same boxes on another device."""
+        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def keypoints(self) -> Float[Tensor, "*b k 9 2"]:
+        """The nine BEV points of each box: centre, corners, edge midpoints (UniDistill, Sec. 3), metres."""
+        unit = self.center.new_tensor(_KEYPOINTS)
+        offset = unit * rearrange(self.size[..., :2], "... k s -> ... k 1 s")
+        cos, sin = (rearrange(f(self.yaw), "... k -> ... k 1") for f in (torch.cos, torch.sin))
+        along, across = offset.unbind(-1)
+        turned = torch.stack([cos * along - sin * across, sin * along + cos * across], dim=-1)
+        return rearrange(self.center[..., :2], "... k s -> ... k 1 s") + turned
+
+
+def pad_boxes(samples: list[Boxes]) -> tuple[Boxes, Tensor]:
+    """Stack samples of different length into one padded batch.
+
+    Returns:
+        The boxes ``[b, k]``, zero where padded, and the mask ``[b, k]`` of what is a box. k is at least 1.
+    """
+    longest = max([len(boxes) for boxes in samples] + [1])
+    real = torch.stack([torch.arange(longest) < len(boxes) for boxes in samples])
+
+    def padded(name: str) -> Tensor:
+        rows = []
+        for boxes in samples:
+            value = getattr(boxes, name)
+            rows.append(torch.cat([value, value.new_zeros(longest - len(boxes), *value.shape[1:])]))
+        return torch.stack(rows)
+
+    return Boxes(**{f.name: padded(f.name) for f in fields(Boxes)}), real

@@ -1,0 +1,55 @@
+"""BevGrid: metres to bird's-eye-view cells and back; the only place that knows the BEV axes."""
+
+from typing import Self
+
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from detectors.spec import Spec
+
+
+class BevGrid(Spec):
+    """A rectangle of square cells in the BEV frame (x forward, y left, z up, metres).
+
+    BEV maps are stored ``[..., y, x]``: the row counts cells along y, the column along x, both from the lower bound.
+    Continuous cell coordinates put the edge of the first cell at 0 and its centre at 0.5.
+    """
+
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    z_range: tuple[float, float]
+    cell: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _ranges_are_whole_cells(self) -> Self:
+        for name in ("x_range", "y_range"):
+            low, high = getattr(self, name)
+            cells = (high - low) / self.cell
+            if cells < 1 or abs(cells - round(cells)) > 1e-6:
+                raise ValueError(f"{name} [{low}, {high}] is not a whole number of cells of {self.cell} m")
+        if self.z_range[1] <= self.z_range[0]:
+            raise ValueError(f"z_range {self.z_range} is empty")
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Cells along y."""
+        return round((self.y_range[1] - self.y_range[0]) / self.cell)
+
+    @property
+    def columns(self) -> int:
+        """Cells along x."""
+        return round((self.x_range[1] - self.x_range[0]) / self.cell)
+
+    def cells_from_metres(self, xy: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any 2"]:
+        """Continuous (column, row) of BEV positions."""
+        return (xy - xy.new_tensor([self.x_range[0], self.y_range[0]])) / self.cell
+
+    def metres_from_cells(self, cells: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any 2"]:
+        """BEV positions of continuous (column, row)."""
+        return cells * self.cell + cells.new_tensor([self.x_range[0], self.y_range[0]])
+
+    def sampling_from_metres(self, xy: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any 2"]:
+        """Coordinates for ``grid_sample(..., align_corners=False)`` on a map that covers this grid at any resolution."""
+        return self.cells_from_metres(xy) * xy.new_tensor([2 / self.columns, 2 / self.rows]) - 1

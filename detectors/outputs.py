@@ -1,0 +1,35 @@
+"""DetectorOutput: what comes out of a detector, every intermediate map included."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """Raw maps of the CenterPoint head on the BEV grid."""
+
+    heatmap: Float[Tensor, "b classes y x"]
+    """Logits, one channel a class in the order of CLASSES."""
+    boxes: Float[Tensor, "b tasks code y x"]
+    """Per task group the code of a box, in the order of BOX_CODE (`detectors/heads/center.py`)."""
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """Every map a teacher or a student may be asked for; None where the detector lacks the sensor."""
+
+    image_features: Float[Tensor, "b n c h w"] | None
+    """Pyramid output per view, before the view transformation."""
+    depth: Float[Tensor, "b n d h w"] | None
+    """Probability of each depth bin; sums to 1 over d."""
+    camera_bev: Float[Tensor, "b c y x"] | None
+    """Image features lifted and splatted into BEV."""
+    lidar_bev: Float[Tensor, "b c y x"] | None
+    """Sparse 3D features, height folded into channels."""
+    bev_low: Float[Tensor, "b c_low y x"]
+    """Low level: what enters the BEV neck (UniDistill's F_low)."""
+    bev_high: Float[Tensor, "b c_high y x"]
+    """High level: what leaves the BEV neck and enters the head (UniDistill's F_high)."""
+    head: HeadOutput
