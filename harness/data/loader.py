@@ -1,0 +1,71 @@
+"""Samples to Batches: the same batches for the same seed, wherever a training was interrupted."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from detectors.batch import Batch, Sample, collate
+from harness.data.nuscenes import NuScenesRoot
+
+# Decoded samples are kept in memory up to this size; a larger dataset is decoded anew each epoch.
+CACHE_BYTES = 2**30
+
+
+class SampleSet(Dataset[Sample]):
+    """The samples of a split, in its order, with the sensors and image size that the models want."""
+
+    def __init__(
+        self, root: NuScenesRoot, tokens: list[str], sensors: frozenset[str], image_size: tuple[int, int] | None
+    ) -> None:
+        self.tokens = tokens
+        self._read = lambda token: root.read(token, sensors, image_size)
+        self._kept: dict[int, Sample] = {}
+        self._kept_bytes = 0
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample, from memory if it was read before."""
+        if index in self._kept:
+            return self._kept[index]
+        sample = self._read(self.tokens[index])
+        if self._kept_bytes < CACHE_BYTES:
+            self._kept[index] = sample
+            self._kept_bytes += _size(sample)
+        return sample
+
+
+def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """Which samples make the batch of a step: a pure function, so a resumed training sees what it would have seen.
+
+    Every sample is drawn once before any is drawn again; the order of each round has a generator of its own.
+    """
+    chosen: list[int] = []
+    for position in range(step * batch_size, (step + 1) * batch_size):
+        round_, within = divmod(position, samples)
+        chosen.append(_order(samples, seed, round_)[within])
+    return chosen
+
+
+def training_batches(samples: SampleSet, batch_size: int, steps: range, seed: int, workers: int = 0) -> Iterator[Batch]:
+    """The batches of the given steps."""
+    plan = [batch_indices(len(samples), batch_size, step, seed) for step in steps]
+    yield from DataLoader(samples, batch_sampler=plan, num_workers=workers, collate_fn=collate)
+
+
+def evaluation_batches(samples: SampleSet, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+    """Every sample once, in order."""
+    yield from DataLoader(samples, batch_size=batch_size, num_workers=workers, collate_fn=collate)
+
+
+def _order(samples: int, seed: int, round_: int) -> list[int]:
+    generator = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * round_) % 2**63)
+    return torch.randperm(samples, generator=generator).tolist()
+
+
+def _size(sample: Sample) -> int:
+    tensors = [sample.points, None if sample.views is None else sample.views.images]
+    return sum(t.element_size() * t.numel() for t in tensors if t is not None)

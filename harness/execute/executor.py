@@ -1,0 +1,183 @@
+"""The walk over the DAG: one worker process a job, as many at once as asked for; nothing finished is run again."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from harness.data.nuscenes import NuScenesRoot
+from harness.store import RunFolder
+from harness.study.plan import Job, Plan
+from harness.train.job import BUSY, STOPPED, JobOrder
+
+Status = Literal["waiting", "running", "done", "failed"]
+
+POLL_SECONDS = 0.25
+RETRY_BUSY_SECONDS = 5.0
+# A worker looks for the closed pipe after every step; this is long enough for a slow step and its checkpoint.
+STOP_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where and on what a study runs."""
+
+    runs: Path
+    root: NuScenesRoot
+    device: str
+    """A Fabric accelerator: "auto", "cpu", "cuda", ..."""
+    workers: int
+    threads: int = 1
+    """A training; one thread repeats to the bit, and two trainings side by side use two cores better than one does."""
+
+    def folder(self, job: str) -> RunFolder:
+        """The run folder of a job id."""
+        return RunFolder(self.runs / job)
+
+
+@dataclass
+class JobState:
+    """A job as a display shows it."""
+
+    job: Job
+    status: Status
+    reason: str = ""
+    """Why it failed."""
+    step: int = 0
+    loss: float | None = None
+    seconds_left: float | None = None
+    """Of its training, by the newest steps."""
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    slot: int
+    started: float = field(default_factory=time.monotonic)
+    steps_before: int = 0
+
+
+def default_workers(device: str) -> int:
+    """One worker a GPU, or one a core where there is none."""
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") else 0
+    return gpus or os.cpu_count() or 1
+
+
+def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]) -> dict[str, JobState]:
+    """Run every job that has no result, teachers first.
+
+    Args:
+        plan: What to run.
+        site: Where.
+        watch: Called a few times a second with the state of all jobs.
+
+    Returns:
+        The final states. A failed job fails its dependents and nothing else.
+
+    Raises:
+        KeyboardInterrupt: After the workers have saved their state and ended.
+    """
+    states = {
+        id_: JobState(job, "waiting" if site.folder(id_).result() is None else "done") for id_, job in plan.jobs.items()
+    }
+    workers: dict[str, _Worker] = {}
+    not_before: dict[str, float] = {}
+    try:
+        while any(state.status in ("waiting", "running") for state in states.values()):
+            for id_, state in states.items():
+                if state.status == "waiting" and len(workers) < site.workers:
+                    needs = state.job.spec.teacher
+                    if needs and states[needs].status == "failed":
+                        state.status, state.reason = "failed", f"its teacher failed ({states[needs].job.label})"
+                    elif (not needs or states[needs].status == "done") and time.monotonic() > not_before.get(id_, 0):
+                        free = set(range(site.workers)) - {worker.slot for worker in workers.values()}
+                        workers[id_] = _start(plan, state.job, site, min(free))
+                        state.status = "running"
+            time.sleep(POLL_SECONDS)
+            for id_ in list(workers):
+                code = workers[id_].process.poll()
+                if code is None:
+                    _follow(states[id_], workers[id_], site)
+                    continue
+                _end(workers.pop(id_))
+                if code == BUSY:
+                    # Another study trains the very same job: look again later, most likely it is done then.
+                    states[id_].status, not_before[id_] = "waiting", time.monotonic() + RETRY_BUSY_SECONDS
+                else:
+                    _settle(states[id_], code, site)
+            watch(states)
+    finally:
+        for worker in workers.values():
+            _end(worker)
+    return states
+
+
+def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
+    folder = site.folder(job.id)
+    teacher = plan.jobs[job.spec.teacher] if job.spec.teacher else None
+    order = JobOrder(
+        spec=job.spec,
+        label=job.label,
+        root=site.root.path.resolve(),
+        version=site.root.version,
+        teacher_spec=teacher.spec if teacher else None,
+        teacher_weights=site.folder(teacher.id).model.resolve() if teacher else None,
+        given_weights=job.checkpoint.resolve() if job.checkpoint else None,
+        device=site.device,
+        threads=site.threads,
+    )
+    folder.write("job.json", order.model_dump(mode="json"))
+    folder.clear_failure()
+    gpus = torch.cuda.device_count()
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": str(slot % gpus)} if gpus else {})
+    with folder.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness.train.job", str(folder.path)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment | {"OMP_NUM_THREADS": str(site.threads)},
+            # Ctrl-C reaches this process alone; closing the pipe is how a worker is asked to stop.
+            start_new_session=True,
+        )
+    newest = folder.last_step()
+    return _Worker(process, slot, steps_before=int(newest["step"]) + 1 if newest else 0)
+
+
+def _end(worker: _Worker) -> None:
+    """Ask a worker to stop and wait for it; one that does not answer is killed (its last checkpoint stays)."""
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()
+    try:
+        worker.process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        worker.process.kill()
+        worker.process.wait()
+
+
+def _follow(state: JobState, worker: _Worker, site: Site) -> None:
+    newest = site.folder(state.job.id).last_step()
+    if newest is None or state.job.spec.schedule is None:
+        return
+    state.step, state.loss = int(newest["step"]) + 1, newest["loss"]
+    here = state.step - worker.steps_before
+    if here > 0:
+        per_step = (time.monotonic() - worker.started) / here
+        state.seconds_left = per_step * (state.job.spec.schedule.steps - state.step)
+
+
+def _settle(state: JobState, code: int, site: Site) -> None:
+    folder = site.folder(state.job.id)
+    if folder.result() is not None:
+        state.status = "done"
+        return
+    failure = folder.failure()
+    how = "was stopped" if code == STOPPED else f"ended with exit status {code}"
+    state.status = "failed"
+    state.reason = failure[0] if failure else f"the worker {how}; see {folder.log}"

@@ -1,0 +1,58 @@
+"""Run folders to one tidy frame: a row a training of the study, with its metrics and its gain over the baseline."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from harness.store import RunFolder
+from harness.study.plan import Plan
+
+POINTS = ("mAP", "NDS")
+"""Shown in points, 100 times the fraction, as the papers do."""
+ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
+GAINS = tuple(f"gain_{metric}" for metric in POINTS)
+
+
+def results_frame(plan: Plan, runs: Path) -> pd.DataFrame:
+    """One row for each row of the plan.
+
+    Columns: role, model, path, arm, losses, seed, job, missing (why there is no result, else empty), mAP and NDS in
+    points, the five errors, gain_mAP and gain_NDS in points over the baseline of the same student and seed.
+    """
+    found = {id_: RunFolder(runs / id_).result() for id_ in plan.jobs}
+    rows = []
+    for row in plan.rows:
+        result = found[row.job]
+        baseline = found[row.baseline] if row.baseline and row.role == "student" else None
+        failure = RunFolder(runs / row.job).failure()
+        record: dict[str, object] = {
+            "role": row.role,
+            "model": row.model,
+            "path": row.path,
+            "arm": row.arm,
+            "losses": " + ".join(row.losses),
+            "seed": row.seed,
+            "job": row.job,
+            "missing": "" if result else f"failed: {failure[0]}" if failure else "not run",
+        }
+        for metric in (*POINTS, *ERRORS):
+            scale = 100 if metric in POINTS else 1
+            record[metric] = result.metrics[metric] * scale if result else float("nan")
+        for metric in POINTS:
+            known = result is not None and baseline is not None
+            gain = 100 * (result.metrics[metric] - baseline.metrics[metric]) if known else float("nan")  # type: ignore[union-attr]
+            record[f"gain_{metric}"] = gain
+        rows.append(record)
+    return pd.DataFrame(rows)
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows that differ only in seed become one: mean, ``*_std`` over seeds (NaN for one), and their number."""
+    keys = ["role", "model", "path", "arm", "losses"]
+    metrics = [*POINTS, *ERRORS, *GAINS]
+    groups = frame.groupby(keys, sort=False)
+    spread = groups[metrics].std(ddof=1).add_suffix("_std")
+    missing = groups["missing"].agg(lambda reasons: "; ".join(sorted({r for r in reasons if r})))
+    # A mean over fewer seeds than were asked for would pass for the whole: such a row has no numbers.
+    means = groups[metrics].mean().where(missing == "", float("nan"))
+    return means.join(spread).join(groups.size().rename("seeds")).join(missing).reset_index()

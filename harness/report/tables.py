@@ -1,0 +1,94 @@
+"""Frames to tables: Markdown, CSV and the terminal, without dates and paths, so that equal results give equal files."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from harness.report.results import ERRORS, GAINS, POINTS
+from harness.store import atomic_write
+from harness.study.spec import StudySpec
+
+_HEADER = ("row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS")
+
+
+def caption(study: StudySpec) -> list[str]:
+    """What a reader has to know about every number of the table."""
+    data, schedule = study.data, study.schedule
+    ranges = {
+        "nuscenes": "nuScenes' class ranges (50, 40, 30 m)",
+        "within_25m": "nuScenes' metrics with class ranges cut at 25 m",
+    }[data.detection_config]
+    lines = [
+        f"Scored on {data.version} {data.eval_split}, trained on {data.train_split}; {ranges}; "
+        f"{schedule.steps} steps of batch {schedule.batch_size}; seeds {', '.join(map(str, study.seeds))}.",
+        "mAP, NDS and gains in points; errors as nuScenes defines them, smaller is better. "
+        "A gain is over the same student and seed trained without a teacher.",
+    ]
+    lines += [f"{arm}: {' + '.join(losses)}." for arm, losses in study.arms.items()]
+    if data.root is None:
+        lines.append("These are numbers of the embedded synthetic world, not of nuScenes.")
+    if data.train_split == data.eval_split:
+        lines.append("Scored on the samples it was trained on: a check of the plumbing, not a result.")
+    if len(study.seeds) == 1:
+        lines.append("One seed: a difference speaks of these two trainings, not of the loss.")
+    return lines
+
+
+def write_tables(summary: pd.DataFrame, study: StudySpec, out: Path) -> None:
+    """Write table.md and table.csv into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write(out / "table.md", markdown(summary, study).encode())
+    numbers = summary.select_dtypes("number").columns.difference(["seeds"])
+    rounded = summary.assign(**{name: summary[name].round(6) for name in numbers})
+    atomic_write(out / "table.csv", rounded.to_csv(index=False, lineterminator="\n").encode())
+
+
+def markdown(summary: pd.DataFrame, study: StudySpec) -> str:
+    """The table with its caption."""
+    lines = ["| " + " | ".join(_HEADER) + " |", "|---|" + "---:|" * (len(_HEADER) - 1)]
+    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(summary)]
+    return "\n".join([*lines, "", *(line + "\n" for line in caption(study))])
+
+
+def print_table(summary: pd.DataFrame, study: StudySpec, console: Console) -> None:
+    """The table in a terminal."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(_HEADER):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for cells in _cells(summary):
+        table.add_row(*cells)
+    # A cut number is worse than a wrapped line: the table takes the width it needs, whatever the terminal has.
+    whole = Measurement.get(console, console.options.update(width=1000), table).maximum
+    Console(file=console.file, width=max(whole, console.width), force_terminal=console.is_terminal).print(table)
+    for line in caption(study):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _cells(summary: pd.DataFrame) -> list[list[str]]:
+    rows = []
+    for row in summary.to_dict("records"):
+        name = {"teacher": f"{row['model']} teacher", "baseline": f"{row['model']} baseline"}.get(
+            row["role"], f"{row['path']} {row['arm']}"
+        )
+        cells = [name, str(row["seeds"])]
+        if row["missing"]:
+            rows.append([*cells, row["missing"].replace("|", "/"), *[""] * (len(_HEADER) - 3)])
+            continue
+        cells += [_number(row, metric, "{:.1f}") for metric in POINTS]
+        cells += [_number(row, metric, "{:.3f}") for metric in ERRORS]
+        cells += [_number(row, metric, "{:+.1f}") for metric in GAINS]
+        rows.append(cells)
+    return rows
+
+
+def _number(row: dict, metric: str, form: str) -> str:
+    """Mean, and the standard deviation over seeds where there are several; empty where nothing is to be said."""
+    mean, std = row[metric], row[f"{metric}_std"]
+    if math.isnan(mean):
+        return ""
+    return form.format(mean) + ("" if math.isnan(std) else " ± " + form.replace("+", "").format(std))

@@ -1,0 +1,153 @@
+"""Run folders: layout, locks, atomic completion, reading results. A folder with a result is a finished job, always."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from harness.errors import InputError
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished job knows about itself."""
+
+    metrics: dict[str, float]
+    """mAP, NDS, the five errors and AP/CLASS, as fractions and the devkit's units."""
+    parameters: int
+    """Of the detector alone; adapters and teachers do not count."""
+    seconds: float
+    """Training and scoring, over all its interruptions."""
+    machine: dict[str, str]
+    """Device kind, torch version, threads, precision."""
+
+
+class Busy(Exception):
+    """Another process owns the run folder."""
+
+
+class RunFolder:
+    """The folder of one job.
+
+    ``job.json`` what to do, ``metrics.jsonl`` a line a step, ``state.pt`` where to go on, ``model.safetensors`` the
+    trained detector, ``predictions.json`` and ``metrics_summary.json`` in nuScenes' formats, ``log.txt``, and, written
+    last, ``result.json``. ``failure.json`` says why the last attempt ended without one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def model(self) -> Path:
+        """The detector's weights."""
+        return self.path / "model.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """What an interrupted training continues from."""
+        return self.path / "state.pt"
+
+    @property
+    def log(self) -> Path:
+        """What the worker printed."""
+        return self.path / "log.txt"
+
+    def result(self) -> Result | None:
+        """The result, or None while there is none."""
+        content = self._read("result.json")
+        return None if content is None else Result(**content)
+
+    def complete(self, result: Result) -> None:
+        """Write the result, which makes the job a finished one, and drop what only a resume would need."""
+        self.write("result.json", asdict(result))
+        self.state.unlink(missing_ok=True)
+        self.clear_failure()
+
+    def fail(self, reason: str, wrong_input: bool) -> None:
+        """Say why this attempt ended; `wrong_input` where the user has to mend something."""
+        self.write("failure.json", {"reason": reason, "wrong_input": wrong_input})
+
+    def clear_failure(self) -> None:
+        """Forget the failure of an earlier attempt."""
+        (self.path / "failure.json").unlink(missing_ok=True)
+
+    def failure(self) -> tuple[str, bool] | None:
+        """Reason of the last failed attempt, and whether the input was wrong."""
+        content = self._read("failure.json")
+        return None if content is None else (content["reason"], content["wrong_input"])
+
+    def job(self) -> dict[str, Any]:
+        """What `write("job.json", ...)` left."""
+        content = self._read("job.json")
+        if content is None:
+            raise InputError(f"{self.path / 'job.json'} is missing; a run folder is made by harness.run")
+        return content
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file of this folder so that it is either whole or not there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.path / name, json.dumps(content, indent=1).encode())
+
+    def log_step(self, step: int, values: dict[str, float]) -> None:
+        """Append the metrics of a step."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def steps(self) -> list[dict[str, float]]:
+        """All metrics so far; a line that is still being written is left out."""
+        path = self.path / "metrics.jsonl"
+        text = path.read_text() if path.is_file() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def last_step(self) -> dict[str, float] | None:
+        """The newest metrics, read from the end of the file."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            lines = file.read().split(b"\n")
+        # The first may be cut by the seek, the last is still being written.
+        return json.loads(lines[-2]) if len(lines) > 2 or (len(lines) == 2 and path.stat().st_size <= 4096) else None
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics of `step` and later: a resumed training writes them again."""
+        kept = [json.dumps(line) + "\n" for line in self.steps() if line["step"] < step]
+        atomic_write(self.path / "metrics.jsonl", "".join(kept).encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Own the folder; the kernel ends the ownership with the process, however that ends.
+
+        Raises:
+            Busy: Another process owns it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise Busy(f"run folder {self.path} is in use by another process") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,106 @@
+"""YAML and --set overrides to a StudySpec; a mistake is one message with file, line, key and what is allowed."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from distill.objective import LOSSES
+from harness.errors import InputError, unknown
+from harness.study.spec import StudySpec
+
+Location = tuple[str | int, ...]
+
+
+def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
+    """Read a study file and apply ``KEY=VALUE`` overrides (dotted key, YAML value) in order."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"study {path} cannot be read: {error}") from error
+    try:
+        node = yaml.compose(text)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must be a mapping of keys such as {', '.join(StudySpec.model_fields)}")
+    places = _places(node, path)
+    for override in overrides:
+        places[_apply(content, override)] = f"--set {override.partition('=')[0]}"
+    try:
+        study = StudySpec.model_validate(content)
+    except ValidationError as error:
+        raise InputError(_message(path, places, error)) from error
+    for name, choice in study.losses.items():
+        for route in study.paths:
+            try:
+                LOSSES[name].model_validate(choice.at(route))
+            except ValidationError as error:
+                raise InputError(_message(path, places, error, ("losses", name))) from error
+    return study
+
+
+def _apply(content: dict, override: str) -> Location:
+    """Set the value in the content; where that was."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {override!r} is not KEY=VALUE, such as schedule.steps=100")
+    *parents, last = key.split(".")
+    at: Any = content
+    for parent in parents:
+        at = at.setdefault(parent, {}) if isinstance(at, dict) else at
+    if not isinstance(at, dict):
+        raise InputError(f"--set {key}: {'.'.join(parents)} is not a mapping in this study")
+    try:
+        at[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {key}: {value!r} is not a YAML value") from error
+    return (*parents, last)
+
+
+def _places(node: yaml.Node | None, path: Path, at: Location = ()) -> dict[Location, str]:
+    """FILE:LINE of every key and item. A key written twice is refused: YAML would drop the first."""
+    places: dict[Location, str] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, key.value)
+            place = f"{path}:{key.start_mark.line + 1}"
+            if here in places:
+                raise InputError(f"{place}: key {key.value!r} is already given at {places[here]}")
+            places[here] = place
+            places |= _places(value, path, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            places[(*at, index)] = f"{path}:{value.start_mark.line + 1}"
+            places |= _places(value, path, (*at, index))
+    return places
+
+
+def _message(path: Path, places: dict[Location, str], error: ValidationError, at: Location = ()) -> str:
+    """All mistakes, one a line, each with the place of its key; `at` is where the validated part lies in the study."""
+    return "\n".join(_one(path, places, (*at, *e["loc"]), e["type"], e["msg"]) for e in error.errors())
+
+
+def _one(path: Path, places: dict[Location, str], loc: Location, kind: str, text: str) -> str:
+    where = next((places[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in places), str(path))
+    key = ".".join(str(part) for part in loc)
+    if kind == "extra_forbidden":
+        parent = ".".join(str(part) for part in loc[:-1])
+        return f"{where}: {unknown('key', str(loc[-1]), _fields(loc[:-1]))}" + (f" (in {parent})" if parent else "")
+    return f"{where}: {key + ': ' if key else ''}{text.removeprefix('Value error, ')}"
+
+
+def _fields(loc: Location) -> Iterable[str]:
+    """The keys that a study allows at a place."""
+    if len(loc) == 2 and loc[0] == "losses":
+        return LOSSES[str(loc[1])].model_fields
+    model: Any = StudySpec
+    for part in loc:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            model = model.model_fields[str(part)].annotation
+        else:  # dict[str, Model]: the key is the user's, the value is the model
+            model = get_args(model)[1]
+    return model.model_fields

@@ -1,0 +1,164 @@
+"""StudySpec to a DAG of jobs: what has to be trained, each thing once, and which table row shows it."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from detectors.detector import DetectorSpec
+from detectors.presets import PRESETS
+from detectors.spec import Spec
+from distill.objective import LOSSES
+from harness.errors import InputError
+from harness.study.spec import DetectionConfigName, ScheduleSpec, StudySpec
+
+RESULTS_VERSION = 1
+"""Raised whenever the code would give other numbers for the same spec; runs of an older version are not reused."""
+
+
+class DataIdentity(Spec):
+    """What of the dataset decides a result; where it lies does not."""
+
+    fingerprint: str
+    """Hash of the tables (and of every file, where the root has a manifest)."""
+    train_split: str
+    eval_split: str
+    detection_config: DetectionConfigName
+
+
+class JobSpec(Spec):
+    """Everything that decides a job's result; its hash is the job's name."""
+
+    results_version: int = RESULTS_VERSION
+    detector: DetectorSpec
+    seed: int
+    data: DataIdentity
+    schedule: ScheduleSpec | None
+    """None: the weights are given and only scored."""
+    weights: str | None = None
+    """Content hash of the given weights."""
+    teacher: str | None = None
+    """Id of the job whose detector teaches."""
+    losses: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Distillation losses with all their fields."""
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits of the hash of this spec."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A node of the DAG."""
+
+    spec: JobSpec
+    label: str
+    """For people: the first row that wanted this job."""
+    checkpoint: Path | None = None
+    """Where the given weights lie."""
+
+    @property
+    def id(self) -> str:
+        """The job's identity."""
+        return self.spec.id
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training as a table shows it; rows that differ only in seed become one line."""
+
+    role: Literal["teacher", "baseline", "student"]
+    model: str
+    """Name of the teacher or student in the study."""
+    path: str
+    """TEACHER->STUDENT for a distilled student, else empty."""
+    arm: str
+    losses: tuple[str, ...]
+    seed: int
+    job: str
+    baseline: str | None
+    """The job of the same student and seed without a teacher."""
+
+
+@dataclass
+class Plan:
+    """Jobs in an order in which every teacher precedes its students, and the rows of the table."""
+
+    jobs: dict[str, Job] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> int:
+        """Trainings of a loop that gives each distilled student a teacher and a baseline of its own."""
+        return sum(3 for row in self.rows if row.role == "student") or len(self.rows)
+
+    def add(self, job: Job) -> str:
+        """Take a job in, unless an equal one is there; its id."""
+        self.jobs.setdefault(job.id, job)
+        return job.id
+
+
+def plan_study(study: StudySpec, fingerprint: str) -> Plan:
+    """The smallest set of trainings that answers the study.
+
+    Args:
+        study: The question.
+        fingerprint: Identity of the dataset, `NuScenesRoot.fingerprint`.
+    """
+    plan = Plan()
+    data = DataIdentity(
+        fingerprint=fingerprint,
+        train_split=study.data.train_split,
+        eval_split=study.data.eval_split,
+        detection_config=study.data.detection_config,
+    )
+
+    def spec(preset: str, seed: int) -> JobSpec:
+        return JobSpec(detector=PRESETS[preset], seed=seed, data=data, schedule=study.schedule)
+
+    teachers = {}
+    for name in _used(study, 0):
+        teacher = study.teachers[name]
+        job_spec = spec(teacher.preset, teacher.seed)
+        if teacher.checkpoint is not None:
+            job_spec = job_spec.model_copy(update={"schedule": None, "weights": _content_hash(teacher.checkpoint)})
+        job = Job(job_spec, f"teacher {name}", teacher.checkpoint)
+        teachers[name] = plan.add(job)
+        plan.rows.append(Row("teacher", name, "", "teacher", (), teacher.seed, job.id, None))
+
+    baselines = {}
+    for name in _used(study, 1) if study.paths else study.students:
+        for seed in study.seeds:
+            job = Job(spec(study.students[name].preset, seed), f"{name} baseline, seed {seed}")
+            baselines[name, seed] = plan.add(job)
+            plan.rows.append(Row("baseline", name, "", "baseline", (), seed, job.id, job.id))
+
+    for path in study.paths:
+        teacher_name, student = path.split("->")
+        for arm, names in study.arms.items():
+            losses = {
+                name: LOSSES[name].model_validate(study.losses[name].at(path)).model_dump(mode="json") for name in names
+            }
+            for seed in study.seeds:
+                taught = {"teacher": teachers[teacher_name], "losses": losses}
+                job_spec = spec(study.students[student].preset, seed).model_copy(update=taught)
+                id_ = plan.add(Job(job_spec, f"{path} {arm}, seed {seed}"))
+                plan.rows.append(Row("student", student, path, arm, names, seed, id_, baselines[student, seed]))
+    return plan
+
+
+def _used(study: StudySpec, end: int) -> list[str]:
+    """The teachers (0) or students (1) that a path of the study touches, each once."""
+    return list(dict.fromkeys(path.split("->")[end] for path in study.paths))
+
+
+def _content_hash(checkpoint: Path) -> str:
+    try:
+        return hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"teacher checkpoint {checkpoint} cannot be read: {error.strerror}") from error

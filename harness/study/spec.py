@@ -1,0 +1,152 @@
+"""StudySpec: the question a study asks, as a strict and frozen schema."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from detectors.presets import PRESETS
+from detectors.spec import Spec
+from distill.objective import LOSSES
+from harness.errors import unknown
+
+DetectionConfigName = Literal["nuscenes", "within_25m"]
+
+
+class DataSpec(Spec):
+    """Which scenes are trained on and which are scored."""
+
+    preset: Literal["tiny", "smoke"] = "tiny"
+    """The embedded dataset to make on first use; ignored where a root is given."""
+    seed: int = 0
+    """Of the embedded dataset."""
+    root: Path | None = None
+    """A nuScenes root of the user's; its version and splits then apply."""
+    version: str = "v1.0-synthetic"
+    train_split: str = "synthetic_train"
+    eval_split: str = "synthetic_val"
+    detection_config: DetectionConfigName = "within_25m"
+    """Scoring ranges; shown with every table."""
+
+
+class ScheduleSpec(Spec):
+    """How long and how fast every training of the study learns: AdamW, one cycle of the learning rate."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(default=8, gt=0)
+    lr: float = Field(default=2e-3, gt=0)
+    """Peak of the one-cycle learning rate."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=10.0, gt=0)
+    """Largest norm of all gradients together."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+
+class _Model(Spec):
+    preset: str
+
+    @field_validator("preset")
+    @classmethod
+    def _preset_is_known(cls, name: str) -> str:
+        if name not in PRESETS:
+            raise ValueError(unknown("preset", name, PRESETS))
+        return name
+
+
+class TeacherSpec(_Model):
+    """A detector to learn from: trained here with its seed, or given as a checkpoint."""
+
+    seed: int = 0
+    checkpoint: Path | None = None
+    """A model.safetensors of the same preset; nothing is trained then."""
+
+
+class StudentSpec(_Model):
+    """A detector that learns; trained without a teacher (the baseline) and once for each path and arm."""
+
+
+class LossChoice(Spec):
+    """A loss as a study chooses it: its weight, everywhere or by path, and the loss's own fields."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    weight: Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)]]
+
+    def at(self, path: str) -> dict[str, Any]:
+        """The fields of the loss on one path."""
+        weight = self.weight[path] if isinstance(self.weight, dict) else self.weight
+        return {**(self.model_extra or {}), "weight": weight}
+
+
+def _tidy_path(text: Any) -> Any:
+    return re.sub(r"\s*->\s*", "->", text.strip()) if isinstance(text, str) else text
+
+
+PathText = Annotated[str, BeforeValidator(_tidy_path), Field(pattern=r"^\w+->\w+$")]
+
+
+class ReportSpec(Spec):
+    """What the table says beside the numbers."""
+
+    title: str = ""
+
+
+class StudySpec(Spec):
+    """Paths times arms times seeds, and the teachers and baselines they need."""
+
+    data: DataSpec = DataSpec()
+    schedule: ScheduleSpec
+    teachers: dict[str, TeacherSpec] = Field(default_factory=dict)
+    students: dict[str, StudentSpec]
+    paths: tuple[PathText, ...] = ()
+    losses: dict[str, LossChoice] = Field(default_factory=dict)
+    arms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Name of an arm to the losses it uses together."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    report: ReportSpec = ReportSpec()
+
+    @field_validator("losses")
+    @classmethod
+    def _losses_are_known(cls, losses: dict[str, LossChoice]) -> dict[str, LossChoice]:
+        for name in losses:
+            if name not in LOSSES:
+                raise ValueError(unknown("loss", name, LOSSES))
+        return losses
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_use_declared_losses(
+        cls, arms: dict[str, tuple[str, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[str, ...]]:
+        declared = info.data.get("losses", {})
+        for arm, names in arms.items():
+            if arm in ("baseline", "teacher"):
+                raise ValueError(f"an arm cannot be named {arm!r}: every table has a row of that name")
+            if not names:
+                raise ValueError(f"arm {arm!r} has no loss; the student without any is the baseline of every study")
+            for name in names:
+                if name not in declared:
+                    raise ValueError(f"arm {arm!r}: {unknown('loss', name, declared)}")
+            if len(set(names)) < len(names):
+                raise ValueError(f"arm {arm!r} names a loss twice")
+        return arms
+
+    @model_validator(mode="after")
+    def _paths_lead_somewhere(self) -> Self:
+        for path in self.paths:
+            teacher, student = path.split("->")
+            if teacher not in self.teachers:
+                raise ValueError(f"path {path!r}: {unknown('teacher', teacher, self.teachers)}")
+            if student not in self.students:
+                raise ValueError(f"path {path!r}: {unknown('student', student, self.students)}")
+            for name, choice in self.losses.items():
+                if isinstance(choice.weight, dict) and path not in choice.weight:
+                    raise ValueError(f"losses.{name}.weight has no entry for path {path!r}")
+        for name, choice in self.losses.items():
+            for path in choice.weight if isinstance(choice.weight, dict) else ():
+                if path not in self.paths:
+                    raise ValueError(f"losses.{name}.weight: {unknown('path', path, self.paths)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} name one twice")
+        return self

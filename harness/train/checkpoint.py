@@ -1,0 +1,54 @@
+"""Save and load detectors as safetensors with their spec; loading is strict and names what does not fit."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+
+from detectors.detector import Detector, DetectorSpec
+from harness.errors import InputError
+from harness.store import atomic_write
+
+
+def save_detector(path: Path, detector: Detector) -> None:
+    """Write weights, running statistics and spec."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
+    atomic_write(path, save(tensors, metadata={"spec": detector.spec.model_dump_json()}))
+
+
+def check_checkpoint(path: Path, spec: DetectorSpec) -> None:
+    """Raise InputError where the file does not hold exactly the tensors of this detector."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"checkpoint {path} cannot be read as safetensors: {error}") from error
+    if "spec" in metadata and (difference := _difference(json.loads(metadata["spec"]), spec.model_dump(mode="json"))):
+        raise InputError(f"checkpoint {path} is of another preset: {difference}")
+    wanted = {name: tuple(tensor.shape) for name, tensor in spec.build().state_dict().items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise InputError(
+                f"checkpoint {path} does not fit the detector: tensor {name} is "
+                f"{found.get(name, 'missing')} in the file, {wanted.get(name, 'not there')} in the detector"
+            )
+
+
+def load_detector(path: Path, spec: DetectorSpec) -> Detector:
+    """Build the detector and fill every tensor of it from the file, or raise InputError."""
+    check_checkpoint(path, spec)
+    detector = spec.build()
+    detector.load_state_dict(load_file(path), strict=True)
+    return detector
+
+
+def _difference(found: object, wanted: object, at: str = "spec") -> str:
+    """The first place where two specs differ, for people; empty where they agree."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in wanted | found:
+            if text := _difference(found.get(key), wanted.get(key), f"{at}.{key}"):
+                return text
+        return ""
+    return "" if found == wanted else f"{at} is {json.dumps(found)[:80]} there, {json.dumps(wanted)[:80]} here"

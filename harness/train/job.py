@@ -1,0 +1,172 @@
+"""One DAG node from spec to result: build, train, evaluate, write. `python -m harness.train.job RUN_FOLDER`."""
+
+import os
+import platform
+import resource
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+
+from detectors.detector import Detector
+from detectors.spec import Spec
+from distill.objective import LOSSES, Objective
+from harness.data.loader import SampleSet, evaluation_batches
+from harness.data.nuscenes import NuScenesRoot
+from harness.errors import InputError
+from harness.evaluate.detection import score
+from harness.evaluate.submission import write_submission
+from harness.store import Busy, Result, RunFolder
+from harness.study.plan import Job, JobSpec
+from harness.train.checkpoint import check_checkpoint, load_detector, save_detector
+from harness.train.streams import seeded
+from harness.train.trainer import Interrupted, fit
+
+DONE, FAILED, STOPPED, BUSY = 0, 1, 3, 4
+"""Exit statuses; the reason of a failure is in the run folder."""
+
+
+class JobOrder(Spec):
+    """A job and everything about where and on what it runs, which does not decide its result."""
+
+    spec: JobSpec
+    label: str
+    root: Path
+    version: str
+    teacher_spec: JobSpec | None
+    teacher_weights: Path | None
+    given_weights: Path | None
+    device: str
+    threads: int
+
+
+def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
+    """Train and score, or go on where an earlier attempt stopped."""
+    spec = order.spec
+    root = NuScenesRoot(order.root, order.version)
+    fabric = _fabric(order)
+
+    if order.given_weights is not None:
+        student = load_detector(order.given_weights, spec.detector)
+    else:
+        student = _train(order, root, fabric, folder, stop)
+    save_detector(folder.model, student)
+
+    began = time.monotonic()
+    samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.sensors, spec.detector.image_size)
+    predictions = _predict(student, samples, fabric)
+    submission = folder.path / "predictions.json"
+    write_submission(submission, root, predictions, spec.detector.sensors)
+    metrics = score(root, spec.data.eval_split, submission, spec.data.detection_config, folder.path)
+    return Result(
+        metrics=metrics,
+        parameters=sum(p.numel() for p in student.parameters()),
+        seconds=sum(line["seconds"] for line in folder.steps()) + time.monotonic() - began,
+        machine=_machine(fabric, order),
+    )
+
+
+def check_inputs(jobs: list[Job], root: NuScenesRoot) -> None:
+    """Raise InputError, before anything is trained, for a file that one of these jobs would miss."""
+    for job in jobs:
+        if job.checkpoint is not None:
+            check_checkpoint(job.checkpoint, job.spec.detector)
+    sensors = frozenset[str]().union(*(job.spec.detector.sensors for job in jobs))
+    splits = {split for job in jobs for split in (job.spec.data.train_split, job.spec.data.eval_split)}
+    root.check_files([token for split in sorted(splits) for token in root.tokens(split)], sensors)
+
+
+def _train(
+    order: JobOrder, root: NuScenesRoot, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+) -> Detector:
+    spec = order.spec
+    assert spec.schedule is not None
+    with seeded(spec.seed, "weights"):
+        student = spec.detector.build()
+    teacher = None
+    if order.teacher_spec is not None and order.teacher_weights is not None:
+        teacher = load_detector(order.teacher_weights, order.teacher_spec.detector)
+    losses = {name: LOSSES[name].model_validate(fields) for name, fields in spec.losses.items()}
+    with seeded(spec.seed, "training_only"):
+        objective = Objective(student, teacher, losses)
+
+    sensors = spec.detector.sensors | (teacher.spec.sensors if teacher else frozenset())
+    sizes = {d.spec.image_size for d in (student, teacher) if d is not None and d.spec.image_size}
+    if len(sizes) > 1:
+        raise InputError(f"teacher and student want images of different sizes: {sorted(sizes)}")
+    samples = SampleSet(root, root.tokens(spec.data.train_split), sensors, next(iter(sizes), None))
+    fit(fabric, objective, samples, spec.schedule, spec.seed, folder, stop)
+    return student
+
+
+@torch.no_grad()
+def _predict(detector: Detector, samples: SampleSet, fabric: Fabric) -> dict:
+    detector.to(fabric.device).eval()
+    predictions = {}
+    for batch in evaluation_batches(samples, batch_size=8):
+        with fabric.autocast():
+            output = detector(batch.to(fabric.device))
+        for token, boxes in zip(batch.tokens, detector.decode(output), strict=True):
+            predictions[token] = boxes.to("cpu")
+    return predictions
+
+
+def _fabric(order: JobOrder) -> Fabric:
+    torch.set_num_threads(order.threads)
+    precision = order.spec.schedule.precision if order.spec.schedule else "32-true"
+    return Fabric(accelerator=order.device, devices=1, precision=precision)
+
+
+def _machine(fabric: Fabric, order: JobOrder) -> dict[str, str]:
+    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.machine()
+    # Kilobytes on Linux, bytes on macOS.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "device": f"{fabric.device.type} ({device})",
+        "torch": torch.__version__,
+        "threads": str(order.threads),
+        "peak_memory_mb": str(round(peak / 2**20)),
+    }
+
+
+def main(path: Path) -> int:
+    """Run the job of a folder. It stops, with its state saved, when standard input is closed: the parent is gone."""
+    folder = RunFolder(path)
+    gone = threading.Event()
+
+    def wait_for_parent() -> None:
+        # Not sys.stdin: a thread that holds its lock would abort the interpreter's shutdown.
+        while os.read(0, 1):
+            pass
+        gone.set()
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()
+    try:
+        with folder.locked():
+            if folder.result() is None:
+                order = JobOrder.model_validate(folder.job())
+                folder.complete(run(order, folder, gone.is_set))
+    except Busy as busy:
+        print(busy)
+        return BUSY
+    except Interrupted as pause:
+        print(pause)
+        return STOPPED
+    except InputError as error:
+        folder.fail(str(error), wrong_input=True)
+        return FAILED
+    except Exception as error:
+        # The boundary of the process: whatever ended the job is recorded for the table and re-told in the log.
+        traceback.print_exc()
+        folder.fail(f"{type(error).__name__}: {error}", wrong_input=False)
+        return FAILED
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

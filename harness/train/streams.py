@@ -1,0 +1,23 @@
+"""Named random streams: one seed, separate generators, so that adding a loss does not reshuffle the data."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+Stream = Literal["weights", "order", "training_only"]
+
+
+def stream_seed(seed: int, stream: Stream) -> int:
+    """The seed of a stream: initial student weights, data order, or modules that only training needs (adapters)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:7])
+
+
+@contextmanager
+def seeded(seed: int, stream: Stream) -> Iterator[None]:
+    """Within, torch's global generator is the stream's; afterwards it is what it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(stream_seed(seed, stream))
+        yield

@@ -1,0 +1,102 @@
+"""fit: the training loop, in full view, on Lightning Fabric."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.wrappers import _FabricOptimizer
+from torch.optim.lr_scheduler import OneCycleLR
+
+from distill.objective import Objective
+from harness.data.loader import SampleSet, training_batches
+from harness.store import RunFolder
+from harness.study.spec import ScheduleSpec
+from harness.train.streams import stream_seed
+
+SAVE_EVERY_SECONDS = 30.0
+
+
+class Interrupted(Exception):
+    """The training was asked to stop; its state is saved."""
+
+
+def fit(
+    fabric: Fabric,
+    objective: Objective,
+    samples: SampleSet,
+    schedule: ScheduleSpec,
+    seed: int,
+    run: RunFolder,
+    stop: Callable[[], bool],
+) -> None:
+    """Train `objective.student` (and what only training needs), from the run's saved state where there is one.
+
+    Raises:
+        Interrupted: `stop` said so.
+        FloatingPointError: A term became NaN or infinite.
+    """
+    objective.to(fabric.device).train()
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = fabric.setup_optimizers(torch.optim.AdamW(trained, lr=schedule.lr, weight_decay=schedule.weight_decay))
+    cycle = OneCycleLR(optimizer, max_lr=schedule.lr, total_steps=schedule.steps)
+    start = _restore(run, objective, optimizer, cycle)
+
+    saved = time.monotonic()
+    steps = range(start, schedule.steps)
+    batches = training_batches(samples, schedule.batch_size, steps, stream_seed(seed, "order"))
+    for step, batch in zip(steps, batches, strict=True):
+        began = time.monotonic()
+        with fabric.autocast():
+            output = objective(batch.to(fabric.device))
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(output.total)
+        norm = fabric.clip_gradients(objective, optimizer, max_norm=schedule.clip_norm, error_if_nonfinite=False)
+        optimizer.step()
+        rate = cycle.get_last_lr()[0]
+        cycle.step()
+
+        run.log_step(
+            step,
+            {
+                "loss": output.total.item(),
+                **{f"raw/{name}": value.item() for name, value in output.raw.items()},
+                **{f"weighted/{name}": value.item() for name, value in output.weighted.items()},
+                "lr": float(rate),
+                "gradient_norm": float(norm),
+                "seconds": time.monotonic() - began,
+            },
+        )
+        stopping = stop() and step + 1 < schedule.steps
+        if stopping or time.monotonic() - saved > SAVE_EVERY_SECONDS:
+            _save(run, objective, optimizer, cycle, step + 1)
+            saved = time.monotonic()
+        if stopping:
+            raise Interrupted(f"stopped after step {step + 1} of {schedule.steps}")
+    if objective.teacher is not None:
+        objective.check_teacher_unchanged()
+
+
+def _save(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, cycle: OneCycleLR, step: int) -> None:
+    state = {
+        "objective": objective.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "cycle": cycle.state_dict(),
+        "step": step,
+    }
+    temporary = run.state.with_suffix(".tmp")
+    torch.save(state, temporary)
+    temporary.replace(run.state)
+
+
+def _restore(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, cycle: OneCycleLR) -> int:
+    """The step to go on with."""
+    if not run.state.is_file():
+        run.rewind(0)
+        return 0
+    state = torch.load(run.state, weights_only=True, map_location="cpu")
+    objective.load_state_dict(state["objective"], strict=True)
+    optimizer.load_state_dict(state["optimizer"])
+    cycle.load_state_dict(state["cycle"])
+    run.rewind(state["step"])
+    return state["step"]
