@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from detectors.presets import PRESETS
 from detectors.spec import Spec
@@ -117,7 +117,7 @@ class StudySpec(Spec):
     @field_validator("arms")
     @classmethod
     def _arms_use_declared_losses(
-        cls, arms: dict[str, tuple[str, ...]], info: ValidationInfo
+        cls, arms: dict[str, tuple[str, ...]], info: Any
     ) -> dict[str, tuple[str, ...]]:
         declared = info.data.get("losses", {})
         for arm, names in arms.items():

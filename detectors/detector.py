@@ -1,0 +1,99 @@
+"""DetectorSpec and Detector: sensors to BEV map to boxes, on one screen."""
+
+from typing import Self
+
+from pydantic import model_validator
+from torch import nn
+
+from detectors.batch import Batch
+from detectors.encoders.bev_neck import BevNeckSpec
+from detectors.encoders.camera import CameraSpec
+from detectors.encoders.lidar import LidarSpec
+from detectors.geometry.boxes import Boxes
+from detectors.geometry.grid import BevGrid
+from detectors.heads.center import CenterHeadSpec, decode
+from detectors.heads.center_loss import DetectionLoss, center_targets, detection_loss
+from detectors.outputs import DetectorOutput
+from detectors.spec import Spec
+
+
+class DetectorSpec(Spec):
+    """One detector: its sensors' encoders, and the neck and the head that all modalities have in common."""
+
+    grid: BevGrid
+    camera: CameraSpec | None = None
+    lidar: LidarSpec | None = None
+    neck: BevNeckSpec
+    head: CenterHeadSpec
+
+    @model_validator(mode="after")
+    def _exactly_one_sensor(self) -> Self:
+        if len(self.sensors) != 1:
+            raise ValueError(
+                f"a detector has camera or lidar, exactly one of them; this one has {sorted(self.sensors)}"
+            )
+        return self
+
+    @property
+    def sensors(self) -> frozenset[str]:
+        """What a batch must carry: "camera", "lidar"."""
+        return frozenset(name for name in ("camera", "lidar") if getattr(self, name) is not None)
+
+    @property
+    def low_channels(self) -> int:
+        """Channels of `DetectorOutput.bev_low`."""
+        encoder = self.camera or self.lidar
+        assert encoder is not None
+        return encoder.channels
+
+    @property
+    def high_channels(self) -> int:
+        """Channels of `DetectorOutput.bev_high`."""
+        return self.neck.out_channels
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the input images; None without a camera."""
+        return None if self.camera is None else self.camera.image_size
+
+    def build(self) -> "Detector":
+        """The detector with fresh weights from torch's global random state, which the caller seeds."""
+        return Detector(self)
+
+
+class Detector(nn.Module):
+    """A batch to every map and the raw predictions; what these cost, and which boxes they mean."""
+
+    def __init__(self, spec: DetectorSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.camera = None if spec.camera is None else spec.camera.build(spec.grid)
+        self.lidar = None if spec.lidar is None else spec.lidar.build(spec.grid)
+        self.neck = spec.neck.build(spec.low_channels)
+        self.head = spec.head.build(spec.high_channels)
+
+    def forward(self, batch: Batch) -> DetectorOutput:
+        """Encode the sensor, refine the BEV map, predict."""
+        camera = None if self.camera is None else self.camera(batch.views)
+        lidar = None if self.lidar is None else self.lidar(batch.points, batch.point_sample, len(batch))
+        bev_low = lidar if camera is None else camera.bev
+        assert bev_low is not None, "the spec has exactly one sensor"
+        bev_high = self.neck(bev_low)
+        return DetectorOutput(
+            image_features=camera and camera.image_features,
+            depth=camera and camera.depth,
+            camera_bev=camera and camera.bev,
+            lidar_bev=lidar,
+            bev_low=bev_low,
+            bev_high=bev_high,
+            head=self.head(bev_high),
+        )
+
+    def loss(self, output: DetectorOutput, batch: Batch) -> DetectionLoss:
+        """What the output costs against the batch's annotations."""
+        targets = center_targets(batch.boxes, batch.is_box, self.spec.head, self.spec.grid)
+        return detection_loss(output.head, targets)
+
+    def decode(self, output: DetectorOutput) -> list[Boxes]:
+        """The boxes found in each sample, best first."""
+        return decode(output.head, self.spec.head, self.spec.grid)

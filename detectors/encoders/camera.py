@@ -1,0 +1,75 @@
+"""Camera encoder: images to features, features to depths, both to a BEV map."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from einops import pack, unpack
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from detectors.batch import CameraViews
+from detectors.encoders.image import STRIDE, ImageSpec
+from detectors.encoders.view_transform import bin_centres, frustum_cells, splat
+from detectors.geometry.grid import BevGrid
+from detectors.spec import Spec
+
+
+class CameraSpec(Spec):
+    """An image encoder and the depth bins along which its features are lifted."""
+
+    image_size: tuple[int, int]
+    """Height and width of the input images, multiples of 8."""
+    image: ImageSpec
+    depth_range: tuple[float, float]
+    """Along the optical axis, metres."""
+    depth_bins: int = Field(ge=1)
+    channels: int
+    """Of the BEV map."""
+
+    @model_validator(mode="after")
+    def _size_and_depths_are_possible(self) -> Self:
+        if any(side < STRIDE or side % STRIDE for side in self.image_size):
+            raise ValueError(f"image_size {self.image_size} is not in whole multiples of {STRIDE}")
+        if not 0 < self.depth_range[0] < self.depth_range[1]:
+            raise ValueError(f"depth_range {self.depth_range} is not positive and increasing")
+        return self
+
+    def build(self, grid: BevGrid) -> "CameraEncoder":
+        """The encoder with fresh weights."""
+        return CameraEncoder(self, grid)
+
+
+@dataclass(frozen=True)
+class CameraMaps:
+    """What the camera encoder knows before and after the view transform."""
+
+    image_features: Float[Tensor, "b n c_image h w"]
+    depth: Float[Tensor, "b n d h w"]
+    bev: Float[Tensor, "b c y x"]
+
+
+class CameraEncoder(nn.Module):
+    """Views to a BEV map; a cell that no ray crosses is exactly zero."""
+
+    def __init__(self, spec: CameraSpec, grid: BevGrid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.image = spec.image.build()
+        # Depth logits first, then what is lifted.
+        self.lift = nn.Conv2d(spec.image.channels, spec.depth_bins + spec.channels, 1)
+        self.split = [spec.depth_bins, spec.channels]
+        self.depths: Tensor
+        self.register_buffer("depths", bin_centres(spec.depth_range, spec.depth_bins), persistent=False)
+
+    def forward(self, views: CameraViews) -> CameraMaps:
+        """All maps of a batch of views."""
+        images, packed = pack([views.images], "* c h w")
+        features = self.image(images)
+        depth_logits, context = self.lift(features).split(self.split, dim=1)
+        depth = torch.softmax(depth_logits, dim=1)
+        features, depth, context = (unpack(maps, packed, "* c h w")[0] for maps in (features, depth, context))
+        h, w = features.shape[-2:]
+        cells = frustum_cells(views.intrinsics, views.ego_from_camera, self.depths, (h, w), STRIDE, self.grid)
+        return CameraMaps(features, depth, splat(context, depth, cells, self.grid))

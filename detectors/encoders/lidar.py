@@ -1,0 +1,143 @@
+"""LiDAR encoder: voxels through sparse 3D convolutions to a BEV map, height folded into channels."""
+
+from typing import Self
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from detectors.encoders.sparse_conv import (
+    ConvTable,
+    Sites,
+    SparseConv,
+    Triple,
+    strided_table,
+    submanifold_table,
+)
+from detectors.encoders.voxels import VOXEL_FEATURES, voxelise
+from detectors.geometry.grid import BevGrid
+from detectors.spec import Spec
+
+_AROUND: Triple = (3, 3, 3)
+
+
+class LidarSpec(Spec):
+    """A sparse 3D encoder.
+
+    Each level after the first halves the height, and the plane too until a voxel is as wide as a BEV cell.
+    """
+
+    voxels_per_cell: int = Field(ge=1)
+    """Along x and along y; a power of two."""
+    height_bins: int = Field(ge=1)
+    """Voxels over the grid's z range."""
+    widths: tuple[PositiveInt, ...] = Field(min_length=1)
+    """Channels of each level."""
+    depths: tuple[PositiveInt, ...] = Field(min_length=1)
+    """Submanifold convolutions of each level."""
+    channels: int
+    """Of the BEV map."""
+
+    @model_validator(mode="after")
+    def _levels_reach_the_grid(self) -> Self:
+        halvings = len(self.widths) - 1
+        if len(self.depths) != len(self.widths):
+            raise ValueError(f"{len(self.depths)} depths for {len(self.widths)} widths")
+        if self.voxels_per_cell not in {2**i for i in range(halvings + 1)}:
+            raise ValueError(f"voxels_per_cell {self.voxels_per_cell} is not a power of two up to {2**halvings}")
+        if self.height_bins % 2**halvings:
+            raise ValueError(f"height_bins {self.height_bins} cannot be halved {halvings} times")
+        return self
+
+    def build(self, grid: BevGrid) -> "LidarEncoder":
+        """The encoder with fresh weights."""
+        return LidarEncoder(self, grid)
+
+
+class LidarEncoder(nn.Module):
+    """Points to a BEV map that is exactly zero where no point fell near."""
+
+    def __init__(self, spec: LidarSpec, grid: BevGrid) -> None:
+        super().__init__()
+        self.spec = spec
+        self.grid = grid
+        self.levels = nn.ModuleList()
+        channels, plane = len(VOXEL_FEATURES), spec.voxels_per_cell
+        for i, (width, depth) in enumerate(zip(spec.widths, spec.depths, strict=True)):
+            stride = None if i == 0 else (2, 2, 2) if plane > 1 else (2, 1, 1)
+            plane = plane // 2 if stride == (2, 2, 2) else plane
+            self.levels.append(_Level(channels, width, depth, stride))
+            channels = width
+        height = spec.height_bins // 2 ** (len(spec.widths) - 1)
+        # Over the whole column at once: the same as stacking the heights as channels and a 1x1 convolution.
+        self.fold = _SparseUnit(channels, spec.channels, (height, 1, 1))
+
+    def forward(
+        self, points: Float[Tensor, "p 5"], point_sample: Int[Tensor, " p"], samples: int
+    ) -> Float[Tensor, "{samples} c y x"]:
+        """The BEV map of each of the samples.
+
+        Args:
+            points: Of all samples, in the BEV frame.
+            point_sample: Which sample a point belongs to.
+            samples: In the batch; some may be without points.
+        """
+        features, sites = voxelise(points, point_sample, self.grid, self.spec.voxels_per_cell, self.spec.height_bins)
+        for level in self.levels:
+            features, sites = level(features, sites)
+        column = strided_table(sites, self.fold.conv.kernel, self.fold.conv.kernel, (0, 0, 0))
+        return self._dense(self.fold(features, column), column.sites, samples)
+
+    def _dense(self, features: Float[Tensor, "v c"], sites: Sites, samples: int) -> Float[Tensor, "{samples} c y x"]:
+        rows, columns = self.grid.rows, self.grid.columns
+        sample, _, y, x = sites.index.unbind(dim=1)
+        empty = features.new_zeros(samples * rows * columns, features.shape[1])
+        full = empty.index_copy(0, (sample * rows + y) * columns + x, features)
+        return rearrange(full, "(b y x) c -> b c y x", y=rows, x=columns)
+
+
+class _Level(nn.Module):
+    """A strided convolution (but for the first level), then submanifold ones on one shared table."""
+
+    def __init__(self, in_channels: int, width: int, depth: int, stride: Triple | None) -> None:
+        super().__init__()
+        self.stride = stride
+        self.down: _SparseUnit | None = None
+        if stride is not None:
+            # Windows that do not overlap: under a kernel of 3 the ground grows into a slab, at several times the cost.
+            self.down = _SparseUnit(in_channels, width, stride)
+            in_channels = width
+        self.units = nn.ModuleList(_SparseUnit(in_channels if i == 0 else width, width, _AROUND) for i in range(depth))
+
+    def forward(self, features: Float[Tensor, "v_in c_in"], sites: Sites) -> tuple[Float[Tensor, "v_out c_out"], Sites]:
+        if self.down is not None and self.stride is not None:
+            table = strided_table(sites, self.stride, self.stride, (0, 0, 0))
+            features, sites = self.down(features, table), table.sites
+        around = submanifold_table(sites, _AROUND)
+        for unit in self.units:
+            features = unit(features, around)
+        return features, sites
+
+
+class _SparseUnit(nn.Module):
+    """Sparse convolution, batch norm over voxels, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Triple) -> None:
+        super().__init__()
+        self.conv = SparseConv(in_channels, out_channels, kernel)
+        self.norm = nn.BatchNorm1d(out_channels)
+
+    def forward(self, features: Float[Tensor, "v_in c_in"], table: ConvTable) -> Float[Tensor, "v_out c_out"]:
+        return torch.relu(self._normed(self.conv(features, table)))
+
+    def _normed(self, features: Float[Tensor, "v c"]) -> Float[Tensor, "v c"]:
+        # One voxel has no variance and none has no mean: such a batch uses, and leaves, the running statistics.
+        if len(features) > 1:
+            normed: Tensor = self.norm(features)
+            return normed
+        norm = self.norm
+        return nn.functional.batch_norm(
+            features, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+        )

@@ -1,0 +1,30 @@
+"""Adapters: the student's map in the teacher's width, so that the two can be compared channel by channel."""
+
+from typing import Literal
+
+import torch.nn as nn
+from torch.nn.utils import skip_init
+
+AdapterKind = Literal["none", "conv3x3"]
+
+
+def build_adapter(kind: AdapterKind, student_channels: int, teacher_channels: int) -> nn.Module:
+    """A trainable map from student to teacher channels; resolution stays, for points are sampled in metres.
+
+    ``conv3x3`` starts by copying channel i to channel i and adding nothing: at step 0 it leaves a map of the
+    teacher's width as it is, and building it draws no random number, so an arm with an adapter differs from one
+    without in the adapter only.
+    """
+    match kind:
+        case "none":
+            if student_channels != teacher_channels:
+                raise ValueError(
+                    f"adapter 'none' cannot compare a student map of {student_channels} channels "
+                    f"with a teacher map of {teacher_channels}; use adapter 'conv3x3'"
+                )
+            return nn.Identity()
+        case "conv3x3":
+            conv = skip_init(nn.Conv2d, student_channels, teacher_channels, kernel_size=3, padding=1)
+            nn.init.dirac_(conv.weight)
+            nn.init.zeros_(conv.bias)
+            return conv

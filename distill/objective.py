@@ -1,0 +1,144 @@
+"""Objective: a student's detection loss plus what a frozen teacher adds to it, weighted; and the table of losses."""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+from jaxtyping import Float
+from torch import Tensor
+
+from detectors.batch import Batch
+from detectors.detector import Detector
+from detectors.outputs import DetectorOutput
+from distill.feature import FeatureSpec
+from distill.relation import RelationSpec
+from distill.response import ResponseSpec
+
+LossSpec = FeatureSpec | RelationSpec | ResponseSpec
+
+LOSSES: dict[str, type[LossSpec]] = {"feature": FeatureSpec, "relation": RelationSpec, "response": ResponseSpec}
+"""Every distillation loss a study can name."""
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """One step's loss and its parts; the parts are named ``heatmap``, ``boxes`` and as in LOSSES."""
+
+    total: Float[Tensor, ""]
+    """What to call ``backward`` on: the sum of ``weighted``."""
+    raw: dict[str, Float[Tensor, ""]]
+    """Each term before its weight, without gradient: what to log."""
+    weighted: dict[str, Float[Tensor, ""]]
+    """Each term after its weight, with gradient: what to differentiate to compare the terms' pull."""
+
+
+class Objective(nn.Module):
+    """A student and, with losses, the teacher it learns from.
+
+    The teacher is deliberately no submodule. ``parameters``, ``state_dict``, ``train`` and ``requires_grad_`` are
+    therefore about the student and the adapters alone, and what they return can be given to an optimiser or saved for
+    resuming as it is. Only ``to`` and its kin reach the teacher, through ``_apply``.
+    """
+
+    def __init__(self, student: Detector, teacher: Detector | None, losses: Mapping[str, LossSpec]):
+        super().__init__()
+        _require_valid(student, teacher, losses)
+        self.student = student
+        self.teacher = None if teacher is None else FrozenTeacher(teacher)
+        self.terms = nn.ModuleDict()
+        head = student.spec.head
+        self.weights = {"heatmap": head.heatmap_weight, "boxes": head.box_weight}
+        if teacher is not None:
+            for name, spec in losses.items():
+                self.terms[name] = spec.build(student.spec, teacher.spec)
+                self.weights[name] = spec.weight
+
+    def forward(self, batch: Batch) -> ObjectiveOutput:
+        """The weighted sum of every term on one batch."""
+        student = self.student(batch)
+        detection = self.student.loss(student, batch)
+        terms = {"heatmap": detection.heatmap, "boxes": detection.boxes}
+        if self.teacher is not None:
+            teacher = self.teacher.observe(batch)
+            terms |= {name: term(student, teacher, batch) for name, term in self.terms.items()}
+        raw = {name: value.detach() for name, value in terms.items()}
+        _require_finite(raw)
+        weighted = {name: self.weights[name] * value for name, value in terms.items()}
+        return ObjectiveOutput(total=torch.stack(list(weighted.values())).sum(), raw=raw, weighted=weighted)
+
+    def teacher_fingerprint(self) -> str:
+        """Hash of the teacher as it is now."""
+        return self._require_teacher().fingerprint()
+
+    def check_teacher_unchanged(self) -> None:
+        """Raise if the teacher is no longer, bit for bit, what this objective was built with."""
+        self._require_teacher().check_unchanged()
+
+    def _require_teacher(self) -> "FrozenTeacher":
+        if self.teacher is None:
+            raise ValueError("this objective has no teacher")
+        return self.teacher
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Objective":
+        if self.teacher is not None:
+            self.teacher.detector._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+
+class FrozenTeacher:
+    """A detector that is looked at and never trained. It is no ``nn.Module``, which keeps it out of ``Objective``'s."""
+
+    def __init__(self, detector: Detector):
+        self.detector = detector.eval().requires_grad_(False)
+        self._fingerprint = self.fingerprint()
+
+    @torch.no_grad()
+    def observe(self, batch: Batch) -> DetectorOutput:
+        """The teacher's maps, without gradient and with the statistics it was trained to."""
+        training = [name or "itself" for name, module in self.detector.named_modules() if module.training]
+        assert not training, f"the teacher left eval mode, so its batch norms would drift: {training[:3]}"
+        return self.detector(batch)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, types, shapes and bytes of all parameters and buffers; the device does not enter."""
+        digest = hashlib.sha256()
+        for name, tensor in (*self.detector.named_parameters(), *self.detector.named_buffers()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Raise if the fingerprint is another than at construction."""
+        now = self.fingerprint()
+        if now != self._fingerprint:
+            raise RuntimeError(f"the teacher changed during training: {self._fingerprint[:12]} became {now[:12]}")
+
+
+def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[str, Any]) -> None:
+    for name, spec in losses.items():
+        if name not in LOSSES:
+            raise ValueError(f"unknown loss {name!r}; choose from {', '.join(LOSSES)}")
+        if not isinstance(spec, LOSSES[name]):
+            raise ValueError(f"loss {name!r} needs a {LOSSES[name].__name__}, got {type(spec).__name__}")
+    if teacher is None:
+        if losses:
+            raise ValueError(f"losses {', '.join(losses)} need a teacher")
+        return
+    if not losses:
+        raise ValueError("a teacher without losses would only cost time; name losses or leave it out")
+    if teacher.spec.grid != student.spec.grid:
+        raise ValueError(f"teacher and student see different ground: {teacher.spec.grid!r} and {student.spec.grid!r}")
+    if {id(p) for p in teacher.parameters()} & {id(p) for p in student.parameters()}:
+        raise ValueError("teacher and student share parameters: freezing the one would freeze the other")
+
+
+def _require_finite(raw: Mapping[str, Tensor]) -> None:
+    # One transfer to the host a step, whatever the number of terms.
+    values = dict(zip(raw, torch.stack(list(raw.values())).tolist(), strict=True))
+    broken = {name: value for name, value in values.items() if not math.isfinite(value)}
+    if broken:
+        raise FloatingPointError(f"{', '.join(f'loss {name!r} is {value}' for name, value in broken.items())}")

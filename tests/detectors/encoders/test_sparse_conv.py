@@ -1,0 +1,146 @@
+"""Sparse convolution equals a dense one at its sites, in values and in gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from detectors.encoders.sparse_conv import Sites, SparseConv, strided_table, submanifold_table
+
+SHAPE = (4, 5, 7)
+SAMPLES = 2
+# kernel, stride, padding
+STRIDED = [
+    ((3, 3, 3), (2, 2, 2), (1, 1, 1)),
+    ((2, 2, 2), (2, 2, 2), (0, 0, 0)),
+    ((4, 1, 1), (4, 1, 1), (0, 0, 0)),
+    ((3, 1, 3), (2, 1, 3), (1, 0, 0)),
+]
+
+
+@pytest.fixture
+def sites(rng):
+    occupied = torch.rand(SAMPLES, *SHAPE, generator=rng) < 0.3
+    return Sites(occupied.nonzero(), SHAPE)
+
+
+@pytest.fixture
+def make_conv(rng):
+    def make(kernel, in_channels=3, out_channels=6):
+        conv = SparseConv(in_channels, out_channels, kernel)
+        with torch.no_grad():
+            conv.weight.copy_(torch.randn(conv.weight.shape, generator=rng))
+        return conv
+
+    return make
+
+
+def _dense(features, sites):
+    empty = features.new_zeros(SAMPLES, *sites.shape, features.shape[1])
+    return empty.index_put(sites.index.unbind(1), features).movedim(-1, 1)
+
+
+def _at(dense, sites):
+    return dense.movedim(1, -1)[sites.index.unbind(1)]
+
+
+def _dense_conv(features, sites, weight, **how):
+    return F.conv3d(_dense(features, sites), weight.movedim(-1, 1), **how)
+
+
+def _assert_same_gradients(sparse, dense, inputs):
+    mine = torch.autograd.grad(sparse.sin().sum(), inputs)
+    theirs = torch.autograd.grad(dense.sin().sum(), inputs)
+    assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 5), (1, 1, 1)])
+def test_submanifold_equals_dense_at_the_sites(rng, sites, make_conv, kernel):
+    conv = make_conv(kernel)
+    features = torch.randn(len(sites), 3, generator=rng, requires_grad=True)
+    table = submanifold_table(sites, kernel)
+    sparse = conv(features, table)
+    dense = _at(_dense_conv(features, sites, conv.weight, padding=[k // 2 for k in kernel]), sites)
+    assert table.sites is sites
+    assert_close(sparse, dense, atol=1e-5, rtol=1e-5)
+    _assert_same_gradients(sparse, dense, (features, conv.weight))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), STRIDED)
+def test_strided_equals_dense_wherever_a_window_holds_a_site(rng, sites, make_conv, kernel, stride, padding):
+    conv = make_conv(kernel)
+    features = torch.randn(len(sites), 3, generator=rng, requires_grad=True)
+    table = strided_table(sites, kernel, stride, padding)
+    sparse = conv(features, table)
+    dense = _dense_conv(features, sites, conv.weight, stride=stride, padding=padding)
+    assert table.sites.shape == dense.shape[2:]
+    assert_close(sparse, _at(dense, table.sites), atol=1e-5, rtol=1e-5)
+    # No other output would have been different from zero.
+    assert_close(_dense(sparse, table.sites), dense, atol=1e-5, rtol=1e-5)
+    _assert_same_gradients(sparse, _at(dense, table.sites), (features, conv.weight))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), STRIDED)
+def test_output_sites_stay_sorted_and_unique(sites, kernel, stride, padding):
+    index = strided_table(sites, kernel, stride, padding).sites.index
+    assert torch.equal(index, torch.unique(index, dim=0))
+
+
+def test_neighbours_do_not_reach_over_a_border_or_into_another_sample():
+    # The last cell of a row, the first of the next, and the first cell of the next sample.
+    index = torch.tensor([[0, 0, 0, 6], [0, 0, 1, 0], [0, 3, 4, 6], [1, 0, 0, 0]])
+    table = submanifold_table(Sites(index, SHAPE), (3, 3, 3))
+    pairs = torch.cat([torch.stack(rows, dim=1) for rows in table.rows])
+    assert pairs.tolist() == [[i, i] for i in range(4)]
+
+
+def test_no_sites_give_no_outputs_and_zero_gradients(make_conv):
+    none = Sites(torch.zeros(0, 4, dtype=torch.long), SHAPE)
+    features = torch.zeros(0, 3, requires_grad=True)
+    around, down = make_conv((3, 3, 3)), make_conv((2, 2, 2), in_channels=6)
+    hidden = around(features, submanifold_table(none, (3, 3, 3)))
+    result = down(hidden, strided_table(none, (2, 2, 2), (2, 2, 2), (0, 0, 0)))
+    result.sum().backward()
+    assert result.shape == (0, 6)
+    assert features.grad.shape == (0, 3)
+    assert not around.weight.grad.any()
+    assert not down.weight.grad.any()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_agrees_with_float32_up_to_its_precision(rng, sites, make_conv, autocast):
+    conv = make_conv((3, 3, 3))
+    features = torch.randn(len(sites), 3, generator=rng, requires_grad=True)
+    table = submanifold_table(sites, (3, 3, 3))
+    exact = conv(features, table)
+    (exact_grad,) = torch.autograd.grad(exact.sum(), features)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        half = conv(features if autocast else features.bfloat16(), table)
+        (half_grad,) = torch.autograd.grad(half.sum(), features)
+    assert half.dtype == torch.bfloat16
+    # A bfloat16 has 8 bits; sums of about 27 x 3 terms of order 1.
+    assert_close(half.float(), exact, atol=0.1, rtol=0.02)
+    assert_close(half_grad.float(), exact_grad, atol=0.1, rtol=0.02)
+
+
+def test_two_threads_compute_what_one_does(rng, make_conv):
+    occupied = torch.rand(SAMPLES, 16, 40, 40, generator=rng) < 0.2
+    sites = Sites(occupied.nonzero(), (16, 40, 40))
+    features = torch.randn(len(sites), 16, generator=rng, requires_grad=True)
+    conv = make_conv((3, 3, 3), 16, 24)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            result = conv(features, submanifold_table(sites, (3, 3, 3)))
+            results.append((result, *torch.autograd.grad(result.sin().sum(), (features, conv.weight))))
+    finally:
+        torch.set_num_threads(threads)
+    one, two = results
+    assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_a_table_of_another_kernel_is_refused(sites, make_conv):
+    with pytest.raises(AssertionError, match="kernel"):
+        make_conv((3, 3, 3))(torch.zeros(len(sites), 3), submanifold_table(sites, (1, 1, 3)))

@@ -1,0 +1,223 @@
+"""Objective: named terms that add up, and a teacher that nothing can change unnoticed."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+TERMS = ("heatmap", "boxes", "feature", "relation", "response")
+
+
+@pytest.fixture
+def spec():
+    """The smallest LiDAR detector, on 12 x 16 cells."""
+    from detectors.detector import DetectorSpec
+    from detectors.encoders.bev_neck import BevNeckSpec
+    from detectors.encoders.lidar import LidarSpec
+    from detectors.geometry.grid import BevGrid
+    from detectors.heads.center import CenterHeadSpec
+
+    return DetectorSpec(
+        grid=BevGrid(x_range=(-8, 8), y_range=(-5, 7), z_range=(-3, 1), cell=1),
+        lidar=LidarSpec(voxels_per_cell=1, height_bins=4, widths=(4,), depths=(1,), channels=6),
+        neck=BevNeckSpec(fine_width=4, coarse_width=8),
+        head=CenterHeadSpec(width=8, heatmap_weight=2.0, box_weight=0.5),
+    )
+
+
+@pytest.fixture
+def batch(scene, rng):
+    points = torch.rand(400, 5, generator=rng) * torch.tensor([16.0, 12, 4, 1, 0]) - torch.tensor([8.0, 5, 3, 0, 0])
+    boxes = scene.batch.boxes
+    return replace(
+        scene.batch,
+        points=points,
+        point_sample=torch.arange(400) // 200,
+        boxes=replace(boxes, **{name: getattr(boxes, name).float() for name in _FLOATS}),
+    )
+
+
+_FLOATS = ("center", "size", "yaw", "velocity", "score")
+
+
+@pytest.fixture
+def losses():
+    from distill.feature import FeatureSpec
+    from distill.relation import RelationSpec
+    from distill.response import ResponseSpec
+
+    return {
+        "feature": FeatureSpec(weight=3.0, adapter="conv3x3"),
+        "relation": RelationSpec(weight=0.25),
+        "response": ResponseSpec(weight=0.0),
+    }
+
+
+@pytest.fixture
+def objective(spec, losses):
+    from distill.objective import Objective
+
+    return Objective(spec.build(), spec.build(), losses)
+
+
+@pytest.fixture
+def make():
+    from distill.objective import Objective
+
+    return Objective
+
+
+def test_weighted_terms_add_up_to_the_total(objective, batch):
+    output = objective(batch)
+    weights = dict(zip(TERMS, (2.0, 0.5, 3.0, 0.25, 0.0), strict=True))
+    assert tuple(output.raw) == tuple(output.weighted) == TERMS
+    for name, weight in weights.items():
+        assert_close(output.weighted[name].detach(), weight * output.raw[name])
+        assert not output.raw[name].requires_grad
+    assert_close(output.total, sum(output.weighted.values()))
+
+
+def test_without_a_teacher_only_detection_is_learnt(make, spec, batch):
+    student = spec.build()
+    output = make(student, None, {})(batch)
+    detection = student.loss(student(batch), batch)
+    assert tuple(output.weighted) == ("heatmap", "boxes")
+    assert_close(output.total, 2.0 * detection.heatmap + 0.5 * detection.boxes)
+
+
+def test_student_and_adapters_are_trained_and_the_teacher_is_not(objective, batch):
+    teacher = objective.teacher.detector
+    output = objective(batch)
+    output.total.backward()
+    assert all(p.grad is not None for p in objective.student.parameters())
+    assert objective.terms["feature"].adapter.weight.grad.any()
+    assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
+    trained = {id(p) for p in objective.parameters() if p.requires_grad}
+    adapter = objective.terms["feature"].adapter
+    assert trained == {id(p) for p in (*objective.student.parameters(), *adapter.parameters())}
+
+
+def test_training_leaves_the_teacher_bit_for_bit(objective, batch):
+    objective.train()
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        objective(batch).total.backward()
+        optimizer.step()
+    objective.check_teacher_unchanged()
+
+
+def test_train_and_eval_switch_the_student_only(objective):
+    teacher = objective.teacher.detector
+    objective.train()
+    assert objective.student.training
+    assert not any(module.training for module in teacher.modules())
+    objective.eval()
+    assert not objective.student.training
+
+
+def test_teacher_in_train_mode_stops_the_step(objective, batch):
+    objective.teacher.detector.train()
+    with pytest.raises(AssertionError, match="teacher left eval mode"):
+        objective(batch)
+
+
+def test_one_layer_of_the_teacher_in_train_mode_stops_the_step(objective, batch):
+    next(m for m in objective.teacher.detector.modules() if isinstance(m, nn.BatchNorm2d)).train()
+    with pytest.raises(AssertionError, match="teacher left eval mode"):
+        objective(batch)
+
+
+@pytest.mark.parametrize("kind", ["parameters", "buffers"])
+def test_changed_teacher_is_noticed(objective, kind):
+    objective.check_teacher_unchanged()
+    before = objective.teacher_fingerprint()
+    tensor = next(iter(getattr(objective.teacher.detector, kind)()))
+    with torch.no_grad():
+        tensor.view(-1)[-1] += 1e-3
+    assert objective.teacher_fingerprint() != before
+    with pytest.raises(RuntimeError, match="teacher changed"):
+        objective.check_teacher_unchanged()
+
+
+def test_teachers_of_equal_state_have_equal_fingerprints(make, spec, losses):
+    one, same, other = spec.build(), spec.build(), spec.build()
+    same.load_state_dict(one.state_dict())
+    prints = [make(spec.build(), teacher, losses).teacher_fingerprint() for teacher in (one, same, other)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_moving_the_objective_moves_the_teacher(objective):
+    objective.to("meta")
+    assert {p.device.type for p in objective.teacher.detector.parameters()} == {"meta"}
+    assert {p.device.type for p in objective.parameters()} == {"meta"}
+
+
+def test_state_is_the_student_and_the_adapters_and_resumes(make, spec, losses, objective, batch):
+    state = objective.state_dict()
+    student = {f"student.{name}" for name in objective.student.state_dict()}
+    assert set(state) == student | {"terms.feature.adapter.weight", "terms.feature.adapter.bias"}
+    resumed = make(spec.build(), objective.teacher.detector, losses)
+    resumed.load_state_dict(state)
+    assert_close(resumed.eval()(batch).total, objective.eval()(batch).total, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("term", ["heatmap", "relation"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_term_that_is_not_finite_stops_the_step_by_name(objective, batch, monkeypatch, term, value):
+    class Broken(nn.Module):
+        def forward(self, *inputs):
+            return torch.tensor(value)
+
+    if term == "relation":
+        objective.terms["relation"] = Broken()
+    else:
+        loss = objective.student.loss
+        monkeypatch.setattr(
+            objective.student, "loss", lambda *given: replace(loss(*given), heatmap=torch.tensor(value))
+        )
+    with pytest.raises(FloatingPointError, match=f"^loss '{term}' is {value}$"):
+        objective(batch)
+
+
+def test_unknown_loss_is_refused_with_the_known_ones(make, spec, losses):
+    with pytest.raises(ValueError, match=r"unknown loss 'featur'.*feature, relation, response"):
+        make(spec.build(), spec.build(), {"featur": losses["feature"]})
+
+
+def test_spec_of_another_loss_is_refused(make, spec, losses):
+    with pytest.raises(ValueError, match=r"'feature' needs a FeatureSpec, got RelationSpec"):
+        make(spec.build(), spec.build(), {"feature": losses["relation"]})
+
+
+def test_losses_and_teacher_come_together(make, spec, losses):
+    with pytest.raises(ValueError, match="need a teacher"):
+        make(spec.build(), None, losses)
+    with pytest.raises(ValueError, match="teacher without losses"):
+        make(spec.build(), spec.build(), {})
+
+
+def test_teacher_of_another_grid_is_refused(make, spec, losses):
+    grid = spec.grid.model_copy(update={"x_range": (-4.0, 12.0)})
+    with pytest.raises(ValueError, match="different ground"):
+        make(spec.build(), spec.model_copy(update={"grid": grid}).build(), losses)
+
+
+def test_student_as_its_own_teacher_is_refused(make, spec, losses):
+    student = spec.build()
+    with pytest.raises(ValueError, match="share parameters"):
+        make(student, student, losses)
+    assert all(p.requires_grad for p in student.parameters())
+
+
+def test_wider_teacher_needs_an_adapter(make, spec, batch):
+    from distill.feature import FeatureSpec
+
+    teacher = spec.model_copy(update={"lidar": spec.lidar.model_copy(update={"channels": 10})})
+    with pytest.raises(ValueError, match=r"6 channels.*10"):
+        make(spec.build(), teacher.build(), {"feature": FeatureSpec(weight=1.0)})
+    adapted = make(spec.build(), teacher.build(), {"feature": FeatureSpec(weight=1.0, adapter="conv3x3")})
+    assert adapted(batch).total.isfinite()

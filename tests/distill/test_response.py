@@ -1,0 +1,82 @@
+"""Response distillation compares the best score and every box map, cell by cell, near the objects."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+
+@pytest.fixture
+def head():
+    """Head maps on a 1 x 2 grid: logits of two classes; boxes of one task with a code of two."""
+    from detectors.outputs import HeadOutput
+
+    def make(logits, boxes=((0.0, 0.0), (0.0, 0.0))):
+        return HeadOutput(
+            heatmap=torch.tensor(logits, requires_grad=True).reshape(1, 2, 1, 2),
+            boxes=torch.tensor(boxes).reshape(1, 1, 2, 1, 2),
+        )
+
+    return make
+
+
+@pytest.fixture
+def response_loss():
+    from distill.response import response_loss
+
+    return response_loss
+
+
+LOG3 = 1.0986123  # sigmoid 0.75
+BOTH = torch.tensor([[[1.0, 0.5]]])
+
+
+def test_class_part_by_hand(response_loss, head):
+    # Best scores 0.75 and 0.5 against 0.5 and 0.5; the cell that differs has weight 1 of 1.5.
+    loss = response_loss(head(((-9.0, 0.0), (LOG3, -9.0))), head(((0.0, 0.0), (-9.0, -9.0))), BOTH)
+    assert_close(loss, torch.tensor(0.25 / 1.5))
+
+
+def test_class_part_compares_the_best_class_whichever_it_is(response_loss, head):
+    one, other = head(((LOG3, 0.0), (-9.0, -9.0))), head(((-9.0, -9.0), (LOG3, 0.0)))
+    assert response_loss(one, other, BOTH) == 0
+
+
+def test_box_part_by_hand(response_loss, head):
+    zeros = ((0.0, 0.0), (0.0, 0.0))
+    # Means over the code: 3 in the first cell, 4 in the second, whose weight is one half.
+    loss = response_loss(head(zeros, ((2.0, 0.0), (-4.0, 8.0))), head(zeros), BOTH)
+    assert_close(loss, torch.tensor((3.0 + 0.5 * 4.0) / 1.5))
+
+
+def test_temperature_softens_the_teacher_only(response_loss, head):
+    flat, peaked = head(((LOG3, LOG3), (-9.0, -9.0))), head(((2 * LOG3, 2 * LOG3), (-9.0, -9.0)))
+    assert response_loss(flat, peaked, BOTH, teacher_temperature=2.0) < 1e-6
+    assert response_loss(peaked, flat, BOTH, teacher_temperature=2.0) > 0.1
+
+
+def test_far_from_objects_anything_goes(response_loss, head):
+    zeros = ((0.0, 0.0), (0.0, 0.0))
+    near = torch.tensor([[[1.0, 0.0]]])
+    assert response_loss(head(((0.0, 5.0), (0.0, 5.0)), ((0.0, 7.0), (0.0, 7.0))), head(zeros), near) == 0
+
+
+def test_value_and_gradient_equal_a_loop_over_boxes_and_cells(scene, rng):
+    from distill.regions import center_gaussians
+    from distill.response import ResponseTerm
+
+    student, teacher = (scene.output(rng, low=3, high=4) for _ in range(2))
+    maps = student.head.heatmap.requires_grad_(), student.head.boxes.requires_grad_()
+    loss = ResponseTerm(scene.grid, min_overlap=0.1, teacher_temperature=2.0)(student, teacher, scene.batch)
+
+    region = center_gaussians(scene.batch.boxes, scene.batch.is_box, scene.grid, min_overlap=0.1)
+    total = 0.0
+    for sample, row, column in region.nonzero().tolist():
+        score = maps[0][sample, :, row, column].sigmoid().max()
+        target = (teacher.head.heatmap[sample, :, row, column] / 2).sigmoid().max()
+        code = (maps[1] - teacher.head.boxes)[sample, :, :, row, column].abs().mean()
+        total += region[sample, row, column] * ((score - target).abs() + code)
+    expected = total / region.sum()
+
+    assert_close(loss, expected, atol=1e-6, rtol=1e-6)
+    for ours, theirs in zip(torch.autograd.grad(loss, maps), torch.autograd.grad(expected, maps), strict=True):
+        assert_close(ours, theirs, atol=1e-6, rtol=1e-6)

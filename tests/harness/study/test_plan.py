@@ -1,0 +1,137 @@
+"""A plan trains each thing once: equal specs are one job, and whatever decides a result makes another."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@pytest.fixture
+def study():
+    from harness.study.load import load_study
+
+    return lambda *overrides: load_study(Path(__file__).parents[3] / "studies" / "paths.yaml", overrides)
+
+
+def _plan(study, fingerprint="data"):
+    from harness.study.plan import plan_study
+
+    return plan_study(study, fingerprint)
+
+
+def test_teacher_of_one_path_is_the_baseline_of_the_other(study):
+    plan = _plan(study())
+    # By hand: LiDAR, camera (each teacher and baseline at once), and one distilled student a path.
+    assert len(plan.jobs) == 4
+    assert plan.wanted == 6
+    by_role = {(row.role, row.model): row.job for row in plan.rows if row.role != "student"}
+    assert by_role["teacher", "camera"] == by_role["baseline", "camera"]
+    assert by_role["teacher", "lidar"] == by_role["baseline", "lidar"]
+
+
+def test_every_teacher_precedes_its_students(study):
+    plan = _plan(study("seeds=[0, 1, 2]"))
+    order = list(plan.jobs)
+    for job in plan.jobs.values():
+        if job.spec.teacher:
+            assert order.index(job.spec.teacher) < order.index(job.id)
+
+
+def test_student_row_is_compared_with_its_own_student_and_seed(study):
+    plan = _plan(study("seeds=[3, 4]"))
+    for row in plan.rows:
+        if row.role == "student":
+            baseline = plan.jobs[row.baseline].spec
+            assert (baseline.detector, baseline.seed) == (plan.jobs[row.job].spec.detector, row.seed)
+            assert baseline.teacher is None
+            assert not baseline.losses
+
+
+def test_seeds_share_the_teacher(study):
+    plan = _plan(study("seeds=[0, 1, 2]"))
+    # 2 trained detectors at seed 0 that also teach, 2 baselines for each other seed, 2 students a seed.
+    assert len(plan.jobs) == 2 + 2 * 2 + 2 * 3
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "schedule.steps=501",
+        "schedule.batch_size=4",
+        "schedule.lr=0.001",
+        "schedule.precision=bf16-mixed",
+        "data.train_split=synthetic_tune",
+        "data.eval_split=synthetic_tune",
+        "data.detection_config=nuscenes",
+    ],
+)
+def test_whatever_decides_a_result_changes_every_identity(study, override):
+    assert not set(_plan(study()).jobs) & set(_plan(study(override)).jobs)
+
+
+def test_other_data_changes_every_identity(study):
+    assert not set(_plan(study()).jobs) & set(_plan(study(), "other data").jobs)
+
+
+def test_where_the_data_lies_changes_no_identity(study):
+    assert set(_plan(study()).jobs) == set(_plan(study("data.root=/anywhere")).jobs)
+
+
+def test_loss_weight_changes_the_students_alone(study):
+    old, new = _plan(study()), _plan(study("losses.feature.weight=0.25"))
+    teachers = {row.job for row in old.rows if row.role != "student"}
+    assert set(old.jobs) & set(new.jobs) == teachers
+
+
+def test_teacher_change_reaches_its_students(study):
+    old, new = _plan(study()), _plan(study("teachers.lidar.seed=7"))
+    changed = {row.path or row.role for row in new.rows if row.job not in old.jobs}
+    assert changed == {"teacher", "lidar->camera"}
+
+
+def test_given_checkpoint_is_scored_not_trained(study, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"weights")
+    plan = _plan(study(f"teachers.lidar.checkpoint={path}"))
+    teacher = next(plan.jobs[row.job] for row in plan.rows if row.role == "teacher" and row.model == "lidar")
+    assert teacher.spec.schedule is None
+    assert teacher.checkpoint == path
+    path.write_bytes(b"other weights")
+    assert teacher.id not in _plan(study(f"teachers.lidar.checkpoint={path}")).jobs
+
+
+def test_missing_checkpoint_is_named(study):
+    from harness.errors import InputError
+
+    with pytest.raises(InputError, match=r"nowhere\.safetensors"):
+        _plan(study("teachers.lidar.checkpoint=nowhere.safetensors"))
+
+
+def test_identity_survives_the_way_through_json(study):
+    from harness.study.plan import JobSpec
+
+    for job in _plan(study()).jobs.values():
+        assert JobSpec.model_validate_json(job.spec.model_dump_json()).id == job.id
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seeds=st.lists(st.integers(0, 50), min_size=1, max_size=5, unique=True),
+    arms=st.dictionaries(
+        st.sampled_from(["a", "b", "c", "d"]),
+        st.lists(st.sampled_from(["feature", "relation", "response"]), min_size=1, unique=True),
+        max_size=4,
+    ),
+)
+def test_plan_has_a_row_for_everything_asked_and_a_job_for_every_row(seeds, arms):
+    from harness.study.load import load_study
+
+    path = Path(__file__).parents[3] / "studies" / "paths.yaml"
+    study = load_study(path, [f"seeds={seeds}"]).model_copy(update={"arms": {k: tuple(v) for k, v in arms.items()}})
+    plan = _plan(study)
+    assert len(plan.rows) == 2 + 2 * len(seeds) + 2 * len(seeds) * len(arms)
+    assert {row.job for row in plan.rows} == set(plan.jobs)
+    # Arms that name the same losses are the same training.
+    distinct = {tuple(losses) for losses in arms.values()}
+    assert sum(1 for job in plan.jobs.values() if job.spec.teacher) <= 2 * len(seeds) * len(distinct)

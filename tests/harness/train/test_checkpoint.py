@@ -1,0 +1,67 @@
+"""A checkpoint goes into exactly the detector it came from, whole, or not at all."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture
+def saved(tmp_path):
+    from detectors.presets import PRESETS
+    from harness.train.checkpoint import save_detector
+
+    detector = PRESETS["tiny_lidar"].build()
+    path = tmp_path / "model.safetensors"
+    save_detector(path, detector)
+    return path, detector
+
+
+def test_saved_detector_returns_bit_for_bit(saved):
+    from harness.train.checkpoint import load_detector
+
+    path, detector = saved
+    torch.manual_seed(1)
+    again = load_detector(path, detector.spec)
+    assert again.state_dict().keys() == detector.state_dict().keys()
+    for name, tensor in detector.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
+def test_other_preset_is_refused_by_the_field_that_differs(saved):
+    from detectors.presets import PRESETS
+    from harness.errors import InputError
+    from harness.train.checkpoint import load_detector
+
+    with pytest.raises(InputError, match="another preset: spec.camera"):
+        load_detector(saved[0], PRESETS["tiny_camera"])
+
+
+@pytest.mark.parametrize("damage", ["missing", "misshapen", "extra"])
+def test_tensor_that_does_not_fit_is_named(saved, damage):
+    from harness.errors import InputError
+    from harness.train.checkpoint import load_detector
+
+    path, detector = saved
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    if damage == "missing":
+        del tensors[name]
+    elif damage == "misshapen":
+        tensors[name] = torch.zeros(3, 1)
+    else:
+        name = "aaa"
+        tensors[name] = torch.zeros(1)
+    save_file(tensors, path)
+    with pytest.raises(InputError, match=f"tensor {name} is"):
+        load_detector(path, detector.spec)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000])
+def test_truncated_file_is_refused_by_name(saved, keep):
+    from harness.errors import InputError
+    from harness.train.checkpoint import load_detector
+
+    path, detector = saved
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
+        load_detector(path, detector.spec)

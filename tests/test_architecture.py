@@ -1,0 +1,76 @@
+"""The tree is the architecture: imports point one way, heavy libraries have one home, files stay small and say why."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(path for package in ("detectors", "distill", "harness") for path in (ROOT / package).rglob("*.py"))
+MODULES = [path for path in SOURCES if path.name != "__init__.py"]
+
+HOMES = {
+    "transformers": {"detectors/encoders/image.py"},
+    "spconv": {"detectors/encoders/sparse_conv.py"},
+    "mlflow": {"harness/tracking.py"},
+    "optuna": {"harness/search.py"},
+    "ray": {"harness/execute/ray_pool.py"},
+    "pandas": {"harness/report/"},
+    "nuscenes": {"harness/data/", "harness/evaluate/"},
+    "lightning": {"harness/train/"},
+}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _imported(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_imports_point_one_way():
+    found = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "0 broken" in found.stdout
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_module_is_short_and_opens_by_saying_what_it_is_for(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    docstring = ast.get_docstring(ast.parse(text))
+    assert docstring, "no module docstring"
+    assert docstring.splitlines()[0].endswith((".", ":"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_heavy_library_stays_in_its_home(path):
+    for library in _imported(ast.parse(path.read_text())) & HOMES.keys():
+        assert any(_name(path).startswith(home) for home in HOMES[library]), f"{library} is imported in {_name(path)}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_no_package_is_deeper_than_one_folder_or_named_for_nothing(path):
+    parts = path.relative_to(ROOT).parts
+    assert len(parts) <= 3
+    assert not {"utils", "common", "misc", "base", "helpers"} & {part.removesuffix(".py") for part in parts}
+
+
+def test_readme_maps_every_module():
+    readme = (ROOT / "README.md").read_text()
+    missing = [_name(path) for path in MODULES if path.name not in readme]
+    assert not missing
