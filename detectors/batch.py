@@ -73,7 +73,7 @@ def collate(samples: list[Sample]) -> Batch:
     """Samples to a batch; all of them carry the same sensors."""
     views = [sample.views for sample in samples if sample.views is not None]
     points = [sample.points for sample in samples if sample.points is not None]
-    assert len(views) in (0, len(samples)) and len(points) in (0, len(samples)), "samples carry different sensors"
+    assert {len(views), len(points)} <= {0, len(samples)}, "samples carry different sensors"
     boxes, is_box = pad_boxes([sample.boxes for sample in samples])
     return Batch(
         tokens=tuple(sample.token for sample in samples),

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,18 +93,18 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         atomic_write(self.path / name, json.dumps(content, indent=1).encode())
 
-    def log_step(self, step: int, values: dict[str, float]) -> None:
+    def log_step(self, step: int, values: Mapping[str, float]) -> None:
         """Append the metrics of a step."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
-    def steps(self) -> list[dict[str, float]]:
+    def steps(self) -> list[dict[str, float | int]]:
         """All metrics so far; a line that is still being written is left out."""
         path = self.path / "metrics.jsonl"
         text = path.read_text() if path.is_file() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
-    def last_step(self) -> dict[str, float] | None:
+    def last_step(self) -> dict[str, float | int] | None:
         """The newest metrics, read from the end of the file."""
         path = self.path / "metrics.jsonl"
         if not path.is_file():

@@ -4,12 +4,17 @@ import math
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from tests import typechecker
 
 # Before anything of ours is imported, or its annotations stay unchecked.
 install_import_hook(["detectors", "distill", "harness"], f"{typechecker.__name__}.check")
+
+# A noisy machine makes no test wrong.
+settings.register_profile("crossbev", deadline=None)
+settings.load_profile("crossbev")
 
 
 @pytest.fixture

@@ -51,5 +51,5 @@ class BevGrid(Spec):
         return cells * self.cell + cells.new_tensor([self.x_range[0], self.y_range[0]])
 
     def sampling_from_metres(self, xy: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any 2"]:
-        """Coordinates for ``grid_sample(..., align_corners=False)`` on a map that covers this grid at any resolution."""
+        """Coordinates for ``grid_sample(..., align_corners=False)`` on a map of this grid, whatever its resolution."""
         return self.cells_from_metres(xy) * xy.new_tensor([2 / self.columns, 2 / self.rows]) - 1

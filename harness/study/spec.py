@@ -116,9 +116,7 @@ class StudySpec(Spec):
 
     @field_validator("arms")
     @classmethod
-    def _arms_use_declared_losses(
-        cls, arms: dict[str, tuple[str, ...]], info: Any
-    ) -> dict[str, tuple[str, ...]]:
+    def _arms_use_declared_losses(cls, arms: dict[str, tuple[str, ...]], info: Any) -> dict[str, tuple[str, ...]]:
         declared = info.data.get("losses", {})
         for arm, names in arms.items():
             if arm in ("baseline", "teacher"):

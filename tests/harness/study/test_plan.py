@@ -115,7 +115,7 @@ def test_identity_survives_the_way_through_json(study):
         assert JobSpec.model_validate_json(job.spec.model_dump_json()).id == job.id
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seeds=st.lists(st.integers(0, 50), min_size=1, max_size=5, unique=True),
     arms=st.dictionaries(

@@ -32,7 +32,7 @@ def test_other_preset_is_refused_by_the_field_that_differs(saved):
     from harness.errors import InputError
     from harness.train.checkpoint import load_detector
 
-    with pytest.raises(InputError, match="another preset: spec.camera"):
+    with pytest.raises(InputError, match=r"another preset: spec\.camera"):
         load_detector(saved[0], PRESETS["tiny_camera"])
 
 
