@@ -1,4 +1,4 @@
-"""Cameras and LiDAR of the synthetic world: rays cast at cuboids and ground, as pure functions of a scene and a time."""
+"""Cameras and LiDAR of the synthetic world, as pure functions of a scene and a time."""
 
 import math
 from dataclasses import dataclass
@@ -6,8 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from harness.data.synthetic_shapes import Texture
-from harness.data.synthetic_world import MARGIN, Ground, Scene, rotation
+from harness.data.synthetic_rays import (
+    NEAR,
+    Cuboids,
+    Window,
+    cast,
+    corners_in_sensor,
+    cuboids_at,
+    face,
+    ground_range,
+    into_parts,
+)
+from harness.data.synthetic_world import Scene, rotation
 
 WIDTH, HEIGHT = 400, 225
 """Of an image, pixels."""
@@ -19,19 +29,18 @@ CAMERA_MOUNTS = {
     "CAM_BACK_LEFT": ((1.04, 0.48, 1.56), 110.0, 70.0, -0.044),
     "CAM_FRONT_LEFT": ((1.52, 0.49, 1.51), 55.0, 70.0, -0.036),
 }
-"""Position in the ego frame (metres), heading and horizontal field of view (degrees), time after the LiDAR (seconds)."""
+"""Position (ego frame, metres), heading and horizontal field of view (degrees), time after the LiDAR (seconds)."""
 LIDAR_MOUNT = (0.94, 0.0, 1.84)
 LIDAR_TURN = -math.pi / 2
 """nuScenes mounts its LiDAR so that its x axis points to the right and its y axis forward."""
-RINGS, COLUMNS = 32, 640
+RINGS, COLUMNS = 32, 600
 LIDAR_RANGE = 70.0
+_ASPHALT = 0.2
 _ELEVATION = np.radians(np.linspace(-30.0, 10.0, RINGS))
 _VIEW_RANGE = 160.0
-_NEAR = 0.15
 _GROUND_STEP = 5
 """Pixels between the rays that are cast at the ground; inverse depth is all but linear in between."""
 
-_BITS = np.array([[i & 1, i >> 1 & 1, i >> 2 & 1] for i in range(8)])
 _EDGES = np.array([(a, b) for a in range(8) for b in range(a + 1, 8) if (a ^ b) in (1, 2, 4)])
 
 
@@ -41,24 +50,6 @@ class Calibration:
 
     ego_from_sensor: Float[np.ndarray, "4 4"]
     intrinsic: Float[np.ndarray, "3 3"] | None
-
-
-@dataclass(frozen=True)
-class Cuboids:
-    """Upright cuboids at one time, in the global frame."""
-
-    center: Float[np.ndarray, "p 3"]
-    yaw: Float[np.ndarray, " p"]
-    half: Float[np.ndarray, "p 3"]
-    """Half length, width and height, metres."""
-    owner: Int[np.ndarray, " p"]
-    """Index of the object; buildings come after the objects."""
-    paint: Float[np.ndarray, "p 3"]
-    second: Float[np.ndarray, "p 3"]
-    """Paint of the texture."""
-    texture: Float[np.ndarray, "p 7"]
-    """Fields of `Texture` as numbers: columns, their duty, rows, their duty, slant, band."""
-    reflectivity: Float[np.ndarray, " p"]
 
 
 @dataclass(frozen=True)
@@ -89,153 +80,6 @@ def calibrate(rng: np.random.Generator) -> dict[str, Calibration]:
     return {**mounts, "LIDAR_TOP": Calibration(pose, None)}
 
 
-def cuboids_at(scene: Scene, time: float) -> Cuboids:
-    """The parts of all objects and buildings."""
-    rows = []
-    for owner, thing in enumerate((*scene.objects, *scene.buildings)):
-        (x, y, z), yaw = scene.box(thing, time)
-        width, length, height = thing.size
-        scale = np.array([length - 2 * MARGIN, width - 2 * MARGIN, height - MARGIN])
-        for part in thing.parts:
-            low, high = np.array([part.x, part.y, part.z]).T * scale
-            forward, left, up = (low + high) / 2
-            texture = part.texture
-            rows.append(
-                (
-                    x + forward * math.cos(yaw) - left * math.sin(yaw),
-                    y + forward * math.sin(yaw) + left * math.cos(yaw),
-                    z - height / 2 + up,
-                    yaw,
-                    *(high - low) / 2,
-                    owner,
-                    *thing.paints[part.paint],
-                    *thing.paints[texture.second],
-                    *_numbers(texture),
-                    thing.reflectivity,
-                )
-            )
-    table = np.array(rows).reshape(-1, 22)
-    return Cuboids(
-        center=table[:, 0:3],
-        yaw=table[:, 3],
-        half=table[:, 4:7],
-        owner=table[:, 7].astype(np.int64),
-        paint=table[:, 8:11].astype(np.float32),
-        second=table[:, 11:14].astype(np.float32),
-        texture=table[:, 14:21].astype(np.float32),
-        reflectivity=table[:, 21],
-    )
-
-
-def _numbers(texture: Texture) -> tuple[float, ...]:
-    return (texture.columns, texture.column_duty, texture.rows, texture.row_duty, texture.slant, *texture.band)
-
-
-def ground_range(
-    ground: Ground, origin: Float[np.ndarray, " 3"], directions: Float[np.ndarray, "3 h w"], limit: float
-) -> Float[np.ndarray, "h w"]:
-    """Multiples of `directions` (global) at which rays first meet the ground; infinite beyond `limit` metres."""
-    origin = origin.astype(np.float32)
-    x, y, z = directions.astype(np.float32)
-    per_metre = 1 / np.hypot(x, y).clip(1e-6)
-
-    def above(reach: np.ndarray) -> np.ndarray:
-        return origin[2] + reach * z - ground.height(origin[0] + reach * x, origin[1] + reach * y)
-
-    near = np.full_like(x, 0.0)
-    far = np.full_like(x, np.inf)
-    height_near, height_far = above(near), np.full_like(x, np.nan)
-    open_ = np.ones(x.shape, dtype=bool)
-    for step in np.geomspace(2.0, limit, 22, dtype=np.float32):
-        reach = step * per_metre[open_]
-        rays = np.stack([x[open_], y[open_], z[open_]])
-        height = origin[2] + reach * rays[2]
-        height -= ground.height(origin[0] + reach * rays[0], origin[1] + reach * rays[1])
-        below = height <= 0
-        index = np.flatnonzero(open_)
-        far.flat[index[below]], height_far.flat[index[below]] = reach[below], height[below]
-        near.flat[index[~below]], height_near.flat[index[~below]] = reach[~below], height[~below]
-        open_.flat[index[below]] = False
-    hit = np.isfinite(far)
-    lower, upper, height_lower, height_upper = near[hit], far[hit], height_near[hit], height_far[hit]
-    x, y, z = x[hit], y[hit], z[hit]
-    # Between the two the ground is nearly a plane: false position converges in a few steps.
-    for _ in range(3):
-        middle = lower + (upper - lower) * height_lower / (height_lower - height_upper)
-        height = above(middle)
-        under = height <= 0
-        upper, height_upper = np.where(under, middle, upper), np.where(under, height, height_upper)
-        lower, height_lower = np.where(under, lower, middle), np.where(under, height_lower, height)
-    far[hit] = middle
-    return far
-
-
-def _cast(
-    directions: Float[np.ndarray, "3 h w"],
-    origin: Float[np.ndarray, "p 3"],
-    turn: Float[np.ndarray, "p 3 3"],
-    half: Float[np.ndarray, "p 3"],
-    windows: list[tuple[int, int, int, int, int]],
-    depth: Float[np.ndarray, "h w"],
-) -> tuple[Float[np.ndarray, "h w"], Int[np.ndarray, "h w"], list[np.ndarray]]:
-    """Nearest cuboid of every ray.
-
-    Args:
-        directions: Of the rays, in the sensor's frame.
-        origin: The sensor in every cuboid's own frame.
-        turn: part_from_sensor.
-        half: Half sizes of the cuboids.
-        windows: Cuboid, top, bottom, left, right: the rays that may meet it.
-        depth: What the rays meet otherwise, in multiples of `directions`.
-
-    Returns:
-        The new depth, the index of the cuboid or -1, and for every window its mask of hits.
-    """
-    depth = depth.copy()
-    nearest = np.full(depth.shape, -1, dtype=np.int32)
-    origin, turn, half = (array.astype(np.float32) for array in (origin, turn, half))
-    low, high = -half - origin, half - origin
-    hits = []
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for part, top, bottom, left, right in windows:
-            inverse = 1 / np.einsum("ij,jhw->ihw", turn[part], directions[:, top:bottom, left:right])
-            one, two = low[part][:, None, None] * inverse, high[part][:, None, None] * inverse
-            enter = np.minimum(one, two).max(axis=0)
-            leave = np.maximum(one, two).min(axis=0)
-            hit = (enter <= leave) & (enter > _NEAR)
-            hits.append(hit)
-            before = depth[top:bottom, left:right]
-            nearer = hit & (enter < before)
-            before[nearer] = enter[nearer]
-            nearest[top:bottom, left:right][nearer] = part
-    return depth, nearest, hits
-
-
-def _into_parts(cuboids: Cuboids, global_from_sensor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sensor's origin in every cuboid's frame, and part_from_sensor."""
-    cos, sin, zero = np.cos(cuboids.yaw), np.sin(cuboids.yaw), np.zeros_like(cuboids.yaw)
-    part_from_global = np.stack([cos, sin, zero, -sin, cos, zero, zero, zero, zero + 1], axis=1).reshape(-1, 3, 3)
-    origin = np.einsum("pij,pj->pi", part_from_global, global_from_sensor[:3, 3] - cuboids.center)
-    return origin, np.einsum("pij,jk->pik", part_from_global, global_from_sensor[:3, :3])
-
-
-def _corners_in_sensor(cuboids: Cuboids, origin: np.ndarray, turn: np.ndarray) -> Float[np.ndarray, "p 8 3"]:
-    local = (2 * _BITS - 1) * cuboids.half[:, None, :] - origin[:, None, :]
-    return np.einsum("pij,pci->pcj", turn, local)
-
-
-def _face(
-    cuboids: Cuboids, part: np.ndarray, origin: np.ndarray, turn: np.ndarray, rays: np.ndarray, depth: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of hits: place on the cuboid in shares of its half sizes, axis of the face, and which of the two faces (-1, 1)."""
-    local = origin.astype(np.float32)[part] + depth[:, None] * np.einsum(
-        "nij,jn->ni", turn.astype(np.float32)[part], rays
-    )
-    share = local / cuboids.half.astype(np.float32)[part]
-    axis = np.abs(share).argmax(axis=1)
-    return share, axis, np.sign(np.take_along_axis(share, axis[:, None], axis=1)[:, 0])
-
-
 def render_camera(
     scene: Scene, time: float, calibration: Calibration, rng: np.random.Generator, texture: np.ndarray
 ) -> View:
@@ -252,7 +96,7 @@ def render_camera(
     focal, center_x, center_y = calibration.intrinsic[0, 0], calibration.intrinsic[0, 2], calibration.intrinsic[1, 2]
     pose = np.einsum("ij,jk->ik", scene.ego_pose(time), calibration.ego_from_sensor)
     cuboids = cuboids_at(scene, time)
-    origin, turn = _into_parts(cuboids, pose)
+    origin, turn = into_parts(cuboids, pose)
     u = ((np.arange(WIDTH) + 0.5 - center_x) / focal).astype(np.float32)
     v = ((np.arange(HEIGHT) + 0.5 - center_y) / focal).astype(np.float32)
     directions = np.stack(
@@ -263,8 +107,8 @@ def render_camera(
         ]
     )
     ground = _ground_depth(scene, pose, focal, center_x, center_y)
-    windows = _image_windows(_corners_in_sensor(cuboids, origin, turn), focal, center_x, center_y)
-    depth, nearest, hits = _cast(directions, origin, turn, cuboids.half, windows, ground)
+    windows = _image_windows(corners_in_sensor(cuboids, origin, turn), focal, center_x, center_y)
+    depth, nearest, hits = cast(directions, origin, turn, cuboids.half, windows, ground)
     image = _sky(scene, pose, directions)
     on_ground = (nearest < 0) & np.isfinite(ground)
     image[on_ground] = _ground_colour(scene, pose, directions[:, on_ground], ground[on_ground], texture)
@@ -273,7 +117,7 @@ def render_camera(
         scene, cuboids, nearest[on_part], origin, turn, directions[:, on_part], depth[on_part]
     )
     image *= np.float32(255 * rng.uniform(0.8, 1.2))
-    image += np.float32(rng.uniform(1.0, 3.0)) * rng.standard_normal((HEIGHT, WIDTH, 1), dtype=np.float32)
+    image += np.float32(rng.uniform(0.8, 2.4)) * rng.standard_normal((HEIGHT, WIDTH, 1), dtype=np.float32)
     count = len(scene.objects)
     owners = np.where(on_part, cuboids.owner[nearest], count)
     return View(
@@ -283,9 +127,7 @@ def render_camera(
     )
 
 
-def _alone(
-    owner: np.ndarray, windows: list[tuple[int, int, int, int, int]], hits: list[np.ndarray], count: int
-) -> np.ndarray:
+def _alone(owner: np.ndarray, windows: list[Window], hits: list[np.ndarray], count: int) -> np.ndarray:
     """Pixels that the parts of every object hit together, whatever stands before them."""
     pixels = np.zeros(count, dtype=np.int64)
     masks: dict[int, list[int]] = {}
@@ -304,18 +146,16 @@ def _alone(
     return pixels
 
 
-def _image_windows(
-    corners: Float[np.ndarray, "p 8 3"], focal: float, center_x: float, center_y: float
-) -> list[tuple[int, int, int, int, int]]:
+def _image_windows(corners: Float[np.ndarray, "p 8 3"], focal: float, center_x: float, center_y: float) -> list[Window]:
     """Pixel rectangles that hold the cuboids' projections: of all corners, and edges cut where they pass the lens."""
     start, end = corners[:, _EDGES[:, 0]], corners[:, _EDGES[:, 1]]
-    crosses = (start[..., 2] < _NEAR) != (end[..., 2] < _NEAR)
+    crosses = (start[..., 2] < NEAR) != (end[..., 2] < NEAR)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = (_NEAR - start[..., 2]) / (end[..., 2] - start[..., 2])
+        share = (NEAR - start[..., 2]) / (end[..., 2] - start[..., 2])
     cut = start + np.where(crosses, share, 0)[..., None] * (end - start)
     points = np.concatenate([corners, cut], axis=1)
-    seen = np.concatenate([corners[..., 2] >= _NEAR, crosses], axis=1)
-    z = points[..., 2].clip(_NEAR)
+    seen = np.concatenate([corners[..., 2] >= NEAR, crosses], axis=1)
+    z = points[..., 2].clip(NEAR)
     rectangles = []
     for axis, center, size in ((1, center_y, HEIGHT), (0, center_x, WIDTH)):
         pixel = focal * points[..., axis] / z + center
@@ -372,7 +212,7 @@ def _part_colour(
     rays: np.ndarray,
     depth: np.ndarray,
 ) -> Float[np.ndarray, "n 3"]:
-    share, axis, side = _face(cuboids, part, origin, turn, rays, depth)
+    share, axis, side = face(cuboids, part, origin, turn, rays, depth)
     columns, column_duty, rows, row_duty, slant, low, high = cuboids.texture[part].T
     across = (np.where(axis == 0, share[:, 1], share[:, 0]) + 1) / 2
     up = (share[:, 2] + 1) / 2
@@ -401,7 +241,7 @@ def scan_lidar(
     """One turn of the LiDAR, taken as instantaneous: x, y, z (sensor frame), intensity in [0, 255], ring."""
     pose = np.einsum("ij,jk->ik", scene.ego_pose(time), calibration.ego_from_sensor)
     cuboids = cuboids_at(scene, time)
-    origin, turn = _into_parts(cuboids, pose)
+    origin, turn = into_parts(cuboids, pose)
     azimuth = (np.arange(COLUMNS) + 0.5) / COLUMNS * 2 * math.pi - math.pi
     directions = np.stack(
         [
@@ -412,17 +252,19 @@ def scan_lidar(
     ).astype(np.float32)
     in_global = np.einsum("ij,jhw->ihw", pose[:3, :3].astype(np.float32), directions)
     ground = ground_range(scene.ground, pose[:3, 3], in_global, LIDAR_RANGE)
-    windows = _scan_windows(_corners_in_sensor(cuboids, origin, turn))
-    reach, nearest, _ = _cast(directions, origin, turn, cuboids.half, windows, ground)
+    windows = _scan_windows(corners_in_sensor(cuboids, origin, turn))
+    reach, nearest, _ = cast(directions, origin, turn, cuboids.half, windows, ground)
     on_part = nearest >= 0
     # A ray that grazes a surface spreads over it, and less of it comes back.
     cosine = np.abs(in_global[2])
-    reflectivity = np.full(reach.shape, 0.25)
+    reflectivity = np.full(reach.shape, _ASPHALT)
     part = nearest[on_part]
-    _, axis, _ = _face(cuboids, part, origin, turn, directions[:, on_part], reach[on_part])
+    _, axis, _ = face(cuboids, part, origin, turn, directions[:, on_part], reach[on_part])
     cosine[on_part] = np.abs(np.einsum("nj,jn->n", turn.astype(np.float32)[part, axis], directions[:, on_part]))
     reflectivity[on_part] = cuboids.reflectivity[part]
     lost = 0.03 + 0.45 * (reach / LIDAR_RANGE) ** 2 + 0.35 * (1 - cosine) ** 4
+    # Most of what falls on asphalt is lost on it.
+    lost[~on_part] += 0.65
     kept = (reach < LIDAR_RANGE) & (rng.random(reach.shape) > lost)
     noisy = reach + 0.02 * rng.standard_normal(reach.shape).clip(-3, 3)
     intensity = 255 * reflectivity * np.sqrt(cosine) * rng.uniform(0.85, 1.15, reach.shape)
@@ -431,7 +273,7 @@ def scan_lidar(
     return points[kept].astype(np.float32)
 
 
-def _scan_windows(corners: Float[np.ndarray, "p 8 3"]) -> list[tuple[int, int, int, int, int]]:
+def _scan_windows(corners: Float[np.ndarray, "p 8 3"]) -> list[Window]:
     """Rings and columns that may meet each cuboid; one across the seam of the scan gets two windows."""
     middle = corners.mean(axis=1)
     around = np.arctan2(middle[:, 1], middle[:, 0])

@@ -1,4 +1,4 @@
-"""What the synthetic world's classes look like: sizes, cuboid parts and procedural textures, but no colours of their own."""
+"""What the synthetic world's classes look like: sizes, cuboid parts and textures, but no colours of their own."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -4,6 +4,7 @@ Frames: global and ego as in nuScenes (ego: x forward, y left, z up, origin on t
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,20 +17,20 @@ RANGE = 60.0
 MARGIN = 0.03
 """Gap between an object's parts and its annotated box on each side and on top, metres: range noise stays inside."""
 
-_LANES = ((-3.6, 1), (0.0, 1), (3.6, -1), (7.2, -1))
+_LANES = ((-7.2, 1), (-3.6, 1), (0.0, 1), (3.6, -1), (7.2, -1), (10.8, -1))
 """Sideways offset from the ego's path (left positive, metres) and direction of travel."""
 _NEAR = 29.0
 _COUNTS = {
-    "car": (5, 9),
-    "truck": (3, 5),
-    "construction_vehicle": (3, 5),
-    "bus": (2, 4),
-    "trailer": (3, 5),
-    "barrier": (5, 9),
-    "motorcycle": (4, 6),
-    "bicycle": (4, 6),
-    "pedestrian": (5, 9),
-    "traffic_cone": (5, 9),
+    "car": (3.5, 6.5),
+    "truck": (2, 3.5),
+    "construction_vehicle": (2, 3.5),
+    "bus": (1.5, 3),
+    "trailer": (1.5, 3),
+    "barrier": (4, 7),
+    "motorcycle": (3, 5.5),
+    "bicycle": (3, 5.5),
+    "pedestrian": (4, 7),
+    "traffic_cone": (5, 8),
 }
 """Fewest and most instances a scene aims at around the ego's path; flattened against real frequencies."""
 
@@ -180,7 +181,7 @@ def build_scene(rng: np.random.Generator, duration: float) -> Scene:
 
 
 def _populate(rng: np.random.Generator, ego: Track, duration: float) -> tuple[list[Thing], list[Thing]]:
-    """Objects and buildings that touch neither each other nor the ego car from before the first to after the last frame."""
+    """Objects and buildings that touch neither each other nor the ego car, at any time that is seen."""
     times = np.linspace(-0.25, duration + 0.25, 2 + round(duration / 0.25))
     # The rear axle is 1.4 m behind the middle of the car.
     taken = [_corners(ego, (2.2, 5.4), times, forward=1.4)]
@@ -208,8 +209,10 @@ def _populate(rng: np.random.Generator, ego: Track, duration: float) -> tuple[li
     # Large ones first, while there is room for them; then some far ones of every class.
     wanted.sort(key=lambda name: -KINDS[name].size[0] * KINDS[name].size[1])
     for name in wanted:
+        # A long wall right beside the car would fill whole images.
+        nearest = max(3.0, 1.3 * KINDS[name].size[1])
         for _ in range(12):
-            if place(_draw_object(rng, name, ego, rng.uniform(0, duration), (3.0, _NEAR)), objects):
+            if place(_draw_object(rng, name, ego, rng.uniform(0, duration), (nearest, _NEAR)), objects):
                 break
     for name in KINDS:
         if rng.random() < 0.8:
@@ -218,16 +221,16 @@ def _populate(rng: np.random.Generator, ego: Track, duration: float) -> tuple[li
     return objects, buildings
 
 
-def _extend_rows(rng: np.random.Generator, objects: list[Thing], place) -> None:
+def _extend_rows(rng: np.random.Generator, objects: list[Thing], place: Callable[[Thing, list[Thing]], bool]) -> None:
     """Give some barriers, cones and parked cars neighbours of the same kind, as they stand in real streets."""
     for thing in list(objects):
         if thing.track.speed or thing.name not in ("barrier", "traffic_cone", "car") or rng.random() < 0.75:
             continue
         spacing = max(thing.size[0], thing.size[1] if thing.name == "car" else 0.0) + rng.uniform(0.6, 1.5)
-        along = thing.track.yaw + (math.pi / 2 if thing.name != "car" else 0.0)
-        track = Track(
-            thing.track.x + spacing * math.cos(along), thing.track.y + spacing * math.sin(along), thing.track.yaw, 0, 0
-        )
+        start = thing.track
+        along = start.yaw + (math.pi / 2 if thing.name != "car" else 0.0)
+        x, y = start.x + spacing * math.cos(along), start.y + spacing * math.sin(along)
+        track = Track(x, y, start.yaw, speed=0.0, curvature=0.0)
         size = _size(rng, thing.name, ridden=False)
         place(Thing(thing.name, track, size, thing.parts, thing.attribute, _paints(rng), _shine(rng)), objects)
 
@@ -250,7 +253,7 @@ def _draw_object(rng: np.random.Generator, name: str, ego: Track, time: float, r
             speed = rng.uniform(0.6, 1.8) if moving else 0.0
             track = _lane_track(ego, along, sideways, speed, 1, rng.uniform(-math.pi, math.pi), time)
         case _:
-            traffic = abs(sideways) < 10 and rng.random() < 0.75
+            traffic = -9.0 < sideways < 12.6 and rng.random() < 0.85
             if traffic:
                 offset, direction = min(_LANES, key=lambda lane: abs(lane[0] - sideways))
                 # Who drives in the ego's own lane keeps about its speed, or they would meet.

@@ -16,15 +16,15 @@ def _points(*rows):
 
 
 def test_two_points_in_a_voxel_by_hand(grid):
-    points = _points([-3.9, -7.8, 0.3, 0.2, 0.0], [-3.7, -7.6, 0.5, 0.6, 0.1])
+    points = _points([-3.9, -7.8, 0.6, 0.2, 0.0], [-3.7, -7.6, 0.8, 0.6, 0.1])
     features, sites = voxelise(points, torch.tensor([0, 0]), grid, **HOW)
     assert sites.index.tolist() == [[0, 3, 0, 0]]
-    # Means: x -3.8 is 0.4 voxels from the border, y -7.7 is 0.6, z 0.4 is 0.4 of a voxel and 3.4 of 8 m high.
+    # Means: x -3.8 is 0.4 voxels from the border, y -7.7 is 0.6, z 0.7 is 0.7 of a voxel and 3.7 of 8 m high.
     expected = {
         "offset_x": -0.1,
         "offset_y": 0.1,
-        "offset_z": -0.1,
-        "height": 3.4 / 8,
+        "offset_z": 0.2,
+        "height": 3.7 / 8,
         "intensity": 0.4,
         "age": 0.05,
         "log_count": math.log(2),

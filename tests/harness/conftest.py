@@ -1,0 +1,36 @@
+"""A synthetic dataset, made once a run, and the real frame where it is at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def smoke_path(tmp_path_factory):
+    """The folder of the embedded world's smallest preset."""
+    from harness.data.synthetic_tables import synthesize
+
+    path = tmp_path_factory.mktemp("world") / "smoke"
+    synthesize(path, "smoke", seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def smoke_root(smoke_path):
+    """That folder, opened."""
+    from harness.data.nuscenes import NuScenesRoot
+
+    return NuScenesRoot(smoke_path, "v1.0-synthetic")
+
+
+@pytest.fixture(scope="session")
+def real_root():
+    """One real nuScenes frame (CROSSBEV_REAL_FRAME, or shared/real beside the repository), which we may not ship."""
+    from harness.data.nuscenes import NuScenesRoot
+
+    beside = Path(__file__).parents[3] / "shared" / "real" / "nuscenes-frame"
+    path = Path(os.environ.get("CROSSBEV_REAL_FRAME", beside))
+    if not path.is_dir():
+        pytest.skip(f"no real nuScenes frame at {path}; its licence does not let us ship one")
+    return NuScenesRoot(path, "v1.0-mini")

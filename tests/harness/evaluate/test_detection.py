@@ -1,0 +1,119 @@
+"""Scoring is the devkit's: perfect boxes score perfectly, known errors come out as they went in."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+SPLIT = "synthetic_train"
+
+
+@pytest.fixture
+def score_boxes(smoke_root, tmp_path):
+    """Write boxes (a function of the annotations of each sample) as a submission and score it."""
+    from harness.evaluate.detection import score
+    from harness.evaluate.submission import write_submission
+
+    def score_boxes(change, config="within_25m"):
+        predictions = {}
+        for token in smoke_root.tokens(SPLIT):
+            boxes, points = smoke_root.annotations(token)
+            predictions[token] = change(boxes[points.sum(dim=1) > 0])
+        submission = tmp_path / "predictions.json"
+        write_submission(submission, smoke_root, predictions, frozenset({"lidar"}))
+        return score(smoke_root, SPLIT, submission, config, tmp_path)
+
+    return score_boxes
+
+
+@pytest.fixture
+def present(smoke_root):
+    """Classes that have a box in the scored range, as ``AP/CLASS``; an absent class scores 0 whatever is predicted."""
+    from detectors.geometry.boxes import CLASSES
+
+    found = set()
+    for token in smoke_root.tokens(SPLIT):
+        boxes, points = smoke_root.annotations(token)
+        near = (boxes.center[:, :2].norm(dim=1) < 24.5) & (points.sum(dim=1) > 0)
+        found |= {f"AP/{CLASSES[label]}" for label in boxes.label[near].tolist()}
+    assert len(found) >= 8
+    return sorted(found)
+
+
+def test_annotations_score_perfectly(score_boxes, present):
+    metrics = score_boxes(lambda boxes: boxes)
+    assert all(metrics[name] > 0.999 for name in present)
+
+
+def test_annotations_through_head_targets_and_back_score_as_well(score_boxes, present):
+    from detectors.geometry.boxes import pad_boxes
+    from detectors.heads.center import decode
+    from detectors.heads.center_loss import center_targets, perfect_output
+    from detectors.presets import PRESETS
+
+    spec = PRESETS["tiny_lidar"]
+
+    def through(boxes):
+        padded, is_box = pad_boxes([boxes])
+        return decode(perfect_output(center_targets(padded, is_box, spec.head, spec.grid)), spec.head, spec.grid)[0]
+
+    metrics = score_boxes(through)
+    assert sum(metrics[name] for name in present) / len(present) >= 0.95
+
+
+def test_shift_and_turn_come_out_as_translation_and_orientation_error(score_boxes, present):
+    def disturb(boxes):
+        shifted = boxes.center + torch.tensor([0.3, 0.0, 0.0])
+        return replace(boxes, center=shifted, yaw=boxes.yaw + 0.2)
+
+    clean, disturbed = score_boxes(lambda boxes: boxes), score_boxes(disturb)
+    # A class without a true positive counts as an error of 1, disturbed or not.
+    share = len(present) / 10
+    assert disturbed["mATE"] - clean["mATE"] == pytest.approx(0.3 * share, abs=0.02)
+    assert disturbed["mAOE"] - clean["mAOE"] == pytest.approx(0.2, abs=0.04)
+
+
+def test_short_ranges_drop_what_is_beyond_them_and_nothing_else():
+    from harness.evaluate.detection import detection_config
+
+    official, short = detection_config("nuscenes"), detection_config("within_25m")
+    assert official.class_range["car"] == 50
+    assert set(short.class_range.values()) == {25}
+    short.class_range = official.class_range
+    assert short == official
+
+
+@pytest.mark.parametrize(
+    ("name", "speed", "attribute"),
+    [
+        ("car", 3.0, "vehicle.moving"),
+        ("car", 0.1, "vehicle.parked"),
+        ("bus", 0.1, "vehicle.stopped"),
+        ("pedestrian", 1.0, "pedestrian.moving"),
+        ("bicycle", 0.0, "cycle.without_rider"),
+        ("barrier", 2.0, ""),
+    ],
+)
+def test_attribute_follows_class_and_speed(smoke_root, tmp_path, name, speed, attribute):
+    import json
+
+    from detectors.geometry.boxes import CLASSES, Boxes
+    from harness.evaluate.submission import write_submission
+
+    token = smoke_root.tokens(SPLIT)[0]
+    box = Boxes(
+        center=torch.tensor([[1.0, 2.0, 0.5]]),
+        size=torch.tensor([[4.0, 2.0, 1.5]]),
+        yaw=torch.tensor([math.pi / 2]),
+        velocity=torch.tensor([[0.0, speed]]),
+        label=torch.tensor([CLASSES.index(name)]),
+        score=torch.tensor([0.5]),
+    )
+    path = tmp_path / "predictions.json"
+    write_submission(path, smoke_root, {token: box}, frozenset({"camera"}))
+    (entry,) = json.loads(path.read_text())["results"][token]
+    assert entry["attribute_name"] == attribute
+    # nuScenes stores width before length.
+    assert entry["size"] == [2.0, 4.0, 1.5]
+    assert math.hypot(*entry["velocity"]) == pytest.approx(speed, abs=0.02)

@@ -1,0 +1,81 @@
+"""The walk over the DAG: teachers first, a failure fails its dependents alone, and the next call retries only that."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def site(smoke_root, tmp_path):
+    from harness.execute.executor import Site
+
+    return Site(tmp_path / "runs", smoke_root, device="cpu", workers=2)
+
+
+@pytest.fixture
+def plan(smoke_root):
+    from harness.study.load import load_study
+    from harness.study.plan import plan_study
+
+    path = Path(__file__).parents[3] / "studies" / "smoke.yaml"
+    return plan_study(load_study(path, ["schedule.steps=2"]), smoke_root.fingerprint())
+
+
+def _ids(plan):
+    return {row.role: row.job for row in plan.rows}
+
+
+def test_failed_teacher_fails_its_student_alone_and_is_retried(site, plan):
+    from harness.execute.executor import execute
+    from harness.store import RunFolder
+
+    ids = _ids(plan)
+    # A folder where the weights belong: the teacher trains, then cannot be saved.
+    site.folder(ids["teacher"]).model.mkdir(parents=True)
+    seen = []
+    states = execute(plan, site, lambda states: seen.append({id_: s.status for id_, s in states.items()}))
+    assert states[ids["teacher"]].status == "failed"
+    assert "IsADirectoryError" in states[ids["teacher"]].reason
+    assert states[ids["student"]].status == "failed"
+    assert "teacher" in states[ids["student"]].reason
+    assert states[ids["baseline"]].status == "done"
+    assert not site.folder(ids["student"]).path.exists()
+    # Seen on the way: two at once.
+    assert any(list(now.values()).count("running") == 2 for now in seen)
+
+    site.folder(ids["teacher"]).model.rmdir()
+    finished = (site.folder(ids["baseline"]).path / "result.json").stat().st_mtime_ns
+    states = execute(plan, site, lambda _: None)
+    assert {state.status for state in states.values()} == {"done"}
+    assert (site.folder(ids["baseline"]).path / "result.json").stat().st_mtime_ns == finished
+    assert RunFolder(site.runs / ids["teacher"]).failure() is None
+
+
+def test_interrupted_walk_stops_its_workers_and_goes_on(site, plan):
+    from harness.execute.executor import execute
+
+    def interrupt(states):
+        if any(state.status == "running" for state in states.values()):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan, site, interrupt)
+    # Nobody is left who owns a folder.
+    for id_ in plan.jobs:
+        with site.folder(id_).locked():
+            pass
+    states = execute(plan, site, lambda _: None)
+    assert {state.status for state in states.values()} == {"done"}
+
+
+def test_default_is_a_worker_a_core_without_a_gpu(monkeypatch):
+    import torch
+
+    from harness.execute import executor
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(executor.os, "cpu_count", lambda: 3)
+    assert executor.default_workers("auto") == 3
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert executor.default_workers("auto") == 2
+    assert executor.default_workers("cpu") == 3

@@ -1,0 +1,134 @@
+"""A table cell is a mean over seeds, a gain is against the same seed's baseline, and what is missing says why."""
+
+import math
+
+import pytest
+
+STUDY = """\
+# Is the table right?
+schedule: {steps: 5}
+teachers:
+  lidar: {preset: tiny_lidar}
+students:
+  camera: {preset: tiny_camera}
+paths: [lidar->camera]
+losses:
+  feature: {weight: 1}
+arms:
+  feature: [feature]
+seeds: [0, 1]
+"""
+
+# mAP and NDS by row and seed, chosen by hand.
+NUMBERS = {
+    ("teacher", 0): (0.60, 0.50),
+    ("baseline", 0): (0.20, 0.30),
+    ("baseline", 1): (0.30, 0.30),
+    ("student", 0): (0.24, 0.29),
+    ("student", 1): (0.32, 0.31),
+}
+
+
+@pytest.fixture
+def study(tmp_path):
+    from harness.study.load import load_study
+
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return load_study(path)
+
+
+@pytest.fixture
+def plan(study):
+    from harness.study.plan import plan_study
+
+    return plan_study(study, "data")
+
+
+@pytest.fixture
+def finish(plan, tmp_path):
+    from harness.store import Result, RunFolder
+
+    def finish(except_=()):
+        for row in plan.rows:
+            folder = RunFolder(tmp_path / "runs" / row.job)
+            if (row.role, row.seed) in except_:
+                folder.fail("FloatingPointError: loss 'feature' is nan", wrong_input=False)
+                continue
+            mean_ap, nds = NUMBERS[row.role, row.seed]
+            errors = dict.fromkeys(("mATE", "mASE", "mAOE", "mAVE", "mAAE"), 0.5)
+            folder.write("job.json", {})
+            folder.complete(Result({"mAP": mean_ap, "NDS": nds, **errors}, 10, 1.0, {}))
+        return tmp_path / "runs"
+
+    return finish
+
+
+def test_gain_is_the_mean_of_paired_differences(plan, finish):
+    from harness.report.results import results_frame, summary
+
+    student = summary(results_frame(plan, finish())).set_index("role").loc["student"]
+    # By hand: gains of 4 and 2 points mAP, of -1 and +1 NDS.
+    assert student["seeds"] == 2
+    assert student["mAP"] == pytest.approx(28)
+    assert student["mAP_std"] == pytest.approx(math.sqrt(32))
+    assert student["gain_mAP"] == pytest.approx(3)
+    assert student["gain_mAP_std"] == pytest.approx(math.sqrt(2))
+    assert student["gain_NDS"] == pytest.approx(0)
+    assert student["mATE"] == pytest.approx(0.5)
+
+
+def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
+    from harness.report.results import results_frame, summary
+    from harness.report.tables import markdown
+
+    table = summary(results_frame(plan, finish(except_=[("student", 1)])))
+    student = table.set_index("role").loc["student"]
+    assert math.isnan(student["mAP"])
+    assert "loss 'feature' is nan" in student["missing"]
+    assert "loss 'feature' is nan" in markdown(table, study)
+
+
+def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
+    from harness.report.results import results_frame
+
+    frame = results_frame(plan, finish(except_=[("baseline", 1)]))
+    student = frame[(frame.role == "student") & (frame.seed == 1)].iloc[0]
+    assert student["mAP"] == pytest.approx(32)
+    assert math.isnan(student["gain_mAP"])
+
+
+def test_markdown_shows_mean_and_spread(plan, study, finish):
+    from harness.report.results import results_frame, summary
+    from harness.report.tables import markdown
+
+    text = markdown(summary(results_frame(plan, finish())), study)
+    assert "| lidar->camera feature | 2 | 28.0 ± 5.7 | 30.0 ± 1.4 |" in text
+    assert "| +3.0 ± 1.4 | +0.0 ± 1.4 |" in text
+    assert "not of nuScenes" in text
+
+
+def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
+    from harness.report.results import results_frame, summary
+    from harness.report.tables import write_tables
+
+    runs = finish()
+    for name in ("a", "b"):
+        write_tables(summary(results_frame(plan, runs)), study, tmp_path / name)
+    for file in ("table.md", "table.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        assert str(tmp_path) not in (tmp_path / "a" / file).read_text()
+
+
+def test_terminal_shows_every_number_however_narrow_it_is(plan, study, finish):
+    import io
+
+    from rich.console import Console
+
+    from harness.report.results import results_frame, summary
+    from harness.report.tables import print_table
+
+    out = io.StringIO()
+    print_table(summary(results_frame(plan, finish())), study, Console(file=out, width=40))
+    assert "…" not in out.getvalue()
+    assert "28.0 ± 5.7" in out.getvalue()

@@ -1,0 +1,147 @@
+"""A job goes on where it stopped and ends with the same bits; its failures are told in its folder."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def order(smoke_root):
+    """An order for a short training of the LiDAR detector, fields to be replaced."""
+    from detectors.presets import PRESETS
+    from harness.study.plan import DataIdentity, JobSpec
+    from harness.study.spec import ScheduleSpec
+    from harness.train.job import JobOrder
+
+    data = DataIdentity(
+        fingerprint=smoke_root.fingerprint(),
+        train_split="synthetic_train",
+        eval_split="synthetic_val",
+        detection_config="within_25m",
+    )
+    schedule = ScheduleSpec(steps=4, batch_size=2)
+
+    def make(preset="tiny_lidar", **more):
+        spec = JobSpec(detector=PRESETS[preset], seed=3, data=data, schedule=schedule)
+        return JobOrder(
+            **{
+                "spec": spec,
+                "label": "a test",
+                "root": smoke_root.path,
+                "version": smoke_root.version,
+                "teacher_spec": None,
+                "teacher_weights": None,
+                "given_weights": None,
+                "device": "cpu",
+                "threads": 1,
+            }
+            | more
+        )
+
+    return make
+
+
+def _train(order, path, stop_after=None):
+    from harness.store import RunFolder
+    from harness.train.job import run
+
+    folder = RunFolder(path)
+    folder.write("job.json", order.model_dump(mode="json"))
+    return folder, run(order, folder, lambda: stop_after is not None and len(folder.steps()) >= stop_after)
+
+
+@pytest.fixture
+def trained(order, tmp_path):
+    return _train(order(), tmp_path / "whole")
+
+
+def test_interrupted_training_ends_with_the_same_bits(order, trained, tmp_path):
+    from harness.train.trainer import Interrupted
+
+    with pytest.raises(Interrupted, match="after step 2 of 4"):
+        _train(order(), tmp_path / "parts", stop_after=2)
+    folder, result = _train(order(), tmp_path / "parts")
+    whole, expected = trained
+    assert [line["step"] for line in folder.steps()] == [0, 1, 2, 3]
+    assert [line["loss"] for line in folder.steps()] == [line["loss"] for line in whole.steps()]
+    assert folder.model.read_bytes() == whole.model.read_bytes()
+    assert result.metrics == pytest.approx(expected.metrics, nan_ok=True)
+
+
+def test_job_leaves_nuscenes_files_and_all_metrics(trained, smoke_root):
+    from detectors.geometry.boxes import CLASSES
+
+    folder, result = trained
+    predictions = json.loads((folder.path / "predictions.json").read_text())
+    assert set(predictions["results"]) == set(smoke_root.tokens("synthetic_val"))
+    assert predictions["meta"]["use_lidar"]
+    assert not predictions["meta"]["use_camera"]
+    assert (folder.path / "metrics_summary.json").is_file()
+    assert {"mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE"} < result.metrics.keys()
+    assert {f"AP/{name}" for name in CLASSES} < result.metrics.keys()
+
+
+def test_students_of_one_seed_start_from_the_same_weights_and_batches(order, trained, tmp_path):
+    whole, _ = trained
+    spec = order().spec
+    losses = {"response": {"weight": 0.0}}
+    distilled = order(
+        spec=spec.model_copy(update={"teacher": "a teacher", "losses": losses}),
+        teacher_spec=spec,
+        teacher_weights=whole.model,
+    )
+    folder, _ = _train(distilled, tmp_path / "distilled")
+    first, expected = folder.steps()[0], whole.steps()[0]
+    # A loss of weight zero leaves no trace but its own line in the log.
+    assert first["raw/heatmap"] == expected["raw/heatmap"]
+    assert first["weighted/response"] == 0
+    assert first["raw/response"] > 0
+    assert folder.steps()[-1]["loss"] == whole.steps()[-1]["loss"]
+    assert folder.model.read_bytes() == whole.model.read_bytes()
+
+
+def test_given_weights_are_scored_as_they_are(order, trained, tmp_path):
+    whole, expected = trained
+    spec = order().spec.model_copy(update={"schedule": None, "weights": "their hash"})
+    folder, result = _train(order(spec=spec, given_weights=whole.model), tmp_path / "given")
+    assert folder.model.read_bytes() == whole.model.read_bytes()
+    assert result.metrics == pytest.approx(expected.metrics, nan_ok=True)
+    assert folder.steps() == []
+
+
+def _main(path, stdin=subprocess.DEVNULL):
+    return subprocess.run([sys.executable, "-m", "harness.train.job", str(path)], stdin=stdin, capture_output=True)
+
+
+def test_worker_records_why_it_failed(order, tmp_path):
+    from harness.store import RunFolder
+
+    folder = RunFolder(tmp_path / "job")
+    broken = order(root=tmp_path / "nowhere")
+    folder.write("job.json", broken.model_dump(mode="json"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "harness.train.job", str(folder.path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.wait() == 1
+    reason, wrong_input = folder.failure()
+    assert "nowhere does not exist" in reason
+    assert wrong_input
+    assert folder.result() is None
+
+
+def test_worker_whose_parent_is_gone_saves_and_stops(order, trained, tmp_path):
+    from harness.store import RunFolder
+    from harness.train.job import STOPPED
+
+    whole, _ = trained
+    folder = RunFolder(tmp_path / "job")
+    folder.write("job.json", order().model_dump(mode="json"))
+    # Standard input at its end is what a worker sees when its parent dies.
+    assert _main(folder.path).returncode == STOPPED
+    assert folder.result() is None
+    assert 0 < len(folder.steps()) < 4
+    assert folder.state.is_file()
+    again, _ = _train(order(), folder.path)
+    assert again.model.read_bytes() == whole.model.read_bytes()

@@ -1,0 +1,150 @@
+"""The whole program: from a YAML to a table, MLflow and back, on a CPU; and how it takes bad input."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder to run in, with a user cache of its own."""
+    return tmp_path_factory.mktemp("workplace")
+
+
+@pytest.fixture(scope="module")
+def crossbev(workplace):
+    """Run `python -m harness.run` there."""
+
+    def run(study, *flags):
+        return subprocess.run(
+            [sys.executable, "-m", "harness.run", str(ROOT / "studies" / study), *flags],
+            cwd=workplace,
+            env=os.environ | {"XDG_CACHE_HOME": str(workplace / "cache"), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def first(crossbev):
+    """The first call: it makes the world, trains three detectors and prints the table."""
+    return crossbev("smoke.yaml")
+
+
+def test_first_call_trains_everything_and_prints_the_table(first, workplace):
+    assert first.returncode == 0, first.stderr + first.stdout
+    assert "3 jobs, 3 to run" in first.stdout
+    for row in ("lidar teacher", "camera baseline", "lidar->camera unidistill"):
+        assert row in first.stdout
+    assert "not of nuScenes" in first.stdout
+    assert "mlflow ui" in first.stdout
+    with (workplace / "reports" / "smoke" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["role"] for row in rows] == ["teacher", "baseline", "student"]
+    assert all(0 <= float(row["mAP"]) <= 100 and 0 <= float(row["NDS"]) <= 100 for row in rows)
+    assert "lidar->camera unidistill" in (workplace / "reports" / "smoke" / "table.md").read_text()
+
+
+def test_second_call_trains_nothing_and_writes_the_same_table(first, crossbev, workplace):
+    assert first.returncode == 0
+    table = workplace / "reports" / "smoke" / "table.csv"
+    before, results = table.read_bytes(), sorted(workplace.glob("runs/*/result.json"))
+    stamps = [path.stat().st_mtime_ns for path in results]
+    second = crossbev("smoke.yaml")
+    assert second.returncode == 0
+    assert "0 to run" in second.stdout
+    assert table.read_bytes() == before
+    assert [path.stat().st_mtime_ns for path in sorted(workplace.glob("runs/*/result.json"))] == stamps
+
+
+def test_mlflow_has_one_parent_and_a_child_a_job_with_the_run_folders_numbers(first, crossbev, workplace):
+    assert first.returncode == 0
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("smoke").experiment_id
+    children = client.search_runs([experiment], "metrics.NDS >= 0")
+    assert len(children) == 3
+    assert len({run.data.tags["mlflow.parentRunId"] for run in children}) == 1
+    assert len(client.search_runs([experiment])) == 4
+    for run in children:
+        folder = workplace / "runs" / run.data.tags["crossbev.job"]
+        result = json.loads((folder / "result.json").read_text())
+        assert run.data.metrics["mAP"] == result["metrics"]["mAP"]
+        assert run.data.metrics["NDS"] == result["metrics"]["NDS"]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["dataset"] == "v1.0-synthetic"
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert run.data.metrics["train/loss"] == lines[0]["loss"]
+    names = {run.info.run_name for run in children}
+    assert names == {"teacher lidar", "camera baseline, seed 0", "lidar->camera unidistill, seed 0"}
+
+
+def test_broken_tracking_store_does_not_cost_the_study(first, crossbev):
+    assert first.returncode == 0
+    run = crossbev("smoke.yaml", "--tracking-uri", "sqlite:////nowhere/at/all.db")
+    assert run.returncode == 0
+    assert "MLflow is not mirrored" in run.stdout
+    assert "lidar->camera unidistill" in run.stdout
+
+
+def test_dry_run_shows_the_plan_and_runs_nothing(first, crossbev, workplace):
+    assert first.returncode == 0
+    run = crossbev("smoke.yaml", "--dry-run", "--set", "losses.feature.weight=0.5")
+    assert run.returncode == 0
+    assert "3 jobs, 1 to run" in run.stdout
+    assert len(list(workplace.glob("runs/*"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--set", "schedule.stpes=3"], "did you mean 'steps'"),
+        (["--set", "losses.feature.wieght=3"], "did you mean 'weight'"),
+        (["--data-root", "nowhere", "--version", "v1.0-mini"], "nowhere does not exist"),
+        (["--version", "v1.0-trainval"], "unknown version 'v1.0-trainval'"),
+        (["--split", "synthetic_vall"], "did you mean 'synthetic_val'"),
+        (["--set", "teachers.lidar.checkpoint=nowhere.safetensors"], "nowhere.safetensors cannot be read"),
+        (["--device", "abacus"], "abacus"),
+        (["--seeds", "0,x"], "seeds"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_status_2(first, crossbev, flags, said):
+    run = crossbev("smoke.yaml", *flags)
+    assert run.returncode == 2
+    assert said in run.stderr
+    assert "Traceback" not in run.stderr + run.stdout
+
+
+def test_checkpoint_of_another_preset_is_refused_before_anything_runs(first, crossbev, workplace):
+    assert first.returncode == 0
+    camera = next(
+        path
+        for path in workplace.glob("runs/*/model.safetensors")
+        if json.loads((path.parent / "job.json").read_text())["spec"]["detector"]["camera"]
+    )
+    run = crossbev("smoke.yaml", "--set", f"teachers.lidar.checkpoint={camera}")
+    assert run.returncode == 2
+    assert "of another preset" in run.stderr
+    assert len(list(workplace.glob("runs/*"))) == 3
+
+
+def test_missing_sensor_file_is_named_before_anything_runs(first, crossbev, workplace):
+    assert first.returncode == 0
+    image = next(workplace.glob("cache/**/samples/CAM_FRONT/*.jpg"))
+    content = image.read_bytes()
+    image.unlink()
+    run = crossbev("smoke.yaml", "--set", "schedule.lr=0.001")
+    image.write_bytes(content)
+    assert run.returncode == 2
+    assert image.name in run.stderr
+    assert len(list(workplace.glob("runs/*"))) == 3
