@@ -20,13 +20,13 @@ class HeadOutput:
 class DetectorOutput:
     """Every map a teacher or a student may be asked for; None where the detector lacks the sensor."""
 
-    image_features: Float[Tensor, "b n c h w"] | None
+    image_features: Float[Tensor, "b n c_image h w"] | None
     """Pyramid output per view, before the view transformation."""
     depth: Float[Tensor, "b n d h w"] | None
     """Probability of each depth bin; sums to 1 over d."""
-    camera_bev: Float[Tensor, "b c y x"] | None
+    camera_bev: Float[Tensor, "b c_camera y x"] | None
     """Image features lifted and splatted into BEV."""
-    lidar_bev: Float[Tensor, "b c y x"] | None
+    lidar_bev: Float[Tensor, "b c_lidar y x"] | None
     """Sparse 3D features, height folded into channels."""
     bev_low: Float[Tensor, "b c_low y x"]
     """Low level: what enters the BEV neck (UniDistill's F_low)."""

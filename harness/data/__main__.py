@@ -30,9 +30,7 @@ def synthesize(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder, or one of an interrupted call.")],
     preset: Annotated[str, typer.Option(help="tiny (for studies) or smoke (for tests).")] = "tiny",
     seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Scenes rendered at once; as many as there are cores if not given.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Scenes rendered at once; all cores if not given.")] = None,
 ) -> None:
     """Write the synthetic world of a seed as a nuScenes root, version v1.0-synthetic.
 

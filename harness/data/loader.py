@@ -1,24 +1,41 @@
 """Samples to Batches: the same batches for the same seed, wherever a training was interrupted."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detectors.batch import Batch, Sample, collate
+from harness.data.augment import augment
 from harness.data.nuscenes import NuScenesRoot
+from harness.study.spec import AugmentSpec
 
 # Decoded samples are kept in memory up to this size; a larger dataset is decoded anew each epoch.
 CACHE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One sample of a training batch: which, and the seed of how it is varied."""
+
+    index: int
+    seed: int
 
 
 class SampleSet(Dataset[Sample]):
     """The samples of a split, in its order, with the sensors and image size that the models want."""
 
     def __init__(
-        self, root: NuScenesRoot, tokens: list[str], sensors: frozenset[str], image_size: tuple[int, int] | None
+        self,
+        root: NuScenesRoot,
+        tokens: list[str],
+        sensors: frozenset[str],
+        image_size: tuple[int, int] | None,
+        augmentation: AugmentSpec | None = None,
     ) -> None:
         self.tokens = tokens
+        self._augmentation = augmentation
         self._read = lambda token: root.read(token, sensors, image_size)
         self._kept: dict[int, Sample] = {}
         self._kept_bytes = 0
@@ -27,8 +44,16 @@ class SampleSet(Dataset[Sample]):
         """Number of samples."""
         return len(self.tokens)
 
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample, from memory if it was read before."""
+    def __getitem__(self, item: Drawn | int) -> Sample:
+        """A sample as it is, or as a training draws it."""
+        if isinstance(item, int):
+            return self._get(item)
+        sample = self._get(item.index)
+        if self._augmentation is None:
+            return sample
+        return augment(sample, self._augmentation, torch.Generator().manual_seed(item.seed))
+
+    def _get(self, index: int) -> Sample:
         if index in self._kept:
             return self._kept[index]
         sample = self._read(self.tokens[index])
@@ -50,9 +75,17 @@ def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> list[i
     return chosen
 
 
-def training_batches(samples: SampleSet, batch_size: int, steps: range, seed: int, workers: int = 0) -> Iterator[Batch]:
-    """The batches of the given steps."""
-    plan = [batch_indices(len(samples), batch_size, step, seed) for step in steps]
+def training_batches(
+    samples: SampleSet, batch_size: int, steps: range, order_seed: int, augment_seed: int, workers: int = 0
+) -> Iterator[Batch]:
+    """The batches of the given steps; order and augmentation have separate seeds."""
+    plan = [
+        [
+            Drawn(index, (augment_seed + step * batch_size + place) % 2**63)
+            for place, index in enumerate(batch_indices(len(samples), batch_size, step, order_seed))
+        ]
+        for step in steps
+    ]
     yield from DataLoader(samples, batch_sampler=plan, num_workers=workers, collate_fn=collate)
 
 

@@ -74,7 +74,8 @@ def cuboids_at(scene: Scene, time: float) -> Cuboids:
 
 
 def _numbers(texture: Texture) -> tuple[float, ...]:
-    return (texture.columns, texture.column_duty, texture.rows, texture.row_duty, texture.slant, *texture.band)
+    waves = (texture.columns, texture.column_duty, texture.rows, texture.row_duty, texture.slant)
+    return tuple(float(number) for number in (*waves, *texture.band))
 
 
 def ground_range(

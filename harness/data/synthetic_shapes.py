@@ -11,11 +11,11 @@ Bounds = tuple[float, float]
 class Texture:
     """Stripes on a cuboid's sides: where both stripe waves are on, `second` replaces the part's paint."""
 
-    columns: float = 1.0
+    columns: int = 1
     """Stripes over the width of a side."""
     column_duty: float = 0.0
     """Share of a column that is painted; 0 paints nothing."""
-    rows: float = 1.0
+    rows: int = 1
     row_duty: float = 1.0
     slant: float = 0.0
     """Columns that a stripe moves sideways from the lower to the upper edge."""

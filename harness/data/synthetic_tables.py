@@ -149,7 +149,7 @@ def _generate(
     (out / VERSION).mkdir()
     for table, content in (*tables.items(), ("splits", names)):
         path = f"{VERSION}/{table}.json"
-        hashes[path] = write(out, path, json.dumps(content, indent=0).encode())
+        hashes[path] = write(out, path, json.dumps(content, separators=(",", ":")).encode())
     manifest = {
         **identity,
         "note": "Synthetic scenes. Class frequencies are flattened: rare classes are as common as cars.",

@@ -30,7 +30,7 @@ _COUNTS = {
     "motorcycle": (3, 5.5),
     "bicycle": (3, 5.5),
     "pedestrian": (4, 7),
-    "traffic_cone": (5, 8),
+    "traffic_cone": (4, 6.5),
 }
 """Fewest and most instances a scene aims at around the ego's path; flattened against real frequencies."""
 
@@ -210,7 +210,7 @@ def _populate(rng: np.random.Generator, ego: Track, duration: float) -> tuple[li
     wanted.sort(key=lambda name: -KINDS[name].size[0] * KINDS[name].size[1])
     for name in wanted:
         # A long wall right beside the car would fill whole images.
-        nearest = max(3.0, 1.3 * KINDS[name].size[1])
+        nearest = max(3.0, 0.7 * KINDS[name].size[1])
         for _ in range(12):
             if place(_draw_object(rng, name, ego, rng.uniform(0, duration), (nearest, _NEAR)), objects):
                 break

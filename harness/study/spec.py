@@ -30,6 +30,14 @@ class DataSpec(Spec):
     """Scoring ranges; shown with every table."""
 
 
+class AugmentSpec(Spec):
+    """How training samples are varied; teacher and student see the same variant."""
+
+    mirror_probability: float = Field(default=0.5, ge=0, le=1)
+    rotation_degrees: float = Field(default=22.5, ge=0, le=180)
+    """The BEV frame is turned by up to so much either way."""
+
+
 class ScheduleSpec(Spec):
     """How long and how fast every training of the study learns: AdamW, one cycle of the learning rate."""
 
@@ -41,6 +49,7 @@ class ScheduleSpec(Spec):
     clip_norm: float = Field(default=10.0, gt=0)
     """Largest norm of all gradients together."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    augment: AugmentSpec = AugmentSpec()
 
 
 class _Model(Spec):

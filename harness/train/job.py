@@ -99,7 +99,8 @@ def _train(
     sizes = {d.spec.image_size for d in (student, teacher) if d is not None and d.spec.image_size}
     if len(sizes) > 1:
         raise InputError(f"teacher and student want images of different sizes: {sorted(sizes)}")
-    samples = SampleSet(root, root.tokens(spec.data.train_split), sensors, next(iter(sizes), None))
+    tokens = root.tokens(spec.data.train_split)
+    samples = SampleSet(root, tokens, sensors, next(iter(sizes), None), spec.schedule.augment)
     fit(fabric, objective, samples, spec.schedule, spec.seed, folder, stop)
     return student
 

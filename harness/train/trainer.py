@@ -44,7 +44,8 @@ def fit(
 
     saved = time.monotonic()
     steps = range(start, schedule.steps)
-    batches = training_batches(samples, schedule.batch_size, steps, stream_seed(seed, "order"))
+    order, augmentation = stream_seed(seed, "order"), stream_seed(seed, "augmentation")
+    batches = training_batches(samples, schedule.batch_size, steps, order, augmentation)
     for step, batch in zip(steps, batches, strict=True):
         began = time.monotonic()
         with fabric.autocast():

@@ -6,7 +6,7 @@ import torch
 def test_streams_differ_and_repeat():
     from harness.train.streams import stream_seed
 
-    seeds = {(seed, name): stream_seed(seed, name) for seed in (0, 1) for name in ("weights", "order", "training_only")}
+    seeds = {(seed, name): stream_seed(seed, name) for seed in (0, 1) for name in ("weights", "order", "augmentation")}
     assert len(set(seeds.values())) == 6
     assert all(0 <= value < 2**63 for value in seeds.values())
 

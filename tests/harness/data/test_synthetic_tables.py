@@ -1,0 +1,297 @@
+"""The synthetic dataset is a nuScenes root to the unmodified devkit, the same for everyone, whole or unfinished."""
+
+import hashlib
+import json
+import math
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from nuscenes import NuScenes
+from nuscenes.eval.detection.config import config_factory
+from nuscenes.eval.detection.evaluate import DetectionEval
+from nuscenes.eval.detection.utils import category_to_detection_name
+from nuscenes.utils.data_classes import LidarPointCloud
+from nuscenes.utils.geometry_utils import points_in_box
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    from harness.data.synthetic_tables import synthesize
+
+    out = tmp_path_factory.mktemp("smoke") / "new"
+    synthesize(out, "smoke", 0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def devkit(root):
+    return NuScenes(version="v1.0-synthetic", dataroot=str(root), verbose=False)
+
+
+def test_annotations_as_a_submission_score_full_marks(devkit, tmp_path):
+    names = json.loads((tmp_path / devkit.dataroot / "v1.0-synthetic" / "splits.json").read_text())["synthetic_val"]
+    scenes = {scene["token"] for scene in devkit.scene if scene["name"] in names}
+    attributes = {row["token"]: row["name"] for row in devkit.attribute}
+    results = {}
+    for sample in devkit.sample:
+        if sample["scene_token"] not in scenes:
+            continue
+        results[sample["token"]] = []
+        for token in sample["anns"]:
+            row = devkit.get("sample_annotation", token)
+            if row["num_lidar_pts"]:
+                results[sample["token"]].append(
+                    {
+                        "sample_token": sample["token"],
+                        "translation": row["translation"],
+                        "size": row["size"],
+                        "rotation": row["rotation"],
+                        "velocity": np.nan_to_num(devkit.box_velocity(token)[:2]).tolist(),
+                        "detection_name": category_to_detection_name(row["category_name"]),
+                        "detection_score": 1.0,
+                        "attribute_name": "".join(attributes[a] for a in row["attribute_tokens"]),
+                    }
+                )
+    path = tmp_path / "submission.json"
+    path.write_text(json.dumps({"meta": {}, "results": results}))
+    config = config_factory("detection_cvpr_2019")
+    scorer = DetectionEval(devkit, config, str(path), "synthetic_val", str(tmp_path), verbose=False)
+    metrics, _ = scorer.evaluate()
+    assert metrics.mean_ap >= 0.999
+    assert max(metrics.tp_errors.values()) < 1e-6
+
+
+def test_point_counts_are_the_devkits_own(devkit):
+    counted = 0
+    for sample in devkit.sample:
+        path, boxes, _ = devkit.get_sample_data(sample["data"]["LIDAR_TOP"])
+        points = LidarPointCloud.from_file(path).points[:3].astype(np.float64)
+        for box in boxes:
+            found = int(points_in_box(box, points).sum())
+            assert found == devkit.get("sample_annotation", box.token)["num_lidar_pts"]
+            counted += found > 0
+    assert counted > 100
+
+
+def test_lidar_files_are_float32_rows_of_intensity_and_ring(devkit):
+    for record in devkit.sample_data:
+        if record["channel"] == "LIDAR_TOP":
+            points = np.fromfile(f"{devkit.dataroot}/{record['filename']}", np.float32).reshape(-1, 5)
+            assert points[:, 3].min() >= 0
+            assert 100 < points[:, 3].max() <= 255
+            assert set(np.unique(points[:, 4])) <= set(range(32))
+            assert np.linalg.norm(points[:, :3], axis=1).max() < 70.1
+
+
+def test_images_show_objects_inside_their_projected_boxes(tmp_path, monkeypatch):
+    """All that is far from the ego at first is painted red and stands still; the ego drives, and cameras lag."""
+    from harness.data import synthetic_rows, synthetic_tables
+
+    build = synthetic_rows.build_scene
+
+    def painted(rng, duration):
+        scene = build(rng, duration)
+        things = []
+        for thing in scene.objects:
+            far = math.hypot(thing.track.x - scene.ego.x, thing.track.y - scene.ego.y) > 15
+            paint = (0.95, 0.0, 0.0) if far else (0.3, 0.3, 0.3)
+            paints = dict.fromkeys(thing.paints, paint)
+            things.append(replace(thing, track=replace(thing.track, speed=0.0), paints=paints))
+        grey = dict.fromkeys(("body", "accent", "dark"), (0.3, 0.3, 0.3))
+        buildings = tuple(replace(thing, paints=grey) for thing in scene.buildings)
+        ego = replace(scene.ego, speed=10.0)
+        return replace(scene, ego=ego, objects=tuple(things), buildings=buildings, ambient=0.8)
+
+    monkeypatch.setattr(synthetic_rows, "build_scene", painted)
+    monkeypatch.setitem(synthetic_tables.PRESETS, "smoke", synthetic_tables.Preset(1, 0, 0, keyframes=2))
+    synthetic_tables.synthesize(tmp_path / "red", "smoke", 0)
+    devkit = NuScenes(version="v1.0-synthetic", dataroot=str(tmp_path / "red"), verbose=False)
+    inside, outside, covered = 0, 0, []
+    for record in devkit.sample_data:
+        if record["sensor_modality"] != "camera":
+            continue
+        path, boxes, intrinsic = devkit.get_sample_data(record["token"])
+        image = np.asarray(Image.open(path)).astype(int)
+        red = image[..., 0] - image[..., 1:].max(axis=2) > 60
+        hulls = np.zeros(red.shape, np.uint8)
+        for box in boxes:
+            pixels = intrinsic @ box.corners()
+            hull = cv2.convexHull((pixels[:2] / pixels[2]).T.astype(np.float32))
+            alone = np.zeros(red.shape, np.uint8)
+            for mask in (hulls, alone):
+                cv2.fillConvexPoly(mask, hull.round().astype(int), 1)
+            level = devkit.get("sample_annotation", box.token)["visibility_token"]
+            if level == "4" and alone.sum() > 100 and (red & (alone > 0)).any():
+                covered.append(red[alone > 0].mean())
+        near = cv2.dilate(hulls, np.ones((3, 3), np.uint8)) > 0
+        inside, outside = inside + (red & near).sum(), outside + (red & ~near).sum()
+    assert inside > 3000
+    assert outside / inside < 0.001
+    assert np.median(covered) > 0.4
+
+
+def test_chains_lead_from_first_to_last(devkit):
+    for scene in devkit.scene:
+        tokens = [scene["first_sample_token"]]
+        while devkit.get("sample", tokens[-1])["next"]:
+            tokens.append(devkit.get("sample", tokens[-1])["next"])
+        assert len(tokens) == scene["nbr_samples"]
+        assert tokens[-1] == scene["last_sample_token"]
+        times = [devkit.get("sample", token)["timestamp"] for token in tokens]
+        assert set(np.diff(times)) == {500_000}
+        for token in tokens:
+            for data_token in devkit.get("sample", token)["data"].values():
+                data = devkit.get("sample_data", data_token)
+                after = data["next"]
+                if after:
+                    assert devkit.get("sample_data", after)["prev"] == data_token
+                    assert devkit.get("sample_data", after)["channel"] == data["channel"]
+                assert abs(data["timestamp"] - devkit.get("sample", token)["timestamp"]) < 50_000
+    for instance in devkit.instance:
+        count, token = 1, instance["first_annotation_token"]
+        while devkit.get("sample_annotation", token)["next"]:
+            count, token = count + 1, devkit.get("sample_annotation", token)["next"]
+        assert (count, token) == (instance["nbr_annotations"], instance["last_annotation_token"])
+
+
+def test_velocity_is_that_of_the_attribute(devkit):
+    names = {row["token"]: row["name"] for row in devkit.attribute}
+    seen = set()
+    for row in devkit.sample_annotation:
+        speed = np.linalg.norm(devkit.box_velocity(row["token"])[:2])
+        for token in row["attribute_tokens"]:
+            name = names[token]
+            seen.add(name)
+            if name in ("vehicle.moving", "pedestrian.moving"):
+                assert speed > 0.02
+            elif name != "cycle.with_rider":
+                assert speed < 1e-9
+    assert {"vehicle.moving", "vehicle.parked", "pedestrian.moving", "cycle.with_rider"} <= seen
+
+
+def test_splits_share_no_scene_and_tokens_no_owner(devkit, root):
+    splits = json.loads((root / "v1.0-synthetic" / "splits.json").read_text())
+    assert list(splits) == ["synthetic_train", "synthetic_tune", "synthetic_val"]
+    names = [name for scenes in splits.values() for name in scenes]
+    assert sorted(names) == sorted({scene["name"] for scene in devkit.scene})
+    for table in devkit.table_names:
+        tokens = [row["token"] for row in getattr(devkit, table)]
+        assert len(set(tokens)) == len(tokens)
+
+
+def test_manifest_names_the_content_of_every_file(root):
+    manifest = json.loads((root / "manifest.json").read_text())
+    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    ours = {name for name in found if name.startswith((".", "manifest"))}
+    assert set(manifest["sha256"]) == set(found) - ours
+    for name, digest in manifest["sha256"].items():
+        assert hashlib.sha256(found[name].read_bytes()).hexdigest() == digest
+
+
+def test_workers_change_no_byte(root, tmp_path):
+    from harness.data.synthetic_tables import synthesize
+
+    synthesize(tmp_path / "two", "smoke", 0, workers=2)
+    assert (tmp_path / "two" / "manifest.json").read_bytes() == (root / "manifest.json").read_bytes()
+
+
+def test_an_interrupted_dataset_is_none_and_is_made_again(root, tmp_path):
+    from harness.data.synthetic_tables import synthesize
+
+    def interrupt(done, total):
+        assert (done, total) == (1, 4)
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(out, "smoke", 0, progress=interrupt)
+    assert not (out / "manifest.json").exists()
+    (out / "samples" / "CAM_FRONT" / "torn.jpg").write_bytes(b"half")
+    told = []
+    synthesize(out, "smoke", 0, progress=lambda *counts: told.append(counts))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert (out / "manifest.json").read_bytes() == (root / "manifest.json").read_bytes()
+    assert not (out / "samples" / "CAM_FRONT" / "torn.jpg").exists()
+
+
+def test_a_complete_dataset_is_left_as_it_is(root):
+    from harness.data.synthetic_tables import synthesize
+    from harness.errors import InputError
+
+    before = (root / "manifest.json").stat().st_mtime_ns
+    synthesize(root, "smoke", 0, progress=lambda *_: pytest.fail("was made again"))
+    for preset, seed in (("smoke", 1), ("tiny", 0)):
+        with pytest.raises(InputError, match="holds another dataset"):
+            synthesize(root, preset, seed)
+    assert (root / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_strangers_folder_is_refused_untouched(tmp_path):
+    from harness.data.synthetic_tables import synthesize
+    from harness.errors import InputError
+
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="not written by"):
+        synthesize(tmp_path, "smoke", 0)
+    (tmp_path / "manifest.json").rename(tmp_path / "letters.txt")
+    with pytest.raises(InputError, match="not empty"):
+        synthesize(tmp_path, "smoke", 0)
+    with pytest.raises(InputError, match="not a folder"):
+        synthesize(tmp_path / "letters.txt", "smoke", 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_unknown_presets_and_negative_seeds_are_input_errors(tmp_path):
+    from harness.data.synthetic_tables import synthesize
+    from harness.errors import InputError
+
+    with pytest.raises(InputError, match="did you mean 'smoke'"):
+        synthesize(tmp_path, "smok", 0)
+    with pytest.raises(InputError, match="negative"):
+        synthesize(tmp_path, "smoke", -1)
+
+
+def test_the_embedded_root_is_made_once_in_the_cache_folder(root, tmp_path, monkeypatch):
+    from harness.data import synthetic_tables
+
+    monkeypatch.setattr(synthetic_tables.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    # The dataset made above stands in for one made on first use.
+    expected = tmp_path / "crossbev" / f"synthetic-smoke-0-{synthetic_tables.GENERATOR}"
+    expected.parent.mkdir()
+    expected.symlink_to(root)
+    assert synthetic_tables.embedded_root("smoke", 0, 1) == expected
+
+
+def test_seeds_and_splits_are_different_worlds(root, tmp_path):
+    from harness.data.synthetic_world import build_scene
+
+    places = {
+        build_scene(np.random.default_rng([seed, split, index]), 1.0).objects[0].track
+        for seed, split, index in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))
+    }
+    assert len(places) == 4
+
+
+def test_the_command_ends_with_2_and_one_line_on_wrong_input(tmp_path, capsys):
+    from typer.testing import CliRunner
+
+    from harness.data.__main__ import app
+
+    result = CliRunner().invoke(app, ["synthesize", str(tmp_path / "out"), "--preset", "huge"])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "unknown preset 'huge'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_writes_plain_lines_where_there_is_no_terminal(root):
+    from typer.testing import CliRunner
+
+    from harness.data.__main__ import app
+
+    result = CliRunner().invoke(app, ["synthesize", str(root), "--preset", "smoke", "--workers", "1"])
+    assert result.exit_code == 0
+    assert result.stdout == f"{root} holds preset smoke, seed 0\n"

@@ -1,0 +1,229 @@
+"""The synthetic world: things move on circles, stand on the ground, fill their boxes, and sensors see them there."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+GREY = {"body": (0.5, 0.5, 0.5), "accent": (0.5, 0.5, 0.5), "dark": (0.5, 0.5, 0.5)}
+RED = {"body": (1.0, 0.0, 0.0), "accent": (1.0, 0.0, 0.0), "dark": (1.0, 0.0, 0.0)}
+
+
+@pytest.fixture
+def make_scene():
+    """A scene on flat ground, the ego at the origin facing +x, with cubes of 2 m: ``make_scene((10, 0, RED), ...)``."""
+    from harness.data.synthetic_shapes import PLAIN, Part
+    from harness.data.synthetic_world import Ground, Scene, Thing, Track
+
+    def make(*cubes):
+        part = Part((-0.5, 0.5), (-0.5, 0.5), (0.0, 1.0), "body", PLAIN)
+        things = tuple(
+            Thing("car", Track(x, y, 0.0, 0.0, 0.0), (2.0, 2.0, 2.0), (part,), "", paints, 0.5)
+            for x, y, paints in cubes
+        )
+        return Scene(
+            ego=Track(0.0, 0.0, 0.0, 0.0, 0.0),
+            sway=np.zeros((2, 3)),
+            ground=Ground(np.zeros(1), np.zeros((1, 2)), np.zeros(1)),
+            objects=things,
+            buildings=(),
+            light=np.array([0.0, 0.0, 1.0]),
+            ambient=0.5,
+            asphalt=np.full(3, 0.4),
+            sky=np.full(3, 0.7),
+        )
+
+    return make
+
+
+@pytest.fixture
+def forward_camera():
+    """At 1.5 m height above the origin, looking along +x, with a focal length of 200 pixels."""
+    from harness.data.synthetic_sensors import HEIGHT, WIDTH, Calibration
+
+    pose = np.eye(4)
+    pose[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    pose[2, 3] = 1.5
+    return Calibration(pose, np.array([[200.0, 0, WIDTH / 2], [0, 200.0, HEIGHT / 2], [0, 0, 1]]))
+
+
+@pytest.fixture
+def lidar():
+    """At 1.5 m height above the origin, its y axis along the ego's x axis."""
+    from harness.data.synthetic_sensors import LIDAR_TURN, Calibration
+    from harness.data.synthetic_world import rotation
+
+    pose = np.eye(4)
+    pose[:3, :3] = rotation(LIDAR_TURN)
+    pose[2, 3] = 1.5
+    return Calibration(pose, None)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Some drawn scenes of two seconds."""
+    from harness.data.synthetic_world import build_scene
+
+    return [build_scene(np.random.default_rng(seed), 2.0) for seed in range(4)]
+
+
+def test_a_track_runs_along_its_circle():
+    from harness.data.synthetic_world import Track
+
+    # A quarter of a left circle of radius 10 m, driven in 1 s.
+    track = Track(x=1.0, y=2.0, yaw=0.0, speed=5 * math.pi, curvature=0.1)
+    assert track.at(1.0) == pytest.approx((11.0, 12.0, math.pi / 2))
+    assert replace(track, curvature=0.0).at(2.0) == pytest.approx((1 + 10 * math.pi, 2.0, 0.0))
+
+
+def test_rectangles_overlap_only_where_and_when_they_meet():
+    from harness.data.synthetic_world import any_overlap
+
+    square = np.array([[[1.0, 1], [-1, 1], [-1, -1], [1, -1]]])
+    diamond = np.array([[[1.5, 0.0], [0, 1.5], [-1.5, 0], [0, -1.5]]])
+    assert any_overlap(square, (square + 1.9)[None])
+    assert not any_overlap(square, (square + np.array([2.1, 0]))[None])
+    # Their bounding boxes meet, but the diamond's edge x + y = 2.3 passes the square's corner (1, 1).
+    assert not any_overlap(square, (diamond + np.array([1.9, 1.9]))[None])
+    assert any_overlap(square, (diamond + np.array([1.7, 1.7]))[None])
+    twice, elsewhere = np.repeat(square, 2, axis=0), np.stack([square[0] + 5, square[0]])
+    assert any_overlap(twice, elsewhere[None])
+    assert not any_overlap(twice, elsewhere[None] + 10)
+
+
+def test_kinds_are_the_detection_classes_under_their_nuscenes_categories():
+    from nuscenes.eval.detection.utils import category_to_detection_name
+
+    from detectors.geometry.boxes import CLASSES
+    from harness.data.synthetic_shapes import KINDS
+
+    assert {name: category_to_detection_name(kind.category) for name, kind in KINDS.items()} == {
+        name: name for name in CLASSES
+    }
+
+
+def test_parts_fill_their_box_and_stay_in_it():
+    from harness.data.synthetic_shapes import BUILDING, KINDS
+
+    shapes = [shape for kind in KINDS.values() for shape in (kind.parts, kind.ridden) if shape]
+    for parts in (*shapes, BUILDING):
+        for axis, box in (("x", (-0.5, 0.5)), ("y", (-0.5, 0.5)), ("z", (0.0, 1.0))):
+            bounds = np.array([getattr(part, axis) for part in parts])
+            assert (bounds[:, 0] < bounds[:, 1]).all()
+            assert (bounds[:, 0].min(), bounds[:, 1].max()) == box
+
+
+def test_things_never_touch(drawn):
+    from harness.data.synthetic_world import any_overlap, rotation
+
+    def footprint(thing, time):
+        x, y, yaw = thing.track.at(time)
+        width, length, _ = thing.size
+        local = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * np.array([length, width]) / 2
+        return local @ rotation(yaw)[:2, :2].T + np.array([x, y])
+
+    for scene in drawn:
+        things = (*scene.objects, *scene.buildings)
+        for time in np.arange(0, 2.01, 0.1):
+            corners = np.stack([footprint(thing, float(time)) for thing in things])[:, None]
+            for index in range(len(things) - 1):
+                assert not any_overlap(corners[index], corners[index + 1 :])
+
+
+def test_paints_of_all_classes_come_from_one_distribution():
+    from harness.data.synthetic_world import build_scene
+
+    # The mean brightness of a class over many draws: uniform in [0.15, 0.95] before saturation lowers it.
+    values = {}
+    for seed in range(12):
+        for thing in build_scene(np.random.default_rng(seed), 1.0).objects:
+            values.setdefault(thing.name, []).append((max(thing.paints["body"]), thing.reflectivity))
+    for found in values.values():
+        tolerance = 4 * 0.8 / math.sqrt(12 * len(found))
+        assert np.mean(found, axis=0) == pytest.approx([0.55, 0.5], abs=tolerance)
+
+
+def test_rays_meet_the_ground_where_it_is():
+    from harness.data.synthetic_rays import ground_range
+    from harness.data.synthetic_world import Ground
+
+    ground = Ground(np.array([0.2]), np.array([[0.1, 0.05]]), np.array([0.3]))
+    origin = np.array([3.0, -2.0, 1.8])
+    azimuth, slope = np.meshgrid(np.linspace(0, 6, 20), np.linspace(-0.5, 0.5, 30))
+    rays = np.stack([np.cos(azimuth), np.sin(azimuth), slope])
+    reach = ground_range(ground, origin, rays, 70.0)
+    x, y, z = origin[:, None] + reach[np.isfinite(reach)] * rays[:, np.isfinite(reach)]
+    assert np.abs(z - ground.height(x, y)).max() < 0.01
+    assert np.isfinite(reach[slope < -0.05]).all()
+    assert np.isinf(reach[slope > 0.05]).all()
+
+
+def test_lidar_measures_a_cube_and_the_ground(make_scene, lidar):
+    from harness.data.synthetic_sensors import scan_lidar
+    from harness.data.synthetic_world import MARGIN
+
+    points = scan_lidar(make_scene((10.0, 0.0, GREY)), 0.0, lidar, np.random.default_rng(0))
+    right, forward, up, _, ring = points.T
+    # In the sensor's frame the cube spans 9 to 11 m forward, 1 m to each side and from -1.5 to 0.5 m.
+    ahead = (np.abs(right) < 0.9) & (np.abs(forward - 9) < 0.3) & (up > -1.4)
+    assert ahead.sum() > 100
+    # 0.02 m of noise, clipped at three standard deviations.
+    assert np.abs(forward[ahead] - 9 - MARGIN).max() <= 0.0601
+    assert forward[ahead].mean() == pytest.approx(9 + MARGIN, abs=0.01)
+    behind = forward < -3
+    assert np.abs(up[behind] + 1.5).max() < 0.04
+    # The cube's shadow: straight behind it no ground is seen.
+    assert not ((np.abs(right) < 0.8) & (forward > 11.1) & (up < -1.4)).any()
+    assert ring.min() == 0
+    assert np.all(np.diff(np.unique(ring)) == 1)
+
+
+def test_camera_shows_a_cube_at_its_projection(make_scene, forward_camera):
+    from harness.data.synthetic_sensors import HEIGHT, render_camera
+
+    scene = make_scene((11.0, 2.0, RED))
+    view = render_camera(scene, 0.0, forward_camera, np.random.default_rng(0), np.ones((4, 4), np.float32))
+    red = (view.image[..., 0] > 60) & (view.image[..., 1:] < 30).all(axis=2)
+    rows, columns = np.nonzero(red)
+    # The near face, 10 m ahead, spans 1 to 3 m to the left, and from 1.5 m below to 0.5 m above the camera.
+    assert (columns.min(), columns.max() + 1) == pytest.approx((200 - 60, 200 - 200 * 1 / 12), abs=2)
+    assert (rows.min(), rows.max() + 1) == pytest.approx((HEIGHT / 2 - 10, HEIGHT / 2 + 30), abs=2)
+    assert view.visible_px.tolist() == view.alone_px.tolist() == [pytest.approx(red.sum(), abs=20)]
+
+
+def test_visible_pixels_are_those_that_nothing_hides(make_scene, forward_camera):
+    from harness.data.synthetic_sensors import render_camera
+
+    texture = np.ones((4, 4), np.float32)
+    scene = make_scene((20.0, 0.0, RED), (8.0, 0.0, GREY), (11.0, -30.0, GREY))
+    view = render_camera(scene, 0.0, forward_camera, np.random.default_rng(0), texture)
+    # The far cube is behind the near one; the third is outside the image.
+    assert view.visible_px[0] == 0
+    assert view.alone_px[0] > 300
+    assert view.visible_px[1] == view.alone_px[1] > 0
+    assert view.alone_px[2] == 0
+
+
+def test_a_thing_that_reaches_behind_the_camera_is_still_drawn(make_scene, forward_camera):
+    from harness.data.synthetic_sensors import render_camera
+
+    scene = make_scene((1.0, 3.0, RED))
+    scene = replace(scene, objects=(replace(scene.objects[0], size=(2.0, 12.0, 2.0)),))
+    view = render_camera(scene, 0.0, forward_camera, np.random.default_rng(0), np.ones((4, 4), np.float32))
+    # Its side, 2 m to the left, fills the left edge of the image from 0.5 m above to 1.5 m below the camera.
+    column = view.image[:, 0]
+    assert ((column[:, 0] > 40) & (column[:, 1] < 30)).sum() > 100
+
+
+def test_the_ego_lies_on_the_ground_and_its_wheels_follow_the_slope(make_scene):
+    from harness.data.synthetic_world import Ground
+
+    # Near the origin the ground rises along x by 0.1 * 0.2 = 0.02 per metre.
+    scene = replace(make_scene(), ground=Ground(np.array([0.1]), np.array([[0.2, 0.0]]), np.array([0.0])))
+    pose = scene.ego_pose(0.0)
+    assert pose[:3, 3] == pytest.approx([0, 0, 0])
+    assert pose[2, 0] / pose[0, 0] == pytest.approx(0.02)
+    turned = replace(scene, ego=replace(scene.ego, yaw=math.pi / 2)).ego_pose(0.0)
+    # Facing +y, uphill is to the right: the left (y) axis of the ego frame points down.
+    assert turned[2, 1] == pytest.approx(-0.02, abs=1e-4)
