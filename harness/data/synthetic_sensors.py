@@ -263,8 +263,8 @@ def scan_lidar(
     cosine[on_part] = np.abs(np.einsum("nj,jn->n", turn.astype(np.float32)[part, axis], directions[:, on_part]))
     reflectivity[on_part] = cuboids.reflectivity[part]
     lost = 0.03 + 0.45 * (reach / LIDAR_RANGE) ** 2 + 0.35 * (1 - cosine) ** 4
-    # Most of what falls on asphalt is lost on it.
-    lost[~on_part] += 0.65
+    # Asphalt throws most of the light away from the sensor.
+    lost[~on_part] = 1 - 0.18 * (1 - lost[~on_part])
     kept = (reach < LIDAR_RANGE) & (rng.random(reach.shape) > lost)
     noisy = reach + 0.02 * rng.standard_normal(reach.shape).clip(-3, 3)
     intensity = 255 * reflectivity * np.sqrt(cosine) * rng.uniform(0.85, 1.15, reach.shape)

@@ -114,6 +114,8 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
             watch(states)
     finally:
         for worker in workers.values():
+            _ask_to_stop(worker)
+        for worker in workers.values():
             _end(worker)
     return states
 
@@ -150,10 +152,14 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
     return _Worker(process, slot, steps_before=int(newest["step"]) + 1 if newest else 0)
 
 
-def _end(worker: _Worker) -> None:
-    """Ask a worker to stop and wait for it; one that does not answer is killed (its last checkpoint stays)."""
+def _ask_to_stop(worker: _Worker) -> None:
     assert worker.process.stdin is not None
     worker.process.stdin.close()
+
+
+def _end(worker: _Worker) -> None:
+    """Ask a worker to stop and wait for it; one that does not answer is killed (its last checkpoint stays)."""
+    _ask_to_stop(worker)
     try:
         worker.process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:

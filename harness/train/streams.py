@@ -11,7 +11,7 @@ Stream = Literal["weights", "order", "augmentation", "training_only"]
 
 
 def stream_seed(seed: int, stream: Stream) -> int:
-    """The seed of a stream: initial student weights, data order, augmentation, or what only training needs (adapters)."""
+    """The seed of a stream: initial student weights, data order, augmentation, or what only training needs."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:7])
 
 
