@@ -15,15 +15,17 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     study_path: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The question, such as studies/paths.yaml.")],
-    data_root: Annotated[Path | None, typer.Option(help="A nuScenes root. [default: an embedded world]")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="A nuScenes root; an embedded world if not given.")] = None,
     version: Annotated[str | None, typer.Option(help="Version folder in the root, such as v1.0-trainval.")] = None,
     split: Annotated[
-        str | None, typer.Option(help="TRAIN:EVAL splits, or one for both. [default: the version's train:val]")
+        str | None, typer.Option(help="TRAIN:EVAL splits, or one for both; the version's own if not given.")
     ] = None,
     runs_dir: Annotated[Path, typer.Option(help="Run folders; equal jobs of all studies share one.")] = Path("runs"),
     out: Annotated[Path, typer.Option(help="Tables go to OUT/STUDY.")] = Path("reports"),
     tracking_uri: Annotated[str, typer.Option(help="MLflow tracking store.")] = "sqlite:///mlflow.db",
-    workers: Annotated[int | None, typer.Option(min=1, help="Trainings at once. [default: GPUs, or cores]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Trainings at once; as many as GPUs, or cores.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     seeds: Annotated[str | None, typer.Option(help="Instead of the study's, such as 0,1,2.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as schedule.steps=100.")] = None,

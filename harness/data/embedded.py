@@ -9,7 +9,7 @@ from pathlib import Path
 
 import platformdirs
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from harness.data.nuscenes import NuScenesRoot
 from harness.data.synthetic_tables import GENERATOR, MANIFEST, synthesize
@@ -43,8 +43,8 @@ def scene_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     What it yields is to be called with the number of scenes done and of all scenes.
     """
     if console.is_terminal:
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("scenes,"), TimeElapsedColumn(), TextColumn("left"))
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("scenes, left:"), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("scenes", total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from filelock import FileLock
 from PIL import Image
 
@@ -51,13 +50,6 @@ PRESETS = {
     "tiny": Preset(train=80, tune=8, val=20, keyframes=5),
     "smoke": Preset(train=2, tune=1, val=1, keyframes=3),
 }
-
-
-def embedded_root(preset: str, seed: int, workers: int) -> Path:
-    """The dataset in the user's cache folder, made there first where it is missing."""
-    out = platformdirs.user_cache_path("crossbev") / f"synthetic-{preset}-{seed}-{GENERATOR}"
-    synthesize(out, preset, seed, workers)
-    return out
 
 
 def synthesize(

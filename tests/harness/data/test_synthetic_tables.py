@@ -254,17 +254,6 @@ def test_unknown_presets_and_negative_seeds_are_input_errors(tmp_path):
         synthesize(tmp_path, "smoke", -1)
 
 
-def test_the_embedded_root_is_made_once_in_the_cache_folder(root, tmp_path, monkeypatch):
-    from harness.data import synthetic_tables
-
-    monkeypatch.setattr(synthetic_tables.platformdirs, "user_cache_path", lambda name: tmp_path / name)
-    # The dataset made above stands in for one made on first use.
-    expected = tmp_path / "crossbev" / f"synthetic-smoke-0-{synthetic_tables.GENERATOR}"
-    expected.parent.mkdir()
-    expected.symlink_to(root)
-    assert synthetic_tables.embedded_root("smoke", 0, 1) == expected
-
-
 def test_seeds_and_splits_are_different_worlds(root, tmp_path):
     from harness.data.synthetic_world import build_scene
 
