@@ -47,7 +47,7 @@ class Preset:
 
 
 PRESETS = {
-    "tiny": Preset(train=80, tune=8, val=20, keyframes=5),
+    "tiny": Preset(train=150, tune=15, val=36, keyframes=3),
     "smoke": Preset(train=2, tune=1, val=1, keyframes=3),
 }
 
