@@ -41,6 +41,7 @@ TABLES = (
 )
 CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
 LIDAR = "LIDAR_TOP"
+_LFS = b"version https://git-lfs"
 
 # The devkit scores a predefined split only under the version it belongs to.
 _VERSION_OF_SPLIT = {
@@ -212,10 +213,14 @@ class NuScenesRoot:
     def _points(self, token: str) -> Tensor:
         record = self._keyframe(token, LIDAR)
         path = self.path / record["filename"]
-        raw = np.fromfile(path, dtype=np.float32)
-        if raw.size == 0 or raw.size % 5:
-            raise InputError(f"{path} holds {raw.size} floats; a LiDAR sweep has 5 a point (x, y, z, intensity, ring)")
-        raw = raw.reshape(-1, 5)
+        content = path.read_bytes()
+        if content.startswith(_LFS):
+            raise InputError(f"{path} is a git-LFS pointer, not a LiDAR sweep: fetch the real file")
+        if not content or len(content) % 20:
+            raise InputError(f"{path} has {len(content)} bytes; a LiDAR sweep has 5 floats (20 bytes) a point")
+        raw = np.frombuffer(content, dtype=np.float32).reshape(-1, 5)
+        if not np.isfinite(raw[:, :4]).all():
+            raise InputError(f"{path} holds a NaN or an infinity")
         sensor = _pose(self.devkit.get("calibrated_sensor", record["calibrated_sensor_token"]))
         xyz = raw[:, :3] @ sensor[:3, :3].T + sensor[:3, 3]
         age = np.zeros((len(raw), 1))

@@ -171,7 +171,7 @@ def test_missing_or_invalid_table_is_named(broken):
 
 
 @pytest.mark.parametrize("channel", ["LIDAR_TOP", "CAM_BACK"])
-@pytest.mark.parametrize("content", [None, b"", b"version https://git-lfs.github.com/spec/v1"])
+@pytest.mark.parametrize("content", [None, b"", b"version https://git-lfs.github.com/spec/v1", b"\xff" * 40])
 def test_missing_or_unreadable_sensor_file_is_named(broken, smoke_root, channel, content):
     root, message = broken
     token = smoke_root.tokens("synthetic_val")[0]
