@@ -23,9 +23,7 @@ def main(
     runs_dir: Annotated[Path, typer.Option(help="Run folders; equal jobs of all studies share one.")] = Path("runs"),
     out: Annotated[Path, typer.Option(help="Tables go to OUT/STUDY.")] = Path("reports"),
     tracking_uri: Annotated[str, typer.Option(help="MLflow tracking store.")] = "sqlite:///mlflow.db",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Trainings at once; as many as GPUs, or cores.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trainings at once; as many as GPUs, or cores.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     seeds: Annotated[str | None, typer.Option(help="Instead of the study's, such as 0,1,2.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as schedule.steps=100.")] = None,

@@ -42,7 +42,11 @@ class Mirror:
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
             self._client = MlflowClient(tracking_uri=uri)
             experiment = self._client.get_experiment_by_name(name)
-            self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(name)
+            # Without the kind the UI guesses, and hides metrics in favour of traces and prompts.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            self._experiment = (
+                experiment.experiment_id if experiment else self._client.create_experiment(name, tags=kind)
+            )
             rows = sorted(f"{row.role} {row.model} {row.path} {row.arm} {row.seed} {row.job}" for row in plan.rows)
             identity = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
             parent, _ = self._run({"crossbev.plan": identity}, f"study {name}")
