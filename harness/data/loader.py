@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from detectors.batch import Batch, Sample, collate
 from harness.data.augment import augment
@@ -23,7 +23,7 @@ class Drawn:
     seed: int
 
 
-class SampleSet(Dataset[Sample]):
+class SampleSet:
     """The samples of a split, in its order, with the sensors and image size that the models want."""
 
     def __init__(
@@ -76,24 +76,22 @@ def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> list[i
 
 
 def training_batches(
-    samples: SampleSet, batch_size: int, steps: range, order_seed: int, augment_seed: int, workers: int = 0
+    samples: SampleSet, batch_size: int, steps: range, order_seed: int, augment_seed: int
 ) -> Iterator[Batch]:
     """The batches of the given steps; order and augmentation have separate seeds."""
-    plan = [
-        [
-            Drawn(index, (augment_seed + step * batch_size + place) % 2**63)
-            for place, index in enumerate(batch_indices(len(samples), batch_size, step, order_seed))
-        ]
-        for step in steps
-    ]
-    yield from DataLoader(samples, batch_sampler=plan, num_workers=workers, collate_fn=collate)
+    for step in steps:
+        chosen = batch_indices(len(samples), batch_size, step, order_seed)
+        first = augment_seed + step * batch_size
+        yield collate([samples[Drawn(index, (first + i) % 2**63)] for i, index in enumerate(chosen)])
 
 
-def evaluation_batches(samples: SampleSet, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+def evaluation_batches(samples: SampleSet, batch_size: int) -> Iterator[Batch]:
     """Every sample once, in order."""
-    yield from DataLoader(samples, batch_size=batch_size, num_workers=workers, collate_fn=collate)
+    for first in range(0, len(samples), batch_size):
+        yield collate([samples[index] for index in range(first, min(first + batch_size, len(samples)))])
 
 
+@lru_cache(maxsize=2)
 def _order(samples: int, seed: int, round_: int) -> list[int]:
     generator = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * round_) % 2**63)
     return torch.randperm(samples, generator=generator).tolist()
