@@ -62,6 +62,10 @@ class RunFolder:
         content = self._read("result.json")
         return None if content is None else Result(**content)
 
+    def finished_at(self) -> float:
+        """When the result was written, in seconds since 1970."""
+        return (self.path / "result.json").stat().st_mtime
+
     def complete(self, result: Result) -> None:
         """Write the result, which makes the job a finished one, and drop what only a resume would need."""
         self.write("result.json", asdict(result))

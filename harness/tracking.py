@@ -81,7 +81,10 @@ class Mirror:
     def _add(self, job: Job, folder: RunFolder) -> None:
         result = folder.result()
         assert result is not None, f"{folder.path} has no result to mirror"
-        run, complete = self._run({"crossbev.job": job.id, "mlflow.parentRunId": self._parent}, job.label)
+        # The times of the training, not of its mirroring, in milliseconds.
+        end = int(1000 * folder.finished_at())
+        start = end - int(1000 * result.seconds)
+        run, complete = self._run({"crossbev.job": job.id, "mlflow.parentRunId": self._parent}, job.label, start)
         if complete:
             return
         self._describe(run.info.run_id, job, [row for row in self._rows if row.job == job.id])
@@ -89,15 +92,15 @@ class Mirror:
         self._final(run.info.run_id, result)
         for name in ("job.json", "metrics_summary.json", "log.txt"):
             self._client.log_artifact(run.info.run_id, str(folder.path / name))
-        self._client.set_terminated(run.info.run_id, "FINISHED")
+        self._client.set_terminated(run.info.run_id, "FINISHED", end)
 
-    def _run(self, tags: dict[str, str], name: str) -> tuple["Run", bool]:
+    def _run(self, tags: dict[str, str], name: str, start: int | None = None) -> tuple["Run", bool]:
         """The run with these tags, made if it is not there, and whether it was completed before."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         found = self._client.search_runs([self._experiment], query, max_results=1)
         if found:
             return found[0], found[0].info.status == "FINISHED"
-        return self._client.create_run(self._experiment, tags=tags, run_name=name), False
+        return self._client.create_run(self._experiment, start, tags, name), False
 
     def _describe(self, run: str, job: Job, rows: list[Row]) -> None:
         from mlflow.entities import Param, RunTag
