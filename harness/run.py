@@ -1,5 +1,6 @@
 """python -m harness.run STUDY.yaml: plan, execute, report."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -34,25 +35,24 @@ def main(
     Stop it with Ctrl-C and call it again to go on. Calling it when all is done trains nothing and prints the table.
     """
     with exit_2_on_input_error():
-        if device not in ("auto", "cpu", "cuda", "mps"):
-            raise InputError(f"--device {device!r}; allowed: auto, cpu, cuda, mps")
         overrides = list(set_ or [])
         if seeds is not None:
             overrides.append(f"seeds=[{seeds}]")
         overrides += _data_overrides(data_root, version, split)
-        failed = _run(study_path, overrides, runs_dir, out, tracking_uri, workers, device, dry_run)
-    raise typer.Exit(1 if failed else 0)
+        status = _run(study_path, overrides, runs_dir, out, tracking_uri, workers, device, dry_run)
+    raise typer.Exit(status)
 
 
 def _data_overrides(root: Path | None, version: str | None, split: str | None) -> list[str]:
     """The flags about data as overrides of the study's `data`."""
-    found = [f"data.root={root}"] if root is not None else []
+    # Quoted, as YAML would cut a path at " #" and take 2024 for a number.
+    found = [f"data.root={json.dumps(str(root))}"] if root is not None else []
     if version is not None:
-        found.append(f"data.version={version}")
+        found.append(f"data.version={json.dumps(version)}")
         split = split or {"v1.0-trainval": "train:val", "v1.0-mini": "mini_train:mini_val"}.get(version)
     if split is not None:
         train, _, evaluated = split.partition(":")
-        found += [f"data.train_split={train}", f"data.eval_split={evaluated or train}"]
+        found += [f"data.train_split={json.dumps(train)}", f"data.eval_split={json.dumps(evaluated or train)}"]
     return found
 
 
@@ -65,11 +65,11 @@ def _run(
     workers: int | None,
     device: str,
     dry_run: bool,
-) -> bool:
-    """The whole way; whether a job failed."""
+) -> int:
+    """The whole way; the exit status: 0, 1 where a job failed, 2 where all that failed did so by wrong input."""
     # What takes seconds to import is imported after the arguments are known to be good.
     from harness.data.embedded import open_root
-    from harness.execute.executor import JobState, Site, default_workers, execute
+    from harness.execute.executor import JobState, Site, check_device, default_workers, execute
     from harness.execute.progress import progress
     from harness.report.results import results_frame, summary
     from harness.report.tables import markdown, print_table, write_tables
@@ -78,6 +78,7 @@ def _run(
     from harness.tracking import Mirror
     from harness.train.job import check_inputs
 
+    check_device(device)
     study = load_study(study_path, overrides)
     root = open_root(study.data, console)
     plan = plan_study(study, root.fingerprint())
@@ -92,7 +93,10 @@ def _run(
     if dry_run:
         for job in plan.jobs.values():
             console.print(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}", highlight=False)
-        return False
+        return 0
+    tables = out / study_path.stem
+    for folder in (runs_dir, tables):
+        _make(folder)
     check_inputs(todo, root)
 
     mirror = Mirror(tracking_uri, study_path.stem, study, plan, runs_dir, console)
@@ -106,11 +110,11 @@ def _run(
             states = execute(plan, site, watch)
             watch(states)
     except KeyboardInterrupt:
+        mirror.stop()
         console.print(f"stopped; finished steps are kept in {runs_dir}; the same command goes on")
         raise typer.Exit(130) from None
 
     results = summary(results_frame(plan, runs_dir))
-    tables = out / study_path.stem
     write_tables(results, study, tables)
     print_table(results, study, console)
     failed = [state for state in states.values() if state.status == "failed"]
@@ -119,7 +123,15 @@ def _run(
     mirror.finish(tables, markdown(results, study), bool(failed))
     console.print(f"tables: {tables}/table.md, {tables}/table.csv", highlight=False)
     console.print(f"compare runs: mlflow ui --backend-store-uri {tracking_uri}", highlight=False)
-    return bool(failed)
+    return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
+
+
+def _make(folder: Path) -> None:
+    """The folder, before hours of training find out that it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be made: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ class Mirror:
         self._runs, self._console = runs, console
         self._mirrored: set[str] = set()
         self._alive = True
+        # A mirror of local folders has nothing to tell anybody; must be set before the first import of mlflow.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         with self._unless_broken():
-            # A mirror of local folders has nothing to tell anybody; must be set before the first import.
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             from mlflow import MlflowClient
 
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -51,6 +51,7 @@ class Mirror:
             identity = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
             parent, _ = self._run({"crossbev.plan": identity}, f"study {name}")
             self._parent = parent.info.run_id
+            self._client.update_run(self._parent, "RUNNING")
 
     def follow(self, done: Iterable[Job]) -> None:
         """Mirror those finished jobs that were not mirrored yet."""
@@ -68,13 +69,18 @@ class Mirror:
                 self._client.log_artifacts(self._parent, str(tables), "tables")
                 self._client.set_terminated(self._parent, "FAILED" if failed else "FINISHED")
 
+    def stop(self) -> None:
+        """Close the parent run of a study that was interrupted; the next call opens it again."""
+        if self._alive:
+            with self._unless_broken():
+                self._client.set_terminated(self._parent, "KILLED")
+
     @contextmanager
     def _unless_broken(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-
         try:
             yield
-        except (MlflowException, OSError) as error:
+        except Exception as error:
+            # MLflow, its database, a driver that is missing: whatever it is, the run folders have the results.
             self._alive = False
             self._console.print(f"MLflow is not mirrored any more: {error}", markup=False, style="yellow")
 

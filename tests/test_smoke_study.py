@@ -89,9 +89,10 @@ def test_mlflow_has_one_parent_and_a_child_a_job_with_the_run_folders_numbers(fi
     assert names == {"teacher lidar", "camera baseline, seed 0", "lidar->camera unidistill, seed 0"}
 
 
-def test_broken_tracking_store_does_not_cost_the_study(first, crossbev):
+@pytest.mark.parametrize("uri", ["sqlite:////dev/null/mlflow.db", "sqlite://nonsense", "postgresql://nobody@nowhere/x"])
+def test_broken_tracking_store_does_not_cost_the_study(first, crossbev, uri):
     assert first.returncode == 0
-    run = crossbev("smoke.yaml", "--tracking-uri", "sqlite:////dev/null/mlflow.db")
+    run = crossbev("smoke.yaml", "--tracking-uri", uri)
     assert run.returncode == 0
     assert "MLflow is not mirrored" in run.stdout
     assert "lidar->camera unidistill" in run.stdout
@@ -114,7 +115,9 @@ def test_dry_run_shows_the_plan_and_runs_nothing(first, crossbev, workplace):
         (["--version", "v1.0-trainval"], "unknown version 'v1.0-trainval'"),
         (["--split", "synthetic_vall"], "did you mean 'synthetic_val'"),
         (["--set", "teachers.lidar.checkpoint=nowhere.safetensors"], "nowhere.safetensors cannot be read"),
-        (["--device", "abacus"], "abacus"),
+        (["--device", "abacus"], "unknown device 'abacus'"),
+        (["--runs-dir", "mlflow.db"], "mlflow.db cannot be made"),
+        (["--out", "mlflow.db"], "cannot be made"),
         (["--seeds", "0,x"], "seeds"),
     ],
 )

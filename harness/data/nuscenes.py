@@ -111,7 +111,10 @@ class NuScenesRoot:
         custom = self.path / self.version / "splits.json"
         if custom.is_file():
             self._check_json(custom)
-            known |= json.loads(custom.read_text())
+            content = json.loads(custom.read_text())
+            if not isinstance(content, dict) or not all(isinstance(scenes, list) for scenes in content.values()):
+                raise InputError(f'{custom} must be {{"SPLIT": ["SCENE", ...], ...}}')
+            known |= content
         return known
 
     def check_split(self, split: str) -> None:
@@ -140,6 +143,13 @@ class NuScenesRoot:
                 path = self.path / self.devkit.get("sample_data", channels[channel])["filename"]
                 if not path.is_file():
                     raise InputError(f"sensor file {path} ({channel} of sample {token}) is missing")
+                if path.stat().st_size == 0:
+                    raise InputError(f"sensor file {path} ({channel} of sample {token}) is empty")
+
+    def check_annotations(self, split: str, tokens: list[str]) -> None:
+        """Raise InputError for a split that nothing can be learned from or scored on, such as nuScenes' test."""
+        if not any(self.devkit.get("sample", token)["anns"] for token in tokens):
+            raise InputError(f"split {split!r} of {self.path / self.version} has no annotation")
 
     def global_from_bev(self, token: str) -> np.ndarray:
         """The pose of a sample's BEV frame, 4x4."""

@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def synthesize(
         raise InputError(unknown("preset", preset, PRESETS))
     if seed < 0:
         raise InputError(f"seed {seed} is negative; a seed is 0 or more")
-    identity = {"preset": preset, "seed": seed, "generator": GENERATOR}
+    identity = {"preset": preset, "seed": seed, "generator": GENERATOR, "scenes": asdict(PRESETS[preset])}
     if _is_complete(out, identity):
         return
     if out.exists() and not out.is_dir():
@@ -146,8 +146,6 @@ def _generate(
         **identity,
         "note": "Synthetic scenes. Class frequencies are flattened: rare classes are as common as cars.",
         "frames": "nuScenes v1.0 conventions; LiDAR scans and images are instantaneous, each at its own time.",
-        "scenes": {split: len(found) for split, found in names.items()},
-        "keyframes_per_scene": PRESETS[preset].keyframes,
         "sha256": dict(sorted(hashes.items())),
     }
     _write_json(out / MANIFEST, manifest)

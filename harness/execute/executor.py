@@ -12,13 +12,15 @@ from typing import Literal
 import torch
 
 from harness.data.nuscenes import NuScenesRoot
-from harness.store import RunFolder
+from harness.errors import InputError, unknown
+from harness.store import Busy, RunFolder
 from harness.study.plan import Job, Plan
 from harness.train.job import BUSY, STOPPED, JobOrder
 
 Status = Literal["waiting", "running", "done", "failed"]
 
 POLL_SECONDS = 0.25
+# Where another study trains the very same job: when looked at again it is done, most likely.
 RETRY_BUSY_SECONDS = 5.0
 # A worker looks for the closed pipe after every step; this is long enough for a slow step and its checkpoint.
 STOP_SECONDS = 120.0
@@ -49,6 +51,8 @@ class JobState:
     status: Status
     reason: str = ""
     """Why it failed."""
+    wrong_input: bool = False
+    """It failed for something that the user has to mend."""
     step: int = 0
     loss: float | None = None
     seconds_left: float | None = None
@@ -63,10 +67,26 @@ class _Worker:
     steps_before: int = 0
 
 
+def check_device(device: str) -> None:
+    """Raise InputError for a device that is unknown or that this machine does not have."""
+    here = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device not in here:
+        raise InputError(f"--device: {unknown('device', device, here)}")
+    if not here[device]:
+        raise InputError(f"--device {device}: this machine has none; it has: {', '.join(d for d in here if here[d])}")
+
+
 def default_workers(device: str) -> int:
     """One worker a GPU, or one a core where there is none."""
-    gpus = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") else 0
-    return gpus or os.cpu_count() or 1
+    if device == "mps":
+        return 1
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return gpus or _cores()
+
+
+def _cores() -> int:
+    """Cores that this process may use, which a container or a batch system may have cut."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]) -> dict[str, JobState]:
@@ -94,11 +114,15 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
                 if state.status == "waiting" and len(workers) < site.workers:
                     needs = state.job.spec.teacher
                     if needs and states[needs].status == "failed":
-                        state.status, state.reason = "failed", f"its teacher failed ({states[needs].job.label})"
+                        state.status, state.wrong_input = "failed", states[needs].wrong_input
+                        state.reason = f"its teacher failed ({states[needs].job.label})"
                     elif (not needs or states[needs].status == "done") and time.monotonic() > not_before.get(id_, 0):
                         free = set(range(site.workers)) - {worker.slot for worker in workers.values()}
-                        workers[id_] = _start(plan, state.job, site, min(free))
-                        state.status = "running"
+                        try:
+                            workers[id_] = _start(plan, state.job, site, min(free))
+                            state.status = "running"
+                        except Busy:
+                            not_before[id_] = time.monotonic() + RETRY_BUSY_SECONDS
             time.sleep(POLL_SECONDS)
             for id_ in list(workers):
                 code = workers[id_].process.poll()
@@ -107,7 +131,6 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
                     continue
                 _end(workers.pop(id_))
                 if code == BUSY:
-                    # Another study trains the very same job: look again later, most likely it is done then.
                     states[id_].status, not_before[id_] = "waiting", time.monotonic() + RETRY_BUSY_SECONDS
                 else:
                     _settle(states[id_], code, site)
@@ -134,22 +157,30 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
         device=site.device,
         threads=site.threads,
     )
-    folder.write("job.json", order.model_dump(mode="json"))
-    folder.clear_failure()
-    gpus = torch.cuda.device_count()
-    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": str(slot % gpus)} if gpus else {})
+    with folder.locked():
+        folder.write("job.json", order.model_dump(mode="json"))
+        folder.clear_failure()
     with folder.log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "harness.train.job", str(folder.path)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment | {"OMP_NUM_THREADS": str(site.threads)},
+            env=os.environ | _one_gpu(site.device, slot) | {"OMP_NUM_THREADS": str(site.threads)},
             # Ctrl-C reaches this process alone; closing the pipe is how a worker is asked to stop.
             start_new_session=True,
         )
     newest = folder.last_step()
     return _Worker(process, slot, steps_before=int(newest["step"]) + 1 if newest else 0)
+
+
+def _one_gpu(device: str, slot: int) -> dict[str, str]:
+    """The variable that leaves a worker one of the GPUs that this process may use; nothing where there is none."""
+    if device in ("cpu", "mps") or not torch.cuda.device_count():
+        return {}
+    mask = os.environ.get("CUDA_VISIBLE_DEVICES")
+    allowed = mask.split(",") if mask else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    return {"CUDA_VISIBLE_DEVICES": allowed[slot % len(allowed)]}
 
 
 def _ask_to_stop(worker: _Worker) -> None:
@@ -186,4 +217,4 @@ def _settle(state: JobState, code: int, site: Site) -> None:
     failure = folder.failure()
     how = "was stopped" if code == STOPPED else f"ended with exit status {code}"
     state.status = "failed"
-    state.reason = failure[0] if failure else f"the worker {how}; see {folder.log}"
+    state.reason, state.wrong_input = failure or (f"the worker {how}; see {folder.log}", False)

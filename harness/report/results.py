@@ -33,7 +33,7 @@ def results_frame(plan: Plan, runs: Path) -> pd.DataFrame:
             "losses": " + ".join(row.losses),
             "seed": row.seed,
             "job": row.job,
-            "missing": "" if result else f"failed: {failure[0]}" if failure else "not run",
+            "missing": "" if result else f"failed: {failure[0].splitlines()[0]}" if failure else "not run",
         }
         for metric in (*POINTS, *ERRORS):
             scale = 100 if metric in POINTS else 1
@@ -51,8 +51,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     keys = ["role", "model", "path", "arm", "losses"]
     metrics = [*POINTS, *ERRORS, *GAINS]
     groups = frame.groupby(keys, sort=False)
-    spread = groups[metrics].std(ddof=1).add_suffix("_std")
     missing = groups["missing"].agg(lambda reasons: "; ".join(sorted({r for r in reasons if r})))
-    # A mean over fewer seeds than were asked for would pass for the whole: such a row has no numbers.
-    means = groups[metrics].mean().where(missing == "", float("nan"))
+    # A mean over fewer seeds than were asked for would pass for the whole: one NaN makes the cell NaN.
+    means = groups[metrics].mean(skipna=False)
+    spread = groups[metrics].std(ddof=1, skipna=False).add_suffix("_std")
     return means.join(spread).join(groups.size().rename("seeds")).join(missing).reset_index()

@@ -24,12 +24,13 @@ def caption(study: StudySpec) -> list[str]:
         "within_25m": "nuScenes' metrics with class ranges cut at 25 m",
     }[data.detection_config]
     lines = [
-        f"Scored on {data.version} {data.eval_split}, trained on {data.train_split}; {ranges}; "
-        f"{schedule.steps} steps of batch {schedule.batch_size}; seeds {', '.join(map(str, study.seeds))}.",
-        "mAP, NDS and gains in points; errors as nuScenes defines them, smaller is better. "
-        "A gain is over the same student and seed trained without a teacher.",
+        f"Scored on {data.version} {data.eval_split}, trained on {data.train_split}; {ranges}; students: "
+        f"{schedule.steps} steps of batch {schedule.batch_size}, learning rate {schedule.lr:g}; "
+        f"seeds {', '.join(map(str, study.seeds))}.",
+        "mAP, NDS and gains in points; errors as nuScenes defines them, smaller is better; ± is the standard deviation "
+        "over seeds. A gain is over the same student and seed trained without a teacher.",
     ]
-    lines += [f"{arm}: {' + '.join(losses)}." for arm, losses in study.arms.items()]
+    lines += [f"{arm}: {', '.join(_loss(name, study) for name in losses)}." for arm, losses in study.arms.items()]
     if data.root is None:
         lines.append("These are numbers of the embedded synthetic world, not of nuScenes.")
     if data.train_split == data.eval_split:
@@ -37,6 +38,12 @@ def caption(study: StudySpec) -> list[str]:
     if len(study.seeds) == 1:
         lines.append("One seed: a difference speaks of these two trainings, not of the loss.")
     return lines
+
+
+def _loss(name: str, study: StudySpec) -> str:
+    """A loss with the fields that the study sets."""
+    fields = study.losses[name].model_dump()
+    return f"{name} ({', '.join(f'{field} {value}' for field, value in fields.items())})"
 
 
 def write_tables(summary: pd.DataFrame, study: StudySpec, out: Path) -> None:

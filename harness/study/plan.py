@@ -95,7 +95,9 @@ class Plan:
     @property
     def wanted(self) -> int:
         """Trainings of a loop that gives each distilled student a teacher and a baseline of its own."""
-        return sum(3 for row in self.rows if row.role == "student") or len(self.rows)
+        students = [self.jobs[row.job].spec for row in self.rows if row.role == "student"]
+        taught = sum(1 for student in students if student.teacher and self.jobs[student.teacher].spec.schedule)
+        return 2 * len(students) + taught if students else len(self.rows)
 
     def add(self, job: Job) -> str:
         """Take a job in, unless an equal one is there; its id."""
@@ -126,7 +128,10 @@ def plan_study(study: StudySpec, fingerprint: str) -> Plan:
         teacher = study.teachers[name]
         job_spec = spec(teacher.preset, teacher.seed)
         if teacher.checkpoint is not None:
-            job_spec = job_spec.model_copy(update={"schedule": None, "weights": _content_hash(teacher.checkpoint)})
+            # Neither seed nor training split of the study had a part in weights that are given.
+            given = {"schedule": None, "weights": _content_hash(teacher.checkpoint), "seed": 0}
+            untrained = data.model_copy(update={"train_split": ""})
+            job_spec = job_spec.model_copy(update=given | {"data": untrained})
         job = Job(job_spec, f"teacher {name}", teacher.checkpoint)
         teachers[name] = plan.add(job)
         plan.rows.append(Row("teacher", name, "", "teacher", (), teacher.seed, job.id, None))

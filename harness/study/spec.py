@@ -1,5 +1,6 @@
 """StudySpec: the question a study asks, as a strict and frozen schema."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -48,7 +49,7 @@ class ScheduleSpec(Spec):
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=10.0, gt=0)
     """Largest norm of all gradients together."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     augment: AugmentSpec = AugmentSpec()
 
 
@@ -80,7 +81,15 @@ class LossChoice(Spec):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    weight: Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)]]
+    weight: float | dict[str, float]
+
+    @field_validator("weight", mode="before")
+    @classmethod
+    def _weight_is_a_number_or_one_a_path(cls, weight: Any) -> Any:
+        for value in weight.values() if isinstance(weight, dict) else [weight]:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{value!r} is no weight; allowed: a number of 0 or more, or {{PATH: number, ...}}")
+        return weight
 
     def at(self, path: str) -> dict[str, Any]:
         """The fields of the loss on one path."""
@@ -92,13 +101,8 @@ def _tidy_path(text: Any) -> Any:
     return re.sub(r"\s*->\s*", "->", text.strip()) if isinstance(text, str) else text
 
 
+Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
 PathText = Annotated[str, BeforeValidator(_tidy_path), Field(pattern=r"^\w+->\w+$")]
-
-
-class ReportSpec(Spec):
-    """What the table says beside the numbers."""
-
-    title: str = ""
 
 
 class StudySpec(Spec):
@@ -110,10 +114,9 @@ class StudySpec(Spec):
     students: dict[str, StudentSpec]
     paths: tuple[PathText, ...] = ()
     losses: dict[str, LossChoice] = Field(default_factory=dict)
-    arms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    arms: dict[Name, tuple[str, ...]] = Field(default_factory=dict)
     """Name of an arm to the losses it uses together."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    report: ReportSpec = ReportSpec()
 
     @field_validator("losses")
     @classmethod
@@ -126,7 +129,9 @@ class StudySpec(Spec):
     @field_validator("arms")
     @classmethod
     def _arms_use_declared_losses(cls, arms: dict[str, tuple[str, ...]], info: Any) -> dict[str, tuple[str, ...]]:
-        declared = info.data.get("losses", {})
+        if "losses" not in info.data:  # they are wrong themselves, and that is told already
+            return arms
+        declared = info.data["losses"]
         for arm, names in arms.items():
             if arm in ("baseline", "teacher"):
                 raise ValueError(f"an arm cannot be named {arm!r}: every table has a row of that name")
@@ -141,6 +146,8 @@ class StudySpec(Spec):
 
     @model_validator(mode="after")
     def _paths_lead_somewhere(self) -> Self:
+        if bool(self.paths) != bool(self.arms):
+            raise ValueError("paths and arms belong together: a path without an arm, or an arm without a path, is idle")
         for path in self.paths:
             teacher, student = path.split("->")
             if teacher not in self.teachers:
@@ -154,6 +161,8 @@ class StudySpec(Spec):
             for path in choice.weight if isinstance(choice.weight, dict) else ():
                 if path not in self.paths:
                     raise ValueError(f"losses.{name}.weight: {unknown('path', path, self.paths)}")
+        if len(set(self.paths)) < len(self.paths):
+            raise ValueError(f"paths {list(self.paths)} name one twice")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} name one twice")
         return self

@@ -73,12 +73,18 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
 
 def check_inputs(jobs: list[Job], root: NuScenesRoot) -> None:
     """Raise InputError, before anything is trained, for a file that one of these jobs would miss."""
+    # A view of its own: a large root's tables are not kept in memory while others train.
+    root = NuScenesRoot(root.path, root.version)
     for job in jobs:
         if job.checkpoint is not None:
             check_checkpoint(job.checkpoint, job.spec.detector)
     sensors = frozenset[str]().union(*(job.spec.detector.sensors for job in jobs))
-    splits = {split for job in jobs for split in (job.spec.data.train_split, job.spec.data.eval_split)}
-    root.check_files([token for split in sorted(splits) for token in root.tokens(split)], sensors)
+    scored = {job.spec.data.eval_split for job in jobs}
+    trained_on = {job.spec.data.train_split for job in jobs if job.spec.schedule is not None}
+    for split in sorted(scored | trained_on):
+        tokens = root.tokens(split)
+        root.check_files(tokens, sensors)
+        root.check_annotations(split, tokens)
 
 
 def _train(
@@ -149,12 +155,17 @@ def main(path: Path) -> int:
     threading.Thread(target=wait_for_parent, daemon=True).start()
     try:
         with folder.locked():
-            if folder.result() is None:
-                order = JobOrder.model_validate(folder.job())
-                folder.complete(run(order, folder, gone.is_set))
+            return _attempt(folder, gone.is_set)
     except Busy as busy:
         print(busy)
         return BUSY
+
+
+def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
+    """Run the job of a folder that this process owns, and record how it ended."""
+    try:
+        if folder.result() is None:
+            folder.complete(run(JobOrder.model_validate(folder.job()), folder, stop))
     except Interrupted as pause:
         print(pause)
         return STOPPED

@@ -1,5 +1,7 @@
 """fit: the training loop, in full view, on Lightning Fabric."""
 
+import io
+import math
 import time
 from collections.abc import Callable
 
@@ -10,7 +12,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from distill.objective import Objective
 from harness.data.loader import SampleSet, training_batches
-from harness.store import RunFolder
+from harness.store import RunFolder, atomic_write
 from harness.study.spec import ScheduleSpec
 from harness.train.streams import stream_seed
 
@@ -42,17 +44,18 @@ def fit(
     cycle = OneCycleLR(optimizer, max_lr=schedule.lr, total_steps=schedule.steps)
     start = _restore(run, objective, optimizer, cycle)
 
-    saved = time.monotonic()
+    saved = began = time.monotonic()
     steps = range(start, schedule.steps)
     order, augmentation = stream_seed(seed, "order"), stream_seed(seed, "augmentation")
     batches = training_batches(samples, schedule.batch_size, steps, order, augmentation)
     for step, batch in zip(steps, batches, strict=True):
-        began = time.monotonic()
         with fabric.autocast():
             output = objective(batch.to(fabric.device))
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(output.total)
-        norm = fabric.clip_gradients(objective, optimizer, max_norm=schedule.clip_norm, error_if_nonfinite=False)
+        norm = float(fabric.clip_gradients(objective, optimizer, max_norm=schedule.clip_norm, error_if_nonfinite=False))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient of step {step} is {norm}; all losses are finite")
         optimizer.step()
         rate = cycle.get_last_lr()[0]
         cycle.step()
@@ -64,10 +67,11 @@ def fit(
                 **{f"raw/{name}": value.item() for name, value in output.raw.items()},
                 **{f"weighted/{name}": value.item() for name, value in output.weighted.items()},
                 "lr": float(rate),
-                "gradient_norm": float(norm),
+                "gradient_norm": norm,
                 "seconds": time.monotonic() - began,
             },
         )
+        began = time.monotonic()
         stopping = stop() and step + 1 < schedule.steps
         if stopping or time.monotonic() - saved > SAVE_EVERY_SECONDS:
             _save(run, objective, optimizer, cycle, step + 1)
@@ -76,6 +80,8 @@ def fit(
             raise Interrupted(f"stopped after step {step + 1} of {schedule.steps}")
     if objective.teacher is not None:
         objective.check_teacher_unchanged()
+    # Whatever interrupts the scoring does not cost the training.
+    _save(run, objective, optimizer, cycle, schedule.steps)
 
 
 def _save(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, cycle: OneCycleLR, step: int) -> None:
@@ -85,9 +91,9 @@ def _save(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, cyc
         "cycle": cycle.state_dict(),
         "step": step,
     }
-    temporary = run.state.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(run.state)
+    content = io.BytesIO()
+    torch.save(state, content)
+    atomic_write(run.state, content.getvalue())
 
 
 def _restore(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, cycle: OneCycleLR) -> int:

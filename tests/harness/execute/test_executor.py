@@ -74,8 +74,37 @@ def test_default_is_a_worker_a_core_without_a_gpu(monkeypatch):
     from harness.execute import executor
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(executor.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(executor, "_cores", lambda: 3)
     assert executor.default_workers("auto") == 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert executor.default_workers("auto") == 2
     assert executor.default_workers("cpu") == 3
+
+
+def test_worker_gets_one_of_the_gpus_that_the_user_allowed(monkeypatch):
+    import torch
+
+    from harness.execute.executor import _one_gpu
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert [_one_gpu("auto", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["5", "7", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [_one_gpu("cuda", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["0", "1"]
+    assert _one_gpu("cpu", 0) == {}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert _one_gpu("auto", 0) == {}
+
+
+def test_device_that_is_not_there_is_refused(monkeypatch):
+    import torch
+
+    from harness.errors import InputError
+    from harness.execute.executor import check_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_device("auto")
+    with pytest.raises(InputError, match="this machine has none"):
+        check_device("cuda")
+    with pytest.raises(InputError, match="unknown device 'gpu'"):
+        check_device("gpu")

@@ -90,12 +90,17 @@ def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
 
 
 def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
-    from harness.report.results import results_frame
+    from harness.report.results import results_frame, summary
 
     frame = results_frame(plan, finish(except_=[("baseline", 1)]))
     student = frame[(frame.role == "student") & (frame.seed == 1)].iloc[0]
     assert student["mAP"] == pytest.approx(32)
     assert math.isnan(student["gain_mAP"])
+    # Nor does the mean over seeds pretend to one: it would be over one seed and be taken for two.
+    mean = summary(frame).set_index("role").loc["student"]
+    assert mean["mAP"] == pytest.approx(28)
+    assert math.isnan(mean["gain_mAP"])
+    assert math.isnan(mean["gain_mAP_std"])
 
 
 def test_markdown_shows_mean_and_spread(plan, study, finish):

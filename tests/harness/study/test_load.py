@@ -71,7 +71,11 @@ def test_study_loads_with_defaults_and_weights_by_path(load):
         ("[feature, relation]", "[]", ["study.yaml:12", "baseline"]),
         ("both:", "baseline:", ["study.yaml:12", "'baseline'"]),
         ("{lidar->camera: 40}", "{camera->lidar: 40}", ["losses.relation.weight", "lidar->camera"]),
-        ("weight: 2.0", "weight: -2.0", ["study.yaml:9", "losses.feature.weight"]),
+        ("weight: 2.0", "weight: -2.0", ["study.yaml:9", "losses.feature.weight", "-2.0 is no weight"]),
+        ("weight: 2.0", "weight: much", ["study.yaml:9", "'much' is no weight"]),
+        ("both:", "'a|b':", ["study.yaml:13", "a|b"]),
+        ("lidar -> camera]", "lidar -> camera, lidar->camera]", ["name one twice"]),
+        ("paths: [lidar -> camera]", "paths: []", ["belong together"]),
         ("steps: 5", "steps: 0", ["study.yaml:2", "schedule.steps", "greater than 0"]),
         ("steps: 5", "steps: 5, steps: 6", ["study.yaml:2", "'steps' is already given"]),
         ("steps: 5}", "steps: 5", ["not valid YAML"]),
@@ -82,6 +86,11 @@ def test_mistake_names_place_and_what_is_allowed(refusal, old, new, said):
     message = refusal(STUDY.replace(old, new, 1))
     for part in said:
         assert part in message
+
+
+def test_one_mistake_is_told_once(refusal):
+    assert len(refusal(STUDY.replace("weight: 2.0", "weight: -2.0")).splitlines()) == 1
+    assert len(refusal(STUDY.replace("feature: {", "featur: {")).splitlines()) == 1
 
 
 def test_override_sets_nested_values_and_later_ones_win(load):

@@ -59,13 +59,20 @@ def trained(order, tmp_path):
     return _train(order(), tmp_path / "whole")
 
 
-def test_interrupted_training_ends_with_the_same_bits(order, trained, tmp_path):
+@pytest.mark.parametrize("kind", ["lidar", "camera", "camera taught by lidar"])
+def test_interrupted_training_ends_with_the_same_bits(order, trained, tmp_path, kind):
     from harness.train.trainer import Interrupted
 
+    asked = order("tiny_lidar" if kind == "lidar" else "tiny_camera")
+    if kind == "camera taught by lidar":
+        # The adapter has state of its own to resume.
+        losses = {"feature": {"weight": 2.0, "adapter": "conv3x3"}, "relation": {"weight": 1.0}}
+        spec = asked.spec.model_copy(update={"teacher": "a teacher", "losses": losses})
+        asked = order(spec=spec, teacher_spec=order().spec, teacher_weights=trained[0].model)
     with pytest.raises(Interrupted, match="after step 2 of 4"):
-        _train(order(), tmp_path / "parts", stop_after=2)
-    folder, result = _train(order(), tmp_path / "parts")
-    whole, expected = trained
+        _train(asked, tmp_path / "parts", stop_after=2)
+    folder, result = _train(asked, tmp_path / "parts")
+    whole, expected = trained if kind == "lidar" else _train(asked, tmp_path / "at once")
     assert [line["step"] for line in folder.steps()] == [0, 1, 2, 3]
     assert [line["loss"] for line in folder.steps()] == [line["loss"] for line in whole.steps()]
     assert folder.model.read_bytes() == whole.model.read_bytes()
@@ -104,6 +111,15 @@ def test_students_of_one_seed_start_from_the_same_weights_and_batches(order, tra
     distilled_weights, expected_weights = load_file(folder.model), load_file(whole.model)
     for name, tensor in expected_weights.items():
         torch.testing.assert_close(distilled_weights[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_gradient_that_is_not_finite_stops_the_training(order, tmp_path, monkeypatch):
+    from lightning.fabric import Fabric
+
+    monkeypatch.setattr(Fabric, "clip_gradients", lambda *args, **kwargs: torch.tensor(float("nan")))
+    with pytest.raises(FloatingPointError, match="step 0"):
+        _train(order(), tmp_path / "broken")
+    assert not (tmp_path / "broken" / "model.safetensors").exists()
 
 
 def test_given_weights_are_scored_as_they_are(order, trained, tmp_path):
