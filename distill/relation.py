@@ -8,13 +8,11 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from detectors.batch import Batch
 from detectors.detector import DetectorSpec
-from detectors.geometry.grid import BevGrid
-from detectors.outputs import DetectorOutput
 from detectors.spec import Spec
 from distill.adapters import AdapterKind, build_adapter
-from distill.regions import Level, boxes_inside, level_channels, level_map, mean_over_boxes, sample_keypoints
+from distill.keypoints import KeypointTerm
+from distill.regions import Level, level_channels, mean_over_boxes
 
 
 def relation_loss(
@@ -52,27 +50,8 @@ class RelationSpec(Spec):
     adapter: AdapterKind = "none"
     """Never needed for the widths; the paper adapts a student that is stronger than its teacher."""
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "RelationTerm":
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> KeypointTerm:
         """The term between one student and one teacher."""
         channels = level_channels(student, self.level), level_channels(teacher, self.level)
         adapter = nn.Identity() if self.adapter == "none" else build_adapter(self.adapter, *channels)
-        return RelationTerm(student.grid, self.level, adapter)
-
-
-class RelationTerm(nn.Module):
-    """Owns the adapter of the student's map."""
-
-    def __init__(self, grid: BevGrid, level: Level, adapter: nn.Module):
-        super().__init__()
-        self.grid = grid
-        self.level = level
-        self.adapter = adapter
-
-    def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
-        """Relation loss at the keypoints of the annotated boxes inside the grid."""
-        adapted = self.adapter(level_map(student, self.level))
-        return relation_loss(
-            sample_keypoints(adapted, batch.boxes, self.grid),
-            sample_keypoints(level_map(teacher, self.level), batch.boxes, self.grid),
-            boxes_inside(batch.boxes, batch.is_box, self.grid),
-        )
+        return KeypointTerm(relation_loss, student.grid, self.level, adapter)

@@ -27,11 +27,12 @@ def test_objects_count_alike_however_they_are_spread_over_samples(feature_loss):
 
 
 def test_value_and_gradient_equal_a_loop_over_boxes(scene, rng, read_keypoints):
-    from distill.feature import FeatureTerm
+    from distill.feature import feature_loss
+    from distill.keypoints import KeypointTerm
 
     student, teacher = (scene.output(rng, low=3, high=4) for _ in range(2))
     maps = student.bev_low.requires_grad_()
-    loss = FeatureTerm(scene.grid, "low", torch.nn.Identity())(student, teacher, scene.batch)
+    loss = KeypointTerm(feature_loss, scene.grid, "low", torch.nn.Identity())(student, teacher, scene.batch)
 
     gaps = []
     for sample, box in scene.valid:

@@ -57,11 +57,12 @@ def test_half_precision_step_keeps_small_gaps(relation_loss):
 
 
 def test_value_and_gradient_equal_a_loop_over_boxes(scene, rng, read_keypoints):
-    from distill.relation import RelationTerm
+    from distill.keypoints import KeypointTerm
+    from distill.relation import relation_loss
 
     student, teacher = scene.output(rng, low=3, high=4), scene.output(rng, low=3, high=6)
     maps = student.bev_high.requires_grad_()
-    loss = RelationTerm(scene.grid, "high", torch.nn.Identity())(student, teacher, scene.batch)
+    loss = KeypointTerm(relation_loss, scene.grid, "high", torch.nn.Identity())(student, teacher, scene.batch)
 
     gaps = []
     for sample, box in scene.valid:
@@ -82,11 +83,12 @@ def test_value_and_gradient_equal_a_loop_over_boxes(scene, rng, read_keypoints):
 @pytest.mark.parametrize("adapter", ["none", "conv3x3"])
 def test_teacher_may_be_wider_than_the_student(scene, rng, adapter):
     from distill.adapters import build_adapter
-    from distill.relation import RelationTerm
+    from distill.keypoints import KeypointTerm
+    from distill.relation import relation_loss
 
     adapt = torch.nn.Identity() if adapter == "none" else build_adapter(adapter, 4, 6).double()
     student, teacher = scene.output(rng, low=3, high=4), scene.output(rng, low=3, high=6)
-    assert RelationTerm(scene.grid, "high", adapt)(student, teacher, scene.batch) > 0
+    assert KeypointTerm(relation_loss, scene.grid, "high", adapt)(student, teacher, scene.batch) > 0
 
 
 def test_compares_the_level_it_was_told(scene, rng, detector_spec):
