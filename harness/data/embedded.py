@@ -29,8 +29,10 @@ def open_root(data: DataSpec, console: Console) -> NuScenesRoot:
 def _embedded(data: DataSpec, console: Console) -> Path:
     """The embedded dataset in the user's cache folder, made there where it is missing."""
     path = platformdirs.user_cache_path("crossbev") / f"synthetic-{data.preset}-{data.seed}-{GENERATOR}"
-    if not (path / MANIFEST).is_file():
-        console.print(f"making the embedded dataset in {path}", markup=False, highlight=False, soft_wrap=True)
+    if (path / MANIFEST).is_file():
+        synthesize(path, data.preset, data.seed)  # only makes sure that it is this dataset
+        return path
+    console.print(f"making the embedded dataset in {path}", markup=False, highlight=False, soft_wrap=True)
     with scene_progress(console) as show:
         synthesize(path, data.preset, data.seed, os.cpu_count() or 1, show)
     return path

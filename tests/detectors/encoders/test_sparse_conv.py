@@ -144,3 +144,36 @@ def test_two_threads_compute_what_one_does(rng, make_conv):
 def test_a_table_of_another_kernel_is_refused(sites, make_conv):
     with pytest.raises(AssertionError, match="kernel"):
         make_conv((3, 3, 3))(torch.zeros(len(sites), 3), submanifold_table(sites, (1, 1, 3)))
+
+
+@pytest.fixture
+def one_thread():
+    # With more threads spconv's CPU build computes something else every time.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_forward_and_weight_layout_are_those_of_spconv(rng, sites, make_conv, one_thread, strided):
+    spconv = pytest.importorskip("spconv.pytorch", reason="spconv is not installed (extra cpu)")
+    conv = make_conv((3, 3, 3))
+    features = torch.randn(len(sites), 3, generator=rng)
+    if strided:
+        table = strided_table(sites, (3, 3, 3), (2, 2, 2), (1, 1, 1))
+        theirs = spconv.SparseConv3d(3, 6, 3, stride=2, padding=1, bias=False)
+    else:
+        table = submanifold_table(sites, (3, 3, 3))
+        theirs = spconv.SubMConv3d(3, 6, 3, bias=False)
+    assert theirs.weight.shape == conv.weight.shape
+    # spconv reads memory as if it were contiguous, which the result of nonzero is not.
+    places = sites.index.int().contiguous()
+    with torch.no_grad():
+        theirs.weight.copy_(conv.weight)
+        out = theirs(spconv.SparseConvTensor(features, places, list(sites.shape), SAMPLES))
+        mine = conv(features, table)
+    order = {tuple(place): row for row, place in enumerate(out.indices.tolist())}
+    assert order.keys() == {tuple(place) for place in table.sites.index.tolist()}
+    rows = [order[tuple(place)] for place in table.sites.index.tolist()]
+    assert_close(mine, out.features[rows], atol=1e-5, rtol=1e-5)
