@@ -3,7 +3,6 @@
 import io
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from PIL import Image
 from harness.data.synthetic_rows import MAP, SPLITS, SceneJob, Tables, shared_tables, write, write_scene
 from harness.data.synthetic_sensors import CAMERA_MOUNTS
 from harness.errors import InputError, unknown
+from harness.store import atomic_write
 
 GENERATOR = 1
 """Raised whenever the bytes of a dataset change for the same preset and seed."""
@@ -93,7 +93,7 @@ def synthesize(
         # Another process may have made it while this one waited.
         if not _is_complete(out, identity):
             _clear(out)
-            _write_json(out / MARKER, identity)
+            atomic_write(out / MARKER, json.dumps(identity, indent=1).encode())
             _generate(out, preset, seed, workers, progress or (lambda done, total: None), identity)
 
 
@@ -148,7 +148,7 @@ def _generate(
         "frames": "nuScenes v1.0 conventions; LiDAR scans and images are instantaneous, each at its own time.",
         "sha256": dict(sorted(hashes.items())),
     }
-    _write_json(out / MANIFEST, manifest)
+    atomic_write(out / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def _each_scene(jobs: list[SceneJob], workers: int) -> Iterable[tuple[Tables, dict[str, str]]]:
@@ -168,10 +168,3 @@ def _each_scene(jobs: list[SceneJob], workers: int) -> Iterable[tuple[Tables, di
 def _leave_interrupts() -> None:
     """Ctrl-C reaches all processes of a terminal; the parent alone reacts and stops the rest."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _write_json(path: Path, content: object) -> None:
-    """Write a file that is there as a whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, path)
