@@ -1,0 +1,127 @@
+"""Sensor files as arrays: JPEG images, LiDAR `.pcd.bin` and RADAR `.pcd`, each read whole or refused by name."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from harness.errors import InputError
+
+LIDAR_BYTES = 20
+"""A LiDAR point is x, y, z, intensity and ring, each a float32."""
+RADAR_FIELDS = np.dtype(
+    [(name, "<f4") for name in ("x", "y", "z")]
+    + [("dyn_prop", "i1"), ("id", "<i2")]
+    + [(name, "<f4") for name in ("rcs", "vx", "vy", "vx_comp", "vy_comp")]
+    + [(name, "i1") for name in ("is_quality_valid", "ambig_state", "x_rms", "y_rms")]
+    + [(name, "i1") for name in ("invalid_state", "pdh0", "vx_rms", "vy_rms")]
+)
+"""The 18 fields of a nuScenes RADAR return, packed.
+
+Sensor frame: x forward, y left, metres; velocities m/s, `_comp` with the ego motion taken out; rcs in dBsm. The rest are
+states of the sensor's own processing, as the devkit's `RadarPointCloud` explains them.
+"""
+LFS_POINTER = b"version https://git-lfs"
+_POINTER_BYTES = 1024
+"""No git-LFS pointer is longer, so only files that are shorter need a look inside."""
+
+
+def check_file(path: Path, what: str) -> None:
+    """Raise InputError where a file is missing, empty or a git-LFS pointer; cheap enough for a whole dataset.
+
+    Args:
+        path: Of a table or a sensor file.
+        what: It should be, for the message.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing; expected {what}")
+    size = path.stat().st_size
+    if not size:
+        raise InputError(f"{path} is empty; expected {what}")
+    if size < _POINTER_BYTES and path.read_bytes().startswith(LFS_POINTER):
+        raise InputError(
+            f"{path} is a git-LFS pointer, not {what}: fetch the real file, for example with `git lfs pull`"
+        )
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """A JPEG image, RGB."""
+    content = _content(path, "a JPEG image")
+    # OpenCV pads what is cut off with grey and says nothing.
+    whole = content.rstrip(b"\0").endswith(b"\xff\xd9")
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if whole else None
+    if image is None:
+        raise InputError(f"{path} cannot be read as a JPEG image: it is truncated or damaged")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_lidar(path: Path) -> Float[np.ndarray, "p 5"]:
+    """A LiDAR sweep: x, y, z (sensor frame, metres), intensity in [0, 255], ring."""
+    content = _content(path, "a LiDAR sweep")
+    if len(content) % LIDAR_BYTES:
+        raise InputError(
+            f"{path} is truncated: {len(content)} bytes are no whole number of points of {LIDAR_BYTES} bytes"
+        )
+    points = np.frombuffer(content, dtype=np.float32).reshape(-1, 5)
+    if not np.isfinite(points[:, :4]).all():
+        raise InputError(f"{path} holds a NaN or an infinity")
+    return points
+
+
+def read_radar(path: Path) -> np.ndarray:
+    """A RADAR sweep: a structured array of `RADAR_FIELDS`, unfiltered; raises InputError for any other layout."""
+    content = _content(path, "a RADAR sweep (binary PCD)")
+    header, mark, body = content.partition(b"DATA binary\n")
+    lines = dict(line.split(" ", 1) for line in header.decode("ascii", "replace").splitlines() if " " in line)
+    wanted = _radar_layout()
+    if not mark or {key: lines.get(key) for key in wanted} != wanted:
+        raise InputError(
+            f"{path} is no binary PCD with the 18 fields of a nuScenes RADAR: {' '.join(RADAR_FIELDS.names)}"
+        )
+    width = lines.get("WIDTH", "")
+    if not width.isdigit() or len(body) < int(width) * RADAR_FIELDS.itemsize:
+        raise InputError(
+            f"{path} is truncated: {width or 'an unknown number of'} points of {RADAR_FIELDS.itemsize} bytes are "
+            f"announced, {len(body)} bytes follow"
+        )
+    returns = np.frombuffer(body, RADAR_FIELDS, count=int(width))
+    # nuScenes writes a sweep without returns as one return of NaNs: PCD cannot be empty.
+    if len(returns) and np.isnan(returns["x"][0]):
+        return returns[:0]
+    if not all(np.isfinite(returns[name]).all() for name in ("x", "y", "z", "rcs", "vx_comp", "vy_comp")):
+        raise InputError(f"{path} holds a NaN or an infinity")
+    return returns
+
+
+def encode_radar(returns: np.ndarray) -> bytes:
+    """A structured array of `RADAR_FIELDS` as the content of a file that nuScenes' devkit reads."""
+    assert returns.dtype == RADAR_FIELDS
+    if not len(returns):
+        returns = np.zeros(1, RADAR_FIELDS)
+        for name in ("x", "y", "z"):
+            returns[name] = np.nan
+    count = len(returns)
+    header = {**_radar_layout(), "WIDTH": count, "HEIGHT": 1, "VIEWPOINT": "0 0 0 1 0 0 0", "POINTS": count}
+    lines = "".join(f"{key} {value}\n" for key, value in header.items())
+    # The devkit insists on at least one byte after the last point.
+    return f"# .PCD v0.7 - Point Cloud Data file format\n{lines}DATA binary\n".encode() + returns.tobytes() + b"\n"
+
+
+def _radar_layout() -> dict[str, str]:
+    kinds = [RADAR_FIELDS[name] for name in RADAR_FIELDS.names]
+    return {
+        "VERSION": "0.7",
+        "FIELDS": " ".join(RADAR_FIELDS.names),
+        "SIZE": " ".join(str(kind.itemsize) for kind in kinds),
+        "TYPE": " ".join("F" if kind.kind == "f" else "I" for kind in kinds),
+        "COUNT": " ".join("1" for _ in kinds),
+    }
+
+
+def _content(path: Path, what: str) -> bytes:
+    check_file(path, what)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; expected {what}") from error
