@@ -1,6 +1,7 @@
-"""Sample and Batch: what goes into a detector."""
+"""Sample and Batch: what goes into a detector, and Inputs: how much of it a detector asks for."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -8,6 +9,41 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from detectors.geometry.boxes import Boxes, pad_boxes
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a detector reads of a sample; a sensor that is not mentioned is not read."""
+
+    image_size: tuple[int, int] | None = None
+    """Height and width that images are resized and cropped to; None without cameras."""
+    keyframes: int = 1
+    """Of the cameras: the newest, and the ones before it."""
+    lidar_sweeps: int = 0
+    """The keyframe's, and the ones before it."""
+    radar_sweeps: int = 0
+    """Of each RADAR."""
+
+    @property
+    def sensors(self) -> frozenset[str]:
+        """Any of "camera", "lidar", "radar"."""
+        asked = {"camera": self.image_size is not None, "lidar": self.lidar_sweeps > 0, "radar": self.radar_sweeps > 0}
+        return frozenset(sensor for sensor, wanted in asked.items() if wanted)
+
+    def joined(self, other: Self) -> Self:
+        """What two detectors need of shared batches; raises ValueError where they want one sensor in two ways."""
+        values = {}
+        for f in fields(self):
+            ours, theirs, absent = getattr(self, f.name), getattr(other, f.name), f.default
+            if f.name == "keyframes":  # says nothing without cameras
+                ours, theirs = (ours if self.image_size else absent), (theirs if other.image_size else absent)
+                both = bool(self.image_size and other.image_size)
+            else:
+                both = ours != absent and theirs != absent
+            if both and ours != theirs:
+                raise ValueError(f"one detector wants {f.name} {ours}, the other {theirs}")
+            values[f.name] = ours if ours != absent else theirs
+        return type(self)(**values)
 
 
 @dataclass(frozen=True)
@@ -19,11 +55,33 @@ class CameraViews:
     intrinsics: Float[Tensor, "*b n 3 3"]
     """Pixels (column, row, 1) of that input from the camera frame (x right, y down, z forward)."""
     ego_from_camera: Float[Tensor, "*b n 4 4"]
-    """BEV frame from the camera frame at the camera's own time: ego motion between the two is included."""
+    """BEV frame from the camera frame at the camera's own time: ego motion between the two is included.
+
+    Under augmentation it may also scale and mirror.
+    """
+    age: Float[Tensor, "*b n"]
+    """Seconds from the image to the sample's time; views of earlier keyframes follow those of the newest."""
 
     def to(self, device: torch.device | str) -> Self:
         """The same views on another device."""
-        return type(self)(self.images.to(device), self.intrinsics.to(device), self.ego_from_camera.to(device))
+        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class BoxFacts:
+    """What is annotated about each box of a sample besides its geometry."""
+
+    attribute: Int[Tensor, " k"]
+    """Index into ATTRIBUTES; -1 without one."""
+    visibility: Int[Tensor, " k"]
+    """nuScenes' level: 1 (up to 40 % visible in the images), 2 (60 %), 3 (80 %), 4; 0 where it is not known."""
+    lidar_points: Int[Tensor, " k"]
+    """Returns in the box, of the keyframe."""
+    radar_points: Int[Tensor, " k"]
+
+    def __getitem__(self, index: Tensor) -> Self:
+        """Index or mask every field."""
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -32,10 +90,31 @@ class Sample:
 
     token: str
     views: CameraViews | None
-    points: Float[Tensor, "p 5"] | None
+    lidar: Float[Tensor, "p 5"] | None
     """LiDAR returns in the BEV frame: x, y, z (m), intensity in [0, 1], age (s)."""
+    radar: Float[Tensor, "r 7"] | None
+    """RADAR returns in the BEV frame: x, y, z (m), RCS (dBsm), velocity along x and y (m/s), age (s).
+
+    The velocity is the measured radial one, with the ego motion taken out.
+    """
     boxes: Boxes
     """Annotations in the BEV frame."""
+    facts: BoxFacts | None = None
+    """Of the same boxes; None where they were not annotated."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Returns of a sensor in a batch, those of all samples one after the other."""
+
+    values: Float[Tensor, "p c"]
+    """Columns as in `Sample`."""
+    sample: Int[Tensor, " p"]
+    """Which sample a return belongs to."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same points on another device."""
+        return type(self)(self.values.to(device), self.sample.to(device))
 
 
 @dataclass(frozen=True)
@@ -44,10 +123,8 @@ class Batch:
 
     tokens: tuple[str, ...]
     views: CameraViews | None
-    points: Float[Tensor, "p 5"] | None
-    """The points of all samples, one after the other."""
-    point_sample: Int[Tensor, " p"] | None
-    """Which sample a point belongs to."""
+    lidar: Points | None
+    radar: Points | None
     boxes: Boxes
     """Annotations, padded to ``[b, k]``."""
     is_box: Bool[Tensor, "b k"]
@@ -62,30 +139,33 @@ class Batch:
         return replace(
             self,
             views=self.views and self.views.to(device),
-            points=None if self.points is None else self.points.to(device),
-            point_sample=None if self.point_sample is None else self.point_sample.to(device),
+            lidar=self.lidar and self.lidar.to(device),
+            radar=self.radar and self.radar.to(device),
             boxes=self.boxes.to(device),
             is_box=self.is_box.to(device),
         )
 
 
-def collate(samples: list[Sample]) -> Batch:
+def collate(samples: Sequence[Sample]) -> Batch:
     """Samples to a batch; all of them carry the same sensors."""
     views = [sample.views for sample in samples if sample.views is not None]
-    points = [sample.points for sample in samples if sample.points is not None]
-    assert {len(views), len(points)} <= {0, len(samples)}, "samples carry different sensors"
+    assert len(views) in (0, len(samples)), "some samples carry images, others do not"
     boxes, is_box = pad_boxes([sample.boxes for sample in samples])
     return Batch(
         tokens=tuple(sample.token for sample in samples),
-        views=CameraViews(
-            images=torch.stack([view.images for view in views]),
-            intrinsics=torch.stack([view.intrinsics for view in views]),
-            ego_from_camera=torch.stack([view.ego_from_camera for view in views]),
-        )
+        views=CameraViews(**{f.name: torch.stack([getattr(v, f.name) for v in views]) for f in fields(CameraViews)})
         if views
         else None,
-        points=torch.cat(points) if points else None,
-        point_sample=torch.cat([torch.full((len(p),), i) for i, p in enumerate(points)]) if points else None,
+        lidar=_points([sample.lidar for sample in samples]),
+        radar=_points([sample.radar for sample in samples]),
         boxes=boxes,
         is_box=is_box,
     )
+
+
+def _points(clouds: list[Tensor | None]) -> Points | None:
+    present = [cloud for cloud in clouds if cloud is not None]
+    assert len(present) in (0, len(clouds)), "samples carry different sensors"
+    if not present:
+        return None
+    return Points(torch.cat(present), torch.cat([torch.full((len(cloud),), i) for i, cloud in enumerate(present)]))

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import model_validator
 from torch import nn
 
-from detectors.batch import Batch
+from detectors.batch import Batch, Inputs
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.camera import CameraSpec
 from detectors.encoders.lidar import LidarSpec
@@ -28,16 +28,18 @@ class DetectorSpec(Spec):
 
     @model_validator(mode="after")
     def _exactly_one_sensor(self) -> Self:
-        if len(self.sensors) != 1:
-            raise ValueError(
-                f"a detector has camera or lidar, exactly one of them; this one has {sorted(self.sensors)}"
-            )
+        sensors = sorted(self.inputs.sensors)
+        if len(sensors) != 1:
+            raise ValueError(f"a detector has camera or lidar, exactly one of them; this one has {sensors}")
         return self
 
     @property
-    def sensors(self) -> frozenset[str]:
-        """What a batch must carry: "camera", "lidar"."""
-        return frozenset(name for name in ("camera", "lidar") if getattr(self, name) is not None)
+    def inputs(self) -> Inputs:
+        """What a batch must carry."""
+        return Inputs(
+            image_size=None if self.camera is None else self.camera.image_size,
+            lidar_sweeps=0 if self.lidar is None else self.lidar.sweeps,
+        )
 
     @property
     def low_channels(self) -> int:
@@ -50,11 +52,6 @@ class DetectorSpec(Spec):
     def high_channels(self) -> int:
         """Channels of `DetectorOutput.bev_high`."""
         return self.neck.out_channels
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """Height and width of the input images; None without a camera."""
-        return None if self.camera is None else self.camera.image_size
 
     def build(self) -> "Detector":
         """The detector with fresh weights from torch's global random state, which the caller seeds."""
@@ -75,7 +72,7 @@ class Detector(nn.Module):
     def forward(self, batch: Batch) -> DetectorOutput:
         """Encode the sensor, refine the BEV map, predict."""
         camera = None if self.camera is None else self.camera(batch.views)
-        lidar = None if self.lidar is None else self.lidar(batch.points, batch.point_sample, len(batch))
+        lidar = None if self.lidar is None else self.lidar(batch.lidar, len(batch))
         bev_low = lidar if camera is None else camera.bev
         assert bev_low is not None, "the spec has exactly one sensor"
         bev_high = self.neck(bev_low)

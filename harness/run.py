@@ -25,6 +25,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Tables go to OUT/STUDY.")] = Path("reports"),
     tracking_uri: Annotated[str, typer.Option(help="MLflow tracking store.")] = "sqlite:///mlflow.db",
     workers: Annotated[int | None, typer.Option(min=1, help="Trainings at once; as many as GPUs, or cores.")] = None,
+    loader_workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that load data for each training; 0 on a CPU if not given.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     seeds: Annotated[str | None, typer.Option(help="Instead of the study's, such as 0,1,2.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as schedule.steps=100.")] = None,
@@ -39,7 +42,7 @@ def main(
         if seeds is not None:
             overrides.append(f"seeds=[{seeds}]")
         overrides += _data_overrides(data_root, version, split)
-        status = _run(study_path, overrides, runs_dir, out, tracking_uri, workers, device, dry_run)
+        status = _run(study_path, overrides, runs_dir, out, tracking_uri, workers, loader_workers, device, dry_run)
     raise typer.Exit(status)
 
 
@@ -63,13 +66,21 @@ def _run(
     out: Path,
     tracking_uri: str,
     workers: int | None,
+    loader_workers: int | None,
     device: str,
     dry_run: bool,
 ) -> int:
     """The whole way; the exit status: 0, 1 where a job failed, 2 where all that failed did so by wrong input."""
     # What takes seconds to import is imported after the arguments are known to be good.
     from harness.data.embedded import open_root
-    from harness.execute.executor import JobState, Site, check_device, default_workers, execute
+    from harness.execute.executor import (
+        JobState,
+        Site,
+        check_device,
+        default_loader_workers,
+        default_workers,
+        execute,
+    )
     from harness.execute.progress import progress
     from harness.report.results import results_frame, summary
     from harness.report.tables import markdown, print_table, write_tables
@@ -82,7 +93,10 @@ def _run(
     study = load_study(study_path, overrides)
     root = open_root(study.data, console)
     plan = plan_study(study, root.fingerprint())
-    site = Site(runs_dir, root, device, workers or default_workers(device))
+    workers = workers or default_workers(device)
+    if loader_workers is None:
+        loader_workers = default_loader_workers(device, workers)
+    site = Site(runs_dir, root, device, workers, loader_workers=loader_workers)
 
     todo = [job for job in plan.jobs.values() if site.folder(job.id).result() is None]
     console.print(

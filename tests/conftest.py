@@ -77,8 +77,12 @@ def make_batch(rng, make_boxes):
                         images=torch.randint(256, (cameras, 3, h, w), generator=rng, dtype=torch.uint8),
                         intrinsics=intrinsics.expand(cameras, 3, 3).clone(),
                         ego_from_camera=torch.tensor(poses, dtype=torch.float32),
+                        age=torch.zeros(cameras),
                     ),
-                    points=low + scale * torch.rand(points, 5, generator=rng),
+                    lidar=low + scale * torch.rand(points, 5, generator=rng),
+                    radar=torch.cat(
+                        [low[:3] + scale[:3] * torch.rand(9, 3, generator=rng), torch.randn(9, 4, generator=rng)], dim=1
+                    ),
                     boxes=make_boxes(k),
                 )
             )

@@ -4,10 +4,11 @@ from typing import Self
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from detectors.batch import Points
 from detectors.encoders.sparse_conv import (
     ConvTable,
     Sites,
@@ -29,6 +30,8 @@ class LidarSpec(Spec):
     Each level after the first halves the height, and the plane too until a voxel is as wide as a BEV cell.
     """
 
+    sweeps: int = Field(default=1, ge=1)
+    """Of the keyframe and before it; every point carries its age."""
     voxels_per_cell: int = Field(ge=1)
     """Along x and along y; a power of two."""
     height_bins: int = Field(ge=1)
@@ -74,17 +77,14 @@ class LidarEncoder(nn.Module):
         # Over the whole column at once: the same as stacking the heights as channels and a 1x1 convolution.
         self.fold = _SparseUnit(channels, spec.channels, (height, 1, 1))
 
-    def forward(
-        self, points: Float[Tensor, "p 5"], point_sample: Int[Tensor, " p"], samples: int
-    ) -> Float[Tensor, "{samples} c y x"]:
+    def forward(self, points: Points, samples: int) -> Float[Tensor, "{samples} c y x"]:
         """The BEV map of each of the samples.
 
         Args:
-            points: Of all samples, in the BEV frame.
-            point_sample: Which sample a point belongs to.
-            samples: In the batch; some may be without points.
+            points: Of all samples; some may have none.
+            samples: In the batch.
         """
-        features, sites = voxelise(points, point_sample, self.grid, self.spec.voxels_per_cell, self.spec.height_bins)
+        features, sites = voxelise(points, self.grid, self.spec.voxels_per_cell, self.spec.height_bins)
         for level in self.levels:
             features, sites = level(features, sites)
         column = strided_table(sites, self.fold.conv.kernel, self.fold.conv.kernel, (0, 0, 0))

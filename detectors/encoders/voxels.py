@@ -3,9 +3,10 @@
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from detectors.batch import Points
 from detectors.encoders.sparse_conv import Sites
 from detectors.geometry.grid import BevGrid
 
@@ -14,8 +15,7 @@ VOXEL_FEATURES = ("offset_x", "offset_y", "offset_z", "height", "intensity", "ag
 
 
 def voxelise(
-    points: Float[Tensor, "p 5"],
-    point_sample: Int[Tensor, " p"],
+    cloud: Points,
     grid: BevGrid,
     voxels_per_cell: int,
     height_bins: int,
@@ -23,12 +23,12 @@ def voxelise(
     """Mean features (VOXEL_FEATURES) of the voxels that hold a point; points outside the grid are dropped.
 
     Args:
-        points: x, y, z, intensity, age in the BEV frame.
-        point_sample: Which sample a point belongs to.
+        cloud: x, y, z, intensity, age in the BEV frame.
         grid: Its cells are cut into voxels.
         voxels_per_cell: Along x and along y.
         height_bins: Voxels in the grid's z range.
     """
+    points, point_sample = cloud.values, cloud.sample
     low, high = grid.z_range
     height = (points[:, 2] - low) / (high - low)
     across = grid.cells_from_metres(points[:, :2]) * voxels_per_cell

@@ -22,6 +22,18 @@ CLASSES = (
 )
 """The ten nuScenes detection classes; ``Boxes.label`` is an index into this tuple."""
 
+ATTRIBUTES = (
+    "vehicle.moving",
+    "vehicle.stopped",
+    "vehicle.parked",
+    "cycle.with_rider",
+    "cycle.without_rider",
+    "pedestrian.moving",
+    "pedestrian.standing",
+    "pedestrian.sitting_lying_down",
+)
+"""The nuScenes attributes; barriers and cones have none."""
+
 # The nine points of UniDistill in units of (length, width): centre, four corners, four edge midpoints.
 _KEYPOINTS = ((0, 0), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5), (0.5, 0), (0, 0.5), (-0.5, 0), (0, -0.5))
 

@@ -1,63 +1,133 @@
 """Augmentation of a training sample: images, matrices, points and boxes are moved together, so geometry stays true."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from detectors.batch import CameraViews, Sample
 from harness.study.spec import AugmentSpec
 
 
-def augment(sample: Sample, spec: AugmentSpec, generator: torch.Generator) -> Sample:
-    """A sample as a mirrored or turned world would have shown it; the same numbers are drawn for any set of sensors."""
-    chance, share = torch.rand(2, generator=generator).tolist()
-    if chance < spec.mirror_probability:
-        sample = mirror(sample)
-    return turn(sample, math.radians(spec.rotation_degrees) * (2 * share - 1))
+def augment(
+    sample: Sample, spec: AugmentSpec, image_size: tuple[int, int] | None, generator: torch.Generator
+) -> Sample:
+    """A variant of a sample; the BEV part of the draw is the same for any set of sensors.
 
-
-def mirror(sample: Sample) -> Sample:
-    """Left and right exchanged: y becomes -y, and every image is flipped.
-
-    A mirrored camera would be left-handed. Its own x axis is mirrored, too, which the flip of the image makes good.
+    Args:
+        sample: Its images are whole, at `spec.image.zoom[1]` times the size that just covers `image_size`.
+        spec: The ranges to draw from.
+        image_size: Height and width of the resulting images.
+        generator: Draws.
     """
-    flip = torch.tensor([1.0, -1.0, 1.0])
-    boxes = sample.boxes
-    return replace(
-        sample,
-        views=sample.views and _mirror_views(sample.views),
-        points=None if sample.points is None else sample.points * torch.tensor([1.0, -1.0, 1.0, 1.0, 1.0]),
-        boxes=replace(boxes, center=boxes.center * flip, yaw=-boxes.yaw, velocity=boxes.velocity * flip[:2]),
+    chance = torch.rand(7, generator=generator).tolist()
+    mirrored = chance[0] < spec.mirror_probability
+    matrix = bev_matrix(
+        angle=math.radians(spec.rotation_degrees) * (2 * chance[1] - 1),
+        scale=_between(spec.scale, chance[2]),
+        # A mirrored world is one that is flipped sideways together with its images.
+        flip_x=chance[3] < spec.flip_probability,
+        flip_y=(chance[4] < spec.flip_probability) != mirrored,
+        shift=(spec.shift * (2 * chance[5] - 1), spec.shift * (2 * chance[6] - 1)),
     )
+    if sample.views is not None and image_size is not None:
+        draws = torch.rand(len(sample.views.age), 4, generator=generator).tolist()
+        whole = sample.views.images.shape[-2:]
+        warps = [_image_matrix(spec, whole, image_size, mirrored, *draw) for draw in draws]
+        sample = replace(sample, views=warp_images(sample.views, torch.tensor(np.stack(warps)).float(), image_size))
+    return move_bev(sample, matrix)
 
 
-def _mirror_views(views: CameraViews) -> CameraViews:
-    width = views.images.shape[-1]
-    intrinsics = views.intrinsics.clone()
-    intrinsics[..., 0, 2] = width - intrinsics[..., 0, 2]
-    world, camera = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0])), torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
-    return CameraViews(views.images.flip(-1), intrinsics, world @ views.ego_from_camera @ camera)
+def bev_matrix(
+    angle: float = 0.0,
+    scale: float = 1.0,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> Float[Tensor, "4 4"]:
+    """Flips x and y to -x and -y, turns counter-clockwise (radians), scales, then shifts along x and y (metres)."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    matrix = torch.eye(4)
+    matrix[:2, :2] = torch.tensor([[cos, -sin], [sin, cos]]) * torch.tensor([1 - 2.0 * flip_x, 1 - 2.0 * flip_y])
+    matrix[:3, :3] *= scale
+    matrix[:2, 3] = torch.tensor(shift)
+    return matrix
 
 
-def turn(sample: Sample, angle: float) -> Sample:
-    """The BEV frame turned so that everything in it moves counter-clockwise by an angle in radians."""
-    rotation = torch.eye(4)
-    rotation[:2, :2] = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+def move_bev(sample: Sample, matrix: Float[Tensor, "4 4"]) -> Sample:
+    """The BEV frame changed, so that what was at a place is at `matrix @ place`.
 
-    def turned(vectors: Tensor) -> Tensor:
-        return torch.cat([vectors[:, :2] @ rotation[:2, :2].T, vectors[:, 2:]], dim=1)
-
+    Args:
+        sample: Its images stay as they are; where their cameras hang changes.
+        matrix: A turn or flip within the ground plane, times a scale, and a shift.
+    """
+    linear, plane, shift = matrix[:3, :3], matrix[:2, :2], matrix[:3, 3]
+    scale = torch.linalg.det(linear).abs() ** (1 / 3)
     views, boxes = sample.views, sample.boxes
+    heading = torch.stack([boxes.yaw.cos(), boxes.yaw.sin()], dim=-1) @ plane.T
+    lidar, radar = (None if p is None else p.clone() for p in (sample.lidar, sample.radar))
+    if lidar is not None:
+        lidar[:, :3] = lidar[:, :3] @ linear.T + shift
+    if radar is not None:
+        radar[:, :3] = radar[:, :3] @ linear.T + shift
+        radar[:, 4:6] = radar[:, 4:6] @ plane.T
     return replace(
         sample,
-        views=views and replace(views, ego_from_camera=rotation @ views.ego_from_camera),
-        points=None if sample.points is None else turned(sample.points),
+        views=views and replace(views, ego_from_camera=matrix @ views.ego_from_camera),
+        lidar=lidar,
+        radar=radar,
         boxes=replace(
             boxes,
-            center=turned(boxes.center),
-            yaw=torch.remainder(boxes.yaw + angle + math.pi, 2 * math.pi) - math.pi,
-            velocity=turned(boxes.velocity),
+            center=boxes.center @ linear.T + shift,
+            size=boxes.size * scale,
+            yaw=torch.atan2(heading[:, 1], heading[:, 0]),
+            velocity=boxes.velocity @ plane.T,
         ),
     )
+
+
+def warp_images(views: CameraViews, matrices: Float[Tensor, "n 3 3"], size: tuple[int, int]) -> CameraViews:
+    """Every image moved by its own affine matrix (pixels after from pixels before, edges at 0), black where it ends."""
+    height, width = size
+    # OpenCV counts from the middle of the first pixel.
+    to_centre = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
+    warped = []
+    for image, matrix in zip(views.images.numpy(), matrices.double().numpy(), strict=True):
+        channels_last = np.ascontiguousarray(image.transpose(1, 2, 0))
+        affine = (to_centre @ matrix @ np.linalg.inv(to_centre))[:2]
+        warped.append(cv2.warpAffine(channels_last, affine, (width, height), flags=cv2.INTER_LINEAR))
+    images = torch.from_numpy(np.ascontiguousarray(np.stack(warped).transpose(0, 3, 1, 2)))
+    return replace(views, images=images, intrinsics=matrices @ views.intrinsics)
+
+
+def _image_matrix(
+    spec: AugmentSpec,
+    whole: Sequence[int],
+    size: tuple[int, int],
+    mirrored: bool,
+    zoom_share: float,
+    turn_share: float,
+    crop_share: float,
+    flip_chance: float,
+) -> Float[np.ndarray, "3 3"]:
+    """Zoom, crop (the sky before the road), turn about the middle, flip: pixels after from pixels before."""
+    height, width = size
+    zoom = _between(spec.image.zoom, zoom_share) / spec.image.zoom[1]
+    left, top = crop_share * (whole[1] * zoom - width), whole[0] * zoom - height
+    crop = np.array([[zoom, 0, -left], [0, zoom, -top], [0, 0, 1]])
+    angle = math.radians(spec.image.rotation_degrees) * (2 * turn_share - 1)
+    cos, sin = math.cos(angle), math.sin(angle)
+    middle = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
+    turn = np.linalg.inv(middle) @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ middle
+    flipped = (flip_chance < spec.image.flip_probability) != mirrored
+    flip = np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1]]) if flipped else np.eye(3)
+    return flip @ turn @ crop
+
+
+def _between(bounds: tuple[float, float], share: float) -> float:
+    return bounds[0] + (bounds[1] - bounds[0]) * share

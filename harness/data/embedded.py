@@ -11,7 +11,7 @@ import platformdirs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from harness.data.nuscenes import NuScenesRoot
+from harness.data.root import NuScenesRoot
 from harness.data.synthetic_tables import GENERATOR, MANIFEST, synthesize
 from harness.study.spec import DataSpec
 

@@ -1,42 +1,34 @@
-"""Samples to Batches: the same batches for the same seed, wherever a training was interrupted."""
+"""Samples to Batches: the same ones for the same seed, wherever a training was interrupted and whoever loads them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
+import cv2
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from detectors.batch import Batch, Sample, collate
+from detectors.batch import Batch, Inputs, Sample, collate
 from harness.data.augment import augment
-from harness.data.nuscenes import NuScenesRoot
+from harness.data.nuscenes import read
+from harness.data.root import NuScenesRoot
+from harness.errors import InputError
 from harness.study.spec import AugmentSpec
 
 # Decoded samples are kept in memory up to this size; a larger dataset is decoded anew each epoch.
 CACHE_BYTES = 2**30
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """One sample of a training batch: which, and the seed of how it is varied."""
-
-    index: int
-    seed: int
-
-
 class SampleSet:
-    """The samples of a split, in its order, with the sensors and image size that the models want."""
+    """The samples of a split, in its order, with what the models want of them; what was decoded is kept in memory."""
 
     def __init__(
-        self,
-        root: NuScenesRoot,
-        tokens: list[str],
-        sensors: frozenset[str],
-        image_size: tuple[int, int] | None,
-        augmentation: AugmentSpec | None = None,
+        self, root: NuScenesRoot, tokens: list[str], inputs: Inputs, augmentation: AugmentSpec | None = None
     ) -> None:
         self.tokens = tokens
+        self.cache_bytes = CACHE_BYTES
+        self._root = root
+        self._inputs = inputs
         self._augmentation = augmentation
-        self._read = lambda token: root.read(token, sensors, image_size)
         self._kept: dict[int, Sample] = {}
         self._kept_bytes = 0
 
@@ -44,22 +36,27 @@ class SampleSet:
         """Number of samples."""
         return len(self.tokens)
 
-    def __getitem__(self, item: Drawn | int) -> Sample:
-        """A sample as it is, or as a training draws it."""
-        if isinstance(item, int):
-            return self._get(item)
-        sample = self._get(item.index)
+    def plain(self, index: int) -> Sample:
+        """A sample as it is; needs a set without augmentation, as that changes how images are kept."""
+        assert self._augmentation is None
+        return self._get(index)
+
+    def drawn(self, index: int, seed: int) -> Sample:
+        """A sample as a training sees it: varied by the draw of a seed."""
+        sample = self._get(index)
         if self._augmentation is None:
             return sample
-        return augment(sample, self._augmentation, torch.Generator().manual_seed(item.seed))
+        return augment(sample, self._augmentation, self._inputs.image_size, torch.Generator().manual_seed(seed))
 
     def _get(self, index: int) -> Sample:
         if index in self._kept:
             return self._kept[index]
-        sample = self._read(self.tokens[index])
-        if self._kept_bytes < CACHE_BYTES:
+        zoom = None if self._augmentation is None else self._augmentation.image.zoom[1]
+        sample = read(self._root, self.tokens[index], self._inputs, zoom)
+        size = _bytes(sample)
+        if self._kept_bytes + size <= self.cache_bytes:
             self._kept[index] = sample
-            self._kept_bytes += _size(sample)
+            self._kept_bytes += size
         return sample
 
 
@@ -76,19 +73,72 @@ def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> list[i
 
 
 def training_batches(
-    samples: SampleSet, batch_size: int, steps: range, order_seed: int, augment_seed: int
+    samples: SampleSet, batch_size: int, steps: range, order_seed: int, augment_seed: int, workers: int = 0
 ) -> Iterator[Batch]:
-    """The batches of the given steps; order and augmentation have separate seeds."""
-    for step in steps:
+    """The batches of the given steps; order and augmentation have separate seeds, processes load without changing them.
+
+    Args:
+        samples: To draw from.
+        batch_size: Samples a batch.
+        steps: Of the training that are still to do.
+        order_seed: Decides which samples make a batch.
+        augment_seed: Decides how they are varied.
+        workers: Processes that load ahead; 0 loads in this one.
+    """
+
+    def batch(step: int) -> Batch:
         chosen = batch_indices(len(samples), batch_size, step, order_seed)
         first = augment_seed + step * batch_size
-        yield collate([samples[Drawn(index, (first + i) % 2**63)] for i, index in enumerate(chosen)])
+        return collate([samples.drawn(index, (first + i) % 2**63) for i, index in enumerate(chosen)])
+
+    return _load(samples, batch, steps, workers)
 
 
-def evaluation_batches(samples: SampleSet, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(samples: SampleSet, batch_size: int, workers: int = 0) -> Iterator[Batch]:
     """Every sample once, in order."""
-    for first in range(0, len(samples), batch_size):
-        yield collate([samples[index] for index in range(first, min(first + batch_size, len(samples)))])
+
+    def batch(first: int) -> Batch:
+        return collate([samples.plain(index) for index in range(first, min(first + batch_size, len(samples)))])
+
+    return _load(samples, batch, range(0, len(samples), batch_size), workers)
+
+
+def _load(samples: SampleSet, batch: Callable[[int], Batch], keys: range, workers: int) -> Iterator[Batch]:
+    if workers:
+        # Every process has a cache of its own.
+        samples.cache_bytes = CACHE_BYTES // workers
+    loader = DataLoader(
+        _Made(batch),
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        worker_init_fn=_begin_worker,
+        generator=torch.Generator(),  # its default would draw from the global one
+        multiprocessing_context="fork" if workers else None,  # shares the opened tables
+    )
+    for loaded in loader:
+        if isinstance(loaded, InputError):
+            raise loaded
+        yield loaded
+
+
+class _Made(Dataset):
+    """Whole batches by key."""
+
+    def __init__(self, batch: Callable[[int], Batch]) -> None:
+        self._batch = batch
+
+    def __getitem__(self, key: int) -> Batch | InputError:
+        try:
+            return self._batch(key)
+        except InputError as error:
+            # As a value: raised in another process it would come back with that process's traceback as its message.
+            return error
+
+
+def _begin_worker(_: int) -> None:
+    # Processes are the parallelism; threads of each would only get into each other's way.
+    cv2.setNumThreads(0)
 
 
 @lru_cache(maxsize=2)
@@ -97,6 +147,6 @@ def _order(samples: int, seed: int, round_: int) -> list[int]:
     return torch.randperm(samples, generator=generator).tolist()
 
 
-def _size(sample: Sample) -> int:
-    tensors = [sample.points, None if sample.views is None else sample.views.images]
+def _bytes(sample: Sample) -> int:
+    tensors = [sample.lidar, sample.radar, None if sample.views is None else sample.views.images]
     return sum(t.element_size() * t.numel() for t in tensors if t is not None)

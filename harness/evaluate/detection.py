@@ -7,7 +7,7 @@ from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.data_classes import DetectionConfig
 from nuscenes.eval.detection.evaluate import DetectionEval
 
-from harness.data.nuscenes import NuScenesRoot
+from harness.data.root import NuScenesRoot
 from harness.study.spec import DetectionConfigName
 
 ERRORS = {
@@ -46,7 +46,9 @@ def score(root: NuScenesRoot, split: str, submission: Path, config: DetectionCon
     Returns:
         mAP, NDS (fractions), the five errors as the devkit defines them, and ``AP/CLASS`` for each class.
     """
-    evaluation = DetectionEval(root.devkit, detection_config(config), str(submission), split, str(out), verbose=False)
+    evaluation = DetectionEval(
+        root.devkit_for(split), detection_config(config), str(submission), split, str(out), verbose=False
+    )
     evaluation.main(plot_examples=0, render_curves=False)
     summary = json.loads((out / "metrics_summary.json").read_text())
     return {

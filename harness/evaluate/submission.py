@@ -8,7 +8,8 @@ import numpy as np
 from pyquaternion import Quaternion
 
 from detectors.geometry.boxes import CLASSES, Boxes
-from harness.data.nuscenes import NuScenesRoot
+from harness.data.nuscenes import global_from_bev
+from harness.data.root import NuScenesRoot
 
 MOVING = 0.5
 """Speed in m/s above which an object counts as moving."""
@@ -37,13 +38,15 @@ def write_submission(path: Path, root: NuScenesRoot, predictions: Mapping[str, B
             "use_map": False,
             "use_external": False,
         },
-        "results": {token: _entries(token, root.global_from_bev(token), boxes) for token, boxes in predictions.items()},
+        "results": {
+            token: _entries(token, global_from_bev(root, token), boxes) for token, boxes in predictions.items()
+        },
     }
     path.write_text(json.dumps(content))
 
 
-def _entries(token: str, global_from_bev: np.ndarray, boxes: Boxes) -> list[dict]:
-    turn = Quaternion(matrix=global_from_bev)
+def _entries(token: str, pose: np.ndarray, boxes: Boxes) -> list[dict]:
+    turn = Quaternion(matrix=pose)
     entries = []
     for center, size, yaw, velocity, label, score in zip(
         boxes.center.double().numpy(),
@@ -59,7 +62,7 @@ def _entries(token: str, global_from_bev: np.ndarray, boxes: Boxes) -> list[dict
         entries.append(
             {
                 "sample_token": token,
-                "translation": (turn.rotate(center) + global_from_bev[:3, 3]).tolist(),
+                "translation": (turn.rotate(center) + pose[:3, 3]).tolist(),
                 "size": [width, length, height],
                 "rotation": (turn * Quaternion(axis=[0, 0, 1], angle=yaw)).elements.tolist(),
                 "velocity": turn.rotate(np.array([*velocity, 0.0]))[:2].tolist(),

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from harness.data.nuscenes import NuScenesRoot
+from harness.data.root import NuScenesRoot
 from harness.errors import InputError, unknown
 from harness.store import Busy, RunFolder
 from harness.study.plan import Job, Plan
@@ -37,6 +37,9 @@ class Site:
     workers: int
     threads: int = 1
     """A training; one thread repeats to the bit, and two trainings side by side use two cores better than one does."""
+
+    loader_workers: int = 0
+    """Processes that load data for each training; none of them changes what is loaded."""
 
     def folder(self, job: str) -> RunFolder:
         """The run folder of a job id."""
@@ -82,6 +85,13 @@ def default_workers(device: str) -> int:
         return 1
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     return gpus or _cores()
+
+
+def default_loader_workers(device: str, workers: int) -> int:
+    """A GPU outruns one loading process; on a CPU, where it is the training that takes the time, more would cost."""
+    if device not in ("auto", "cuda") or not torch.cuda.device_count():
+        return 0
+    return min(8, max(1, _cores() // workers))
 
 
 def _cores() -> int:
@@ -156,6 +166,7 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
         given_weights=job.checkpoint.resolve() if job.checkpoint else None,
         device=site.device,
         threads=site.threads,
+        loader_workers=site.loader_workers,
     )
     with folder.locked():
         folder.write("job.json", order.model_dump(mode="json"))

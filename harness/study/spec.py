@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 from detectors.presets import PRESETS
 from detectors.spec import Spec
@@ -15,10 +15,16 @@ from harness.errors import unknown
 DetectionConfigName = Literal["nuscenes", "within_25m"]
 
 
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"{list(bounds)} is not [smallest, largest]")
+    return bounds
+
+
 class DataSpec(Spec):
     """Which scenes are trained on and which are scored."""
 
-    preset: Literal["tiny", "smoke"] = "tiny"
+    preset: Literal["tiny", "small", "smoke"] = "tiny"
     """The embedded dataset to make on first use; ignored where a root is given."""
     seed: int = 0
     """Of the embedded dataset."""
@@ -31,12 +37,41 @@ class DataSpec(Spec):
     """Scoring ranges; shown with every table."""
 
 
+class ImageAugmentSpec(Spec):
+    """How each image is varied on its own."""
+
+    zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.1)
+    """Smallest and largest size, in multiples of what just covers the detector's input; what stands over is cropped."""
+    rotation_degrees: float = Field(default=0.0, ge=0, le=45)
+    """Turned by up to so much either way."""
+    flip_probability: float = Field(default=0.0, ge=0, le=1)
+    """Left and right of one image exchanged, and of what it shows nothing else: orientation becomes ambiguous."""
+
+    @field_validator("zoom")
+    @classmethod
+    def _in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        return _ordered(bounds)
+
+
 class AugmentSpec(Spec):
     """How training samples are varied; teacher and student see the same variant."""
 
     mirror_probability: float = Field(default=0.5, ge=0, le=1)
+    """The whole world with its images, left and right exchanged."""
     rotation_degrees: float = Field(default=22.5, ge=0, le=180)
     """The BEV frame is turned by up to so much either way."""
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.95, 1.05)
+    """The BEV frame is scaled by a factor between the two."""
+    flip_probability: float = Field(default=0.0, ge=0, le=1)
+    """Of x to -x and of y to -y in the BEV frame, the images staying as they are."""
+    shift: float = Field(default=0.0, ge=0)
+    """The BEV frame is shifted by up to so many metres either way along x and along y."""
+    image: ImageAugmentSpec = ImageAugmentSpec()
+
+    @field_validator("scale")
+    @classmethod
+    def _in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        return _ordered(bounds)
 
 
 class ScheduleSpec(Spec):

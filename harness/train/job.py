@@ -17,7 +17,7 @@ from detectors.detector import Detector
 from detectors.spec import Spec
 from distill.objective import LOSSES, Objective
 from harness.data.loader import SampleSet, evaluation_batches
-from harness.data.nuscenes import NuScenesRoot
+from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.evaluate.detection import score
 from harness.evaluate.submission import write_submission
@@ -43,6 +43,7 @@ class JobOrder(Spec):
     given_weights: Path | None
     device: str
     threads: int
+    loader_workers: int
 
 
 def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
@@ -58,10 +59,10 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     save_detector(folder.model, student)
 
     began = time.monotonic()
-    samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.sensors, spec.detector.image_size)
-    predictions = _predict(student, samples, fabric)
+    samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
+    predictions = _predict(student, samples, fabric, order.loader_workers)
     submission = folder.path / "predictions.json"
-    write_submission(submission, root, predictions, spec.detector.sensors)
+    write_submission(submission, root, predictions, spec.detector.inputs.sensors)
     metrics = score(root, spec.data.eval_split, submission, spec.data.detection_config, folder.path)
     return Result(
         metrics=metrics,
@@ -78,12 +79,12 @@ def check_inputs(jobs: list[Job], root: NuScenesRoot) -> None:
     for job in jobs:
         if job.checkpoint is not None:
             check_checkpoint(job.checkpoint, job.spec.detector)
-    sensors = frozenset[str]().union(*(job.spec.detector.sensors for job in jobs))
     scored = {job.spec.data.eval_split for job in jobs}
     trained_on = {job.spec.data.train_split for job in jobs if job.spec.schedule is not None}
     for split in sorted(scored | trained_on):
         tokens = root.tokens(split)
-        root.check_files(tokens, sensors)
+        for inputs in {job.spec.detector.inputs for job in jobs}:
+            root.check_files(tokens, inputs)
         root.check_annotations(split, tokens)
 
 
@@ -101,21 +102,23 @@ def _train(
     with seeded(spec.seed, "training_only"):
         objective = Objective(student, teacher, losses)
 
-    sensors = spec.detector.sensors | (teacher.spec.sensors if teacher else frozenset())
-    sizes = {d.spec.image_size for d in (student, teacher) if d is not None and d.spec.image_size}
-    if len(sizes) > 1:
-        raise InputError(f"teacher and student want images of different sizes: {sorted(sizes)}")
+    inputs = spec.detector.inputs
+    if teacher is not None:
+        try:
+            inputs = inputs.joined(teacher.spec.inputs)
+        except ValueError as error:
+            raise InputError(f"teacher and student cannot share a batch: {error}") from error
     tokens = root.tokens(spec.data.train_split)
-    samples = SampleSet(root, tokens, sensors, next(iter(sizes), None), spec.schedule.augment)
-    fit(fabric, objective, samples, spec.schedule, spec.seed, folder, stop)
+    samples = SampleSet(root, tokens, inputs, spec.schedule.augment)
+    fit(fabric, objective, samples, spec.schedule, spec.seed, folder, stop, order.loader_workers)
     return student
 
 
 @torch.no_grad()
-def _predict(detector: Detector, samples: SampleSet, fabric: Fabric) -> dict:
+def _predict(detector: Detector, samples: SampleSet, fabric: Fabric, loader_workers: int) -> dict:
     detector.to(fabric.device).eval()
     predictions = {}
-    for batch in evaluation_batches(samples, batch_size=8):
+    for batch in evaluation_batches(samples, batch_size=8, workers=loader_workers):
         with fabric.autocast():
             output = detector(batch.to(fabric.device))
         for token, boxes in zip(batch.tokens, detector.decode(output), strict=True):

@@ -31,6 +31,7 @@ def fit(
     seed: int,
     run: RunFolder,
     stop: Callable[[], bool],
+    loader_workers: int = 0,
 ) -> None:
     """Train `objective.student` (and what only training needs), from the run's saved state where there is one.
 
@@ -47,7 +48,7 @@ def fit(
     saved = began = time.monotonic()
     steps = range(start, schedule.steps)
     order, augmentation = stream_seed(seed, "order"), stream_seed(seed, "augmentation")
-    batches = training_batches(samples, schedule.batch_size, steps, order, augmentation)
+    batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers)
     for step, batch in zip(steps, batches, strict=True):
         with fabric.autocast():
             output = objective(batch.to(fabric.device))

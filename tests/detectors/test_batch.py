@@ -3,28 +3,46 @@
 import pytest
 import torch
 
-from detectors.batch import Sample, collate
+from detectors.batch import Inputs, Sample, collate
 from detectors.geometry.boxes import Boxes
 
 
 def _sample(points):
-    return Sample(token=f"{points} points", views=None, points=torch.ones(points, 5), boxes=Boxes.empty())
+    return Sample(token=f"{points} points", views=None, lidar=torch.ones(points, 5), radar=None, boxes=Boxes.empty())
 
 
 def test_points_remember_their_sample():
     batch = collate([_sample(2), _sample(0), _sample(3)])
-    assert batch.point_sample.tolist() == [0, 0, 2, 2, 2]
+    assert batch.lidar.sample.tolist() == [0, 0, 2, 2, 2]
     assert batch.tokens == ("2 points", "0 points", "3 points")
     assert batch.views is None
 
 
 def test_samples_with_different_sensors_do_not_mix():
-    without = Sample(token="none", views=None, points=None, boxes=Boxes.empty())
+    without = Sample(token="none", views=None, lidar=None, radar=None, boxes=Boxes.empty())
     with pytest.raises(AssertionError, match="different sensors"):
         collate([_sample(2), without])
 
 
 def test_moving_a_batch_moves_everything(tiny_batch):
     moved = tiny_batch.to("meta")
-    tensors = (moved.views.images, moved.points, moved.point_sample, moved.boxes.center, moved.is_box)
+    tensors = (
+        moved.views.images,
+        moved.views.age,
+        moved.lidar.values,
+        moved.radar.sample,
+        moved.boxes.yaw,
+        moved.is_box,
+    )
     assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_inputs_of_two_detectors_are_joined_unless_they_differ():
+    camera, lidar = Inputs(image_size=(32, 48)), Inputs(lidar_sweeps=3)
+    assert camera.joined(lidar) == lidar.joined(camera) == Inputs(image_size=(32, 48), lidar_sweeps=3)
+    assert (camera.sensors, lidar.sensors) == ({"camera"}, {"lidar"})
+    assert Inputs(image_size=(32, 48), keyframes=2).joined(lidar).keyframes == 2
+    with pytest.raises(ValueError, match="lidar_sweeps 3, the other 1"):
+        lidar.joined(Inputs(lidar_sweeps=1))
+    with pytest.raises(ValueError, match="keyframes 1, the other 2"):
+        camera.joined(Inputs(image_size=(32, 48), keyframes=2))

@@ -37,7 +37,7 @@ def test_every_map_covers_the_grid_in_the_width_of_the_spec(detector, tiny_batch
     assert output.bev_low.shape == (2, detector.spec.low_channels, *size)
     assert output.bev_high.shape == (2, detector.spec.high_channels, *size)
     assert output.head.heatmap.shape[2:] == output.head.boxes.shape[3:] == size
-    mine, other = (output.camera_bev, output.lidar_bev)[:: 1 if "camera" in detector.spec.sensors else -1]
+    mine, other = (output.camera_bev, output.lidar_bev)[:: 1 if "camera" in detector.spec.inputs.sensors else -1]
     assert mine is output.bev_low
     assert other is None
 

@@ -10,7 +10,7 @@ from detectors.presets import PRESETS
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_runs_on_what_its_spec_asks_for(name, make_batch):
     spec = PRESETS[name]
-    batch = make_batch(boxes=(4,), image_size=spec.image_size or (8, 8), points=500)
+    batch = make_batch(boxes=(4,), image_size=spec.inputs.image_size or (8, 8), points=500)
     torch.manual_seed(0)
     detector = spec.build().eval()
     with torch.no_grad():
@@ -26,5 +26,5 @@ def test_tiny_presets_share_all_but_the_encoder():
     camera, lidar = PRESETS["tiny_camera"], PRESETS["tiny_lidar"]
     assert (camera.grid, camera.neck, camera.head) == (lidar.grid, lidar.neck, lidar.head)
     assert (camera.low_channels, camera.high_channels) == (lidar.low_channels, lidar.high_channels)
-    assert (camera.sensors, lidar.sensors) == ({"camera"}, {"lidar"})
-    assert (camera.image_size, lidar.image_size) == ((64, 176), None)
+    assert (camera.inputs.sensors, lidar.inputs.sensors) == ({"camera"}, {"lidar"})
+    assert (camera.inputs.image_size, lidar.inputs.image_size) == ((64, 176), None)

@@ -64,7 +64,7 @@ def scene():
     is_box = torch.tensor([[True, True, True, True], [True, False, False, False]])
     return Scene(
         grid=BevGrid(x_range=(-6, 8), y_range=(-5, 4), z_range=(-3, 2), cell=1),
-        batch=Batch(tokens=("a", "b"), views=None, points=None, point_sample=None, boxes=boxes, is_box=is_box),
+        batch=Batch(tokens=("a", "b"), views=None, lidar=None, radar=None, boxes=boxes, is_box=is_box),
         valid=((0, 0), (0, 1), (0, 2), (1, 0)),
     )
 

@@ -30,12 +30,13 @@ def spec():
 
 @pytest.fixture
 def batch(scene, rng):
+    from detectors.batch import Points
+
     points = torch.rand(400, 5, generator=rng) * torch.tensor([16.0, 12, 4, 1, 0]) - torch.tensor([8.0, 5, 3, 0, 0])
     boxes = scene.batch.boxes
     return replace(
         scene.batch,
-        points=points,
-        point_sample=torch.arange(400) // 200,
+        lidar=Points(points, torch.arange(400) // 200),
         boxes=replace(boxes, **{name: getattr(boxes, name).float() for name in _FLOATS}),
     )
 

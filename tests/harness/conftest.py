@@ -19,7 +19,7 @@ def smoke_path(tmp_path_factory):
 @pytest.fixture(scope="session")
 def smoke_root(smoke_path):
     """That folder, opened."""
-    from harness.data.nuscenes import NuScenesRoot
+    from harness.data.root import NuScenesRoot
 
     return NuScenesRoot(smoke_path, "v1.0-synthetic")
 
@@ -27,7 +27,7 @@ def smoke_root(smoke_path):
 @pytest.fixture(scope="session")
 def real_root():
     """One real nuScenes frame (CROSSBEV_REAL_FRAME, or shared/real beside the repository), which we may not ship."""
-    from harness.data.nuscenes import NuScenesRoot
+    from harness.data.root import NuScenesRoot
 
     beside = Path(__file__).parents[3] / "shared" / "real" / "nuscenes-frame"
     path = Path(os.environ.get("CROSSBEV_REAL_FRAME", beside))

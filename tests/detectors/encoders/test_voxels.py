@@ -5,6 +5,7 @@ import math
 import torch
 from torch.testing import assert_close
 
+from detectors.batch import Points
 from detectors.encoders.voxels import VOXEL_FEATURES, voxelise
 
 # The grid of the tests: x from -4, y from -8, z from -3 to 5, cells of 1 m; here voxels of 0.5 x 0.5 x 1 m.
@@ -17,7 +18,7 @@ def _points(*rows):
 
 def test_two_points_in_a_voxel_by_hand(grid):
     points = _points([-3.9, -7.8, 0.6, 0.2, 0.0], [-3.7, -7.6, 0.8, 0.6, 0.1])
-    features, sites = voxelise(points, torch.tensor([0, 0]), grid, **HOW)
+    features, sites = voxelise(Points(points, torch.tensor([0, 0])), grid, **HOW)
     assert sites.index.tolist() == [[0, 3, 0, 0]]
     # Means: x -3.8 is 0.4 voxels from the border, y -7.7 is 0.6, z 0.7 is 0.7 of a voxel and 3.7 of 8 m high.
     expected = {
@@ -34,7 +35,7 @@ def test_two_points_in_a_voxel_by_hand(grid):
 
 def test_points_of_two_samples_do_not_share_a_voxel(grid):
     points = _points(*[[0.1, 0.1, 0.1, 0.5, 0.0]] * 3)
-    features, sites = voxelise(points, torch.tensor([0, 2, 2]), grid, **HOW)
+    features, sites = voxelise(Points(points, torch.tensor([0, 2, 2])), grid, **HOW)
     assert sites.index.tolist() == [[0, 3, 16, 8], [2, 3, 16, 8]]
     assert_close(features[:, -1], torch.tensor([0.0, math.log(2)]))
 
@@ -42,7 +43,7 @@ def test_points_of_two_samples_do_not_share_a_voxel(grid):
 def test_points_outside_the_grid_are_dropped(grid):
     outside = [[12.0, 0, 0], [-4.1, 0, 0], [0, 4.0, 0], [0, -8.1, 0], [0, 0, 5.0], [0, 0, -3.1], [math.nan, 0, 0]]
     points = _points([11.9, 3.9, 4.9, 0.0, 0.0], *[[*xyz, 0.0, 0.0] for xyz in outside])
-    _, sites = voxelise(points, torch.zeros(8, dtype=torch.long), grid, **HOW)
+    _, sites = voxelise(Points(points, torch.zeros(8, dtype=torch.long)), grid, **HOW)
     assert sites.index.tolist() == [[0, 7, 23, 31]]
     assert sites.shape == (8, 24, 32)
 
@@ -51,20 +52,21 @@ def test_sites_are_sorted_and_their_counts_add_up(rng, grid):
     points = torch.tensor([-4.0, -8.0, -3.0, 0, 0]) + torch.rand(500, 5, generator=rng) * torch.tensor(
         [16.0, 12, 8, 1, 1]
     )
-    features, sites = voxelise(points, torch.randint(3, (500,), generator=rng), grid, **HOW)
+    features, sites = voxelise(Points(points, torch.randint(3, (500,), generator=rng)), grid, **HOW)
     assert torch.equal(sites.index, torch.unique(sites.index, dim=0))
     assert_close(features[:, -1].exp().sum(), torch.tensor(500.0), atol=1e-2, rtol=0)
 
 
 def test_the_order_of_the_points_does_not_matter(rng, tiny_batch, grid):
-    shuffled = torch.randperm(len(tiny_batch.points), generator=rng)
-    features, sites = voxelise(tiny_batch.points, tiny_batch.point_sample, grid, **HOW)
-    again, sites_again = voxelise(tiny_batch.points[shuffled], tiny_batch.point_sample[shuffled], grid, **HOW)
+    shuffled = torch.randperm(len(tiny_batch.lidar.values), generator=rng)
+    features, sites = voxelise(tiny_batch.lidar, grid, **HOW)
+    cloud = Points(tiny_batch.lidar.values[shuffled], tiny_batch.lidar.sample[shuffled])
+    again, sites_again = voxelise(cloud, grid, **HOW)
     assert torch.equal(sites.index, sites_again.index)
     assert_close(features, again)
 
 
 def test_no_points_give_no_voxels(grid):
-    features, sites = voxelise(_points(), torch.zeros(0, dtype=torch.long), grid, **HOW)
+    features, sites = voxelise(Points(_points(), torch.zeros(0, dtype=torch.long)), grid, **HOW)
     assert features.shape == (0, len(VOXEL_FEATURES))
     assert len(sites) == 0

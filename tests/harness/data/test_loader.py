@@ -1,5 +1,7 @@
-"""Batches are a pure function of seed and step, and every sample gets its turn."""
+"""Batches are a pure function of seed and step, every sample gets its turn, and processes change nothing."""
 
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,3 +24,93 @@ def test_order_depends_on_seed_and_round():
     assert first != sorted(first)
     assert first == batch_indices(50, 50, 0, seed=3)
     assert first != batch_indices(50, 50, 0, seed=4)
+
+
+@pytest.fixture
+def samples(smoke_root):
+    """A set of the training split with all sensors: ``samples(augmentation)``."""
+    from detectors.batch import Inputs
+    from harness.data.loader import SampleSet
+
+    inputs = Inputs(image_size=(32, 48), lidar_sweeps=2, radar_sweeps=2)
+
+    def make(augmentation=None):
+        return SampleSet(smoke_root, smoke_root.tokens("synthetic_train"), inputs, augmentation)
+
+    return make
+
+
+def _content(batches):
+    return [
+        (
+            b.tokens,
+            *(t.clone() for t in (b.views.images, b.views.intrinsics, b.lidar.values, b.radar.values, b.boxes.yaw)),
+        )
+        for b in batches
+    ]
+
+
+def _same(one, other):
+    return all(
+        a[0] == b[0] and all(torch.equal(x, y) for x, y in zip(a[1:], b[1:], strict=True))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_workers_change_no_batch(samples):
+    from harness.data.loader import evaluation_batches, training_batches
+    from harness.study.spec import AugmentSpec
+
+    state = torch.get_rng_state()
+    drawn = [_content(training_batches(samples(AugmentSpec()), 2, range(5), 1, 2, workers)) for workers in (0, 1, 2)]
+    assert len(drawn[0]) == 5
+    assert _same(drawn[0], drawn[1])
+    assert _same(drawn[0], drawn[2])
+    assert not _same(drawn[0], _content(training_batches(samples(AugmentSpec()), 2, range(5), 1, 3)))
+    in_order = [_content(evaluation_batches(samples(), 4, workers)) for workers in (0, 2)]
+    assert _same(*in_order)
+    assert [token for batch in in_order[0] for token in batch[0]] == samples().tokens
+    # Nor does loading draw from the generator that weights and dropout use.
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_resumed_training_goes_on_with_the_same_batches(samples):
+    from harness.data.loader import training_batches
+    from harness.study.spec import AugmentSpec
+
+    whole = _content(training_batches(samples(AugmentSpec()), 2, range(6), 1, 2))
+    resumed = _content(training_batches(samples(AugmentSpec()), 2, range(4, 6), 1, 2))
+    assert _same(whole[4:], resumed)
+
+
+def test_what_is_kept_in_memory_is_read_once_and_never_beyond_the_limit(samples, monkeypatch):
+    from harness.data import loader
+
+    read_tokens = []
+    read = loader.read
+    monkeypatch.setattr(
+        loader, "read", lambda root, token, *rest: read_tokens.append(token) or read(root, token, *rest)
+    )
+    kept = samples()
+    for _ in range(3):
+        assert kept.plain(0).token == kept.tokens[0]
+    assert read_tokens == [kept.tokens[0]]
+    tight = samples()
+    tight.cache_bytes = 10
+    for _ in range(3):
+        tight.plain(1)
+    assert read_tokens[1:] == [kept.tokens[1]] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_file_is_one_message_whoever_reads_it(samples, monkeypatch, workers):
+    from harness.data import loader
+    from harness.errors import InputError
+
+    def broken(*_):
+        raise InputError("samples/CAM_FRONT/a.jpg is truncated")
+
+    monkeypatch.setattr(loader, "read", broken)
+    with pytest.raises(InputError) as caught:
+        list(loader.evaluation_batches(samples(), 2, workers))
+    assert str(caught.value) == "samples/CAM_FRONT/a.jpg is truncated"

@@ -12,14 +12,15 @@ SPLIT = "synthetic_train"
 @pytest.fixture
 def score_boxes(smoke_root, tmp_path):
     """Write boxes (a function of the annotations of each sample) as a submission and score it."""
+    from detectors.batch import Inputs
+    from harness.data.nuscenes import read
     from harness.evaluate.detection import score
     from harness.evaluate.submission import write_submission
 
     def score_boxes(change, config="within_25m"):
         predictions = {}
         for token in smoke_root.tokens(SPLIT):
-            boxes, points = smoke_root.annotations(token)
-            predictions[token] = change(boxes[points.sum(dim=1) > 0])
+            predictions[token] = change(read(smoke_root, token, Inputs()).boxes)
         submission = tmp_path / "predictions.json"
         write_submission(submission, smoke_root, predictions, frozenset({"lidar"}))
         return score(smoke_root, SPLIT, submission, config, tmp_path)
@@ -30,12 +31,14 @@ def score_boxes(smoke_root, tmp_path):
 @pytest.fixture
 def present(smoke_root):
     """Classes that have a box in the scored range, as ``AP/CLASS``; an absent class scores 0 whatever is predicted."""
+    from detectors.batch import Inputs
     from detectors.geometry.boxes import CLASSES
+    from harness.data.nuscenes import read
 
     found = set()
     for token in smoke_root.tokens(SPLIT):
-        boxes, points = smoke_root.annotations(token)
-        near = (boxes.center[:, :2].norm(dim=1) < 24.5) & (points.sum(dim=1) > 0)
+        boxes = read(smoke_root, token, Inputs()).boxes
+        near = boxes.center[:, :2].norm(dim=1) < 24.5
         found |= {f"AP/{CLASSES[label]}" for label in boxes.label[near].tolist()}
     assert len(found) >= 8
     return sorted(found)

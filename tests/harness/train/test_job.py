@@ -38,6 +38,7 @@ def order(smoke_root):
                 "given_weights": None,
                 "device": "cpu",
                 "threads": 1,
+                "loader_workers": 0,
             }
             | more
         )
