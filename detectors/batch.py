@@ -134,6 +134,13 @@ class Batch:
         """Samples in the batch."""
         return len(self.tokens)
 
+    def require(self, sensors: frozenset[str]) -> None:
+        """Raise ValueError where one of these sensors is not in the batch."""
+        carried = {"camera": self.views, "lidar": self.lidar, "radar": self.radar}
+        missing = sorted(sensor for sensor in sensors if carried[sensor] is None)
+        if missing:
+            raise ValueError(f"the batch carries no {' and no '.join(missing)}")
+
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
         return replace(

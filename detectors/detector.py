@@ -8,7 +8,9 @@ from torch import nn
 from detectors.batch import Batch, Inputs
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.camera import CameraSpec
+from detectors.encoders.fusion import FusionSpec
 from detectors.encoders.lidar import LidarSpec
+from detectors.encoders.radar import RadarSpec
 from detectors.geometry.boxes import Boxes
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec, decode
@@ -23,14 +25,19 @@ class DetectorSpec(Spec):
     grid: BevGrid
     camera: CameraSpec | None = None
     lidar: LidarSpec | None = None
+    radar: RadarSpec | None = None
+    fusion: FusionSpec | None = None
+    """Of two or more sensors; one alone needs none."""
     neck: BevNeckSpec
     head: CenterHeadSpec
 
     @model_validator(mode="after")
-    def _exactly_one_sensor(self) -> Self:
-        sensors = sorted(self.inputs.sensors)
-        if len(sensors) != 1:
-            raise ValueError(f"a detector has camera or lidar, exactly one of them; this one has {sensors}")
+    def _sensors_and_fusion_agree(self) -> Self:
+        names = sorted(self.inputs.sensors)
+        if not names:
+            raise ValueError("a detector needs a sensor: camera, lidar or radar")
+        if (len(names) > 1) != (self.fusion is not None):
+            raise ValueError(f"fusion belongs to detectors of two or more sensors; this one has {', '.join(names)}")
         return self
 
     @property
@@ -39,14 +46,18 @@ class DetectorSpec(Spec):
         return Inputs(
             image_size=None if self.camera is None else self.camera.image_size,
             lidar_sweeps=0 if self.lidar is None else self.lidar.sweeps,
+            radar_sweeps=0 if self.radar is None else self.radar.sweeps,
         )
+
+    @property
+    def sensor_channels(self) -> tuple[int, ...]:
+        """Channels of each sensor's BEV map: camera, LiDAR, RADAR, those there are."""
+        return tuple(encoder.channels for encoder in (self.camera, self.lidar, self.radar) if encoder is not None)
 
     @property
     def low_channels(self) -> int:
         """Channels of `DetectorOutput.bev_low`."""
-        encoder = self.camera or self.lidar
-        assert encoder is not None
-        return encoder.channels
+        return self.sensor_channels[0] if self.fusion is None else self.fusion.channels
 
     @property
     def high_channels(self) -> int:
@@ -66,21 +77,26 @@ class Detector(nn.Module):
         self.spec = spec
         self.camera = None if spec.camera is None else spec.camera.build(spec.grid)
         self.lidar = None if spec.lidar is None else spec.lidar.build(spec.grid)
+        self.radar = None if spec.radar is None else spec.radar.build(spec.grid)
+        self.fusion = None if spec.fusion is None else spec.fusion.build(spec.sensor_channels)
         self.neck = spec.neck.build(spec.low_channels)
         self.head = spec.head.build(spec.high_channels)
 
     def forward(self, batch: Batch) -> DetectorOutput:
-        """Encode the sensor, refine the BEV map, predict."""
+        """Encode each sensor, fuse, refine, predict."""
+        batch.require(self.spec.inputs.sensors)
         camera = None if self.camera is None else self.camera(batch.views)
         lidar = None if self.lidar is None else self.lidar(batch.lidar, len(batch))
-        bev_low = lidar if camera is None else camera.bev
-        assert bev_low is not None, "the spec has exactly one sensor"
+        radar = None if self.radar is None else self.radar(batch.radar, len(batch))
+        maps = [bev for bev in (camera and camera.bev, lidar, radar) if bev is not None]
+        bev_low = maps[0] if self.fusion is None else self.fusion(maps)
         bev_high = self.neck(bev_low)
         return DetectorOutput(
             image_features=camera and camera.image_features,
             depth=camera and camera.depth,
             camera_bev=camera and camera.bev,
             lidar_bev=lidar,
+            radar_bev=radar,
             bev_low=bev_low,
             bev_high=bev_high,
             head=self.head(bev_high),

@@ -28,8 +28,10 @@ class DetectorOutput:
     """Image features lifted and splatted into BEV."""
     lidar_bev: Float[Tensor, "b c_lidar y x"] | None
     """Sparse 3D features, height folded into channels."""
+    radar_bev: Float[Tensor, "b c_radar y x"] | None
+    """Pillar features, spread by convolutions."""
     bev_low: Float[Tensor, "b c_low y x"]
-    """Low level: what enters the BEV neck (UniDistill's F_low)."""
+    """Low level: the only sensor's map or the fused one, what enters the BEV neck (UniDistill's F_low)."""
     bev_high: Float[Tensor, "b c_high y x"]
     """High level: what leaves the BEV neck and enters the head (UniDistill's F_high)."""
     head: HeadOutput

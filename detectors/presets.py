@@ -1,10 +1,19 @@
-"""Named detector specs: what a study calls by name and may override."""
+"""Named detector specs: what a study calls by name and may override. `python -m detectors.presets` lists them."""
+
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from detectors.detector import DetectorSpec
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.camera import CameraSpec
+from detectors.encoders.fusion import FusionSpec
 from detectors.encoders.image import ImageSpec
 from detectors.encoders.lidar import LidarSpec
+from detectors.encoders.radar import RadarSpec
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
 
@@ -14,26 +23,76 @@ _TINY_LOW_CHANNELS = 64
 _TINY_NECK = BevNeckSpec(fine_width=48, coarse_width=96, coarse_depth=3)
 _TINY_HEAD = CenterHeadSpec(width=48)
 
+_TINY_CAMERA = CameraSpec(
+    image_size=(64, 176),
+    image=ImageSpec(stem_width=32, widths=(32, 64, 96, 128), depths=(1, 1, 1, 1), channels=64),
+    # To the corners of the grid.
+    depth_range=(1.0, 36.0),
+    depth_bins=35,
+    channels=_TINY_LOW_CHANNELS,
+)
+_TINY_LIDAR = LidarSpec(
+    sweeps=2, voxels_per_cell=2, height_bins=16, widths=(16, 32, 48), depths=(1, 2, 1), channels=_TINY_LOW_CHANNELS
+)
+_TINY_RADAR = RadarSpec(sweeps=3, width=32, depth=2, channels=_TINY_LOW_CHANNELS)
+
+
+def _tiny(
+    camera: CameraSpec | None = None, lidar: LidarSpec | None = None, radar: RadarSpec | None = None
+) -> DetectorSpec:
+    sensors = sum(encoder is not None for encoder in (camera, lidar, radar))
+    return DetectorSpec(
+        grid=_TINY_GRID,
+        camera=camera,
+        lidar=lidar,
+        radar=radar,
+        fusion=FusionSpec(channels=_TINY_LOW_CHANNELS) if sensors > 1 else None,
+        neck=_TINY_NECK,
+        head=_TINY_HEAD,
+    )
+
+
 PRESETS = {
-    "tiny_camera": DetectorSpec(
-        grid=_TINY_GRID,
-        camera=CameraSpec(
-            image_size=(64, 176),
-            image=ImageSpec(stem_width=32, widths=(32, 64, 96, 128), depths=(1, 1, 1, 1), channels=64),
-            # To the corners of the grid.
-            depth_range=(1.0, 36.0),
-            depth_bins=35,
-            channels=_TINY_LOW_CHANNELS,
-        ),
-        neck=_TINY_NECK,
-        head=_TINY_HEAD,
-    ),
-    "tiny_lidar": DetectorSpec(
-        grid=_TINY_GRID,
-        lidar=LidarSpec(
-            voxels_per_cell=2, height_bins=16, widths=(16, 32, 48), depths=(1, 2, 1), channels=_TINY_LOW_CHANNELS
-        ),
-        neck=_TINY_NECK,
-        head=_TINY_HEAD,
-    ),
+    "tiny_camera": _tiny(camera=_TINY_CAMERA),
+    "tiny_lidar": _tiny(lidar=_TINY_LIDAR),
+    "tiny_radar": _tiny(radar=_TINY_RADAR),
+    "tiny_camera_lidar": _tiny(camera=_TINY_CAMERA, lidar=_TINY_LIDAR),
+    "tiny_camera_radar": _tiny(camera=_TINY_CAMERA, radar=_TINY_RADAR),
 }
+
+
+def main(
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples of a training step.")] = 8,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="On a CPU.")] = 1,
+) -> None:
+    """Every preset with its parameters, operations of a sample, BEV map and time of a training step."""
+    import torch
+
+    from detectors.cost import measure
+
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise typer.BadParameter(f"{device!r} is not a device of this machine; use cpu, or cuda where there is one")
+    torch.set_num_threads(threads)
+    table = Table(box=box.SIMPLE)
+    for heading in ("preset", "sensors"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("parameters", "GFLOPs", "BEV (c y x)", f"step of {batch_size}"):
+        table.add_column(heading, justify="right")
+    for name, spec in PRESETS.items():
+        cost = measure(spec, batch_size, device)
+        table.add_row(
+            name,
+            " + ".join(sorted(spec.inputs.sensors)),
+            f"{cost.parameters:,}",
+            f"{cost.flops / 1e9:.2f}",
+            "x".join(map(str, cost.bev_shape)),
+            f"{cost.step_seconds:.2f} s",
+        )
+    console = Console()
+    # Where there is no terminal, rich takes 80 columns for the width of a page.
+    console.print(table, width=None if console.is_terminal else 120)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -74,13 +74,20 @@ class AugmentSpec(Spec):
         return _ordered(bounds)
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
 class ScheduleSpec(Spec):
-    """How long and how fast every training of the study learns: AdamW, one cycle of the learning rate."""
+    """How long and how fast every training of the study learns, with AdamW."""
 
     steps: int = Field(gt=0)
     batch_size: int = Field(default=8, gt=0)
     lr: float = Field(default=2e-3, gt=0)
-    """Peak of the one-cycle learning rate."""
+    """The highest learning rate."""
+    policy: Literal["one_cycle", "multi_step"] = "one_cycle"
+    """Up and down again, or a tenth from each milestone on."""
+    milestones: tuple[Share, ...] = (0.7, 0.9)
+    """Of "multi_step", in shares of the training."""
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=10.0, gt=0)
     """Largest norm of all gradients together."""

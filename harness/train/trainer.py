@@ -8,12 +8,13 @@ from collections.abc import Callable
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.wrappers import _FabricOptimizer
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from distill.objective import Objective
 from harness.data.loader import SampleSet, training_batches
 from harness.store import RunFolder, atomic_write
 from harness.study.spec import ScheduleSpec
+from harness.train.optim import learning_rate, optimizer_of
 from harness.train.streams import stream_seed
 
 SAVE_EVERY_SECONDS = 30.0
@@ -41,9 +42,9 @@ def fit(
     """
     objective.to(fabric.device).train()
     trained = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = fabric.setup_optimizers(torch.optim.AdamW(trained, lr=schedule.lr, weight_decay=schedule.weight_decay))
-    cycle = OneCycleLR(optimizer, max_lr=schedule.lr, total_steps=schedule.steps)
-    start = _restore(run, objective, optimizer, cycle)
+    optimizer = fabric.setup_optimizers(optimizer_of(trained, schedule))
+    course = learning_rate(optimizer, schedule)
+    start = _restore(run, objective, optimizer, course)
 
     saved = began = time.monotonic()
     steps = range(start, schedule.steps)
@@ -58,8 +59,8 @@ def fit(
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient of step {step} is {norm}; all losses are finite")
         optimizer.step()
-        rate = cycle.get_last_lr()[0]
-        cycle.step()
+        rate = course.get_last_lr()[0]
+        course.step()
 
         run.log_step(
             step,
@@ -75,21 +76,21 @@ def fit(
         began = time.monotonic()
         stopping = stop() and step + 1 < schedule.steps
         if stopping or time.monotonic() - saved > SAVE_EVERY_SECONDS:
-            _save(run, objective, optimizer, cycle, step + 1)
+            _save(run, objective, optimizer, course, step + 1)
             saved = time.monotonic()
         if stopping:
             raise Interrupted(f"stopped after step {step + 1} of {schedule.steps}")
     if objective.teacher is not None:
         objective.check_teacher_unchanged()
     # Whatever interrupts the scoring does not cost the training.
-    _save(run, objective, optimizer, cycle, schedule.steps)
+    _save(run, objective, optimizer, course, schedule.steps)
 
 
-def _save(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, cycle: OneCycleLR, step: int) -> None:
+def _save(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, course: LRScheduler, step: int) -> None:
     state = {
         "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "cycle": cycle.state_dict(),
+        "learning_rate": course.state_dict(),
         "step": step,
     }
     content = io.BytesIO()
@@ -97,7 +98,7 @@ def _save(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, cyc
     atomic_write(run.state, content.getvalue())
 
 
-def _restore(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, cycle: OneCycleLR) -> int:
+def _restore(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, course: LRScheduler) -> int:
     """The step to go on with."""
     if not run.state.is_file():
         run.rewind(0)
@@ -105,6 +106,6 @@ def _restore(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, 
     state = torch.load(run.state, weights_only=True, map_location="cpu")
     objective.load_state_dict(state["objective"], strict=True)
     optimizer.load_state_dict(state["optimizer"])
-    cycle.load_state_dict(state["cycle"])
+    course.load_state_dict(state["learning_rate"])
     run.rewind(state["step"])
     return state["step"]

@@ -1,5 +1,7 @@
 """A detector maps a batch of its sensor to boxes, trains as a whole, and survives empty scenes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -8,15 +10,25 @@ from torch.testing import assert_close
 from detectors.detector import DetectorSpec
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.camera import CameraSpec
+from detectors.encoders.fusion import FusionSpec
 from detectors.encoders.image import ImageSpec
 from detectors.encoders.lidar import LidarSpec
+from detectors.encoders.radar import RadarSpec
 from detectors.heads.center import CenterHeadSpec
 
 # The pyramid is as wide as the BEV map: DetectorOutput names both axes c.
 IMAGE = ImageSpec(stem_width=4, widths=(4, 6, 8, 10), depths=(1, 1, 1, 1), channels=7)
-SENSORS = {
+ENCODERS = {
     "camera": CameraSpec(image_size=(32, 48), image=IMAGE, depth_range=(1.0, 13.0), depth_bins=9, channels=7),
     "lidar": LidarSpec(voxels_per_cell=2, height_bins=8, widths=(4, 6), depths=(1, 1), channels=7),
+    "radar": RadarSpec(width=5, depth=2, channels=6),
+}
+FUSION = FusionSpec(channels=9)
+SENSORS = {
+    **{name: {name: encoder} for name, encoder in ENCODERS.items()},
+    "camera_lidar": {"camera": ENCODERS["camera"], "lidar": ENCODERS["lidar"], "fusion": FUSION},
+    "camera_radar": {"camera": ENCODERS["camera"], "radar": ENCODERS["radar"], "fusion": FUSION},
+    "all": {**ENCODERS, "fusion": FUSION},
 }
 SHARED = {"neck": BevNeckSpec(fine_width=8, coarse_width=10), "head": CenterHeadSpec(width=12)}
 
@@ -24,7 +36,7 @@ SHARED = {"neck": BevNeckSpec(fine_width=8, coarse_width=10), "head": CenterHead
 @pytest.fixture(params=SENSORS)
 def detector(request, grid):
     torch.manual_seed(0)
-    return DetectorSpec(grid=grid, **{request.param: SENSORS[request.param]}, **SHARED).build()
+    return DetectorSpec(grid=grid, **SENSORS[request.param], **SHARED).build()
 
 
 def _total_loss(detector, batch):
@@ -37,9 +49,12 @@ def test_every_map_covers_the_grid_in_the_width_of_the_spec(detector, tiny_batch
     assert output.bev_low.shape == (2, detector.spec.low_channels, *size)
     assert output.bev_high.shape == (2, detector.spec.high_channels, *size)
     assert output.head.heatmap.shape[2:] == output.head.boxes.shape[3:] == size
-    mine, other = (output.camera_bev, output.lidar_bev)[:: 1 if "camera" in detector.spec.inputs.sensors else -1]
-    assert mine is output.bev_low
-    assert other is None
+    maps = {"camera": output.camera_bev, "lidar": output.lidar_bev, "radar": output.radar_bev}
+    present = {name: bev for name, bev in maps.items() if bev is not None}
+    assert set(present) == detector.spec.inputs.sensors
+    assert tuple(bev.shape[1] for bev in present.values()) == detector.spec.sensor_channels
+    if len(present) == 1:
+        assert present.popitem()[1] is output.bev_low
 
 
 def test_one_step_changes_every_parameter(detector, tiny_batch):
@@ -118,7 +133,19 @@ def test_a_spec_survives_json(detector):
     assert DetectorSpec.model_validate_json(detector.spec.model_dump_json()) == detector.spec
 
 
-@pytest.mark.parametrize("names", [[], ["camera", "lidar"]])
-def test_a_detector_has_exactly_one_sensor(grid, names):
-    with pytest.raises(ValidationError, match="exactly one"):
-        DetectorSpec(grid=grid, **{name: SENSORS[name] for name in names}, **SHARED)
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, "needs a sensor"),
+        ({"camera": ENCODERS["camera"], "lidar": ENCODERS["lidar"]}, "two or more sensors"),
+        ({"radar": ENCODERS["radar"], "fusion": FUSION}, "two or more sensors"),
+    ],
+)
+def test_impossible_sets_of_sensors_are_refused(grid, parts, message):
+    with pytest.raises(ValidationError, match=message):
+        DetectorSpec(grid=grid, **parts, **SHARED)
+
+
+def test_a_batch_without_a_sensor_is_refused_by_name(detector, tiny_batch):
+    with pytest.raises(ValueError, match="carries no"):
+        detector(replace(tiny_batch, views=None, lidar=None, radar=None))

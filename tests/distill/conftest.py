@@ -31,6 +31,7 @@ class Scene:
             depth=None,
             camera_bev=None,
             lidar_bev=None,
+            radar_bev=None,
             bev_low=given.get("bev_low", maps(low)),
             bev_high=given.get("bev_high", maps(high)),
             head=HeadOutput(heatmap=maps(10), boxes=maps(2, 8)),

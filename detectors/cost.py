@@ -1,0 +1,106 @@
+"""What a detector costs: parameters, operations, memory of its maps and time of a training step."""
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from detectors.batch import Batch, CameraViews, Sample, collate
+from detectors.detector import DetectorSpec
+from detectors.geometry.boxes import CLASSES, Boxes
+
+LIDAR_POINTS, RADAR_POINTS = 3000, 60
+"""Of a sweep in the example batch: about as many as the embedded world's."""
+CAMERAS = 6
+STEPS = 5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one detector."""
+
+    parameters: int
+    flops: int
+    """Multiply-adds of a sample's forward pass, each counted as two operations."""
+    bev_shape: tuple[int, int, int]
+    """Channels, rows and columns of the low-level map, which the student's is compared with."""
+    step_seconds: float
+    """Median of a training step: forward, backward, optimizer."""
+
+
+def measure(spec: DetectorSpec, batch_size: int, device: str, steps: int = STEPS) -> Cost:
+    """Build the detector and train it for some steps on an example batch."""
+    torch.manual_seed(0)
+    detector = spec.build().to(device)
+    single, batch = (example_batch(spec, b).to(device) for b in (1, batch_size))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        output = detector.eval()(single)
+    optimizer = torch.optim.AdamW(detector.train().parameters(), lr=1e-3)
+    seconds = []
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        loss = detector.loss(detector(batch), batch)
+        optimizer.zero_grad()
+        (loss.heatmap + loss.boxes).backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    _, channels, rows, columns = output.bev_low.shape
+    return Cost(
+        parameters=sum(p.numel() for p in detector.parameters()),
+        flops=counter.get_total_flops(),
+        bev_shape=(channels, rows, columns),
+        step_seconds=statistics.median(seconds[1:]),  # the first one warms up
+    )
+
+
+def example_batch(spec: DetectorSpec, batch_size: int) -> Batch:
+    """Random sensors of the sizes that the detector asks for, on its grid."""
+    rng = torch.Generator().manual_seed(0)
+    grid, inputs = spec.grid, spec.inputs
+    low = torch.tensor([grid.x_range[0], grid.y_range[0], grid.z_range[0]])
+    high = torch.tensor([grid.x_range[1], grid.y_range[1], grid.z_range[1]])
+
+    def points(count: int, columns: int) -> torch.Tensor:
+        xyz = low + (high - low) * torch.rand(count, 3, generator=rng)
+        return torch.cat([xyz, torch.rand(count, columns - 3, generator=rng)], dim=1)
+
+    samples = []
+    for i in range(batch_size):
+        center = points(30, 3)
+        samples.append(
+            Sample(
+                token=str(i),
+                views=None if inputs.image_size is None else _views(inputs.image_size, rng),
+                lidar=points(LIDAR_POINTS * inputs.lidar_sweeps, 5) if inputs.lidar_sweeps else None,
+                radar=points(RADAR_POINTS * 5 * inputs.radar_sweeps, 7) if inputs.radar_sweeps else None,
+                boxes=Boxes(
+                    center=center,
+                    size=0.5 + 4 * torch.rand(30, 3, generator=rng),
+                    yaw=math.pi * torch.rand(30, generator=rng),
+                    velocity=torch.randn(30, 2, generator=rng),
+                    label=torch.randint(len(CLASSES), (30,), generator=rng),
+                    score=torch.ones(30),
+                ),
+            )
+        )
+    return collate(samples)
+
+
+def _views(image_size: tuple[int, int], rng: torch.Generator) -> CameraViews:
+    height, width = image_size
+    poses = []
+    for i in range(CAMERAS):
+        cos, sin = math.cos(2 * math.pi * i / CAMERAS), math.sin(2 * math.pi * i / CAMERAS)
+        poses.append([[sin, 0, cos, 0], [-cos, 0, sin, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])
+    intrinsic = torch.tensor([[0.7 * width, 0, width / 2], [0, 0.7 * width, height / 2], [0, 0, 1]])
+    return CameraViews(
+        images=torch.randint(256, (CAMERAS, 3, height, width), generator=rng, dtype=torch.uint8),
+        intrinsics=intrinsic.expand(CAMERAS, 3, 3).clone(),
+        ego_from_camera=torch.tensor(poses, dtype=torch.float32),
+        age=torch.zeros(CAMERAS),
+    )

@@ -1,0 +1,41 @@
+"""Fusion: the BEV maps of several sensors into one."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from detectors.spec import Spec
+
+
+class FusionSpec(Spec):
+    """Each map normalised on its own, all of them concatenated and convolved (BEVFusion's way)."""
+
+    channels: int = Field(ge=1)
+    """Of the fused map."""
+
+    def build(self, in_channels: Sequence[int]) -> "Fusion":
+        """The module with fresh weights, for maps of these widths."""
+        return Fusion(self, in_channels)
+
+
+class Fusion(nn.Module):
+    """Maps of several sensors to one of the same size."""
+
+    def __init__(self, spec: FusionSpec, in_channels: Sequence[int]) -> None:
+        super().__init__()
+        # Sums of splatted features and voxel features differ in scale; unnormalised, one sensor would drown the other.
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in in_channels)
+        self.mix = nn.Sequential(
+            nn.Conv2d(sum(in_channels), spec.channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(spec.channels),
+            nn.ReLU(),
+        )
+
+    def forward(self, maps: Sequence[Float[Tensor, "b _ y x"]]) -> Float[Tensor, "b c y x"]:
+        """The fused map."""
+        normed = [norm(bev) for norm, bev in zip(self.norms, maps, strict=True)]
+        result: Tensor = self.mix(torch.cat(normed, dim=1).contiguous(memory_format=torch.channels_last))
+        return result

@@ -1,0 +1,23 @@
+"""The optimizer and the course of its learning rate."""
+
+from collections.abc import Iterable
+
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+
+from harness.study.spec import ScheduleSpec
+
+
+def optimizer_of(parameters: Iterable[Parameter], schedule: ScheduleSpec) -> AdamW:
+    """AdamW at the schedule's learning rate."""
+    return AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay)
+
+
+def learning_rate(optimizer: Optimizer, schedule: ScheduleSpec) -> LRScheduler:
+    """The scheduler to step once after every training step."""
+    match schedule.policy:
+        case "one_cycle":
+            return OneCycleLR(optimizer, max_lr=schedule.lr, total_steps=schedule.steps)
+        case "multi_step":
+            return MultiStepLR(optimizer, [round(share * schedule.steps) for share in schedule.milestones], gamma=0.1)
