@@ -17,6 +17,7 @@ HOMES = {
     "mlflow": {"harness/tracking.py"},
     "optuna": {"harness/search.py"},
     "ray": {"harness/execute/ray_pool.py"},
+    "matplotlib": {"harness/data/picture.py"},
     "pandas": {"harness/report/"},
     "nuscenes": {"harness/data/", "harness/evaluate/"},
     "lightning": {"harness/train/"},

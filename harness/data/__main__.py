@@ -1,4 +1,4 @@
-"""python -m harness.data synthesize OUT: write the embedded synthetic dataset to a folder."""
+"""python -m harness.data synthesize OUT | inspect ROOT: write the embedded dataset, or look into any one."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from harness.errors import exit_2_on_input_error
+from harness.errors import InputError, exit_2_on_input_error
 
 console = Console()
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -21,7 +21,7 @@ def main() -> None:
 @app.command()
 def synthesize(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder, or one of an interrupted call.")],
-    preset: Annotated[str, typer.Option(help="tiny (for studies) or smoke (for tests).")] = "tiny",
+    preset: Annotated[str, typer.Option(help="tiny or small (for studies), or smoke (for tests).")] = "tiny",
     seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Scenes rendered at once; all cores if not given.")] = None,
 ) -> None:
@@ -30,13 +30,66 @@ def synthesize(
     The bytes depend on preset and seed alone. A dataset that is there already is left as it is.
     """
     # Imported here so that --help is instant, and that worker processes do not load torch.
+    from harness.console import count_progress
     from harness.data import synthetic_tables
-    from harness.data.embedded import scene_progress
 
     with exit_2_on_input_error():
-        with scene_progress(console) as show:
+        with count_progress(console, "scenes") as show:
             synthetic_tables.synthesize(out, preset, seed, workers or os.cpu_count() or 1, show)
         console.print(f"{out} holds preset {preset}, seed {seed}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="ROOT", help="A dataset in nuScenes format, real or synthetic.")],
+    version: Annotated[str | None, typer.Option(help="Its version folder; the only one if not given.")] = None,
+    split: Annotated[str | None, typer.Option(help="Look at this split alone.")] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Look at the sizes of sensor files; do not decode them.")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option(help="Draw a sample into this file: png, jpg or pdf.")] = None,
+    sample: Annotated[str | None, typer.Option(help="Token of the sample to draw; the first one if not given.")] = None,
+) -> None:
+    """Check every table and sensor file of a nuScenes root, and count what is in it.
+
+    What is missing or damaged is named, and the exit status is 2. Nothing is written but the picture.
+    """
+    with exit_2_on_input_error():
+        if sample is not None and picture is None:
+            raise InputError("--sample names what --picture FILE draws; give both")
+        _inspect(path, version, split, fast, picture, sample)
+
+
+def _inspect(
+    path: Path, version: str | None, split: str | None, fast: bool, picture: Path | None, sample: str | None
+) -> None:
+    from harness.console import count_progress
+    from harness.data import inspection
+    from harness.data.root import NuScenesRoot, versions_in
+
+    if picture is not None:
+        from harness.data.picture import check_target, draw, save
+
+        check_target(picture)
+    versions = versions_in(path)
+    if version is None and len(versions) > 1:
+        raise InputError(f"{path} has several versions: {', '.join(versions)}; choose one with --version")
+    root = NuScenesRoot(path, version if version is not None else versions[0])
+    every = [row["token"] for row in root.devkit.sample]
+    splits = inspection.samples_by_split(root, split)
+    tokens = splits[split] if split is not None else every
+    if sample is not None and sample not in every:
+        raise InputError(f"sample {sample!r} is none of {root.path / root.version}")
+
+    inspection.print_contents(console, root, splits, tokens)
+    if picture is not None:
+        save(draw(root, sample or tokens[0]), picture)
+        console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
+    rows = inspection.sensor_rows(root, tokens)
+    with count_progress(console, "sensor files") as show:
+        unusable = inspection.find_unusable(root, tokens, rows, fast, show)
+    inspection.print_files(console, rows, unusable)
+    inspection.raise_if_unusable(unusable)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """A nuScenes root on disk: its version, tables, splits and files, checked so that what is wrong with it is named."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
@@ -12,25 +11,11 @@ from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.splits import create_splits_scenes
 
 from detectors.batch import Inputs
-from harness.data.sensor_files import check_file
+from harness.data.sensor_files import check_sensor_file
+from harness.data.tables import TABLES, check_table_files, open_tables, read_json, read_tables, table_path
 from harness.data.tune_split import TRAIN, TUNE, kept_cut
 from harness.errors import InputError, unknown
 
-TABLES = (
-    "attribute",
-    "calibrated_sensor",
-    "category",
-    "ego_pose",
-    "instance",
-    "log",
-    "map",
-    "sample",
-    "sample_annotation",
-    "sample_data",
-    "scene",
-    "sensor",
-    "visibility",
-)
 CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
 LIDAR = "LIDAR_TOP"
 RADARS = ("RADAR_FRONT_LEFT", "RADAR_FRONT", "RADAR_FRONT_RIGHT", "RADAR_BACK_RIGHT", "RADAR_BACK_LEFT")
@@ -45,6 +30,21 @@ _VERSION_OF_SPLIT = {
     "mini_val": "mini",
     "test": "test",
 }
+_TRAINING_SPLIT = {"v1.0-trainval": "train", "v1.0-mini": "mini_train"}
+
+
+def versions_in(path: Path) -> list[str]:
+    """Names of the version folders of a dataset root; raises InputError where there is none."""
+    if path.is_file():
+        raise InputError(f"dataset root {path} is a file; expected a folder with a version folder such as v1.0-mini")
+    if not path.is_dir():
+        raise InputError(f"dataset root {path} does not exist")
+    found = sorted(folder.name for folder in path.glob("v1.0-*") if folder.is_dir())
+    if not found and all(table_path(path, table).exists() for table in TABLES):
+        raise InputError(f"{path} is a version folder; the dataset root is the folder that it is in")
+    if not found:
+        raise InputError(f"{path} is no nuScenes root: it has no version folder such as v1.0-trainval or v1.0-mini")
+    return found
 
 
 @dataclass(frozen=True)
@@ -56,77 +56,20 @@ class NuScenesRoot:
 
     def __post_init__(self) -> None:
         """Raise InputError where the folder cannot be a nuScenes root of this version."""
-        if not self.path.is_dir():
-            raise InputError(f"dataset root {self.path} does not exist")
-        if not (self.path / self.version).is_dir():
-            found = sorted(p.name for p in self.path.glob("v1.0-*") if p.is_dir())
-            raise InputError(f"{self.path}: {unknown('version', self.version, found)}")
-        for table in TABLES:
-            if not self._table(table).is_file():
-                raise InputError(f"{self._table(table)} is missing; a nuScenes root has all of {', '.join(TABLES)}")
+        versions = versions_in(self.path)
+        # Any name is allowed, but it must be that of a folder right here: not "", nor "..".
+        if self.version not in {folder.name for folder in self.path.iterdir() if folder.is_dir()}:
+            raise InputError(f"{self.path}: {unknown('version', self.version, versions)}")
+        check_table_files(self._folder)
 
-    def _table(self, name: str) -> Path:
-        return self.path / self.version / f"{name}.json"
+    @property
+    def _folder(self) -> Path:
+        return self.path / self.version
 
     @cached_property
     def devkit(self) -> NuScenes:
-        """The devkit's own view of the root."""
-        try:
-            return NuScenes(version=self.version, dataroot=str(self.path), verbose=False)
-        except json.JSONDecodeError:
-            for table in TABLES:
-                self._check_json(self._table(table))
-            raise
-
-    @staticmethod
-    def _check_json(path: Path) -> None:
-        try:
-            json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is not valid JSON: {error}") from error
-
-    def fingerprint(self) -> str:
-        """Identity of the content: hash of the tables, the custom splits and, where there is one, the manifest."""
-        digest = hashlib.sha256(self.version.encode())
-        extra = [self.path / self.version / "splits.json", self.path / "manifest.json"]
-        for path in [*(self._table(table) for table in TABLES), *(path for path in extra if path.is_file())]:
-            with path.open("rb") as file:
-                digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
-        return digest.hexdigest()
-
-    def splits(self) -> dict[str, list[str]]:
-        """Split name to scene names: what the root's own splits.json says, and the predefined ones of its version."""
-        suffix = self.version.removeprefix("v1.0-")
-        known = {
-            name: scenes for name, scenes in create_splits_scenes().items() if _VERSION_OF_SPLIT.get(name) == suffix
-        }
-        custom = self.path / self.version / "splits.json"
-        if custom.is_file():
-            self._check_json(custom)
-            content = json.loads(custom.read_text())
-            if not isinstance(content, dict) or not all(isinstance(scenes, list) for scenes in content.values()):
-                raise InputError(f'{custom} must be {{"SPLIT": ["SCENE", ...], ...}}')
-            known |= content
-        if self._cut is not None:
-            known |= json.loads((self._cut / self.version / "splits.json").read_text())
-        return known
-
-    @cached_property
-    def _cut(self) -> Path | None:
-        """Folder with the tune split of real nuScenes, cut from the training scenes that are here; None without one."""
-        named = {version: split for split, version in _VERSION_OF_SPLIT.items() if split in ("train", "mini_train")}
-        split = named.get(self.version.removeprefix("v1.0-"))
-        if split is None:
-            return None
-        training = set(create_splits_scenes()[split])
-        logs = {log["token"]: log["logfile"] for log in self._rows("log")}
-        scenes = {s["name"]: logs[s["log_token"]] for s in self._rows("scene") if s["name"] in training}
-        return kept_cut(self.version, scenes)
-
-    def _rows(self, table: str) -> list[dict]:
-        """A small table, without opening all of them."""
-        self._check_json(self._table(table))
-        return json.loads(self._table(table).read_text())
+        """The devkit's own view of the root; raises InputError where a table is damaged."""
+        return open_tables(self.path, self.version)
 
     def devkit_for(self, split: str) -> NuScenes:
         """The devkit's view in which it finds this split, to score on."""
@@ -137,32 +80,87 @@ class NuScenesRoot:
         view.dataroot = str(self._cut)
         return view
 
+    @cached_property
+    def _cut(self) -> Path | None:
+        """Folder with the tune split of real nuScenes, cut from the training scenes that are here; None without one."""
+        split = _TRAINING_SPLIT.get(self.version)
+        if split is None:
+            return None
+        # Not from the devkit: whether a split exists is asked long before the large tables are read.
+        tables = read_tables(self._folder, ("log", "scene"))
+        training = set(create_splits_scenes()[split])
+        logs = {log["token"]: log["logfile"] for log in tables["log"]}
+        scenes = {row["name"]: logs[row["log_token"]] for row in tables["scene"] if row["name"] in training}
+        return kept_cut(self.version, scenes)
+
+    def fingerprint(self) -> str:
+        """Identity of the content: hash of the tables, the custom splits and, where there is one, the manifest."""
+        digest = hashlib.sha256(self.version.encode())
+        extra = [self._custom_splits, self.path / "manifest.json"]
+        tables = [table_path(self._folder, table) for table in sorted(TABLES)]
+        for path in [*tables, *(path for path in extra if path.is_file())]:
+            with path.open("rb") as file:
+                digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+        return digest.hexdigest()
+
+    @property
+    def _custom_splits(self) -> Path:
+        return self._folder / "splits.json"
+
+    def splits(self) -> dict[str, list[str]]:
+        """Split name to scene names: what the root's own splits.json says, those of its version, and our tune split."""
+        suffix = self.version.removeprefix("v1.0-")
+        predefined = create_splits_scenes()
+        known = {name: scenes for name, scenes in predefined.items() if _VERSION_OF_SPLIT.get(name) == suffix}
+        if self._custom_splits.is_file():
+            custom = read_json(self._custom_splits)
+            if not isinstance(custom, dict) or not all(_are_names(scenes) for scenes in custom.values()):
+                raise InputError(f'{self._custom_splits} must be {{"SPLIT": ["SCENE", ...], ...}}')
+            if taken := custom.keys() & predefined.keys():
+                # The devkit would score its own scenes under that name.
+                raise InputError(f"{self._custom_splits}: {min(taken)!r} is a split of nuScenes; choose another name")
+            known |= custom
+        if self._cut is not None:
+            known |= read_json(self._cut / self.version / "splits.json")
+        return known
+
     def check_split(self, split: str) -> None:
         """Raise InputError for a split that this root and version do not have."""
         splits = self.splits()
         if split not in splits:
-            raise InputError(f"{self.path / self.version}: {unknown('split', split, splits)}")
+            raise InputError(f"{self._folder}: {unknown('split', split, splits)}")
 
     def tokens(self, split: str) -> list[str]:
         """Sample tokens of a split, in the order of the sample table."""
         self.check_split(split)
-        splits = self.splits()
-        scenes = {scene["token"] for scene in self.devkit.scene if scene["name"] in set(splits[split])}
+        names = self.splits()[split]
+        scenes = {scene["token"] for scene in self.devkit.scene if scene["name"] in set(names)}
+        if not scenes:
+            named = f"its {len(names)} scenes ({names[0]}, ...)" if names else "any scene"
+            raise InputError(f"split {split!r}: {table_path(self._folder, 'scene')} has none of {named}")
         tokens = [sample["token"] for sample in self.devkit.sample if sample["scene_token"] in scenes]
         if not tokens:
-            raise InputError(f"split {split!r} has no sample in {self.path} {self.version}")
+            raise InputError(f"split {split!r}: {table_path(self._folder, 'sample')} has no sample of its scenes")
         return tokens
 
     def check_files(self, tokens: list[str], inputs: Inputs) -> None:
-        """Raise InputError naming the first sensor file that these samples need and that is not there."""
+        """Raise InputError naming the first sensor file that these samples need and that is not there or not whole.
+
+        No file is opened but tiny ones: what else may be wrong with a file is found when it is read.
+        """
+        checked: set[str] = set()
         for token in tokens:
+            self.sweeps(token, LIDAR, 1)  # its pose is the sample's, for detectors without LiDAR too
             for row in self.files(token, inputs):
-                check_file(self.path / row["filename"], f"a file of {row['channel']} for sample {token}")
+                if row["filename"] not in checked:
+                    what = f"a file of {row['channel']} for sample {token}"
+                    check_sensor_file(self.path / row["filename"], row["sensor_modality"], what)
+                    checked.add(row["filename"])
 
     def check_annotations(self, split: str, tokens: list[str]) -> None:
         """Raise InputError for a split that nothing can be learned from or scored on, such as nuScenes' test."""
         if not any(self.devkit.get("sample", token)["anns"] for token in tokens):
-            raise InputError(f"split {split!r} of {self.path / self.version} has no annotation")
+            raise InputError(f"split {split!r} of {self._folder} has no annotation")
 
     def sweeps(self, token: str, channel: str, count: int) -> list[dict]:
         """sample_data rows of a sample's keyframe of a channel and of sweeps before it, newest first, at most `count`.
@@ -171,11 +169,15 @@ class NuScenesRoot:
         """
         keyframes = self.devkit.get("sample", token)["data"]
         if channel not in keyframes:
-            raise InputError(f"{self._table('sample_data')}: sample {token} has no keyframe of {channel}")
+            raise InputError(self.no_keyframe(token, channel))
         rows = [self.devkit.get("sample_data", keyframes[channel])]
         while len(rows) < count and rows[-1]["prev"]:
             rows.append(self.devkit.get("sample_data", rows[-1]["prev"]))
         return rows
+
+    def no_keyframe(self, token: str, channel: str) -> str:
+        """The message for a sample that lacks one."""
+        return f"{table_path(self._folder, 'sample_data')}: sample {token} has no keyframe of {channel}"
 
     def keyframes(self, token: str, count: int) -> list[str]:
         """A sample and the ones before it, newest first; the scene's first one stands in for those before it."""
@@ -193,3 +195,7 @@ class NuScenesRoot:
         for channels, count in (((LIDAR,), inputs.lidar_sweeps), (RADARS, inputs.radar_sweeps)):
             for channel in channels if count else ():
                 yield from self.sweeps(token, channel, count)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -1,5 +1,6 @@
 """Sensor files as arrays: JPEG images, LiDAR `.pcd.bin` and RADAR `.pcd`, each read whole or refused by name."""
 
+import math
 from pathlib import Path
 
 import cv2
@@ -10,17 +11,19 @@ from harness.errors import InputError
 
 LIDAR_BYTES = 20
 """A LiDAR point is x, y, z, intensity and ring, each a float32."""
-RADAR_FIELDS = np.dtype(
-    [(name, "<f4") for name in ("x", "y", "z")]
-    + [("dyn_prop", "i1"), ("id", "<i2")]
-    + [(name, "<f4") for name in ("rcs", "vx", "vy", "vx_comp", "vy_comp")]
-    + [(name, "i1") for name in ("is_quality_valid", "ambig_state", "x_rms", "y_rms")]
-    + [(name, "i1") for name in ("invalid_state", "pdh0", "vx_rms", "vy_rms")]
-)
+_RADAR_KINDS = {
+    **dict.fromkeys(("x", "y", "z"), "<f4"),
+    "dyn_prop": "i1",
+    "id": "<i2",
+    **dict.fromkeys(("rcs", "vx", "vy", "vx_comp", "vy_comp"), "<f4"),
+    **dict.fromkeys(("is_quality_valid", "ambig_state", "x_rms", "y_rms"), "i1"),
+    **dict.fromkeys(("invalid_state", "pdh0", "vx_rms", "vy_rms"), "i1"),
+}
+RADAR_FIELDS = np.dtype(list(_RADAR_KINDS.items()))
 """The 18 fields of a nuScenes RADAR return, packed.
 
-Sensor frame: x forward, y left, metres; velocities m/s, `_comp` with the ego motion taken out; rcs in dBsm. The rest are
-states of the sensor's own processing, as the devkit's `RadarPointCloud` explains them.
+Sensor frame: x forward, y left, metres; velocities m/s, `_comp` with the ego motion taken out; rcs in dBsm. The rest
+are states of the sensor's own processing, as the devkit's `RadarPointCloud` explains them.
 """
 LFS_POINTER = b"version https://git-lfs"
 _POINTER_BYTES = 1024
@@ -45,12 +48,23 @@ def check_file(path: Path, what: str) -> None:
         )
 
 
+def check_sensor_file(path: Path, modality: str, what: str) -> None:
+    """As `check_file`, and a LiDAR sweep must have the size of whole points."""
+    check_file(path, what)
+    if modality == "lidar":
+        _check_lidar_size(path, path.stat().st_size)
+
+
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """A JPEG image, RGB."""
     content = _content(path, "a JPEG image")
+    if not content.startswith(b"\xff\xd8"):
+        raise InputError(f"{path} is no JPEG image: it begins with {content[:8]!r}")
     # OpenCV pads what is cut off with grey and says nothing.
     whole = content.rstrip(b"\0").endswith(b"\xff\xd9")
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if whole else None
+    # Calibrations know of no orientation tag, and the devkit ignores it, too.
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if whole else None
     if image is None:
         raise InputError(f"{path} cannot be read as a JPEG image: it is truncated or damaged")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -59,14 +73,16 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 def read_lidar(path: Path) -> Float[np.ndarray, "p 5"]:
     """A LiDAR sweep: x, y, z (sensor frame, metres), intensity in [0, 255], ring."""
     content = _content(path, "a LiDAR sweep")
-    if len(content) % LIDAR_BYTES:
-        raise InputError(
-            f"{path} is truncated: {len(content)} bytes are no whole number of points of {LIDAR_BYTES} bytes"
-        )
+    _check_lidar_size(path, len(content))
     points = np.frombuffer(content, dtype=np.float32).reshape(-1, 5)
     if not np.isfinite(points[:, :4]).all():
         raise InputError(f"{path} holds a NaN or an infinity")
     return points
+
+
+def _check_lidar_size(path: Path, size: int) -> None:
+    if size % LIDAR_BYTES:
+        raise InputError(f"{path} is truncated: {size} bytes are no whole number of points of {LIDAR_BYTES} bytes")
 
 
 def read_radar(path: Path) -> np.ndarray:
@@ -76,9 +92,7 @@ def read_radar(path: Path) -> np.ndarray:
     lines = dict(line.split(" ", 1) for line in header.decode("ascii", "replace").splitlines() if " " in line)
     wanted = _radar_layout()
     if not mark or {key: lines.get(key) for key in wanted} != wanted:
-        raise InputError(
-            f"{path} is no binary PCD with the 18 fields of a nuScenes RADAR: {' '.join(RADAR_FIELDS.names)}"
-        )
+        raise InputError(f"{path} is no binary PCD with the 18 fields of a nuScenes RADAR: {' '.join(_RADAR_KINDS)}")
     width = lines.get("WIDTH", "")
     if not width.isdigit() or len(body) < int(width) * RADAR_FIELDS.itemsize:
         raise InputError(
@@ -87,7 +101,7 @@ def read_radar(path: Path) -> np.ndarray:
         )
     returns = np.frombuffer(body, RADAR_FIELDS, count=int(width))
     # nuScenes writes a sweep without returns as one return of NaNs: PCD cannot be empty.
-    if len(returns) and np.isnan(returns["x"][0]):
+    if len(returns) and any(map(math.isnan, returns[0].item())):
         return returns[:0]
     if not all(np.isfinite(returns[name]).all() for name in ("x", "y", "z", "rcs", "vx_comp", "vy_comp")):
         raise InputError(f"{path} holds a NaN or an infinity")
@@ -109,10 +123,10 @@ def encode_radar(returns: np.ndarray) -> bytes:
 
 
 def _radar_layout() -> dict[str, str]:
-    kinds = [RADAR_FIELDS[name] for name in RADAR_FIELDS.names]
+    kinds = [RADAR_FIELDS[name] for name in _RADAR_KINDS]
     return {
         "VERSION": "0.7",
-        "FIELDS": " ".join(RADAR_FIELDS.names),
+        "FIELDS": " ".join(_RADAR_KINDS),
         "SIZE": " ".join(str(kind.itemsize) for kind in kinds),
         "TYPE": " ".join("F" if kind.kind == "f" else "I" for kind in kinds),
         "COUNT": " ".join("1" for _ in kinds),
@@ -125,3 +139,7 @@ def _content(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; expected {what}") from error
+
+
+READERS = {"camera": read_image, "lidar": read_lidar, "radar": read_radar}
+"""By the modality that the sensor table names."""

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from harness.data.synthetic_shapes import Texture
-from harness.data.synthetic_world import MARGIN, Ground, Scene
+from harness.data.synthetic_world import MARGIN, Ground, Material, Scene
 
 NEAR = 0.15
 """Nothing is seen closer to a sensor than this, in multiples of its rays' directions."""
@@ -27,12 +27,12 @@ class Cuboids:
     """Half length, width and height, metres."""
     owner: Int[np.ndarray, " p"]
     """Index of the object; buildings come after the objects."""
-    paint: Float[np.ndarray, "p 3"]
-    second: Float[np.ndarray, "p 3"]
-    """Paint of the texture."""
+    paint: Float[np.ndarray, "p 4"]
+    """RGB and reflectivity."""
+    second: Float[np.ndarray, "p 4"]
+    """Those of the texture's paint."""
     texture: Float[np.ndarray, "p 7"]
     """Fields of `Texture` as numbers: columns, their duty, rows, their duty, slant, band."""
-    reflectivity: Float[np.ndarray, " p"]
 
 
 def cuboids_at(scene: Scene, time: float) -> Cuboids:
@@ -54,23 +54,25 @@ def cuboids_at(scene: Scene, time: float) -> Cuboids:
                     yaw,
                     *(high - low) / 2,
                     owner,
-                    *thing.paints[part.paint],
-                    *thing.paints[texture.second],
+                    *_look(thing.paints[part.paint]),
+                    *_look(thing.paints[texture.second]),
                     *_numbers(texture),
-                    thing.reflectivity,
                 )
             )
-    table = np.array(rows).reshape(-1, 22)
+    table = np.array(rows).reshape(-1, 23)
     return Cuboids(
         center=table[:, 0:3],
         yaw=table[:, 3],
         half=table[:, 4:7],
         owner=table[:, 7].astype(np.int64),
-        paint=table[:, 8:11].astype(np.float32),
-        second=table[:, 11:14].astype(np.float32),
-        texture=table[:, 14:21].astype(np.float32),
-        reflectivity=table[:, 21],
+        paint=table[:, 8:12].astype(np.float32),
+        second=table[:, 12:16].astype(np.float32),
+        texture=table[:, 16:23].astype(np.float32),
     )
+
+
+def _look(material: Material) -> tuple[float, ...]:
+    return (*material.colour, material.reflectivity)
 
 
 def _numbers(texture: Texture) -> tuple[float, ...]:
@@ -191,3 +193,16 @@ def face(
     share = local / cuboids.half.astype(np.float32)[part]
     axis = np.abs(share).argmax(axis=1)
     return share, axis, np.sign(np.take_along_axis(share, axis[:, None], axis=1)[:, 0])
+
+
+def painted(
+    cuboids: Cuboids, part: Int[np.ndarray, " n"], share: Float[np.ndarray, "n 3"], axis: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "n 4"]:
+    """RGB and reflectivity where rays hit, with the stripes of the texture; `share` and `axis` are those of `face`."""
+    columns, column_duty, rows, row_duty, slant, low, high = cuboids.texture[part].T
+    across = (np.where(axis == 0, share[:, 1], share[:, 0]) + 1) / 2
+    up = (share[:, 2] + 1) / 2
+    striped = (columns * across + slant * up) % 1 < column_duty
+    striped &= (rows * up) % 1 < row_duty
+    striped &= (up >= low) & (up <= high) & (axis < 2)
+    return np.where(striped[:, None], cuboids.second[part], cuboids.paint[part])

@@ -147,6 +147,8 @@ class Kind:
     size: tuple[float, float, float]
     spread: float
     """Standard deviation of each dimension's logarithm."""
+    rcs: float
+    """Mean radar cross section of its sides, dBsm."""
     parts: tuple[Part, ...]
     ridden: tuple[Part, ...] = ()
     """Parts with a rider, for the classes that have one."""
@@ -154,15 +156,17 @@ class Kind:
 
 # Mean sizes are close to those of the nuScenes training set, which public detectors use as anchors.
 KINDS = {
-    "car": Kind("vehicle.car", (1.95, 4.62, 1.73), 0.07, _CAR),
-    "truck": Kind("vehicle.truck", (2.51, 6.93, 2.84), 0.1, _TRUCK),
-    "construction_vehicle": Kind("vehicle.construction", (2.8, 6.4, 3.2), 0.1, _CONSTRUCTION_VEHICLE),
-    "bus": Kind("vehicle.bus.rigid", (2.94, 11.0, 3.45), 0.07, _BUS),
-    "trailer": Kind("vehicle.trailer", (2.9, 11.6, 3.8), 0.1, _TRAILER),
-    "barrier": Kind("movable_object.barrier", (2.5, 0.5, 0.98), 0.08, _BARRIER),
-    "motorcycle": Kind("vehicle.motorcycle", (0.77, 2.1, 1.45), 0.07, _MOTORCYCLE, _MOTORCYCLE_RIDDEN),
-    "bicycle": Kind("vehicle.bicycle", (0.6, 1.7, 1.3), 0.07, _BICYCLE, _BICYCLE_RIDDEN),
-    "pedestrian": Kind("human.pedestrian.adult", (0.67, 0.73, 1.77), 0.08, _PEDESTRIAN),
-    "traffic_cone": Kind("movable_object.trafficcone", (0.41, 0.41, 1.07), 0.1, _TRAFFIC_CONE),
+    "car": Kind("vehicle.car", (1.95, 4.62, 1.73), 0.07, 9.0, _CAR),
+    "truck": Kind("vehicle.truck", (2.51, 6.93, 2.84), 0.1, 14.0, _TRUCK),
+    "construction_vehicle": Kind("vehicle.construction", (2.8, 6.4, 3.2), 0.1, 12.0, _CONSTRUCTION_VEHICLE),
+    "bus": Kind("vehicle.bus.rigid", (2.94, 11.0, 3.45), 0.07, 15.0, _BUS),
+    "trailer": Kind("vehicle.trailer", (2.9, 11.6, 3.8), 0.1, 14.0, _TRAILER),
+    "barrier": Kind("movable_object.barrier", (2.5, 0.5, 0.98), 0.08, 0.0, _BARRIER),
+    "motorcycle": Kind("vehicle.motorcycle", (0.77, 2.1, 1.45), 0.07, 3.0, _MOTORCYCLE, _MOTORCYCLE_RIDDEN),
+    "bicycle": Kind("vehicle.bicycle", (0.6, 1.7, 1.3), 0.07, -2.0, _BICYCLE, _BICYCLE_RIDDEN),
+    "pedestrian": Kind("human.pedestrian.adult", (0.67, 0.73, 1.77), 0.08, -8.0, _PEDESTRIAN),
+    "traffic_cone": Kind("movable_object.trafficcone", (0.41, 0.41, 1.07), 0.1, -12.0, _TRAFFIC_CONE),
 }
 BUILDING = (Part((-0.5, 0.5), (-0.5, 0.5), (0.0, 1.0), "body", FACADE),)
+BIG_REFLECTORS = ("truck", "bus", "trailer", "construction_vehicle", "building")
+"""What RADARs see mirror images in."""

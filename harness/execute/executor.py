@@ -122,10 +122,10 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
         while any(state.status in ("waiting", "running") for state in states.values()):
             for id_, state in states.items():
                 if state.status == "waiting" and len(workers) < site.workers:
-                    needs = state.job.spec.teacher
+                    needs = state.job.spec.needs
                     if needs and states[needs].status == "failed":
                         state.status, state.wrong_input = "failed", states[needs].wrong_input
-                        state.reason = f"its teacher failed ({states[needs].job.label})"
+                        state.reason = f"what it builds on failed ({states[needs].job.label})"
                     elif (not needs or states[needs].status == "done") and time.monotonic() > not_before.get(id_, 0):
                         free = set(range(site.workers)) - {worker.slot for worker in workers.values()}
                         try:
@@ -156,6 +156,7 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
 def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
     folder = site.folder(job.id)
     teacher = plan.jobs[job.spec.teacher] if job.spec.teacher else None
+    given = site.folder(job.spec.model_of).model if job.spec.model_of else job.checkpoint
     order = JobOrder(
         spec=job.spec,
         label=job.label,
@@ -163,7 +164,7 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
         version=site.root.version,
         teacher_spec=teacher.spec if teacher else None,
         teacher_weights=site.folder(teacher.id).model.resolve() if teacher else None,
-        given_weights=job.checkpoint.resolve() if job.checkpoint else None,
+        given_weights=given.resolve() if given else None,
         device=site.device,
         threads=site.threads,
         loader_workers=site.loader_workers,

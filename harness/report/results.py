@@ -16,8 +16,9 @@ GAINS = tuple(f"gain_{metric}" for metric in POINTS)
 def results_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     """One row for each row of the plan.
 
-    Columns: role, model, path, arm, losses, seed, job, missing (why there is no result, else empty), mAP and NDS in
-    points, the five errors, gain_mAP and gain_NDS in points over the baseline of the same student and seed.
+    Columns: role, model, path, arm, losses, split (empty for the evaluation split), seed, job, missing (why there is no
+    result, else empty), mAP and NDS in points, the five errors, gain_mAP and gain_NDS in points over the baseline of
+    the same student and seed.
     """
     found = {id_: RunFolder(runs / id_).result() for id_ in plan.jobs}
     rows = []
@@ -31,6 +32,7 @@ def results_frame(plan: Plan, runs: Path) -> pd.DataFrame:
             "path": row.path,
             "arm": row.arm,
             "losses": " + ".join(row.losses),
+            "split": row.split,
             "seed": row.seed,
             "job": row.job,
             "missing": "" if result else f"failed: {failure[0].splitlines()[0]}" if failure else "not run",
@@ -48,7 +50,7 @@ def results_frame(plan: Plan, runs: Path) -> pd.DataFrame:
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows that differ only in seed become one: mean, ``*_std`` over seeds (NaN for one), and their number."""
-    keys = ["role", "model", "path", "arm", "losses"]
+    keys = ["role", "model", "path", "arm", "losses", "split"]
     metrics = [*POINTS, *ERRORS, *GAINS]
     groups = frame.groupby(keys, sort=False)
     missing = groups["missing"].agg(lambda reasons: "; ".join(sorted({r for r in reasons if r})))

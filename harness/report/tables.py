@@ -4,11 +4,9 @@ import math
 from pathlib import Path
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
+from harness.console import print_table as console_table
 from harness.report.results import ERRORS, GAINS, POINTS
 from harness.store import atomic_write
 from harness.study.spec import StudySpec
@@ -64,14 +62,7 @@ def markdown(summary: pd.DataFrame, study: StudySpec) -> str:
 
 def print_table(summary: pd.DataFrame, study: StudySpec, console: Console) -> None:
     """The table in a terminal."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(_HEADER):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for cells in _cells(summary):
-        table.add_row(*cells)
-    # A cut number is worse than a wrapped line: the table takes the width it needs, whatever the terminal has.
-    whole = Measurement.get(console, console.options.update(width=1000), table).maximum
-    Console(file=console.file, width=max(whole, console.width), force_terminal=console.is_terminal).print(table)
+    console_table(console, _HEADER, _cells(summary))
     for line in caption(study):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -82,7 +73,7 @@ def _cells(summary: pd.DataFrame) -> list[list[str]]:
         name = {"teacher": f"{row['model']} teacher", "baseline": f"{row['model']} baseline"}.get(
             row["role"], f"{row['path']} {row['arm']}"
         )
-        cells = [name, str(row["seeds"])]
+        cells = [f"{name} on {row['split']}" if row["split"] else name, str(row["seeds"])]
         if row["missing"]:
             rows.append([*cells, row["missing"].replace("|", "/"), *[""] * (len(_HEADER) - 3)])
             continue

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +37,20 @@ class JobSpec(Spec):
     seed: int
     data: DataIdentity
     schedule: ScheduleSpec | None
-    """None: the weights are given and only scored."""
+    """None: nothing is trained, weights are given and scored."""
     weights: str | None = None
     """Content hash of the given weights."""
+    model_of: str | None = None
+    """Id of the job whose detector is scored."""
     teacher: str | None = None
     """Id of the job whose detector teaches."""
     losses: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Distillation losses with all their fields."""
+
+    @property
+    def needs(self) -> str | None:
+        """Id of the job that has to be done before."""
+        return self.teacher or self.model_of
 
     @property
     def id(self) -> str:
@@ -83,6 +90,8 @@ class Row:
     job: str
     baseline: str | None
     """The job of the same student and seed without a teacher."""
+    split: str = ""
+    """Where it is scored, if not on the evaluation split."""
 
 
 @dataclass
@@ -95,9 +104,9 @@ class Plan:
     @property
     def wanted(self) -> int:
         """Trainings of a loop that gives each distilled student a teacher and a baseline of its own."""
-        students = [self.jobs[row.job].spec for row in self.rows if row.role == "student"]
+        students = [self.jobs[row.job].spec for row in self.rows if row.role == "student" and not row.split]
         taught = sum(1 for student in students if student.teacher and self.jobs[student.teacher].spec.schedule)
-        return 2 * len(students) + taught if students else len(self.rows)
+        return 2 * len(students) + taught if students else sum(1 for row in self.rows if not row.split)
 
     def add(self, job: Job) -> str:
         """Take a job in, unless an equal one is there; its id."""
@@ -154,7 +163,25 @@ def plan_study(study: StudySpec, fingerprint: str) -> Plan:
                 job_spec = spec(study.students[student].preset, seed).model_copy(update=taught)
                 id_ = plan.add(Job(job_spec, f"{path} {arm}, seed {seed}"))
                 plan.rows.append(Row("student", student, path, arm, names, seed, id_, baselines[student, seed]))
+
+    for row in list(plan.rows):
+        for split in study.data.also_score:
+            scored = plan.add(_scored_on(plan.jobs[row.job], split))
+            baseline = row.baseline and plan.add(_scored_on(plan.jobs[row.baseline], split))
+            plan.rows.append(replace(row, job=scored, baseline=baseline, split=split))
     return plan
+
+
+def _scored_on(job: Job, split: str) -> Job:
+    """The detector of a job, scored on another split."""
+    spec = JobSpec(
+        detector=job.spec.detector,
+        seed=job.spec.seed,
+        data=job.spec.data.model_copy(update={"eval_split": split}),
+        schedule=None,
+        model_of=job.id,
+    )
+    return Job(spec, f"{job.label}, on {split}")
 
 
 def _used(study: StudySpec, end: int) -> list[str]:

@@ -33,6 +33,8 @@ class DataSpec(Spec):
     version: str = "v1.0-synthetic"
     train_split: str = "synthetic_train"
     eval_split: str = "synthetic_val"
+    also_score: tuple[str, ...] = ()
+    """Splits on which every row is scored besides: on the training split, how much was learned by heart."""
     detection_config: DetectionConfigName = "within_25m"
     """Scoring ranges; shown with every table."""
 

@@ -108,3 +108,18 @@ def test_device_that_is_not_there_is_refused(monkeypatch):
         check_device("cuda")
     with pytest.raises(InputError, match="unknown device 'gpu'"):
         check_device("gpu")
+
+
+def test_a_model_scored_again_on_the_same_split_scores_the_same(site, smoke_root):
+    from harness.execute.executor import execute
+    from harness.study.load import load_study
+    from harness.study.plan import plan_study
+
+    path = Path(__file__).parents[3] / "studies" / "smoke.yaml"
+    study = load_study(path, ["schedule.steps=1", "paths=[]", "arms={}", "data.also_score=[synthetic_val]"])
+    plan = plan_study(study, smoke_root.fingerprint())
+    states = execute(plan, site, lambda _: None)
+    assert {state.status for state in states.values()} == {"done"}
+    trained, again = (site.folder(row.job).result() for row in plan.rows)
+    assert again.metrics == trained.metrics
+    assert not (site.folder(plan.rows[1].job).path / "metrics.jsonl").exists()

@@ -135,3 +135,20 @@ def test_plan_has_a_row_for_everything_asked_and_a_job_for_every_row(seeds, arms
     # Arms that name the same losses are the same training.
     distinct = {tuple(losses) for losses in arms.values()}
     assert sum(1 for job in plan.jobs.values() if job.spec.teacher) <= 2 * len(seeds) * len(distinct)
+
+
+def test_scoring_on_another_split_trains_nothing_more(study):
+    plan, more = _plan(study()), _plan(study("data.also_score=[synthetic_train]"))
+    trained = [job for job in more.jobs.values() if job.spec.schedule is not None]
+    assert {job.id for job in trained} == set(plan.jobs)
+    assert more.wanted == plan.wanted
+    order = list(more.jobs)
+    extra = [row for row in more.rows if row.split]
+    assert len(extra) == len(plan.rows)
+    for row, scored in zip(plan.rows, extra, strict=True):
+        spec = more.jobs[scored.job].spec
+        assert spec.model_of == row.job
+        assert spec.data.eval_split == scored.split == "synthetic_train"
+        assert order.index(spec.needs) < order.index(scored.job)
+        if row.role == "student":
+            assert more.jobs[scored.baseline].spec.model_of == row.baseline

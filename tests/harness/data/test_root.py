@@ -1,0 +1,123 @@
+"""A dataset root says which splits, samples and files it has, and is checked without writing into it."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def copy(smoke_path, tmp_path):
+    """A root whose tables may be changed; files are those of the smoke world."""
+    path = tmp_path / "copy"
+    (path / "v1.0-synthetic").mkdir(parents=True)
+    for child in smoke_path.iterdir():
+        if child.name != "v1.0-synthetic":
+            (path / child.name).symlink_to(child)
+    for table in (smoke_path / "v1.0-synthetic").iterdir():
+        (path / "v1.0-synthetic" / table.name).write_bytes(table.read_bytes())
+    return path
+
+
+def test_splits_are_those_of_the_version_and_of_splits_json(smoke_root, real_root):
+    assert set(smoke_root.splits()) == {"synthetic_train", "synthetic_tune", "synthetic_val"}
+    assert {"mini_train", "mini_val"} <= set(real_root.splits())
+    assert "val" not in real_root.splits()
+
+
+def test_tokens_of_splits_are_disjoint_and_in_the_order_of_the_table(smoke_root):
+    order = [sample["token"] for sample in smoke_root.devkit.sample]
+    found = [smoke_root.tokens(split) for split in smoke_root.splits()]
+    assert sorted(token for tokens in found for token in tokens) == sorted(order)
+    for tokens in found:
+        assert tokens == sorted(tokens, key=order.index)
+
+
+def test_the_fingerprint_is_that_of_the_tables_and_splits(copy):
+    from harness.data.root import NuScenesRoot
+
+    before = NuScenesRoot(copy, "v1.0-synthetic").fingerprint()
+    assert NuScenesRoot(copy, "v1.0-synthetic").fingerprint() == before
+    for name in ("splits", "attribute"):
+        path = copy / "v1.0-synthetic" / f"{name}.json"
+        path.write_text(path.read_text() + "\n")
+        after = NuScenesRoot(copy, "v1.0-synthetic").fingerprint()
+        assert after != before
+        before = after
+
+
+def test_a_part_of_a_split_is_a_split(real_root):
+    # The real frame is one of eight scenes of mini_train.
+    assert len(real_root.splits()["mini_train"]) == 8
+    assert len(real_root.tokens("mini_train")) == 1
+
+
+def test_sweeps_are_chained_backwards_from_the_keyframe(smoke_root):
+    token = smoke_root.tokens("synthetic_train")[-1]
+    for channel in ("LIDAR_TOP", "RADAR_FRONT"):
+        rows = smoke_root.sweeps(token, channel, 4)
+        times = [row["timestamp"] for row in rows]
+        assert times == sorted(times, reverse=True)
+        assert rows[0]["is_key_frame"]
+        assert rows[0]["sample_token"] == token
+        assert {row["channel"] for row in rows} == {channel}
+
+
+def test_keyframes_before_the_first_are_the_first(smoke_root):
+    first, second = smoke_root.tokens("synthetic_train")[:2]
+    assert smoke_root.keyframes(second, 4) == [second, first, first, first]
+
+
+def test_files_are_checked_for_the_inputs_that_read_them(copy):
+    from detectors.batch import Inputs
+    from harness.data.root import NuScenesRoot
+    from harness.errors import InputError
+
+    path = copy / "v1.0-synthetic" / "sample_data.json"
+    rows = json.loads(path.read_text())
+    row = next(row for row in rows if "/LIDAR_TOP/" in row["filename"] and row["is_key_frame"])
+    row["filename"] = "samples/LIDAR_TOP/lost.pcd.bin"
+    path.write_text(json.dumps(rows))
+    root = NuScenesRoot(copy, "v1.0-synthetic")
+    tokens = [row["sample_token"]]
+    root.check_files(tokens, Inputs(image_size=(32, 48)))
+    with pytest.raises(
+        InputError, match=rf"lost\.pcd\.bin is missing; expected a file of LIDAR_TOP for sample {tokens[0]}"
+    ):
+        root.check_files(tokens, Inputs(lidar_sweeps=1))
+
+
+def test_the_pose_of_the_lidar_is_needed_without_its_points(copy):
+    from detectors.batch import Inputs
+    from harness.data.root import NuScenesRoot
+    from harness.errors import InputError
+
+    path = copy / "v1.0-synthetic" / "sample_data.json"
+    rows = json.loads(path.read_text())
+    row = next(row for row in rows if "/LIDAR_TOP/" in row["filename"] and row["is_key_frame"])
+    row["is_key_frame"] = False
+    path.write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=f"sample {row['sample_token']} has no keyframe of LIDAR_TOP"):
+        NuScenesRoot(copy, "v1.0-synthetic").check_files([row["sample_token"]], Inputs(image_size=(32, 48)))
+
+
+def test_good_tables_are_parsed_once(copy, monkeypatch):
+    from harness.data import tables
+    from harness.data.root import NuScenesRoot
+
+    read = []
+    original = tables.read_json
+    monkeypatch.setattr(tables, "read_json", lambda path: read.append(path.name) or original(path))
+    assert NuScenesRoot(copy, "v1.0-synthetic").devkit.sample
+    assert read == ["map.json"]
+
+
+def test_what_the_devkit_raises_for_no_reason_of_ours_is_not_hidden(copy, monkeypatch):
+    from harness.data import tables
+    from harness.data.root import NuScenesRoot
+
+    def fail(**_):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(tables, "NuScenes", fail)
+    with pytest.raises(KeyError, match="a bug"):
+        _ = NuScenesRoot(copy, "v1.0-synthetic").devkit

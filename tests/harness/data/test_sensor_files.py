@@ -1,0 +1,222 @@
+"""Sensor files are read as the devkit reads them, and what is cut off anywhere is refused by name."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from nuscenes.utils.data_classes import LidarPointCloud, RadarPointCloud
+from PIL import Image
+
+FLOATS = ("x", "y", "z", "rcs", "vx", "vy", "vx_comp", "vy_comp")
+# A file is rewritten for every example, so that a folder of the test's own is enough for all of them.
+shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _devkit_radar(path):
+    """All returns, of whatever state, as rows."""
+    every = list(range(-128, 128))
+    return RadarPointCloud.from_file(str(path), every, every, every).points.T
+
+
+def _columns(returns):
+    return np.stack([returns[name].astype(np.float64) for name in returns.dtype.names], axis=1)
+
+
+@st.composite
+def radar_returns(draw, smallest=0):
+    from harness.data.sensor_files import RADAR_FIELDS
+
+    count = draw(st.integers(smallest, 6))
+    returns = np.zeros(count, RADAR_FIELDS)
+    for name in RADAR_FIELDS.names:
+        kind = RADAR_FIELDS[name]
+        finite = {"allow_nan": False, "allow_infinity": False} if kind.kind == "f" else {}
+        values = arrays.from_dtype(kind, **finite)
+        returns[name] = draw(arrays.arrays(kind, count, elements=values))
+    return returns
+
+
+@pytest.fixture
+def returns():
+    """Five returns with values of their own in every field."""
+    from harness.data.sensor_files import RADAR_FIELDS
+
+    made = np.zeros(5, RADAR_FIELDS)
+    for i, name in enumerate(RADAR_FIELDS.names):
+        made[name] = np.arange(5) * (i + 1) - 7
+    return made
+
+
+@shared_folder
+@given(returns=radar_returns())
+def test_radar_round_trips_and_is_what_the_devkit_reads(tmp_path, returns):
+    from harness.data.sensor_files import encode_radar, read_radar
+
+    path = tmp_path / "sweep.pcd"
+    path.write_bytes(encode_radar(returns))
+    read = read_radar(path)
+    assert read.tobytes() == returns.tobytes()
+    np.testing.assert_array_equal(_columns(read).reshape(-1, 18), _devkit_radar(path).reshape(-1, 18))
+
+
+def test_real_radar_is_what_the_devkit_reads(real_root):
+    from harness.data.root import RADARS
+    from harness.data.sensor_files import encode_radar, read_radar
+
+    sample = real_root.devkit.sample[0]
+    for channel in RADARS:
+        path = real_root.path / real_root.devkit.get("sample_data", sample["data"][channel])["filename"]
+        read = read_radar(path)
+        assert len(read) == 125
+        np.testing.assert_array_equal(_columns(read), _devkit_radar(path))
+        # Our own writer differs from nuScenes' in nothing but what follows the last point.
+        written = encode_radar(read)
+        assert path.read_bytes().startswith(written[:-1])
+
+
+def test_a_radar_sweep_without_returns_is_empty_to_us_and_to_the_devkit(tmp_path, returns):
+    from harness.data.sensor_files import encode_radar, read_radar
+
+    path = tmp_path / "sweep.pcd"
+    path.write_bytes(encode_radar(returns[:0]))
+    assert len(read_radar(path)) == _devkit_radar(path).size == 0
+    # Any NaN in the first return says so, whatever follows.
+    returns["vx"][0] = np.nan
+    path.write_bytes(encode_radar(returns))
+    assert len(read_radar(path)) == _devkit_radar(path).size == 0
+
+
+@pytest.mark.parametrize("name", ["x", "y", "z", "rcs", "vx_comp", "vy_comp"])
+def test_a_radar_return_that_is_no_number_is_refused(tmp_path, returns, name):
+    from harness.data.sensor_files import encode_radar, read_radar
+    from harness.errors import InputError
+
+    returns[name][3] = np.inf
+    (tmp_path / "sweep.pcd").write_bytes(encode_radar(returns))
+    with pytest.raises(InputError, match=r"sweep\.pcd holds a NaN or an infinity"):
+        read_radar(tmp_path / "sweep.pcd")
+
+
+def test_what_follows_the_last_radar_return_is_padding(tmp_path, returns):
+    from harness.data.sensor_files import encode_radar, read_radar
+
+    (tmp_path / "sweep.pcd").write_bytes(encode_radar(returns) + b"\0" * 100)
+    assert read_radar(tmp_path / "sweep.pcd").tobytes() == returns.tobytes()
+
+
+@shared_folder
+@given(returns=radar_returns(smallest=1), data=st.data())
+def test_every_cut_of_a_radar_file_is_refused(tmp_path, returns, data):
+    from harness.data.sensor_files import encode_radar, read_radar
+    from harness.errors import InputError
+
+    whole = encode_radar(returns)
+    kept = data.draw(st.integers(0, len(whole) - 2))  # the last byte is padding
+    path = tmp_path / "sweep.pcd"
+    path.write_bytes(whole[:kept])
+    with pytest.raises(InputError, match=r"sweep\.pcd is (empty|truncated|no binary PCD)"):
+        read_radar(path)
+
+
+@shared_folder
+@given(
+    points=arrays.arrays(np.float32, st.tuples(st.integers(1, 9), st.just(5)), elements=st.floats(-99, 99, width=32))
+)
+def test_lidar_is_what_the_devkit_reads(tmp_path, points):
+    from harness.data.sensor_files import read_lidar
+
+    path = tmp_path / "sweep.pcd.bin"
+    path.write_bytes(points.tobytes())
+    np.testing.assert_array_equal(read_lidar(path), points)
+    np.testing.assert_array_equal(read_lidar(path)[:, :4].T, LidarPointCloud.from_file(str(path)).points)
+
+
+def test_real_lidar_is_what_the_devkit_reads(real_root):
+    from harness.data.sensor_files import read_lidar
+
+    record = real_root.devkit.get("sample_data", real_root.devkit.sample[0]["data"]["LIDAR_TOP"])
+    path = real_root.path / record["filename"]
+    points = read_lidar(path)
+    assert points.shape == (34688, 5)
+    np.testing.assert_array_equal(points[:, :4].T, LidarPointCloud.from_file(str(path)).points)
+
+
+@shared_folder
+@given(kept=st.integers(0, 199))
+def test_a_cut_inside_a_lidar_point_is_refused_with_and_without_reading(tmp_path, kept):
+    from harness.data.sensor_files import check_sensor_file, read_lidar
+    from harness.errors import InputError
+
+    path = tmp_path / "sweep.pcd.bin"
+    path.write_bytes(np.ones((10, 5), np.float32).tobytes()[:kept])
+    if kept and kept % 20 == 0:  # nothing in the file says how many points there were
+        assert len(read_lidar(path)) == kept // 20
+        return
+    for look in (read_lidar, lambda path: check_sensor_file(path, "lidar", "a sweep")):
+        with pytest.raises(InputError, match=r"sweep\.pcd\.bin is (empty|truncated)"):
+            look(path)
+
+
+def test_sizes_of_images_and_radar_sweeps_say_nothing(tmp_path):
+    from harness.data.sensor_files import check_sensor_file
+
+    (tmp_path / "file").write_bytes(b"1234567")
+    for modality in ("camera", "radar"):
+        check_sensor_file(tmp_path / "file", modality, "a file")
+
+
+@pytest.fixture(scope="module")
+def jpeg():
+    """A small image of soft blots, BGR, and its file."""
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    image = cv2.resize(image, (80, 48))
+    return image, cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+@shared_folder
+@given(data=st.data())
+def test_every_cut_of_a_jpeg_is_refused(tmp_path, jpeg, data):
+    from harness.data.sensor_files import read_image
+    from harness.errors import InputError
+
+    _, whole = jpeg
+    kept = data.draw(st.integers(0, len(whole) - 1))
+    padding = data.draw(st.sampled_from([0, 1000]))  # of downloads that reserve their space first
+    path = tmp_path / "image.jpg"
+    path.write_bytes(whole[:kept] + b"\0" * padding)
+    with pytest.raises(InputError, match=r"image\.jpg (is empty|is no JPEG image|cannot be read as a JPEG image)"):
+        read_image(path)
+
+
+def test_an_image_is_rgb_and_upright_as_it_is_stored(tmp_path, jpeg):
+    from harness.data.sensor_files import read_image
+
+    bgr, whole = jpeg
+    path = tmp_path / "image.jpg"
+    path.write_bytes(whole)
+    assert np.abs(read_image(path).astype(int) - bgr[..., ::-1]).mean() < 6
+    np.testing.assert_allclose(read_image(path), np.array(Image.open(path)), atol=3)
+    # An orientation tag is no business of a calibrated camera.
+    turned = Image.open(path)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    assert read_image(tmp_path / "turned.jpg").shape == (48, 80, 3)
+
+
+def test_a_grey_image_has_three_channels(tmp_path, jpeg):
+    from harness.data.sensor_files import read_image
+
+    Image.fromarray(jpeg[0][..., 0]).save(tmp_path / "grey.jpg")
+    assert read_image(tmp_path / "grey.jpg").shape == (48, 80, 3)
+
+
+@pytest.mark.parametrize("reader", ["camera", "lidar", "radar"])
+def test_a_folder_in_place_of_a_file_is_missing(tmp_path, reader):
+    from harness.data.sensor_files import READERS
+    from harness.errors import InputError
+
+    with pytest.raises(InputError, match="is missing; expected a"):
+        READERS[reader](tmp_path)
