@@ -63,8 +63,9 @@ def build_scene(rng: np.random.Generator, duration: float) -> Scene:
         light=np.array([flat * math.cos(azimuth), flat * math.sin(azimuth), math.sin(altitude)]),
         ambient=rng.uniform(0.35, 0.6),
         posts=_draw_posts(rng, ego),
-        asphalt=np.array(_colour(rng)),
-        sky=_pale(_colour(rng)),
+        # As bright and as dark as paint may be: behind an object they make up part of the mean colour of its outline.
+        asphalt=_greyish(_colour(rng), 0.3),
+        sky=0.8 * _greyish(_colour(rng), 0.4),
     )
 
 
@@ -223,8 +224,14 @@ def _size(rng: np.random.Generator, name: str, ridden: bool) -> tuple[float, flo
 
 
 def _paints(rng: np.random.Generator) -> dict[Paint, Material]:
-    """Paints from one distribution for all classes and parts, so that a colour says nothing about the class."""
-    return {name: Material(_colour(rng), float(rng.uniform(0.05, 0.95))) for name in ("body", "accent", "dark")}
+    """Paints from one distribution for all classes, so that a colour says nothing about the class."""
+    grey = float(rng.uniform(0.05, 0.35))
+    colours: dict[Paint, tuple[float, float, float]] = {
+        "body": _colour(rng),
+        "accent": _colour(rng),
+        "dark": (grey, grey, grey),
+    }
+    return {name: Material(colour, float(rng.uniform(0.05, 0.95))) for name, colour in colours.items()}
 
 
 def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -234,9 +241,10 @@ def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-def _pale(colour: tuple[float, float, float]) -> Float[np.ndarray, " 3"]:
-    """Half as saturated, and as bright as paint is in the light of a scene."""
-    return 0.8 * (np.array(colour) + np.mean(colour)) / 2
+def _greyish(colour: tuple[float, float, float], saturation: float) -> Float[np.ndarray, " 3"]:
+    """A colour with a share of its saturation, as bright as before."""
+    grey = np.mean(colour)
+    return grey + saturation * (np.array(colour) - grey)
 
 
 def _corners(
