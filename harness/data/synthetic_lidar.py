@@ -18,18 +18,14 @@ from harness.data.synthetic_rays import (
 )
 from harness.data.synthetic_world import Scene
 
-RINGS, COLUMNS = 32, 600
+RINGS, COLUMNS = 32, 300
 LIDAR_RANGE = 70.0
 _ASPHALT = 0.2
-_ELEVATION = np.radians(np.concatenate([np.linspace(-30, -10, 10), np.linspace(-9, 2.5, 17), np.linspace(4, 10, 5)]))
+_ELEVATION = np.radians(np.concatenate([np.linspace(-30, -11, 6), np.linspace(-10, 3, 22), np.linspace(5, 11, 4)]))
 """Closest together where objects at 15 m and more are."""
-_KEPT_ON_GROUND, _KEPT_INSIDE = 0.05, 0.16
-"""Shares of the returns that are kept of the ground and of the inside of surfaces, so that files are small.
-
-Inside is a ray whose left and right neighbours meet the same cuboid: outlines and small objects stay whole.
-"""
-_DENSE = 15.0
-"""Nearer than so many metres, returns are thinned in proportion."""
+_DENSE = 22.0
+"""Nearer than so many metres, returns are thinned with the square of the range, so that files are small: up to there
+surfaces carry about equally many, whatever they belong to."""
 
 
 def scan_lidar(
@@ -59,10 +55,9 @@ def scan_lidar(
     share, axis, _ = face(cuboids, part, origin, turn, directions[:, on_part], reach[on_part])
     cosine[on_part] = np.abs(np.einsum("nj,jn->n", turn.astype(np.float32)[part, axis], directions[:, on_part]))
     reflectivity[on_part] = painted(cuboids, part, share, axis)[:, 3]
-    lost = 0.03 + 0.45 * (reach / LIDAR_RANGE) ** 2 + 0.35 * (1 - cosine) ** 4
-    inside = on_part & (nearest == np.roll(nearest, 1, axis=1)) & (nearest == np.roll(nearest, -1, axis=1))
-    kept_share = np.where(on_part, np.where(inside, _KEPT_INSIDE, 1.0), _KEPT_ON_GROUND)
-    kept = (reach < LIDAR_RANGE) & (rng.random(reach.shape) < (1 - lost) * kept_share * (reach / _DENSE).clip(0.4, 1))
+    lost = 0.03 + 0.6 * (reach / LIDAR_RANGE) ** 2 + 0.35 * (1 - cosine) ** 4
+    # What a ray has met must not decide whether it is kept: returns as such would give objects away.
+    kept = (reach < LIDAR_RANGE) & (rng.random(reach.shape) < (1 - lost) * (reach / _DENSE).clip(0.05, 1) ** 2)
     noisy = reach + 0.02 * rng.standard_normal(reach.shape).clip(-3, 3)
     intensity = 255 * reflectivity * np.sqrt(cosine) * rng.uniform(0.85, 1.15, reach.shape)
     ring = np.broadcast_to(np.arange(RINGS)[:, None], reach.shape)

@@ -30,7 +30,7 @@ _HIDDEN_DB, _HIDDEN_SHARE = -6.0, 0.06
 """Of what stands behind something, a little is seen under or around it."""
 _BLOCKING_M2 = 2.0
 """Things with a smaller footprint hide nothing."""
-_WALL_RETURNS = 8
+_WALL_METRES = 2.0
 """Places on each side of a building that may reflect."""
 _MOVING = 0.45
 """Radial speed, m/s, above which a RADAR calls a return moving."""
@@ -48,7 +48,7 @@ _TRUE, _GHOST, _CLUTTER = 0, 1, 2
 _INVALID = (
     ((0, 4, 8, 9, 11, 16, 1, 17), (0.86, 0.03, 0.01, 0.03, 0.03, 0.02, 0.01, 0.01)),
     ((0, 6, 12, 10, 16, 17, 3), (0.25, 0.3, 0.15, 0.1, 0.1, 0.05, 0.05)),
-    ((0, 4, 1, 9, 11, 2), (0.3, 0.25, 0.2, 0.1, 0.1, 0.05)),
+    ((0, 4, 1, 9, 11, 2), (0.6, 0.15, 0.1, 0.05, 0.05, 0.05)),
 )
 _FALSE_ALARM = (
     ((1, 2, 3), (0.85, 0.07, 0.08)),
@@ -63,7 +63,7 @@ _STANDING = ((1, 3, 4, 5, 7), (0.74, 0.18, 0.03, 0.03, 0.02))
 class Reflectors:
     """Places of a scene that may reflect a RADAR; on which thing each sits, and how well it reflects.
 
-    Things are the objects, then the buildings, then one that stands for the whole scene and carries the posts.
+    Things are the objects, then the scenery, then one that stands for the whole scene and carries the posts.
     """
 
     half: Float[np.ndarray, "k 2"]
@@ -84,7 +84,7 @@ class Reflectors:
 def reflectors(scene: Scene, rng: np.random.Generator) -> Reflectors:
     """The reflecting places of a scene; they stay the same over all its sweeps."""
     rows = []
-    things = (*scene.objects, *scene.buildings)
+    things = (*scene.objects, *scene.scenery)
     for index, thing in enumerate(things):
         width, length, _ = thing.size
         if index < len(scene.objects):
@@ -94,8 +94,10 @@ def reflectors(scene: Scene, rng: np.random.Generator) -> Reflectors:
             chance = min(0.7, (0.25 + 0.4 * length) / 8)
             spots = _SPOTS[:, :2]
         else:
-            along = rng.uniform(-1, 1, (4, _WALL_RETURNS))
-            walls = np.array([[1, -1, 0, 0], [0, 0, 1, -1]])[..., None] * np.full(_WALL_RETURNS, 0.995)
+            # Long walls have more places that reflect.
+            count = math.ceil(max(width, length) / _WALL_METRES)
+            along = rng.uniform(-1, 1, (4, count))
+            walls = np.array([[1, -1, 0, 0], [0, 0, 1, -1]])[..., None] * np.full(count, 0.995)
             spots = (walls + np.where(walls == 0, along, 0)).reshape(2, -1).T
             rcs, chance = rng.normal(6, 4, len(spots)), 0.3
         sides = np.stack([spots[:, 0] > 0.8, spots[:, 0] < -0.8, spots[:, 1] > 0.8, spots[:, 1] < -0.8], axis=1)
@@ -140,7 +142,7 @@ def scan_radar(
     """
     pose = np.einsum("ij,jk->ik", scene.ego_pose(time), calibration.ego_from_sensor)
     sensor_velocity = _sensor_velocity(scene, pose, time)
-    things = (*scene.objects, *scene.buildings)
+    things = (*scene.objects, *scene.scenery)
     at = np.array([*(thing.track.at(time) for thing in things), (0.0, 0.0, 0.0)])
     moving = np.array([*(thing.track.velocity(time) for thing in things), (0.0, 0.0, 0.0)])
     offset, local = _places_in_sensor(scene, places, at, pose)
@@ -240,7 +242,7 @@ def _ghosts(
 
 def _clutter(pose: np.ndarray, sensor_velocity: np.ndarray, rng: np.random.Generator) -> Float[np.ndarray, "p_more 5"]:
     """Returns of the road, which stands still, and a few false ones that seem to move."""
-    road, false = rng.poisson(5), rng.poisson(0.6)
+    road, false = rng.poisson(9), rng.poisson(0.6)
     reach = np.concatenate([1.5 + rng.exponential(12, road), rng.uniform(4, 50, false)])
     azimuth = rng.uniform(-1, 1, road + false) * NEAR_BEAM[0]
     speed = np.concatenate([np.zeros(road), rng.normal(0, 5, false)])

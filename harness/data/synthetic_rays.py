@@ -26,7 +26,7 @@ class Cuboids:
     half: Float[np.ndarray, "p 3"]
     """Half length, width and height, metres."""
     owner: Int[np.ndarray, " p"]
-    """Index of the object; buildings come after the objects."""
+    """Index of the object; scenery comes after the objects."""
     paint: Float[np.ndarray, "p 4"]
     """RGB and reflectivity."""
     second: Float[np.ndarray, "p 4"]
@@ -36,9 +36,9 @@ class Cuboids:
 
 
 def cuboids_at(scene: Scene, time: float) -> Cuboids:
-    """The parts of all objects and buildings."""
+    """The parts of all objects and scenery."""
     rows = []
-    for owner, thing in enumerate((*scene.objects, *scene.buildings)):
+    for owner, thing in enumerate((*scene.objects, *scene.scenery)):
         (x, y, z), yaw = scene.box(thing, time)
         width, length, height = thing.size
         scale = np.array([length - 2 * MARGIN, width - 2 * MARGIN, height - MARGIN])

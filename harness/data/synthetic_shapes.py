@@ -168,5 +168,6 @@ KINDS = {
     "traffic_cone": Kind("movable_object.trafficcone", (0.41, 0.41, 1.07), 0.1, -12.0, _TRAFFIC_CONE),
 }
 BUILDING = (Part((-0.5, 0.5), (-0.5, 0.5), (0.0, 1.0), "body", FACADE),)
+CLUTTER = (Part((-0.5, 0.5), (-0.5, 0.5), (0.0, 1.0)),)
 BIG_REFLECTORS = ("truck", "bus", "trailer", "construction_vehicle", "building")
 """What RADARs see mirror images in."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from harness.data.synthetic_shapes import BUILDING, KINDS, Paint
+from harness.data.synthetic_shapes import BUILDING, CLUTTER, KINDS, Paint
 from harness.data.synthetic_world import RANGE, Ground, Material, Scene, Thing, Track, rotation
 
 MAP_METRES = 320
@@ -36,6 +36,13 @@ _COUNTS = {
     "traffic_cone": (2.5, 4.5),
 }
 """Fewest and most instances a scene aims at around the ego's path; flattened against real frequencies."""
+_CLUTTER = (
+    ((0.15, 0.15, 2.5), (0.35, 0.35, 6.0)),
+    ((0.6, 0.6, 0.5), (2.2, 3.0, 1.8)),
+    ((0.2, 3.0, 0.6), (0.4, 9.0, 1.6)),
+    ((0.8, 0.8, 1.0), (2.5, 3.0, 2.8)),
+)
+"""Smallest and largest width, length and height of poles, bushes, walls and boxes, metres."""
 
 
 def build_scene(rng: np.random.Generator, duration: float) -> Scene:
@@ -51,7 +58,7 @@ def build_scene(rng: np.random.Generator, duration: float) -> Scene:
         [rng.uniform(0.006, 0.02, 2), rng.uniform(3, 8, 2), rng.uniform(0, 2 * math.pi, 2)],
         axis=1,
     )
-    objects, buildings = _populate(rng, ego, duration)
+    objects, scenery = _populate(rng, ego, duration)
     azimuth, altitude = rng.uniform(-math.pi, math.pi), rng.uniform(0.5, 1.3)
     flat = math.cos(altitude)
     return Scene(
@@ -59,7 +66,7 @@ def build_scene(rng: np.random.Generator, duration: float) -> Scene:
         sway=sway,
         ground=_draw_ground(rng, ego.at(duration / 2)),
         objects=tuple(objects),
-        buildings=tuple(buildings),
+        scenery=tuple(scenery),
         light=np.array([flat * math.cos(azimuth), flat * math.sin(azimuth), math.sin(altitude)]),
         ambient=rng.uniform(0.35, 0.6),
         posts=_draw_posts(rng, ego),
@@ -81,12 +88,12 @@ def _draw_ground(rng: np.random.Generator, middle: tuple[float, float, float]) -
 
 
 def _populate(rng: np.random.Generator, ego: Track, duration: float) -> tuple[list[Thing], list[Thing]]:
-    """Objects and buildings that touch neither each other nor the ego car, at any time that is seen."""
+    """Objects and scenery that touch neither each other nor the ego car, at any time that is seen."""
     times = np.linspace(FIRST, duration + 0.25, 4 + round(duration / 0.25))
     # The rear axle is 1.4 m behind the middle of the car.
     taken = [_corners(ego, (2.2, 5.4), times, forward=1.4)]
     objects: list[Thing] = []
-    buildings: list[Thing] = []
+    scenery: list[Thing] = []
 
     def place(thing: Thing, into: list[Thing]) -> bool:
         corners = _corners(thing.track, (thing.size[0] + 0.4, thing.size[1] + 0.4), times)
@@ -101,7 +108,7 @@ def _populate(rng: np.random.Generator, ego: Track, duration: float) -> tuple[li
         size = (rng.uniform(6, 14), rng.uniform(8, 20), rng.uniform(5, 15))
         along = rng.uniform(-40, 40) + ego.speed * duration / 2
         track = _lane_track(ego, along, side * rng.uniform(20, 40), 0.0, 1)
-        place(Thing("building", track, size, BUILDING, "", _paints(rng)), buildings)
+        place(Thing("building", track, size, BUILDING, "", _paints(rng)), scenery)
 
     # A longer way needs more objects for the same number around every keyframe.
     stretch = 1 + ego.speed * duration / 60
@@ -118,7 +125,18 @@ def _populate(rng: np.random.Generator, ego: Track, duration: float) -> tuple[li
         if rng.random() < 0.8:
             place(_draw_object(rng, name, ego, rng.uniform(0, duration), (_NEAR, RANGE - 5)), objects)
     _extend_rows(rng, objects, place)
-    return objects, buildings
+    for _ in range(round(rng.uniform(18, 30) * stretch)):
+        along, sideways = _within(rng, ego, rng.uniform(0, duration), (3.5, 1.2 * _NEAR))
+        track = _lane_track(ego, along, sideways, 0.0, 1, rng.uniform(-math.pi, math.pi))
+        place(Thing("clutter", track, _clutter_size(rng), CLUTTER, "", _paints(rng)), scenery)
+    return objects, scenery
+
+
+def _clutter_size(rng: np.random.Generator) -> tuple[float, float, float]:
+    """Of a pole, a bush, a wall or a box: what a LiDAR meets and nobody annotates. Width, length, height, metres."""
+    low, high = _CLUTTER[rng.integers(len(_CLUTTER))]
+    width, length, height = rng.uniform(low, high)
+    return float(width), float(length), float(height)
 
 
 def _extend_rows(rng: np.random.Generator, objects: list[Thing], place: Callable[[Thing, list[Thing]], bool]) -> None:
@@ -151,12 +169,17 @@ def _draw_posts(rng: np.random.Generator, ego: Track) -> Float[np.ndarray, "p 2"
     return np.array([(place.x, place.y) for place in places])
 
 
+def _within(rng: np.random.Generator, ego: Track, time: float, reach: tuple[float, float]) -> tuple[float, float]:
+    """Along and sideways of a place that is uniform over the area between two radii around the ego car at a time."""
+    radius = math.sqrt(rng.uniform(reach[0] ** 2, reach[1] ** 2))
+    bearing = rng.uniform(-math.pi, math.pi)
+    return ego.speed * time + radius * math.cos(bearing), radius * math.sin(bearing)
+
+
 def _draw_object(rng: np.random.Generator, name: str, ego: Track, time: float, reach: tuple[float, float]) -> Thing:
     """One object whose distance from the ego car, at a time, is uniform over the area between two radii."""
     kind = KINDS[name]
-    radius = math.sqrt(rng.uniform(reach[0] ** 2, reach[1] ** 2))
-    bearing = rng.uniform(-math.pi, math.pi)
-    along, sideways = ego.speed * time + radius * math.cos(bearing), radius * math.sin(bearing)
+    along, sideways = _within(rng, ego, time, reach)
     ridden = False
     match name:
         case "barrier" | "traffic_cone":

@@ -94,7 +94,7 @@ class Thing:
     """An object or a building: a track, a box, the parts that fill it and how they are painted."""
 
     name: str
-    """Detection class, or "building"."""
+    """Detection class, or "building" or "clutter", which nobody annotates."""
     track: Track
     size: tuple[float, float, float]
     """Width, length, height, metres."""
@@ -113,7 +113,7 @@ class Scene:
     """Of pitch and of roll: amplitude (radians), frequency (radians per second), phase."""
     ground: Ground
     objects: tuple[Thing, ...]
-    buildings: tuple[Thing, ...]
+    scenery: tuple[Thing, ...]
     light: Float[np.ndarray, " 3"]
     """Unit vector towards the sun, global."""
     ambient: float

@@ -31,6 +31,11 @@ def caption(study: StudySpec) -> list[str]:
     lines += [f"{arm}: {', '.join(_loss(name, study) for name in losses)}." for arm, losses in study.arms.items()]
     if data.root is None:
         lines.append("These are numbers of the embedded synthetic world, not of nuScenes.")
+    if data.also_score:
+        lines.append(
+            f"Rows that name a split ({', '.join(data.also_score)}) are the same models scored on it; "
+            f"on {data.train_split} they show what was learned by heart, not a result."
+        )
     if data.train_split == data.eval_split:
         lines.append("Scored on the samples it was trained on: a check of the plumbing, not a result.")
     if len(study.seeds) == 1:

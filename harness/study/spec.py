@@ -38,6 +38,13 @@ class DataSpec(Spec):
     detection_config: DetectionConfigName = "within_25m"
     """Scoring ranges; shown with every table."""
 
+    @field_validator("also_score")
+    @classmethod
+    def _each_once(cls, splits: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(splits)) < len(splits):
+            raise ValueError(f"{list(splits)} name a split twice")
+        return splits
+
 
 class ImageAugmentSpec(Spec):
     """How each image is varied on its own."""

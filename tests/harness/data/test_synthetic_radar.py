@@ -19,7 +19,7 @@ def make_scene():
             sway=np.zeros((2, 3)),
             ground=Ground(np.zeros(1), np.zeros((1, 2)), np.zeros(1)),
             objects=tuple(Thing(name, track, KINDS[name].size, (), "", {}) for name, track in things),
-            buildings=(),
+            scenery=(),
             light=np.array([0.0, 0.0, 1.0]),
             ambient=0.5,
             posts=np.zeros((0, 2)),

@@ -49,10 +49,10 @@ def test_images_show_objects_inside_their_projected_boxes(tmp_path, monkeypatch)
             paints = dict.fromkeys(thing.paints, paint)
             things.append(replace(thing, track=replace(thing.track, speed=0.0), paints=paints))
         grey = dict.fromkeys(("body", "accent", "dark"), Material((0.3, 0.3, 0.3), 0.5))
-        buildings = tuple(replace(thing, paints=grey) for thing in scene.buildings)
+        scenery = tuple(replace(thing, paints=grey) for thing in scene.scenery)
         ego = replace(scene.ego, speed=10.0)
         flat = np.full(3, 0.4)
-        world = replace(scene, ego=ego, objects=tuple(things), buildings=buildings)
+        world = replace(scene, ego=ego, objects=tuple(things), scenery=scenery)
         return replace(world, ambient=0.8, asphalt=flat, sky=flat)
 
     monkeypatch.setattr(synthetic_files, "build_scene", painted)
@@ -110,7 +110,7 @@ def test_visibility_is_the_share_of_its_pixels_that_nothing_hides(devkit, root):
     levels = set()
     for index, thing in enumerate(scene.objects[::3]):
         row = annotated[scene.box(thing, 0.0)[0]]
-        alone = pixels(replace(scene, objects=(thing,), buildings=()), 0)
+        alone = pixels(replace(scene, objects=(thing,), scenery=()), 0)
         share = sum((owner == 3 * index).sum() for owner in everything) / max(1, alone)
         if alone == 0:
             assert row["visibility_token"] == "1"
@@ -240,24 +240,41 @@ def test_unknown_presets_and_negative_seeds_are_input_errors(tmp_path):
         synthesize(tmp_path, "smoke", -1)
 
 
-def test_seeds_and_splits_are_different_worlds(root, tmp_path):
-    from harness.data.synthetic_street import build_scene
+def test_scenes_and_splits_share_no_object_and_no_image(devkit, root):
+    of_scene = {}
+    for row in devkit.sample_annotation:
+        scene = devkit.get("sample", row["sample_token"])["scene_token"]
+        of_scene.setdefault(scene, set()).add((tuple(row["size"]), row["instance_token"]))
+    sizes = [{size for size, _ in found} for found in of_scene.values()]
+    assert len(sizes) == 4
+    assert all(len(found) > 20 for found in sizes)
+    for i, found in enumerate(sizes):
+        assert not any(found & other for other in sizes[:i])
+    images = [path.read_bytes() for path in (root / "samples").rglob("*.jpg")]
+    assert len(set(images)) == len(images)
 
-    places = {
-        build_scene(np.random.default_rng([seed, split, index]), 1.0).objects[0].track
-        for seed, split, index in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))
-    }
-    assert len(places) == 4
+
+def test_another_content_needs_another_generator_number(root):
+    # Of the first keyframe of seed 0. Where this changes, GENERATOR is to be raised: a dataset in somebody's cache
+    # would otherwise pass for today's. Wide enough for the last bits of another CPU.
+    from harness.data.synthetic_tables import GENERATOR
+
+    lidar = sorted((root / "samples" / "LIDAR_TOP").iterdir())[0]
+    image = np.asarray(Image.open(sorted((root / "samples" / "CAM_FRONT").iterdir())[0]), dtype=float)
+    points = np.fromfile(lidar, dtype=np.float32).reshape(-1, 5)
+    told = [len(points), points[:, 3].mean(), *image.mean(axis=(0, 1))]
+    assert GENERATOR == 3
+    assert told == pytest.approx([2424, 76.9, 81.2, 92.9, 86.7], rel=0.01)
 
 
 def test_presets_have_the_sizes_that_studies_count_on():
     from harness.data.synthetic_tables import PRESETS, SWEEPS
 
     keyframes = {name: len(preset.scenes) * preset.keyframes for name, preset in PRESETS.items()}
-    assert keyframes == {"tiny": 612, "small": 6450, "smoke": 12}
+    assert keyframes == {"tiny": 588, "small": 5900, "smoke": 12}
     # At 2 Hz of keyframes: 4 Hz and 6 Hz.
     assert (2 * (1 + SWEEPS.lidar), 2 * (1 + SWEEPS.radar)) == (4, 6)
-    assert all(preset.sweeps == SWEEPS for preset in PRESETS.values())
+    assert all(min(preset.sweeps.lidar, preset.sweeps.radar) >= 1 for preset in PRESETS.values())
 
 
 def test_the_command_ends_with_2_and_one_line_on_wrong_input(tmp_path, capsys):
