@@ -1,5 +1,6 @@
 """What a nuScenes root holds, in numbers, and which of its sensor files cannot be used."""
 
+import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ from rich.console import Console
 from detectors.geometry.boxes import CLASSES
 from harness.console import print_table
 from harness.data.root import CAMERAS, LIDAR, RADARS, NuScenesRoot
-from harness.data.sensor_files import READERS, check_sensor_file
-from harness.data.tables import TABLES
+from harness.data.sensor_files import READERS, check_image_size, check_sensor_file
+from harness.data.synthetic_tables import MANIFEST
+from harness.data.tables import TABLES, read_json
 from harness.errors import InputError
 
 IGNORED = len(CLASSES)
@@ -110,10 +112,11 @@ def find_unusable(
         show: Called with the number of files done and of all files.
     """
     found = list(_absent_keyframes(root, tokens))
+    hashes = _hashes(root.path)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside of Python's lock
         for first in range(0, len(rows), _CHUNK):
             chunk = rows[first : first + _CHUNK]
-            reasons = pool.map(lambda row: _what_is_wrong(root.path, row, fast), chunk)
+            reasons = pool.map(lambda row: _what_is_wrong(root.path, row, fast, hashes), chunk)
             found += [Unusable(row["channel"], why) for row, why in zip(chunk, reasons, strict=True) if why is not None]
             show(first + len(chunk), len(rows))
     return found
@@ -196,17 +199,26 @@ def _absent_keyframes(root: NuScenesRoot, tokens: list[str]) -> Iterator[Unusabl
                 yield Unusable(channel, root.no_keyframe(token, channel))
 
 
-def _what_is_wrong(root: Path, row: dict[str, Any], fast: bool) -> str | None:
+def _hashes(root: Path) -> dict[str, str]:
+    """Of a dataset of ours, what the manifest says of each file."""
+    path = root / MANIFEST
+    manifest = read_json(path) if path.is_file() else {}
+    found = manifest.get("sha256", {}) if isinstance(manifest, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _what_is_wrong(root: Path, row: dict[str, Any], fast: bool, hashes: dict[str, str]) -> str | None:
     path = root / row["filename"]
     try:
         if fast:
             check_sensor_file(path, row["sensor_modality"], f"a file of {row['channel']}")
             return None
         content = READERS[row["sensor_modality"]](path)
+        if row["sensor_modality"] == "camera":
+            check_image_size(path, content, row)
     except InputError as error:
         return str(error)
-    if row["sensor_modality"] == "camera" and row.get("width") and row.get("height"):
-        (height, width), stated = content.shape[:2], (row["width"], row["height"])
-        if (width, height) != stated:
-            return f"{path} has {width} x {height} pixels, and {stated[0]} x {stated[1]} by sample_data.json"
+    expected = hashes.get(row["filename"])
+    if expected is not None and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        return f"{path} is damaged: its hash is not the one in {MANIFEST}"
     return None

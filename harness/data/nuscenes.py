@@ -15,7 +15,7 @@ from torch import Tensor
 from detectors.batch import BoxFacts, CameraViews, Inputs, Sample
 from detectors.geometry.boxes import ATTRIBUTES, CLASSES, Boxes
 from harness.data.root import CAMERAS, LIDAR, RADARS, NuScenesRoot
-from harness.data.sensor_files import read_image, read_lidar, read_radar
+from harness.data.sensor_files import check_image_size, read_image, read_lidar, read_radar
 
 _CLOSE = 1.0
 """Metres along x and y of a sensor: returns of earlier sweeps that are nearer come from the ego car and would smear."""
@@ -98,9 +98,9 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
     for keyframe in root.keyframes(token, inputs.keyframes):
         for channel in CAMERAS:
             record = root.sweeps(keyframe, channel, 1)[0]
-            image, input_from_pixels = _fit(
-                read_image(root.path / record["filename"]), inputs.image_size, uncropped_zoom
-            )
+            image = read_image(root.path / record["filename"])
+            check_image_size(root.path / record["filename"], image, record)
+            image, input_from_pixels = _fit(image, inputs.image_size, uncropped_zoom)
             sensor = root.devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
             images.append(image)
             intrinsics.append(input_from_pixels @ np.array(sensor["camera_intrinsic"]))

@@ -12,8 +12,9 @@ from nuscenes.utils.splits import create_splits_scenes
 
 from detectors.batch import Inputs
 from harness.data.sensor_files import check_sensor_file
+from harness.data.synthetic_tables import MANIFEST, MARKER
 from harness.data.tables import TABLES, check_table_files, open_tables, read_json, read_tables, table_path
-from harness.data.tune_split import TRAIN, TUNE, kept_cut
+from harness.data.tune_split import TRAIN, TUNE, cut, keep
 from harness.errors import InputError, unknown
 
 CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
@@ -35,10 +36,12 @@ _TRAINING_SPLIT = {"v1.0-trainval": "train", "v1.0-mini": "mini_train"}
 
 def versions_in(path: Path) -> list[str]:
     """Names of the version folders of a dataset root; raises InputError where there is none."""
+    try:
+        path.stat()
+    except OSError as error:  # not there, not allowed, or no possible name
+        raise InputError(f"dataset root {path} does not exist or cannot be read: {error.strerror}") from error
     if path.is_file():
         raise InputError(f"dataset root {path} is a file; expected a folder with a version folder such as v1.0-mini")
-    if not path.is_dir():
-        raise InputError(f"dataset root {path} does not exist")
     found = sorted(folder.name for folder in path.glob("v1.0-*") if folder.is_dir())
     if not found and all(table_path(path, table).exists() for table in TABLES):
         raise InputError(f"{path} is a version folder; the dataset root is the folder that it is in")
@@ -60,6 +63,10 @@ class NuScenesRoot:
         # Any name is allowed, but it must be that of a folder right here: not "", nor "..".
         if self.version not in {folder.name for folder in self.path.iterdir() if folder.is_dir()}:
             raise InputError(f"{self.path}: {unknown('version', self.version, versions)}")
+        if (self.path / MARKER).is_file() and not (self.path / MANIFEST).is_file():
+            raise InputError(
+                f"{self.path} is an unfinished synthetic dataset: `python -m harness.data synthesize` makes it whole"
+            )
         check_table_files(self._folder)
 
     @property
@@ -77,26 +84,26 @@ class NuScenesRoot:
             return self.devkit
         view = copy(self.devkit)
         # All that the devkit reads below it while scoring is splits.json.
-        view.dataroot = str(self._cut)
+        view.dataroot = str(keep(self.version, self._cut))
         return view
 
     @cached_property
-    def _cut(self) -> Path | None:
-        """Folder with the tune split of real nuScenes, cut from the training scenes that are here; None without one."""
+    def _cut(self) -> dict[str, list[str]]:
+        """The tune split of real nuScenes, cut from the training scenes that are here; empty without one."""
         split = _TRAINING_SPLIT.get(self.version)
         if split is None:
-            return None
+            return {}
         # Not from the devkit: whether a split exists is asked long before the large tables are read.
         tables = read_tables(self._folder, ("log", "scene"))
         training = set(create_splits_scenes()[split])
         logs = {log["token"]: log["logfile"] for log in tables["log"]}
         scenes = {row["name"]: logs[row["log_token"]] for row in tables["scene"] if row["name"] in training}
-        return kept_cut(self.version, scenes)
+        return cut(scenes)
 
     def fingerprint(self) -> str:
         """Identity of the content: hash of the tables, the custom splits and, where there is one, the manifest."""
         digest = hashlib.sha256(self.version.encode())
-        extra = [self._custom_splits, self.path / "manifest.json"]
+        extra = [self._custom_splits, self.path / MANIFEST]
         tables = [table_path(self._folder, table) for table in sorted(TABLES)]
         for path in [*tables, *(path for path in extra if path.is_file())]:
             with path.open("rb") as file:
@@ -120,9 +127,7 @@ class NuScenesRoot:
                 # The devkit would score its own scenes under that name.
                 raise InputError(f"{self._custom_splits}: {min(taken)!r} is a split of nuScenes; choose another name")
             known |= custom
-        if self._cut is not None:
-            known |= read_json(self._cut / self.version / "splits.json")
-        return known
+        return known | self._cut
 
     def check_split(self, split: str) -> None:
         """Raise InputError for a split that this root and version do not have."""

@@ -1,7 +1,9 @@
 """Sensor files as arrays: JPEG images, LiDAR `.pcd.bin` and RADAR `.pcd`, each read whole or refused by name."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,9 +39,12 @@ def check_file(path: Path, what: str) -> None:
         path: Of a table or a sensor file.
         what: It should be, for the message.
     """
-    if not path.is_file():
-        raise InputError(f"{path} is missing; expected {what}")
-    size = path.stat().st_size
+    try:
+        if not path.is_file():
+            raise InputError(f"{path} is missing; expected {what}")
+        size = path.stat().st_size
+    except OSError as error:  # such as a name that is too long
+        raise InputError(f"{path} cannot be read: {error.strerror}; expected {what}") from error
     if not size:
         raise InputError(f"{path} is empty; expected {what}")
     if size < _POINTER_BYTES and path.read_bytes().startswith(LFS_POINTER):
@@ -68,6 +73,17 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     if image is None:
         raise InputError(f"{path} cannot be read as a JPEG image: it is truncated or damaged")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def check_image_size(path: Path, image: UInt8[np.ndarray, "h w 3"], row: Mapping[str, Any]) -> None:
+    """Raise InputError where an image has not the size that its sample_data row, and so its calibration, speaks of."""
+    height, width = image.shape[:2]
+    stated = (row.get("width") or width, row.get("height") or height)
+    if (width, height) != stated:
+        raise InputError(
+            f"{path} has {width} x {height} pixels, but {stated[0]} x {stated[1]} by sample_data.json; "
+            "its calibration fits no other size"
+        )
 
 
 def read_lidar(path: Path) -> Float[np.ndarray, "p 5"]:

@@ -139,7 +139,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also an integer of thousands of digits
         raise InputError(f"{path} is not valid JSON: {error}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
@@ -251,9 +251,16 @@ def _are_numbers(values: list, count: int) -> bool:
         _are(values, list)
         and set(map(len, values)) <= {count}
         and _are(chain.from_iterable(values), float, int)
-        # A sum is finite where all summands are: no table holds numbers near the largest ones.
-        and isfinite(sum(chain.from_iterable(values)))
+        and _is_finite(chain.from_iterable(values))
     )
+
+
+def _is_finite(numbers: Iterable[float]) -> bool:
+    # A sum is finite where all summands are: no table holds numbers near the largest ones.
+    try:
+        return isfinite(sum(numbers))
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _check_column(

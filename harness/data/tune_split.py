@@ -11,6 +11,7 @@ from pathlib import Path
 
 import platformdirs
 
+from harness.errors import InputError
 from harness.store import atomic_write
 
 TRAIN, TUNE = "crossbev_train", "crossbev_tune"
@@ -41,24 +42,15 @@ def cut(log_of_scene: Mapping[str, str]) -> dict[str, list[str]]:
     return {TRAIN: sorted(set(log_of_scene) - set(tune)), TUNE: sorted(tune)}
 
 
-def kept_cut(version: str, log_of_scene: Mapping[str, str], cache: Path | None = None) -> Path | None:
-    """A folder in which ``VERSION/splits.json`` holds the cut of these scenes, made where it is missing.
-
-    Args:
-        version: Of the dataset.
-        log_of_scene: As for `cut`.
-        cache: Instead of the user's cache folder.
-
-    Returns:
-        The folder; None where nothing can be cut.
-    """
-    splits = cut(log_of_scene)
-    if not splits:
-        return None
-    key = hashlib.sha256(json.dumps(sorted(log_of_scene.items())).encode()).hexdigest()[:16]
-    folder = (cache or platformdirs.user_cache_path("crossbev") / "splits") / key
+def keep(version: str, splits: Mapping[str, list[str]]) -> Path:
+    """A folder in the user's cache whose ``VERSION/splits.json`` holds these splits; raises InputError if it cannot."""
+    content = json.dumps(splits, indent=1).encode()
+    folder = platformdirs.user_cache_path("crossbev") / "splits" / hashlib.sha256(content).hexdigest()[:16]
     file = folder / version / "splits.json"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(file, json.dumps(splits, indent=1).encode())
+    try:
+        if not file.is_file() or file.read_bytes() != content:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(file, content)
+    except OSError as error:
+        raise InputError(f"{file}, by which the devkit finds our tune split, cannot be written: {error}") from error
     return folder

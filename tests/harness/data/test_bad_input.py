@@ -403,7 +403,7 @@ def test_an_image_of_another_size_than_its_calibration_is_named(root, inspect):
     name = root.file_of("CAM_BACK")
     row = next(row for row in root.table("sample_data") if row["filename"] == name)
     root.put(name, cv2.imencode(".jpg", np.zeros((9, 16, 3), np.uint8))[1].tobytes())
-    assert f"has 16 x 9 pixels, and {row['width']} x {row['height']} by sample_data.json" in inspect()
+    assert f"has 16 x 9 pixels, but {row['width']} x {row['height']} by sample_data.json" in inspect()
 
 
 def test_every_unusable_file_is_named_up_to_twenty(root, inspect):
@@ -478,3 +478,34 @@ def test_synthesize_names_an_out_that_it_cannot_use(tmp_path, out, words):
     assert str(tmp_path / out) in message
     assert words in message
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "mine"]
+
+
+def test_damage_that_still_decodes_is_known_by_its_hash(root, inspect):
+    for channel, damaged in (("LIDAR_TOP", lambda whole: whole[:2000]), ("CAM_BACK", lambda whole: whole + b"\0")):
+        name = root.file_of(channel)
+        content = (root.path / name).read_bytes()
+        root.put(name, damaged(content))
+        assert f"{name} is damaged: its hash is not the one in manifest.json" in inspect()
+        root.put(name, content)
+
+
+def test_an_unfinished_synthetic_dataset_is_no_root(root, inspect, study):
+    (root.path / "manifest.json").unlink()
+    for command in (inspect, study):
+        assert "unfinished synthetic dataset" in command()
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_numbers_beyond_all_bounds_are_named(root, inspect, digits):
+    rows = root.table("ego_pose")
+    rows[3]["translation"][0] = "NUMBER"
+    root.put("v1.0-synthetic/ego_pose.json", json.dumps(rows).replace('"NUMBER"', "9" * digits).encode())
+    assert "ego_pose.json" in inspect()
+
+
+def test_a_name_too_long_for_any_file_is_named(root, inspect, tmp_path):
+    assert "x" * 300 in inspect(path=tmp_path / ("x" * 300), version=())
+    rows = root.table("sample_data")
+    rows[0]["filename"] = "samples/" + "y" * 300
+    root.put_table("sample_data", rows)
+    assert "y" * 300 in inspect()

@@ -283,3 +283,22 @@ def test_only_the_sensors_asked_for_are_read(smoke_root):
     assert (camera.lidar, camera.radar) == (None, None)
     assert (lidar.views, lidar.lidar.shape[1], lidar.radar) == (None, 5, None)
     assert (radar.views, radar.lidar, radar.radar.shape[1]) == (None, None, 7)
+
+
+def test_an_image_of_another_size_than_its_calibration_is_refused(smoke_root, smoke_path, tmp_path):
+    import shutil
+
+    import cv2
+
+    from detectors.batch import Inputs
+    from harness.data.nuscenes import read
+    from harness.data.root import NuScenesRoot
+    from harness.errors import InputError
+
+    copy = NuScenesRoot(shutil.copytree(smoke_path, tmp_path / "copy"), smoke_root.version)
+    token = copy.tokens("synthetic_val")[0]
+    path = copy.path / copy.sweeps(token, "CAM_BACK", 1)[0]["filename"]
+    # Of the same shape, half as large: without the check its calibration would be wrong by a factor of two.
+    cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (176, 99)))
+    with pytest.raises(InputError, match=f"{path.name} has 176 x 99 pixels, but 352 x 198"):
+        read(copy, token, Inputs(image_size=(32, 48)))

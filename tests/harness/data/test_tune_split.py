@@ -72,3 +72,23 @@ def test_a_real_root_has_a_tune_split_and_is_scored_on_it(mini, tmp_path):
     assert score(mini, "crossbev_tune", tmp_path / "result.json", "nuscenes", tmp_path / "scored")["mATE"] < 0.9
     assert sorted(path for path in mini.path.rglob("*")) == before
     assert list((tmp_path / "cache").rglob("splits.json"))
+
+
+def test_a_cache_that_cannot_be_written_hurts_only_who_scores_on_the_cut(mini, tmp_path):
+    from harness.errors import InputError
+
+    (tmp_path / "cache").write_text("a file where the cache folder belongs")
+    assert "crossbev_tune" in mini.splits()
+    assert mini.devkit_for("mini_train") is mini.devkit
+    with pytest.raises(InputError, match=r"splits\.json.* cannot be written"):
+        mini.devkit_for("crossbev_tune")
+
+
+def test_a_damaged_cut_in_the_cache_is_written_anew(mini, tmp_path):
+    mini.devkit_for("crossbev_tune")
+    (kept,) = (tmp_path / "cache").rglob("splits.json")
+    good = kept.read_bytes()
+    kept.write_text('{"crossbev_train": 3}')
+    mini.devkit_for("crossbev_tune")
+    assert kept.read_bytes() == good
+    assert json.loads(good) == {name: mini.splits()[name] for name in ("crossbev_train", "crossbev_tune")}

@@ -152,3 +152,10 @@ def test_scoring_on_another_split_trains_nothing_more(study):
         assert order.index(spec.needs) < order.index(scored.job)
         if row.role == "student":
             assert more.jobs[scored.baseline].spec.model_of == row.baseline
+
+
+def test_a_split_is_scored_once(study):
+    from harness.errors import InputError
+
+    with pytest.raises(InputError, match="name a split twice"):
+        study("data.also_score=[synthetic_train, synthetic_train]")
