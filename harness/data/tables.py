@@ -91,7 +91,7 @@ _COLUMNS: dict[str, dict[str, _Kind]] = {
 TABLES = tuple(_COLUMNS)
 # A test split has no annotations, and nobody needs to use attributes.
 _MAY_BE_EMPTY = {"attribute", "instance", "sample_annotation", "visibility"}
-_NAMES = {str: "string", int: "whole number", bool: "true or false", list: "list"}
+_NAMES = {str: "string", bool: "true or false", list: "list"}
 # Of nuScenes' extensions: the devkit reads them where they are, we never do.
 _EXTENSIONS = ("lidarseg.json", "panoptic.json", "image_annotations.json")
 
@@ -167,8 +167,13 @@ def check_tables(root: Path, version: str, tables: Tables) -> None:
     for table in tables:
         _check_columns(folder, tables, table, tokens)
     for i, row in enumerate(tables["map"]):
-        if not (root / row["filename"]).exists():
-            raise InputError(f"{root / row['filename']} is missing; {_row(folder, 'map', i)} names it as a map")
+        try:
+            (root / row["filename"]).stat()
+        except OSError as error:
+            where = f"{_row(folder, 'map', i)} names it as a map"
+            raise InputError(
+                f"{root / row['filename']} is missing or cannot be read: {error.strerror}; {where}"
+            ) from error
     named = tables["map"]
     _check_column(folder, "map", "log_tokens", named, lambda v: _are(chain.from_iterable(v), str), "no list of strings")
     mapped = {token for row in tables["map"] for token in row["log_tokens"]}
@@ -233,6 +238,8 @@ def _rule(kind: _Kind, tokens: Mapping[str, set[str]]) -> tuple[Callable[[list],
         case _Reference(table, optional=optional):
             known = {*tokens[table], ""} if optional else tokens[table]
             return lambda values: _are_tokens(values, known), f"the token of no row of {table}.json"
+        case type() if kind is int:
+            return lambda values: _are(values, int) and _fits(values), "no whole number of 64 bits"
         case _:
             return lambda values: _are(values, kind), f"no {_NAMES[kind]}"
 
@@ -253,6 +260,10 @@ def _are_numbers(values: list, count: int) -> bool:
         and _are(chain.from_iterable(values), float, int)
         and _is_finite(chain.from_iterable(values))
     )
+
+
+def _fits(numbers: list[int]) -> bool:
+    return not numbers or -(2**63) <= min(numbers) <= max(numbers) < 2**63
 
 
 def _is_finite(numbers: Iterable[float]) -> bool:

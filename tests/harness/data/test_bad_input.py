@@ -218,8 +218,9 @@ def test_a_row_without_a_needed_key_is_named(root, inspect, table, key):
         ("ego_pose", "translation", [1.0, float("nan"), 3.0], "no list of 3 finite numbers"),
         ("ego_pose", "rotation", [0, 0, 0, 0], "no list of 4 finite numbers, not all 0"),
         ("sample_annotation", "size", [1.0, 0.0, 1.0], "no list of 3 finite numbers, all above 0"),
-        ("sample_annotation", "num_lidar_pts", "3", "no whole number"),
-        ("sample_data", "timestamp", "now", "no whole number"),
+        ("sample_annotation", "num_lidar_pts", "3", "no whole number of 64 bits"),
+        ("sample_data", "timestamp", "now", "no whole number of 64 bits"),
+        ("sample_data", "timestamp", 2**63, "no whole number of 64 bits"),
         ("sample_data", "is_key_frame", "yes", "no true or false"),
         ("sample_data", "filename", None, "no string"),
         ("sensor", "modality", "sonar", "none of ['camera', 'lidar', 'radar']"),
@@ -255,7 +256,7 @@ def test_a_camera_without_intrinsics_is_named(root, inspect):
 def test_a_missing_map_is_named(root, inspect):
     path = root.own(root.table("map")[0]["filename"])
     path.unlink()
-    assert f"{path} is missing; {root.path / VERSION}/map.json: row 0 names it as a map" in inspect()
+    assert f"{path} is missing or cannot be read: No such file or directory; {root.path / VERSION}/map.json: row 0 names it as a map" in inspect()
 
 
 def test_an_extension_that_the_devkit_cannot_open_is_named(root, inspect):
@@ -495,17 +496,20 @@ def test_an_unfinished_synthetic_dataset_is_no_root(root, inspect, study):
         assert "unfinished synthetic dataset" in command()
 
 
-@pytest.mark.parametrize("digits", [400, 5000])
-def test_numbers_beyond_all_bounds_are_named(root, inspect, digits):
+@pytest.mark.parametrize(
+    ("digits", "words"), [(400, "ego_pose.json: row 3: translation [9"), (5000, "ego_pose.json is not valid JSON")]
+)
+def test_numbers_beyond_all_bounds_are_named(root, inspect, digits, words):
     rows = root.table("ego_pose")
     rows[3]["translation"][0] = "NUMBER"
     root.put("v1.0-synthetic/ego_pose.json", json.dumps(rows).replace('"NUMBER"', "9" * digits).encode())
-    assert "ego_pose.json" in inspect()
+    assert words in inspect()
 
 
 def test_a_name_too_long_for_any_file_is_named(root, inspect, tmp_path):
     assert "x" * 300 in inspect(path=tmp_path / ("x" * 300), version=())
-    rows = root.table("sample_data")
-    rows[0]["filename"] = "samples/" + "y" * 300
-    root.put_table("sample_data", rows)
-    assert "y" * 300 in inspect()
+    for table in ("sample_data", "map"):
+        rows = root.table(table)
+        root.put_table(table, [{**rows[0], "filename": "samples/" + "y" * 300}, *rows[1:]])
+        assert "y" * 300 in inspect()
+        root.put_table(table, rows)
