@@ -8,24 +8,14 @@ import pytest
 
 
 @pytest.fixture
-def make_scene():
+def make_scene(flat_scene):
     """Things on flat ground, the ego at the origin facing +x: ``make_scene(("car", Track(...)), ego=Track(...))``."""
     from harness.data.synthetic_shapes import KINDS
-    from harness.data.synthetic_world import Ground, Scene, Thing, Track
+    from harness.data.synthetic_world import Thing
 
-    def make(*things, ego=None):
-        return Scene(
-            ego=ego or Track(0.0, 0.0, 0.0, 0.0, 0.0),
-            sway=np.zeros((2, 3)),
-            ground=Ground(np.zeros(1), np.zeros((1, 2)), np.zeros(1)),
-            objects=tuple(Thing(name, track, KINDS[name].size, (), "", {}) for name, track in things),
-            scenery=(),
-            light=np.array([0.0, 0.0, 1.0]),
-            ambient=0.5,
-            posts=np.zeros((0, 2)),
-            asphalt=np.full(3, 0.4),
-            sky=np.full(3, 0.7),
-        )
+    def make(*things, ego=flat_scene.ego):
+        objects = tuple(Thing(name, track, KINDS[name].size, (), "", {}) for name, track in things)
+        return replace(flat_scene, ego=ego, objects=objects)
 
     return make
 

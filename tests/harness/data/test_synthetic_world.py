@@ -10,10 +10,10 @@ GREY, RED = (0.5, 0.5, 0.5), (1.0, 0.0, 0.0)
 
 
 @pytest.fixture
-def make_scene():
+def make_scene(flat_scene):
     """A scene on flat ground, the ego at the origin facing +x, with cubes of 2 m: ``make_scene((10, 0, RED), ...)``."""
     from harness.data.synthetic_shapes import PLAIN, Part
-    from harness.data.synthetic_world import Ground, Material, Scene, Thing, Track
+    from harness.data.synthetic_world import Material, Thing, Track
 
     def make(*cubes):
         part = Part((-0.5, 0.5), (-0.5, 0.5), (0.0, 1.0), "body", PLAIN)
@@ -21,18 +21,7 @@ def make_scene():
             Thing("car", Track(x, y, 0.0, 0.0, 0.0), (2.0, 2.0, 2.0), (part,), "", {"body": look, "dark": look})
             for x, y, look in ((x, y, Material(colour, 0.5)) for x, y, colour in cubes)
         )
-        return Scene(
-            ego=Track(0.0, 0.0, 0.0, 0.0, 0.0),
-            sway=np.zeros((2, 3)),
-            ground=Ground(np.zeros(1), np.zeros((1, 2)), np.zeros(1)),
-            objects=things,
-            scenery=(),
-            light=np.array([0.0, 0.0, 1.0]),
-            ambient=0.5,
-            posts=np.zeros((0, 2)),
-            asphalt=np.full(3, 0.4),
-            sky=np.full(3, 0.7),
-        )
+        return replace(flat_scene, objects=things)
 
     return make
 
