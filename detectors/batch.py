@@ -1,7 +1,7 @@
 """Sample and Batch: what goes into a detector, and Inputs: how much of it a detector asks for."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from detectors.geometry.boxes import Boxes, pad_boxes
+from detectors.geometry.lift import LiftGeometry, LiftPlan, join_plans
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Inputs:
 
     image_size: tuple[int, int] | None = None
     """Height and width that images are resized and cropped to; None without cameras."""
+    lifts: frozenset[LiftGeometry] = frozenset()
+    """How the detector carries those images into BEV; their plans come with the sample."""
     keyframes: int = 1
     """Of the cameras: the newest, and the ones before it."""
     lidar_sweeps: int = 0
@@ -35,6 +38,9 @@ class Inputs:
         values = {}
         for f in fields(self):
             ours, theirs, absent = getattr(self, f.name), getattr(other, f.name), f.default
+            if f.name == "lifts":  # a batch may carry several plans
+                values[f.name] = ours | theirs
+                continue
             if f.name == "keyframes":  # says nothing without cameras
                 ours, theirs = (ours if self.image_size else absent), (theirs if other.image_size else absent)
                 both = bool(self.image_size and other.image_size)
@@ -101,6 +107,8 @@ class Sample:
     """Annotations in the BEV frame."""
     facts: BoxFacts | None = None
     """Of the same boxes; None where they were not annotated."""
+    lifts: Mapping[LiftGeometry, LiftPlan] = field(default_factory=dict)
+    """How these views fall into BEV, as far as it is known already."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,8 @@ class Batch:
     """Annotations, padded to ``[b, k]``."""
     is_box: Bool[Tensor, "b k"]
     """False where ``boxes`` is padding."""
+    lifts: Mapping[LiftGeometry, LiftPlan] = field(default_factory=dict)
+    """Plans for all samples."""
 
     def __len__(self) -> int:
         """Samples in the batch."""
@@ -150,6 +160,7 @@ class Batch:
             radar=self.radar and self.radar.to(device),
             boxes=self.boxes.to(device),
             is_box=self.is_box.to(device),
+            lifts={geometry: plan.to(device) for geometry, plan in self.lifts.items()},
         )
 
 
@@ -167,7 +178,14 @@ def collate(samples: Sequence[Sample]) -> Batch:
         radar=_points([sample.radar for sample in samples]),
         boxes=boxes,
         is_box=is_box,
+        lifts={geometry: _lift(geometry, samples) for geometry in samples[0].lifts},
     )
+
+
+def _lift(geometry: LiftGeometry, samples: Sequence[Sample]) -> LiftPlan:
+    views = samples[0].views
+    assert views is not None, "a plan without views"
+    return join_plans([sample.lifts[geometry] for sample in samples], *geometry.counts(len(views.age)))
 
 
 def _points(clouds: list[Tensor | None]) -> Points | None:

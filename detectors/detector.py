@@ -45,6 +45,7 @@ class DetectorSpec(Spec):
         """What a batch must carry."""
         return Inputs(
             image_size=None if self.camera is None else self.camera.image_size,
+            lifts=frozenset() if self.camera is None else frozenset({self.camera.lift(self.grid)}),
             lidar_sweeps=0 if self.lidar is None else self.lidar.sweeps,
             radar_sweeps=0 if self.radar is None else self.radar.sweeps,
         )
@@ -85,7 +86,7 @@ class Detector(nn.Module):
     def forward(self, batch: Batch) -> DetectorOutput:
         """Encode each sensor, fuse, refine, predict."""
         batch.require(self.spec.inputs.sensors)
-        camera = None if self.camera is None else self.camera(batch.views)
+        camera = None if self.camera is None else self.camera(batch.views, batch.lifts.get(self.camera.geometry))
         lidar = None if self.lidar is None else self.lidar(batch.lidar, len(batch))
         radar = None if self.radar is None else self.radar(batch.radar, len(batch))
         maps = [bev for bev in (camera and camera.bev, lidar, radar) if bev is not None]

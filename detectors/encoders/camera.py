@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from detectors.batch import CameraViews
 from detectors.encoders.image import STRIDE, ImageSpec
-from detectors.encoders.view_transform import bin_centres, frustum_cells, splat
+from detectors.encoders.view_transform import splat
 from detectors.geometry.grid import BevGrid
+from detectors.geometry.lift import LiftGeometry, LiftPlan, join_plans
 from detectors.spec import Spec
 
 
@@ -36,6 +37,17 @@ class CameraSpec(Spec):
             raise ValueError(f"depth_range {self.depth_range} is not positive and increasing")
         return self
 
+    def lift(self, grid: BevGrid) -> LiftGeometry:
+        """Where its features may land."""
+        height, width = self.image_size
+        return LiftGeometry(
+            grid=grid,
+            feature_size=(height // STRIDE, width // STRIDE),
+            stride=STRIDE,
+            depth_range=self.depth_range,
+            depth_bins=self.depth_bins,
+        )
+
     def build(self, grid: BevGrid) -> "CameraEncoder":
         """The encoder with fresh weights."""
         return CameraEncoder(self, grid)
@@ -55,21 +67,22 @@ class CameraEncoder(nn.Module):
 
     def __init__(self, spec: CameraSpec, grid: BevGrid) -> None:
         super().__init__()
-        self.grid = grid
+        self.geometry = spec.lift(grid)
         self.image = spec.image.build()
         # Depth logits first, then what is lifted.
         self.lift = nn.Conv2d(spec.image.channels, spec.depth_bins + spec.channels, 1)
         self.split = [spec.depth_bins, spec.channels]
-        self.depths: Tensor
-        self.register_buffer("depths", bin_centres(spec.depth_range, spec.depth_bins), persistent=False)
 
-    def forward(self, views: CameraViews) -> CameraMaps:
-        """All maps of a batch of views."""
+    def forward(self, views: CameraViews, plan: LiftPlan | None = None) -> CameraMaps:
+        """All maps of a batch of views; without its plan, which the loader makes ahead, it is made here."""
         images, packed = pack([views.images], "* c h w")
         features = self.image(images)
         depth_logits, context = self.lift(features).split(self.split, dim=1)
         depth = torch.softmax(depth_logits, dim=1)
         features, depth, context = (unpack(maps, packed, "* c h w")[0] for maps in (features, depth, context))
-        h, w = features.shape[-2:]
-        cells = frustum_cells(views.intrinsics, views.ego_from_camera, self.depths, (h, w), STRIDE, self.grid)
-        return CameraMaps(features, depth, splat(context, depth, cells, self.grid))
+        bev = splat(context, depth, plan or self._plan(views), self.geometry.grid)
+        return CameraMaps(features, depth, bev)
+
+    def _plan(self, views: CameraViews) -> LiftPlan:
+        plans = [self.geometry.plan(*sample) for sample in zip(views.intrinsics, views.ego_from_camera, strict=True)]
+        return join_plans(plans, *self.geometry.counts(views.images.shape[1]))

@@ -1,6 +1,7 @@
 """Samples to Batches: the same ones for the same seed, wherever a training was interrupted and whoever loads them."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 import cv2
@@ -46,13 +47,24 @@ class SampleSet:
         sample = self._get(index)
         if self._augmentation is None:
             return sample
-        return augment(sample, self._augmentation, self._inputs.image_size, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        return self._planned(augment(sample, self._augmentation, self._inputs.image_size, generator))
+
+    def _planned(self, sample: Sample) -> Sample:
+        views = sample.views
+        if views is None:
+            return sample
+        plans = {geometry: geometry.plan(views.intrinsics, views.ego_from_camera) for geometry in self._inputs.lifts}
+        return replace(sample, lifts=plans)
 
     def _get(self, index: int) -> Sample:
         if index in self._kept:
             return self._kept[index]
         zoom = None if self._augmentation is None else self._augmentation.image.zoom[1]
         sample = read(self._root, self.tokens[index], self._inputs, zoom)
+        if self._augmentation is None:
+            # Otherwise each draw moves the cameras anew.
+            sample = self._planned(sample)
         size = _bytes(sample)
         if self._kept_bytes + size <= self.cache_bytes:
             self._kept[index] = sample
@@ -149,4 +161,4 @@ def _order(samples: int, seed: int, round_: int) -> list[int]:
 
 def _bytes(sample: Sample) -> int:
     tensors = [sample.lidar, sample.radar, None if sample.views is None else sample.views.images]
-    return sum(t.element_size() * t.numel() for t in tensors if t is not None)
+    return sum(held.nbytes for held in (*tensors, *sample.lifts.values()) if held is not None)

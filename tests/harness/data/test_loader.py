@@ -114,3 +114,32 @@ def test_a_broken_file_is_one_message_whoever_reads_it(samples, monkeypatch, wor
     with pytest.raises(InputError) as caught:
         list(loader.evaluation_batches(samples(), 2, workers))
     assert str(caught.value) == "samples/CAM_FRONT/a.jpg is truncated"
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_batch_brings_the_plan_that_the_detector_would_make(smoke_root, augmented):
+    from dataclasses import fields
+
+    from detectors.presets import PRESETS
+    from harness.data.loader import SampleSet, evaluation_batches, training_batches
+    from harness.study.spec import AugmentSpec
+
+    spec = PRESETS["tiny_camera"]
+    samples = SampleSet(
+        smoke_root, smoke_root.tokens("synthetic_train"), spec.inputs, AugmentSpec() if augmented else None
+    )
+    batches = training_batches(samples, 2, range(1), 1, 2) if augmented else evaluation_batches(samples, 2)
+    batch = next(iter(batches))
+    camera = spec.build().camera
+    ahead, here = batch.lifts[camera.geometry], camera._plan(batch.views)
+    for f in fields(here):
+        assert torch.equal(getattr(ahead, f.name), getattr(here, f.name)), f.name
+
+
+def test_without_augmentation_a_plan_is_made_once(smoke_root):
+    from detectors.presets import PRESETS
+    from harness.data.loader import SampleSet
+
+    samples = SampleSet(smoke_root, smoke_root.tokens("synthetic_val"), PRESETS["tiny_camera"].inputs)
+    assert samples.plain(0).lifts
+    assert samples.plain(0) is samples.plain(0)
