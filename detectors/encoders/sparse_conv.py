@@ -1,18 +1,23 @@
-"""Sparse 3D convolution: one interface over occupied sites, in plain torch, trainable on any device.
+"""Sparse 3D convolution: one interface over occupied sites, by spconv on CUDA and in plain torch elsewhere.
 
 A convolution is a table of (input row, output row) pairs for each kernel offset. Tables depend on the sites alone, so
 the layers of one resolution share one. Weights have spconv's KRSC layout (out, kz, ky, kx, in).
 """
 
+import importlib
+import importlib.util
 import math
 from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import product
+from types import ModuleType
 from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 Triple = tuple[int, int, int]
 """One number each for z, y and x."""
@@ -42,6 +47,13 @@ class ConvTable:
     rows: tuple[tuple[Tensor, Tensor], ...]
     """Input and output rows for each kernel offset, offsets in the order of the weight's (kz ky kx). Within an offset
     no output row and no input row appears twice."""
+
+    @cached_property
+    def padded(self) -> tuple[Int32[Tensor, "two offsets pairs"], Int32[Tensor, " offsets"]]:
+        """The same pairs and their number under each offset as spconv wants them: of one length, filled up by -1."""
+        ins, outs = (pad_sequence(list(side), batch_first=True, padding_value=-1) for side in zip(*self.rows, strict=True))
+        counts = torch.tensor([len(rows_in) for rows_in, _ in self.rows], dtype=torch.int32, device=ins.device)
+        return torch.stack([ins, outs]).int(), counts
 
 
 def submanifold_table(sites: Sites, kernel: Triple) -> ConvTable:
@@ -125,12 +137,46 @@ class SparseConv(nn.Module):
     def forward(self, features: Float[Tensor, "v_in c_in"], table: ConvTable) -> Float[Tensor, "v_out c_out"]:
         """Features at the table's output sites."""
         assert table.kernel == self.kernel, f"table of a {table.kernel} kernel for a {self.kernel} one"
+        device = features.device.type
+        if torch.is_autocast_enabled(device):
+            features = features.to(torch.get_autocast_dtype(device))
+        library = cuda_library() if device == "cuda" else None
+        if library is not None:
+            return spconv_sums(library, features, self.weight, table)
         weight = rearrange(self.weight, "o kz ky kx i -> (kz ky kx) i o")
-        if torch.is_autocast_enabled(features.device.type):
-            dtype = torch.get_autocast_dtype(features.device.type)
-            features = features.to(dtype)
         result: Tensor = _GatherMatmulAdd.apply(features, weight.to(features.dtype), table.rows, len(table.sites))
         return result
+
+
+@cache
+def cuda_library() -> ModuleType | None:
+    """spconv, or spconv-triton, which has the same interface; None where neither is there for CUDA."""
+    if importlib.util.find_spec("spconv") and not importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD:
+        return importlib.import_module("spconv.pytorch")
+    if importlib.util.find_spec("spconv_triton"):
+        return importlib.import_module("spconv_triton.pytorch")
+    return None
+
+
+def spconv_sums(
+    library: ModuleType,
+    features: Float[Tensor, "v_in c_in"],
+    weight: Float[Tensor, "c_out kz ky kx c_in"],
+    table: ConvTable,
+) -> Float[Tensor, "v_out c_out"]:
+    """The convolution by spconv's own kernels, on our pairs, so that output rows come in our order.
+
+    In float32: under autocast spconv would compute in float16, whatever type was asked for. Not for spconv's build for
+    CPUs, which computes something else every time on two or more threads and cannot go backward.
+    """
+    pairs, counts = table.padded
+    if not len(table.sites) or not pairs.shape[2]:  # spconv refuses to convolve nothing
+        return features.new_zeros(len(table.sites), weight.shape[0]) + 0 * (features.sum() + weight.sum()).to(features)
+    with torch.autocast(features.device.type, enabled=False):
+        result: Tensor = library.functional.indice_conv(
+            features.float(), weight.float(), pairs, counts, len(table.sites), library.ConvAlgo.Native
+        )
+    return result.to(features.dtype)
 
 
 class _GatherMatmulAdd(torch.autograd.Function):
