@@ -11,7 +11,7 @@ from detectors.detector import DetectorSpec
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.camera import CameraSpec
 from detectors.encoders.fusion import FusionSpec
-from detectors.encoders.image import ImageSpec
+from detectors.encoders.image import ImageSpec, ResNetSpec
 from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.radar import RadarSpec
 from detectors.geometry.grid import BevGrid
@@ -25,7 +25,7 @@ _TINY_HEAD = CenterHeadSpec(width=48)
 
 _TINY_CAMERA = CameraSpec(
     image_size=(64, 176),
-    image=ImageSpec(stem_width=32, widths=(32, 64, 96, 128), depths=(1, 1, 1, 1), channels=64),
+    image=ImageSpec(backbone=ResNetSpec(stem_width=32, widths=(32, 64, 96, 128), depths=(1, 1, 1, 1)), channels=64),
     # To the corners of the grid.
     depth_range=(1.0, 36.0),
     depth_bins=35,

@@ -1,30 +1,90 @@
-"""Image encoder: a residual backbone and a feature pyramid, per camera view."""
+"""Image encoder: a backbone and a feature pyramid, per camera view."""
+
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
-from transformers import ResNetBackbone, ResNetConfig
+from transformers import ResNetBackbone, ResNetConfig, SwinBackbone, SwinConfig
 
 from detectors.spec import Spec
 
 STRIDE = 8
 """Image pixels per feature, along h and along w."""
 
+# transformers' names of the outputs at strides 8, 16 and 32.
+_LEVELS = ("stage2", "stage3", "stage4")
 # ImageNet statistics of RGB in [0, 1]: what pretrained backbones expect.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 
-class ImageSpec(Spec):
-    """A ResNet of basic blocks and the width of the pyramid on its levels at strides 8, 16 and 32."""
+class ResNetSpec(Spec):
+    """A ResNet of basic blocks (He et al., 2016)."""
 
-    stem_width: int
-    widths: tuple[int, int, int, int]
+    kind: Literal["resnet"] = "resnet"
+    stem_width: PositiveInt
+    widths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
     """Channels at strides 4, 8, 16 and 32."""
-    depths: tuple[int, int, int, int]
+    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
     """Blocks of each of them."""
-    channels: int
+
+    def build(self) -> ResNetBackbone:
+        """The backbone with fresh weights."""
+        return ResNetBackbone(
+            ResNetConfig(
+                embedding_size=self.stem_width,
+                hidden_sizes=list(self.widths),
+                depths=list(self.depths),
+                layer_type="basic",
+                out_features=list(_LEVELS),
+            )
+        )
+
+
+class SwinSpec(Spec):
+    """A Swin transformer (Liu et al., 2021)."""
+
+    kind: Literal["swin"] = "swin"
+    width: PositiveInt
+    """Channels at stride 4; twice as many at each halving of the resolution."""
+    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
+    """Blocks at strides 4, 8, 16 and 32."""
+    heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
+    """Of the attention in these blocks; each divides its stride's channels."""
+    window: int = Field(default=7, ge=1)
+    """Side of the squares within which features attend to one another."""
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    """Largest probability that a block is left out of a training step; from 0 it grows with depth."""
+
+    @model_validator(mode="after")
+    def _heads_divide_channels(self) -> Self:
+        for level, heads in enumerate(self.heads):
+            if self.width * 2**level % heads:
+                raise ValueError(f"{heads} heads do not divide the {self.width * 2**level} channels of level {level}")
+        return self
+
+    def build(self) -> SwinBackbone:
+        """The backbone with fresh weights."""
+        return SwinBackbone(
+            SwinConfig(
+                embed_dim=self.width,
+                depths=list(self.depths),
+                num_heads=list(self.heads),
+                window_size=self.window,
+                drop_path_rate=self.drop_path,
+                out_features=list(_LEVELS),
+            )
+        )
+
+
+class ImageSpec(Spec):
+    """A backbone, and the width of the pyramid on its levels at strides 8, 16 and 32."""
+
+    backbone: Annotated[ResNetSpec | SwinSpec, Field(discriminator="kind")]
+    channels: PositiveInt
     """Of the pyramid's output."""
 
     def build(self) -> "ImageEncoder":
@@ -37,16 +97,8 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
-        self.backbone = ResNetBackbone(
-            ResNetConfig(
-                embedding_size=spec.stem_width,
-                hidden_sizes=list(spec.widths),
-                depths=list(spec.depths),
-                layer_type="basic",
-                out_features=["stage2", "stage3", "stage4"],
-            )
-        )
-        self.lateral = nn.ModuleList(nn.Conv2d(width, spec.channels, 1) for width in spec.widths[1:])
+        self.backbone = spec.backbone.build()
+        self.lateral = nn.ModuleList(nn.Conv2d(width, spec.channels, 1) for width in self.backbone.channels)
         self.smooth = nn.Sequential(
             nn.Conv2d(spec.channels, spec.channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(spec.channels),

@@ -51,7 +51,8 @@ class ConvTable:
     @cached_property
     def padded(self) -> tuple[Int32[Tensor, "two offsets pairs"], Int32[Tensor, " offsets"]]:
         """The same pairs and their number under each offset as spconv wants them: of one length, filled up by -1."""
-        ins, outs = (pad_sequence(list(side), batch_first=True, padding_value=-1) for side in zip(*self.rows, strict=True))
+        sides = zip(*self.rows, strict=True)
+        ins, outs = (pad_sequence(list(side), batch_first=True, padding_value=-1) for side in sides)
         counts = torch.tensor([len(rows_in) for rows_in, _ in self.rows], dtype=torch.int32, device=ins.device)
         return torch.stack([ins, outs]).int(), counts
 

@@ -11,13 +11,13 @@ from detectors.detector import DetectorSpec
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.camera import CameraSpec
 from detectors.encoders.fusion import FusionSpec
-from detectors.encoders.image import ImageSpec
+from detectors.encoders.image import ImageSpec, ResNetSpec
 from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.radar import RadarSpec
 from detectors.heads.center import CenterHeadSpec
 
 # The pyramid is as wide as the BEV map: DetectorOutput names both axes c.
-IMAGE = ImageSpec(stem_width=4, widths=(4, 6, 8, 10), depths=(1, 1, 1, 1), channels=7)
+IMAGE = ImageSpec(backbone=ResNetSpec(stem_width=4, widths=(4, 6, 8, 10), depths=(1, 1, 1, 1)), channels=7)
 ENCODERS = {
     "camera": CameraSpec(image_size=(32, 48), image=IMAGE, depth_range=(1.0, 13.0), depth_bins=9, channels=7),
     "lidar": LidarSpec(voxels_per_cell=2, height_bins=8, widths=(4, 6), depths=(1, 1), channels=7),

@@ -6,9 +6,10 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 
 from detectors.encoders.camera import CameraSpec
-from detectors.encoders.image import ImageEncoder, ImageSpec
+from detectors.encoders.image import ImageEncoder, ImageSpec, ResNetSpec, SwinSpec
 
-IMAGE = ImageSpec(stem_width=4, widths=(4, 6, 8, 10), depths=(1, 1, 1, 1), channels=12)
+IMAGE = ImageSpec(backbone=ResNetSpec(stem_width=4, widths=(4, 6, 8, 10), depths=(1, 1, 1, 1)), channels=12)
+SWIN = ImageSpec(backbone=SwinSpec(width=4, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=3), channels=12)
 SPEC = CameraSpec(image_size=(32, 48), image=IMAGE, depth_range=(1.0, 13.0), depth_bins=7, channels=5)
 
 
@@ -34,10 +35,11 @@ def test_cells_that_no_ray_crosses_are_zero(maps):
     assert maps.bev.any()
 
 
+@pytest.mark.parametrize("spec", [IMAGE, SWIN], ids=["resnet", "swin"])
 @pytest.mark.parametrize("size", [(32, 48), (40, 56), (64, 176)])
-def test_the_pyramid_has_a_stride_of_8_whatever_the_coarser_levels_round_to(size):
+def test_the_pyramid_has_a_stride_of_8_whatever_the_coarser_levels_round_to(spec, size):
     h, w = size
-    features = ImageEncoder(IMAGE)(torch.zeros(2, 3, h, w, dtype=torch.uint8))
+    features = ImageEncoder(spec)(torch.zeros(2, 3, h, w, dtype=torch.uint8))
     assert features.shape == (2, 12, h // 8, w // 8)
 
 
@@ -50,6 +52,21 @@ def test_images_are_normalised_to_the_statistics_of_pretrained_backbones():
     encoder(images)
     # ImageNet: mean 0.485, 0.456, 0.406 and deviation 0.229, 0.224, 0.225 of red, green, blue in [0, 1].
     assert_close(seen[0][0, :, 0, 0], torch.tensor([-0.485 / 0.229, 0.544 / 0.224, -0.406 / 0.225]))
+
+
+@pytest.mark.parametrize("spec", [IMAGE, SWIN], ids=["resnet", "swin"])
+def test_every_weight_of_the_image_encoder_learns(spec):
+    encoder = ImageEncoder(spec).train()
+    encoder(torch.randint(256, (2, 3, 32, 48), dtype=torch.uint8)).square().sum().backward()
+    idle = [name for name, weight in encoder.named_parameters() if weight.grad is None or not weight.grad.any()]
+    # A softmax does not see a shift that all keys have in common; transformers' Swin has a last norm for another use.
+    unread = ("key.bias", "backbone.swin.layernorm.weight", "backbone.swin.layernorm.bias")
+    assert [name for name in idle if not name.endswith(unread)] == []
+
+
+def test_heads_that_do_not_divide_the_channels_are_refused():
+    with pytest.raises(ValidationError, match="3 heads do not divide the 8 channels of level 1"):
+        SwinSpec(width=4, depths=(1, 1, 1, 1), heads=(1, 3, 4, 8))
 
 
 @pytest.mark.parametrize(
