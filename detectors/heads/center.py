@@ -1,7 +1,7 @@
 """CenterPoint head: class heatmaps and box maps from the high-level BEV map, and their decoding to Boxes."""
 
 import math
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.geometry.grid import BevGrid
+from detectors.geometry.overlap import bev_iou
 from detectors.outputs import HeadOutput
 from detectors.spec import Spec
 
@@ -61,8 +62,12 @@ class CenterHeadSpec(Spec):
     score_threshold: float = 0.03
     max_boxes: int = Field(default=300, ge=1, le=500)
     """Peaks taken from a sample over all classes; the nuScenes evaluation accepts 500."""
+    nms: Literal["circle", "rotated"] = "circle"
+    """Whether a worse box of the same class falls for its centre being near, or for overlapping."""
     nms_radius: tuple[float, ...] = (2.0, 3.0, 3.0, 3.0, 3.0, 0.4, 0.9, 0.9, 0.4, 1.0)
-    """Metres, in the order of CLASSES: of two closer centres of a class the better one stays."""
+    """Of circles, metres, in the order of CLASSES: of two closer centres of a class the better one stays."""
+    nms_overlap: float = Field(default=0.2, gt=0, lt=1)
+    """Of rotated boxes: of two with a larger intersection over union, seen from above, the better one stays."""
 
     @model_validator(mode="after")
     def _one_radius_a_class(self) -> Self:
@@ -151,30 +156,35 @@ def decode(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) -> list[Boxe
 
     code = gather_codes(output.boxes.float(), label.new_tensor(TASK_OF_CLASS)[label], row, column)
     boxes = decode_boxes(code, row, column, label, score, grid)
-    radius = score.new_tensor(spec.nms_radius)[label]
-    keep = suppress_near(boxes.center[..., :2], label, radius, score > spec.score_threshold)
+    match spec.nms:
+        case "circle":
+            rival = within_radius(boxes.center[..., :2], score.new_tensor(spec.nms_radius)[label])
+        case "rotated":
+            rival = bev_iou(boxes, boxes) > spec.nms_overlap
+    keep = suppress(rival, label, score > spec.score_threshold)
     return [boxes[sample][keep[sample]] for sample in range(len(keep))]
 
 
-def suppress_near(
-    center: Float[Tensor, "b k 2"],
-    label: Int[Tensor, "b k"],
-    radius: Float[Tensor, "b k"],
-    candidate: Bool[Tensor, "b k"],
+def within_radius(center: Float[Tensor, "b k 2"], radius: Float[Tensor, "b k"]) -> Bool[Tensor, "b k k"]:
+    """Which boxes (last axis) have their centre less than a box's radius (metres) away from its own; none at 0."""
+    distance = torch.cdist(center, center, compute_mode="donot_use_mm_for_euclid_dist")
+    return distance < rearrange(radius, "b k -> b k 1")
+
+
+def suppress(
+    rival: Bool[Tensor, "b k k"], label: Int[Tensor, "b k"], candidate: Bool[Tensor, "b k"]
 ) -> Bool[Tensor, "b k"]:
-    """Circle NMS: which candidates stay if each removes the worse ones of its class within its radius.
+    """Non-maximum suppression: which candidates stay if each that stays removes its worse rivals of its class.
 
     Args:
-        center: Best box first.
-        label: Only boxes of one class suppress each other.
-        radius: Metres; at 0 all stay.
+        rival: Whether a box (second axis) would remove another (last axis).
+        label: In the order of the boxes, best first.
         candidate: False for what must neither stay nor suppress.
     """
     k = label.shape[1]
-    near = torch.cdist(center, center, compute_mode="donot_use_mm_for_euclid_dist") < rearrange(radius, "b k -> b k 1")
     same = rearrange(label, "b k -> b k 1") == rearrange(label, "b k -> b 1 k")
     better = torch.ones(k, k, dtype=torch.bool, device=label.device).triu(diagonal=1)
-    removes = near & same & better & rearrange(candidate, "b k -> b k 1")
+    removes = rival & same & better & rearrange(candidate, "b k -> b k 1")
     keep = candidate
     # Round i settles all boxes that at most i others in a chain decide about: the greedy answer, without its loop.
     for _ in range(k):

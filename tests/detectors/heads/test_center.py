@@ -14,7 +14,8 @@ from detectors.heads.center import (
     TASK_OF_CLASS,
     CenterHeadSpec,
     decode,
-    suppress_near,
+    suppress,
+    within_radius,
 )
 from detectors.outputs import HeadOutput
 
@@ -81,7 +82,7 @@ def test_circle_nms_by_hand():
     center = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [2.1, 0.0]]]).expand(3, 4, 2)
     label = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
     candidate = torch.tensor([[True] * 4, [True] * 4, [False, True, True, True]])
-    keep = suppress_near(center, label, torch.full((3, 4), 1.5), candidate)
+    keep = suppress(within_radius(center, torch.full((3, 4), 1.5)), label, candidate)
     assert keep.tolist() == [[True, False, True, False], [True, False, True, True], [False, True, False, False]]
 
 
@@ -95,9 +96,23 @@ def test_circle_nms_equals_the_greedy_loop(rng):
         rivals = [j for j in greedy if label[0, j] == label[0, i]]
         if all(math.dist(center[0, i].tolist(), center[0, j].tolist()) >= radius[0, j] for j in rivals):
             greedy.append(i)
-    keep = suppress_near(center, label, radius, torch.ones(1, k, dtype=torch.bool))
+    keep = suppress(within_radius(center, radius), label, torch.ones(1, k, dtype=torch.bool))
     assert keep[0].nonzero()[:, 0].tolist() == greedy
     assert len(greedy) < k
+
+
+def test_rotated_nms_spares_neighbours_that_circles_remove(grid, silence):
+    # Two cars side by side, 2 cells apart, and a third, worse one half inside the first; 1 cell is 1 m.
+    for row, column, logit in ((3, 4, 2.0), (5, 4, 1.0), (3, 6, 0.0)):
+        silence.heatmap[0, 0, row, column] = logit
+    silence.boxes[0, 0, BOX_CODE.index("log_length")] = math.log(4)
+    silence.boxes[0, 0, BOX_CODE.index("log_width")] = math.log(1.5)
+    silence.boxes[0, 0, BOX_CODE.index("cos_yaw")] = 1.0
+    left = {}
+    for nms in ("circle", "rotated"):
+        (found, _) = decode(silence, SPEC.model_copy(update={"nms": nms, "nms_radius": (2.5,) * 10}), grid)
+        left[nms] = found.score.logit().round().tolist()
+    assert left == {"circle": [2.0], "rotated": [2.0, 1.0]}
 
 
 def test_a_fresh_head_expects_the_prior_everywhere():
