@@ -18,7 +18,7 @@ from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
 
 # The tiny detectors train in minutes on one core; teacher and student differ in their encoders alone.
-_TINY_GRID = BevGrid(x_range=(-25.6, 25.6), y_range=(-25.6, 25.6), z_range=(-3.0, 5.0), cell=0.8)
+_TINY_GRID = BevGrid(x_range=(-16.0, 16.0), y_range=(-16.0, 16.0), z_range=(-3.0, 5.0), cell=0.8)
 _TINY_LOW_CHANNELS = 64
 _TINY_NECK = BevNeckSpec(fine_width=48, coarse_width=96, coarse_depth=3)
 _TINY_HEAD = CenterHeadSpec(width=48)

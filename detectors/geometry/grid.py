@@ -42,6 +42,11 @@ class BevGrid(Spec):
         """Cells along x."""
         return round((self.x_range[1] - self.x_range[0]) / self.cell)
 
+    @property
+    def reach(self) -> float:
+        """Radius around the origin up to which the grid has cells in every direction, metres."""
+        return min(-self.x_range[0], self.x_range[1], -self.y_range[0], self.y_range[1])
+
     def cells_from_metres(self, xy: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any 2"]:
         """Continuous (column, row) of BEV positions."""
         return (xy - xy.new_tensor([self.x_range[0], self.y_range[0]])) / self.cell

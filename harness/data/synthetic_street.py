@@ -22,7 +22,7 @@ _LANES = ((-7.2, 1), (-3.6, 1), (0.0, 1), (3.6, -1), (7.2, -1), (10.8, -1))
 """Sideways offset from the ego's path (left positive, metres) and direction of travel."""
 _KERBS = (-11.0, 14.5)
 """Sideways offset of the road's edges."""
-_NEAR = 29.0
+_NEAR = 24.0
 _COUNTS = {
     "car": (3, 5.5),
     "truck": (2, 3.5),
@@ -84,7 +84,7 @@ def _draw_ground(rng: np.random.Generator, middle: tuple[float, float, float]) -
     directions, lengths = rng.uniform(0, 2 * math.pi, 3), rng.uniform(45, 90, 3)
     wave = (2 * math.pi / lengths)[:, None] * np.stack([np.cos(directions), np.sin(directions)], axis=1)
     turning_point = rng.choice([-1, 1], 3) * math.pi / 2 - np.einsum("ij,j->i", wave, np.array(middle[:2]))
-    return Ground(rng.uniform(0.15, 0.4, 3), wave, turning_point + rng.uniform(-0.7, 0.7, 3))
+    return Ground(rng.uniform(0.18, 0.45, 3), wave, turning_point + rng.uniform(-0.7, 0.7, 3))
 
 
 def _populate(rng: np.random.Generator, ego: Track, duration: float) -> tuple[list[Thing], list[Thing]]:
@@ -125,7 +125,7 @@ def _populate(rng: np.random.Generator, ego: Track, duration: float) -> tuple[li
         if rng.random() < 0.8:
             place(_draw_object(rng, name, ego, rng.uniform(0, duration), (_NEAR, RANGE - 5)), objects)
     _extend_rows(rng, objects, place)
-    for _ in range(round(rng.uniform(18, 30) * stretch)):
+    for _ in range(round(rng.uniform(14, 24) * stretch)):
         along, sideways = _within(rng, ego, rng.uniform(0, duration), (3.5, 1.2 * _NEAR))
         track = _lane_track(ego, along, sideways, 0.0, 1, rng.uniform(-math.pi, math.pi))
         place(Thing("clutter", track, _clutter_size(rng), CLUTTER, "", _paints(rng)), scenery)

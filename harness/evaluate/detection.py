@@ -8,7 +8,7 @@ from nuscenes.eval.detection.data_classes import DetectionConfig
 from nuscenes.eval.detection.evaluate import DetectionEval
 
 from harness.data.root import NuScenesRoot
-from harness.study.spec import DetectionConfigName
+from harness.study.spec import DetectionConfigName, scored_range
 
 ERRORS = {
     "mATE": "trans_err",
@@ -22,14 +22,12 @@ ERRORS = {
 def detection_config(name: DetectionConfigName) -> DetectionConfig:
     """The devkit's configuration of that name.
 
-    "nuscenes" is the official one (50, 40 and 30 m by class); "within_25m" is the same but for every class range being
-    at most 25 m, for detectors whose grid ends there.
+    "nuscenes" is the official one (50, 40 and 30 m by class); "within_16m" is the same but for every class range being
+    at most 16 m, for detectors whose grid ends there.
     """
-    official = config_factory("detection_cvpr_2019")
-    if name == "nuscenes":
-        return official
-    content = official.serialize()
-    content["class_range"] = {cls: min(metres, 25) for cls, metres in content["class_range"].items()}
+    content = config_factory("detection_cvpr_2019").serialize()
+    reach = scored_range(name)
+    content["class_range"] = {cls: min(metres, reach) for cls, metres in content["class_range"].items()}
     return DetectionConfig.deserialize(content)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from harness.console import print_table as console_table
 from harness.report.results import ERRORS, GAINS, POINTS
 from harness.store import atomic_write
-from harness.study.spec import StudySpec
+from harness.study.spec import StudySpec, scored_range
 
 _HEADER = ("row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS")
 
@@ -17,10 +17,11 @@ _HEADER = ("row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS")
 def caption(study: StudySpec) -> list[str]:
     """What a reader has to know about every number of the table."""
     data, schedule = study.data, study.schedule
-    ranges = {
-        "nuscenes": "nuScenes' class ranges (50, 40, 30 m)",
-        "within_25m": "nuScenes' metrics with class ranges cut at 25 m",
-    }[data.detection_config]
+    ranges = (
+        "nuScenes' class ranges (50, 40, 30 m)"
+        if data.detection_config == "nuscenes"
+        else f"nuScenes' metrics with class ranges cut at {scored_range(data.detection_config)} m"
+    )
     lines = [
         f"Scored on {data.version} {data.eval_split}, trained on {data.train_split}; {ranges}; students: "
         f"{schedule.steps} steps of batch {schedule.batch_size}, learning rate {schedule.lr:g}; "

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from detectors.presets import PRESETS
+
 SPLIT = "synthetic_train"
 
 
@@ -17,7 +19,7 @@ def score_boxes(smoke_root, tmp_path):
     from harness.evaluate.detection import score
     from harness.evaluate.submission import write_submission
 
-    def score_boxes(change, config="within_25m"):
+    def score_boxes(change, config="within_16m"):
         predictions = {}
         for token in smoke_root.tokens(SPLIT):
             predictions[token] = change(read(smoke_root, token, Inputs()).boxes)
@@ -38,7 +40,7 @@ def present(smoke_root):
     found = set()
     for token in smoke_root.tokens(SPLIT):
         boxes = read(smoke_root, token, Inputs()).boxes
-        near = boxes.center[:, :2].norm(dim=1) < 24.5
+        near = boxes.center[:, :2].norm(dim=1) < 15.5
         found |= {f"AP/{CLASSES[label]}" for label in boxes.label[near].tolist()}
     assert len(found) >= 8
     return sorted(found)
@@ -49,13 +51,13 @@ def test_annotations_score_perfectly(score_boxes, present):
     assert all(metrics[name] > 0.999 for name in present)
 
 
-def test_annotations_through_head_targets_and_back_score_as_well(score_boxes, present):
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_annotations_through_head_targets_and_back_score_as_well(score_boxes, present, preset):
     from detectors.geometry.boxes import pad_boxes
     from detectors.heads.center import decode
     from detectors.heads.center_loss import center_targets, perfect_output
-    from detectors.presets import PRESETS
 
-    spec = PRESETS["tiny_lidar"]
+    spec = PRESETS[preset]
 
     def through(boxes):
         padded, is_box = pad_boxes([boxes])
@@ -80,9 +82,9 @@ def test_shift_and_turn_come_out_as_translation_and_orientation_error(score_boxe
 def test_short_ranges_drop_what_is_beyond_them_and_nothing_else():
     from harness.evaluate.detection import detection_config
 
-    official, short = detection_config("nuscenes"), detection_config("within_25m")
+    official, short = detection_config("nuscenes"), detection_config("within_16m")
     assert official.class_range["car"] == 50
-    assert set(short.class_range.values()) == {25}
+    assert set(short.class_range.values()) == {16}
     short.class_range = official.class_range
     assert short == official
 

@@ -63,7 +63,7 @@ def test_seeds_share_the_teacher(study):
         "schedule.precision=bf16-mixed",
         "data.train_split=synthetic_tune",
         "data.eval_split=synthetic_tune",
-        "data.detection_config=nuscenes",
+        "data.detection_config=within_12m",
     ],
 )
 def test_whatever_decides_a_result_changes_every_identity(study, override):

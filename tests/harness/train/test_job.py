@@ -21,7 +21,7 @@ def order(smoke_root):
         fingerprint=smoke_root.fingerprint(),
         train_split="synthetic_train",
         eval_split="synthetic_val",
-        detection_config="within_25m",
+        detection_config="within_16m",
     )
     schedule = ScheduleSpec(steps=4, batch_size=2)
 
