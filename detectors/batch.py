@@ -165,9 +165,18 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch; all of them carry the same sensors."""
+    """Samples to a batch; all of them carry the same sensors, or it raises ValueError naming one that does not."""
+    for sensor in ("views", "lidar", "radar"):
+        for sample in samples:
+            if (getattr(sample, sensor) is None) != (getattr(samples[0], sensor) is None):
+                raise ValueError(f"of samples {samples[0].token} and {sample.token} one carries {sensor}, one does not")
     views = [sample.views for sample in samples if sample.views is not None]
-    assert len(views) in (0, len(samples)), "some samples carry images, others do not"
+    for sample, seen in zip(samples, views, strict=False):
+        if seen.images.shape != views[0].images.shape:
+            raise ValueError(
+                f"sample {sample.token} carries {_shape(seen)}, sample {samples[0].token} {_shape(views[0])}: "
+                "every sample of a batch needs as many images, of one size"
+            )
     boxes, is_box = pad_boxes([sample.boxes for sample in samples])
     return Batch(
         tokens=tuple(sample.token for sample in samples),
@@ -182,6 +191,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def _shape(views: CameraViews) -> str:
+    n, _, h, w = views.images.shape
+    return f"{n} images of {h}x{w} pixels"
+
+
 def _lift(geometry: LiftGeometry, samples: Sequence[Sample]) -> LiftPlan:
     views = samples[0].views
     assert views is not None, "a plan without views"
@@ -190,7 +204,6 @@ def _lift(geometry: LiftGeometry, samples: Sequence[Sample]) -> LiftPlan:
 
 def _points(clouds: list[Tensor | None]) -> Points | None:
     present = [cloud for cloud in clouds if cloud is not None]
-    assert len(present) in (0, len(clouds)), "samples carry different sensors"
     if not present:
         return None
     return Points(torch.cat(present), torch.cat([torch.full((len(cloud),), i) for i, cloud in enumerate(present)]))

@@ -89,9 +89,9 @@ def main(
             "x".join(map(str, cost.bev_shape)),
             f"{cost.step_seconds:.2f} s",
         )
-    console = Console()
     # Where there is no terminal, rich takes 80 columns for the width of a page.
-    console.print(table, width=None if console.is_terminal else 120)
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
 
 
 if __name__ == "__main__":

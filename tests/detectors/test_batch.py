@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detectors.batch import Inputs, Sample, collate
+from detectors.batch import CameraViews, Inputs, Sample, collate
 from detectors.geometry.boxes import Boxes
 
 
@@ -20,8 +20,27 @@ def test_points_remember_their_sample():
 
 def test_samples_with_different_sensors_do_not_mix():
     without = Sample(token="none", views=None, lidar=None, radar=None, boxes=Boxes.empty())
-    with pytest.raises(AssertionError, match="different sensors"):
+    with pytest.raises(ValueError, match="2 points and none one carries lidar"):
         collate([_sample(2), without])
+
+
+def _seen(token, images, width=48):
+    views = CameraViews(
+        images=torch.zeros(images, 3, 32, width, dtype=torch.uint8),
+        intrinsics=torch.eye(3).expand(images, 3, 3),
+        ego_from_camera=torch.eye(4).expand(images, 4, 4),
+        age=torch.zeros(images),
+    )
+    return Sample(token=token, views=views, lidar=None, radar=None, boxes=Boxes.empty())
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [(_seen("short", 5), "short carries 5 images of 32x48"), (_seen("wide", 6, 56), "wide carries 6 images of 32x56")],
+)
+def test_a_sample_that_lacks_an_image_is_named(other, said):
+    with pytest.raises(ValueError, match=said):
+        collate([_seen("whole", 6), other])
 
 
 def test_moving_a_batch_moves_everything(tiny_batch):

@@ -5,6 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detectors.presets import PRESETS
+
 
 @given(samples=st.integers(1, 30), batch_size=st.integers(1, 12), seed=st.integers(0, 2**60), rounds=st.integers(1, 4))
 def test_each_round_draws_every_sample_once(samples, batch_size, seed, rounds):
@@ -120,7 +122,6 @@ def test_a_broken_file_is_one_message_whoever_reads_it(samples, monkeypatch, wor
 def test_a_batch_brings_the_plan_that_the_detector_would_make(smoke_root, augmented):
     from dataclasses import fields
 
-    from detectors.presets import PRESETS
     from harness.data.loader import SampleSet, evaluation_batches, training_batches
     from harness.study.spec import AugmentSpec
 
@@ -137,9 +138,25 @@ def test_a_batch_brings_the_plan_that_the_detector_would_make(smoke_root, augmen
 
 
 def test_without_augmentation_a_plan_is_made_once(smoke_root):
-    from detectors.presets import PRESETS
     from harness.data.loader import SampleSet
 
     samples = SampleSet(smoke_root, smoke_root.tokens("synthetic_val"), PRESETS["tiny_camera"].inputs)
     assert samples.plain(0).lifts
     assert samples.plain(0) is samples.plain(0)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_detector_runs_on_a_real_frame(real_root, preset):
+    from harness.data.loader import SampleSet, evaluation_batches
+
+    spec = PRESETS[preset]
+    (batch,) = evaluation_batches(SampleSet(real_root, real_root.tokens("mini_train"), spec.inputs), 1)
+    detector = spec.build().eval()
+    with torch.no_grad():
+        output = detector(batch)
+    assert output.bev_low.shape[2:] == (spec.grid.rows, spec.grid.columns)
+    # Sensors saw something, and what came of it is finite.
+    assert output.bev_low.any()
+    assert all(map_.isfinite().all() for map_ in (output.bev_low, output.head.heatmap, output.head.boxes))
+    (boxes,) = detector.decode(output)
+    assert boxes.center.isfinite().all()

@@ -9,43 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 
-@pytest.fixture
-def order(smoke_root):
-    """An order for a short training of the LiDAR detector, fields to be replaced."""
-    from detectors.presets import PRESETS
-    from harness.study.plan import DataIdentity, JobSpec
-    from harness.study.spec import ScheduleSpec
-    from harness.train.job import JobOrder
-
-    data = DataIdentity(
-        fingerprint=smoke_root.fingerprint(),
-        train_split="synthetic_train",
-        eval_split="synthetic_val",
-        detection_config="within_16m",
-    )
-    schedule = ScheduleSpec(steps=4, batch_size=2)
-
-    def make(preset="tiny_lidar", **more):
-        spec = JobSpec(detector=PRESETS[preset], seed=3, data=data, schedule=schedule)
-        return JobOrder(
-            **{
-                "spec": spec,
-                "label": "a test",
-                "root": smoke_root.path,
-                "version": smoke_root.version,
-                "teacher_spec": None,
-                "teacher_weights": None,
-                "given_weights": None,
-                "device": "cpu",
-                "threads": 1,
-                "loader_workers": 0,
-            }
-            | more
-        )
-
-    return make
-
-
 def _train(order, path, stop_after=None):
     from harness.store import RunFolder
     from harness.train.job import run
