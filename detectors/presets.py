@@ -20,8 +20,10 @@ from detectors.heads.center import CenterHeadSpec
 # The tiny detectors train in minutes on one core; teacher and student differ in their encoders alone.
 _TINY_GRID = BevGrid(x_range=(-16.0, 16.0), y_range=(-16.0, 16.0), z_range=(-3.0, 5.0), cell=0.8)
 _TINY_LOW_CHANNELS = 64
-_TINY_NECK = BevNeckSpec(fine_width=48, coarse_width=96, coarse_depth=3)
-_TINY_HEAD = CenterHeadSpec(width=48)
+_TINY_NECK = BevNeckSpec(fine_width=32, coarse_width=80, coarse_depth=3)
+_TINY_HEAD = CenterHeadSpec(width=40)
+# The neck mixes neighbours well enough; a larger kernel would cost as much as all of it.
+_TINY_FUSION = FusionSpec(channels=_TINY_LOW_CHANNELS, kernel=1)
 
 _TINY_CAMERA = CameraSpec(
     image_size=(64, 176),
@@ -46,7 +48,7 @@ def _tiny(
         camera=camera,
         lidar=lidar,
         radar=radar,
-        fusion=FusionSpec(channels=_TINY_LOW_CHANNELS) if sensors > 1 else None,
+        fusion=_TINY_FUSION if sensors > 1 else None,
         neck=_TINY_NECK,
         head=_TINY_HEAD,
     )

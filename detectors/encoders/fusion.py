@@ -1,6 +1,7 @@
 """Fusion: the BEV maps of several sensors into one."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,8 @@ class FusionSpec(Spec):
 
     channels: int = Field(ge=1)
     """Of the fused map."""
+    kernel: Literal[1, 3] = 3
+    """Of the convolution, in cells."""
 
     def build(self, in_channels: Sequence[int]) -> "Fusion":
         """The module with fresh weights, for maps of these widths."""
@@ -29,7 +32,7 @@ class Fusion(nn.Module):
         # Sums of splatted features and voxel features differ in scale; unnormalised, one sensor would drown the other.
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in in_channels)
         self.mix = nn.Sequential(
-            nn.Conv2d(sum(in_channels), spec.channels, 3, padding=1, bias=False),
+            nn.Conv2d(sum(in_channels), spec.channels, spec.kernel, padding=spec.kernel // 2, bias=False),
             nn.BatchNorm2d(spec.channels),
             nn.ReLU(),
         )

@@ -242,7 +242,7 @@ def _ghosts(
 
 def _clutter(pose: np.ndarray, sensor_velocity: np.ndarray, rng: np.random.Generator) -> Float[np.ndarray, "p_more 5"]:
     """Returns of the road, which stands still, and a few false ones that seem to move."""
-    road, false = rng.poisson(9), rng.poisson(0.6)
+    road, false = rng.poisson(14), rng.poisson(0.6)
     reach = np.concatenate([1.5 + rng.exponential(12, road), rng.uniform(4, 50, false)])
     azimuth = rng.uniform(-1, 1, road + false) * NEAR_BEAM[0]
     speed = np.concatenate([np.zeros(road), rng.normal(0, 5, false)])

@@ -71,8 +71,8 @@ def build_scene(rng: np.random.Generator, duration: float) -> Scene:
         ambient=rng.uniform(0.35, 0.6),
         posts=_draw_posts(rng, ego),
         # As bright and as dark as paint may be: behind an object they make up part of the mean colour of its outline.
-        asphalt=_greyish(_colour(rng), 0.3),
-        sky=0.8 * _greyish(_colour(rng), 0.4),
+        asphalt=_greyish(_colour(rng), 0.5),
+        sky=0.8 * _greyish(_colour(rng), 0.5),
     )
 
 
@@ -84,7 +84,7 @@ def _draw_ground(rng: np.random.Generator, middle: tuple[float, float, float]) -
     directions, lengths = rng.uniform(0, 2 * math.pi, 3), rng.uniform(45, 90, 3)
     wave = (2 * math.pi / lengths)[:, None] * np.stack([np.cos(directions), np.sin(directions)], axis=1)
     turning_point = rng.choice([-1, 1], 3) * math.pi / 2 - np.einsum("ij,j->i", wave, np.array(middle[:2]))
-    return Ground(rng.uniform(0.18, 0.45, 3), wave, turning_point + rng.uniform(-0.7, 0.7, 3))
+    return Ground(rng.uniform(0.17, 0.42, 3), wave, turning_point + rng.uniform(-0.7, 0.7, 3))
 
 
 def _populate(rng: np.random.Generator, ego: Track, duration: float) -> tuple[list[Thing], list[Thing]]:
@@ -125,7 +125,7 @@ def _populate(rng: np.random.Generator, ego: Track, duration: float) -> tuple[li
         if rng.random() < 0.8:
             place(_draw_object(rng, name, ego, rng.uniform(0, duration), (_NEAR, RANGE - 5)), objects)
     _extend_rows(rng, objects, place)
-    for _ in range(round(rng.uniform(14, 24) * stretch)):
+    for _ in range(round(rng.uniform(19, 31) * stretch)):
         along, sideways = _within(rng, ego, rng.uniform(0, duration), (3.5, 1.2 * _NEAR))
         track = _lane_track(ego, along, sideways, 0.0, 1, rng.uniform(-math.pi, math.pi))
         place(Thing("clutter", track, _clutter_size(rng), CLUTTER, "", _paints(rng)), scenery)
@@ -164,7 +164,7 @@ def _draw_posts(rng: np.random.Generator, ego: Track) -> Float[np.ndarray, "p 2"
     places = [
         _lane_track(ego, along, side + rng.normal(0, 0.3), 0.0, 1)
         for side in _KERBS
-        for along in np.cumsum(rng.uniform(1, 7, 40)) - 60
+        for along in np.cumsum(rng.uniform(0.8, 4.2, 64)) - 60
     ]
     return np.array([(place.x, place.y) for place in places])
 

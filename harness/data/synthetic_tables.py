@@ -55,7 +55,7 @@ SWEEPS = Sweeps(lidar=1, radar=2)
 FEWER_SWEEPS = Sweeps(lidar=1, radar=1)
 """Keyframes come at 2 Hz, so that LiDAR scans come at 4 Hz and RADAR sweeps at 6 Hz."""
 PRESETS = {
-    "tiny": Preset(train=210, tune=30, val=54, keyframes=2, sweeps=FEWER_SWEEPS),
+    "tiny": Preset(train=230, tune=30, val=54, keyframes=2, sweeps=FEWER_SWEEPS),
     "small": Preset(train=420, tune=60, val=110, keyframes=10, sweeps=SWEEPS),
     "smoke": Preset(train=2, tune=1, val=1, keyframes=3, sweeps=SWEEPS),
 }

@@ -15,7 +15,7 @@ from distill.objective import LOSSES
 from harness.errors import InputError
 from harness.study.spec import DetectionConfigName, ScheduleSpec, StudySpec
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raised whenever the code would give other numbers for the same spec; runs of an older version are not reused."""
 
 
