@@ -11,6 +11,7 @@ from detectors.presets import PRESETS
 from detectors.spec import Spec
 from distill.objective import LOSSES
 from harness.errors import unknown
+from harness.study.arms import expand
 
 DetectionConfigName = Annotated[str, Field(pattern=r"^(nuscenes|within_[1-9]\d{0,2}m)$")]
 """nuScenes' own class ranges, or those cut at so many metres."""
@@ -175,8 +176,8 @@ class StudySpec(Spec):
     students: dict[str, StudentSpec]
     paths: tuple[PathText, ...] = ()
     losses: dict[str, LossChoice] = Field(default_factory=dict)
-    arms: dict[Name, tuple[str, ...]] = Field(default_factory=dict)
-    """Name of an arm to the losses it uses together."""
+    arms: Annotated[dict[Name, tuple[str, ...]], BeforeValidator(expand)] = Field(default_factory=dict)
+    """Name of an arm to the losses it uses together; or a design (arms.py) to the losses it combines."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
 
     @field_validator("losses")

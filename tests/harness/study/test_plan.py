@@ -58,7 +58,7 @@ def test_seeds_share_the_teacher(study):
     "override",
     [
         "schedule.steps=501",
-        "schedule.batch_size=4",
+        "schedule.batch_size=5",
         "schedule.lr=0.001",
         "schedule.precision=bf16-mixed",
         "data.train_split=synthetic_tune",

@@ -1,0 +1,54 @@
+"""Designs: the arms of an ablation, written as one list of losses and what to make of it."""
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any
+
+Losses = tuple[str, ...]
+
+
+def all_combinations(losses: Sequence[str]) -> list[Losses]:
+    """Every set of them but the empty one, which is the baseline: with it a full factorial."""
+    return [chosen for size in range(1, len(losses) + 1) for chosen in combinations(losses, size)]
+
+
+def leave_one_out(losses: Sequence[str]) -> list[Losses]:
+    """All of them, and all but each."""
+    return [tuple(losses), *(tuple(kept for kept in losses if kept != dropped) for dropped in losses)]
+
+
+def add_one(losses: Sequence[str]) -> list[Losses]:
+    """Each alone: what is added to the baseline."""
+    return [(loss,) for loss in losses]
+
+
+def cumulative(losses: Sequence[str]) -> list[Losses]:
+    """The first, the first two, and so on to all of them."""
+    return [tuple(losses[: end + 1]) for end in range(len(losses))]
+
+
+DESIGNS: dict[str, Callable[[Sequence[str]], list[Losses]]] = {
+    "all_combinations": all_combinations,
+    "leave_one_out": leave_one_out,
+    "add_one": add_one,
+    "cumulative": cumulative,
+}
+
+
+def expand(arms: Any) -> Any:
+    """Arms as a study writes them to arms by name: a design becomes one arm for each of its sets, named A+B.
+
+    What is not written as a mapping of lists is left to the schema, which says what is wrong with it.
+    """
+    if not isinstance(arms, dict):
+        return arms
+    found: dict[Any, Any] = {}
+    for name, losses in arms.items():
+        if name not in DESIGNS or not isinstance(losses, list) or not all(isinstance(loss, str) for loss in losses):
+            found[name] = losses
+            continue
+        if len(set(losses)) < max(2, len(losses)):
+            raise ValueError(f"{name} needs two or more different losses, not {losses}")
+        for chosen in DESIGNS[name](losses):
+            found.setdefault("+".join(chosen), list(chosen))
+    return found
