@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
@@ -19,12 +20,7 @@ def save_detector(path: Path, detector: Detector) -> None:
 
 def check_checkpoint(path: Path, spec: DetectorSpec) -> None:
     """Raise InputError where the file does not hold exactly the tensors of this detector."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"checkpoint {path} cannot be read as safetensors: {error}") from error
+    metadata, found = _header(path)
     if "spec" in metadata and (difference := _difference(json.loads(metadata["spec"]), spec.model_dump(mode="json"))):
         raise InputError(f"checkpoint {path} is of another preset: {difference}")
     wanted = {name: tuple(tensor.shape) for name, tensor in spec.build().state_dict().items()}
@@ -42,6 +38,25 @@ def load_detector(path: Path, spec: DetectorSpec) -> Detector:
     detector = spec.build()
     detector.load_state_dict(load_file(path), strict=True)
     return detector
+
+
+def open_detector(path: Path) -> Detector:
+    """The detector of a file that `save_detector` wrote, built to the spec that is written in it."""
+    metadata, _ = _header(path)
+    try:
+        spec = DetectorSpec.model_validate_json(metadata.get("spec", ""))
+    except ValidationError as error:
+        raise InputError(f"checkpoint {path} carries no spec of a detector: {error.errors()[0]['msg']}") from error
+    return load_detector(path, spec)
+
+
+def _header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """Metadata and the tensors' shapes."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"checkpoint {path} cannot be read as safetensors: {error}") from error
 
 
 def _difference(found: object, wanted: object, at: str = "spec") -> str:

@@ -1,0 +1,79 @@
+"""python -m harness.export JOB OUT: the trained detector alone, without what only its training needed."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.errors import InputError, exit_2_on_input_error
+from harness.store import RunFolder
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its beginning; `--dry-run` lists them.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    runs_dir: Annotated[Path, typer.Option(help="Where the run folders are.")] = Path("runs"),
+) -> None:
+    """Write model.safetensors, detector.json (its spec) and origin.json (job, losses, metrics) to OUT.
+
+    A student has the parameters of its baseline: adapters, teachers and what else only training needed are left behind.
+    """
+    with exit_2_on_input_error():
+        export(find_run(runs_dir, job), out)
+    typer.echo(f"exported to {out}")
+
+
+def find_run(runs: Path, start: str) -> RunFolder:
+    """The finished run whose id begins so, or InputError."""
+    found = sorted(path for path in runs.glob("*/job.json") if path.parent.name.startswith(start))
+    if not found:
+        raise InputError(f"{runs} holds no run whose id begins with {start!r}")
+    if len(found) > 1:
+        names = ", ".join(path.parent.name for path in found[:5])
+        raise InputError(f"{len(found)} runs in {runs} begin with {start!r}: {names}; give more of the id")
+    folder = RunFolder(found[0].parent)
+    if folder.result() is None:
+        raise InputError(f"run {folder.path.name} is not finished; harness.run goes on with it")
+    return folder
+
+
+def export(folder: RunFolder, out: Path) -> None:
+    """Copy a finished run's detector to a new folder, which is there whole or not at all."""
+    from harness.train.checkpoint import open_detector
+    from harness.train.job import JobOrder
+
+    if out.exists():
+        raise InputError(f"{out} is there already; OUT must be a new folder")
+    order = JobOrder.model_validate(folder.job())
+    detector = open_detector(folder.model)
+    if detector.spec != order.spec.detector:
+        raise InputError(f"{folder.model} is not the detector of {folder.path / 'job.json'}")
+    result = folder.result()
+    assert result is not None
+    origin = {
+        "job": order.spec.id,
+        "label": order.label,
+        "teacher": order.spec.teacher,
+        "losses": order.spec.losses,
+        "trained_on": order.spec.data.train_split,
+        "scored_on": order.spec.data.eval_split,
+        "metrics": result.metrics,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as unfinished:
+        made = Path(unfinished) / "export"
+        made.mkdir()
+        shutil.copyfile(folder.model, made / "model.safetensors")
+        (made / "detector.json").write_text(detector.spec.model_dump_json(indent=1))
+        (made / "origin.json").write_text(json.dumps(origin, indent=1))
+        made.rename(out)
+
+
+if __name__ == "__main__":
+    app()
