@@ -26,11 +26,11 @@ _TINY_HEAD = CenterHeadSpec(width=40)
 _TINY_FUSION = FusionSpec(channels=_TINY_LOW_CHANNELS, kernel=1)
 
 _TINY_CAMERA = CameraSpec(
-    image_size=(64, 176),
-    image=ImageSpec(backbone=ResNetSpec(stem_width=32, widths=(32, 64, 96, 128), depths=(1, 1, 1, 1)), channels=64),
+    image_size=(80, 224),
+    image=ImageSpec(backbone=ResNetSpec(stem_width=16, widths=(24, 48, 96, 128), depths=(1, 1, 1, 1)), channels=64),
     # To the corners of the grid.
-    depth_range=(1.0, 36.0),
-    depth_bins=35,
+    depth_range=(1.0, 23.0),
+    depth_bins=44,
     channels=_TINY_LOW_CHANNELS,
 )
 _TINY_LIDAR = LidarSpec(

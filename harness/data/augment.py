@@ -7,7 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from detectors.batch import CameraViews, Sample
@@ -93,16 +93,36 @@ def move_bev(sample: Sample, matrix: Float[Tensor, "4 4"]) -> Sample:
 
 def warp_images(views: CameraViews, matrices: Float[Tensor, "n 3 3"], size: tuple[int, int]) -> CameraViews:
     """Every image moved by its own affine matrix (pixels after from pixels before, edges at 0), black where it ends."""
+    warped = [
+        _cropped(image, matrix, size) if _is_crop(matrix, image.shape[1:], size) else _warped(image, matrix, size)
+        for image, matrix in zip(views.images.numpy(), matrices.double().numpy(), strict=True)
+    ]
+    return replace(views, images=torch.from_numpy(np.stack(warped)), intrinsics=matrices @ views.intrinsics)
+
+
+def _warped(image: UInt8[np.ndarray, "3 h_in w_in"], matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     # OpenCV counts from the middle of the first pixel.
     to_centre = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
-    warped = []
-    for image, matrix in zip(views.images.numpy(), matrices.double().numpy(), strict=True):
-        channels_last = np.ascontiguousarray(image.transpose(1, 2, 0))
-        affine = (to_centre @ matrix @ np.linalg.inv(to_centre))[:2]
-        warped.append(cv2.warpAffine(channels_last, affine, (width, height), flags=cv2.INTER_LINEAR))
-    images = torch.from_numpy(np.ascontiguousarray(np.stack(warped).transpose(0, 3, 1, 2)))
-    return replace(views, images=images, intrinsics=matrices @ views.intrinsics)
+    affine = (to_centre @ matrix @ np.linalg.inv(to_centre))[:2]
+    channels_last = np.ascontiguousarray(image.transpose(1, 2, 0))
+    return cv2.warpAffine(channels_last, affine, (width, height), flags=cv2.INTER_LINEAR).transpose(2, 0, 1)
+
+
+def _is_crop(matrix: Float[np.ndarray, "3 3"], whole: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether whole pixels move to whole pixels, at most left and right exchanged, and none comes from outside."""
+    (flip, shear, across), (lean, stretch, down) = matrix[:2]
+    if abs(flip) != 1 or shear != 0 or lean != 0 or stretch != 1 or across % 1 != 0 or down % 1 != 0:
+        return False
+    left = -across if flip > 0 else across - size[1]
+    return bool(0 <= left <= whole[1] - size[1] and 0 <= -down <= whole[0] - size[0])
+
+
+def _cropped(image: UInt8[np.ndarray, "3 h_in w_in"], matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """What `_warped` gives, without interpolating: a tenth of the time."""
+    (flip, _, across), (_, _, down) = matrix[:2].astype(int)
+    rows = image[:, -down : size[0] - down]
+    return rows[:, :, -across : size[1] - across] if flip > 0 else rows[:, :, across - size[1] : across][:, :, ::-1]
 
 
 def _image_matrix(

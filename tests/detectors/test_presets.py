@@ -27,4 +27,4 @@ def test_tiny_presets_share_all_but_the_encoder():
     assert (camera.grid, camera.neck, camera.head) == (lidar.grid, lidar.neck, lidar.head)
     assert (camera.low_channels, camera.high_channels) == (lidar.low_channels, lidar.high_channels)
     assert (camera.inputs.sensors, lidar.inputs.sensors) == ({"camera"}, {"lidar"})
-    assert (camera.inputs.image_size, lidar.inputs.image_size) == ((64, 176), None)
+    assert (camera.inputs.image_size, lidar.inputs.image_size) == ((80, 224), None)

@@ -3,8 +3,11 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
 SIZE = (32, 48)
@@ -148,6 +151,21 @@ def test_cropping_at_whole_pixels_changes_none(sample):
     crop = torch.tensor([[1.0, 0, -17], [0, 1, -32], [0, 0, 1]])
     warped = warp_images(sample.views, torch.stack([crop, crop]), SIZE)
     assert torch.equal(warped.images, sample.views.images[:, :, 32:64, 17:65])
+
+
+@given(left=st.integers(-3, 12), top=st.integers(-3, 9), flip=st.booleans(), fraction=st.sampled_from([0.0, 0.25]))
+def test_a_crop_by_slicing_is_the_crop_by_interpolating(left, top, flip, fraction):
+    from harness.data.augment import _cropped, _is_crop, _warped
+
+    # 8x12 pixels out of 14x20; beyond the border, or between pixels, slicing is not asked.
+    image = np.random.default_rng(0).integers(0, 256, (3, 14, 20), dtype=np.uint8)
+    matrix = np.array([[1.0, 0, -left - fraction], [0, 1, -top], [0, 0, 1]])
+    if flip:
+        matrix = np.array([[-1.0, 0, 12], [0, 1, 0], [0, 0, 1]]) @ matrix
+    whole = 0 <= left <= 20 - 12 and 0 <= top <= 14 - 8 and fraction == 0
+    assert _is_crop(matrix, image.shape[1:], (8, 12)) == whole
+    if whole:
+        assert np.array_equal(_cropped(image, matrix, (8, 12)), _warped(image, matrix, (8, 12)))
 
 
 def test_mirrored_world_is_the_mirrored_image(sample):
