@@ -23,6 +23,9 @@ LossSpec = FeatureSpec | RelationSpec | ResponseSpec
 LOSSES: dict[str, type[LossSpec]] = {"feature": FeatureSpec, "relation": RelationSpec, "response": ResponseSpec}
 """Every distillation loss a study can name."""
 
+DETECTION_TERMS = ("heatmap", "boxes")
+"""The terms that need no teacher."""
+
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
@@ -34,6 +37,8 @@ class ObjectiveOutput:
     """Each term before its weight, without gradient: what to log."""
     weighted: dict[str, Float[Tensor, ""]]
     """Each term after its weight, with gradient: what to differentiate to compare the terms' pull."""
+    bev_low: Float[Tensor, "b c y x"]
+    """The student's low-level map, with gradient."""
 
 
 class Objective(nn.Module):
@@ -68,7 +73,8 @@ class Objective(nn.Module):
         raw = {name: value.detach() for name, value in terms.items()}
         _require_finite(raw)
         weighted = {name: self.weights[name] * value for name, value in terms.items()}
-        return ObjectiveOutput(total=torch.stack(list(weighted.values())).sum(), raw=raw, weighted=weighted)
+        total = torch.stack(list(weighted.values())).sum()
+        return ObjectiveOutput(total=total, raw=raw, weighted=weighted, bev_low=student.bev_low)
 
     def teacher_fingerprint(self) -> str:
         """Hash of the teacher as it is now."""

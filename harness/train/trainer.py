@@ -11,6 +11,7 @@ from lightning.fabric.wrappers import _FabricOptimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from distill.objective import Objective
+from distill.pull import pulls
 from harness.data.loader import SampleSet, training_batches
 from harness.store import RunFolder, atomic_write
 from harness.study.spec import ScheduleSpec
@@ -18,6 +19,8 @@ from harness.train.optim import learning_rate, optimizer_of
 from harness.train.streams import stream_seed
 
 SAVE_EVERY_SECONDS = 30.0
+PULL_EVERY = 50
+"""Steps between two looks at the gradients of each term."""
 
 
 class Interrupted(Exception):
@@ -54,6 +57,7 @@ def fit(
         with fabric.autocast():
             output = objective(batch.to(fabric.device))
         optimizer.zero_grad(set_to_none=True)
+        pull = pulls(objective, output) if objective.teacher is not None and step % PULL_EVERY == 0 else {}
         fabric.backward(output.total)
         norm = float(fabric.clip_gradients(objective, optimizer, max_norm=schedule.clip_norm, error_if_nonfinite=False))
         if not math.isfinite(norm):
@@ -68,6 +72,8 @@ def fit(
                 "loss": output.total.item(),
                 **{f"raw/{name}": value.item() for name, value in output.raw.items()},
                 **{f"weighted/{name}": value.item() for name, value in output.weighted.items()},
+                **{f"share/{name}": (value / output.total).item() for name, value in output.weighted.items()},
+                **pull,
                 "lr": float(rate),
                 "gradient_norm": norm,
                 "seconds": time.monotonic() - began,

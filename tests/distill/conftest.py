@@ -100,3 +100,59 @@ def detector_spec(scene):
     from detectors.presets import PRESETS
 
     return PRESETS["tiny_camera"].model_copy(update={"grid": scene.grid})
+
+
+@pytest.fixture
+def spec():
+    """The smallest LiDAR detector, on 12 x 16 cells."""
+    from detectors.detector import DetectorSpec
+    from detectors.encoders.bev_neck import BevNeckSpec
+    from detectors.encoders.lidar import LidarSpec
+    from detectors.geometry.grid import BevGrid
+    from detectors.heads.center import CenterHeadSpec
+
+    return DetectorSpec(
+        grid=BevGrid(x_range=(-8, 8), y_range=(-5, 7), z_range=(-3, 1), cell=1),
+        lidar=LidarSpec(voxels_per_cell=1, height_bins=4, widths=(4,), depths=(1,), channels=6),
+        neck=BevNeckSpec(fine_width=4, coarse_width=8),
+        head=CenterHeadSpec(width=8, heatmap_weight=2.0, box_weight=0.5),
+    )
+
+
+@pytest.fixture
+def batch(scene, rng):
+    """The scene with LiDAR returns, in single precision."""
+    from detectors.batch import Points
+
+    points = torch.rand(400, 5, generator=rng) * torch.tensor([16.0, 12, 4, 1, 0]) - torch.tensor([8.0, 5, 3, 0, 0])
+    boxes = scene.batch.boxes
+    return replace(
+        scene.batch,
+        lidar=Points(points, torch.arange(400) // 200),
+        boxes=replace(boxes, **{name: getattr(boxes, name).float() for name in _FLOATS}),
+    )
+
+
+_FLOATS = ("center", "size", "yaw", "velocity", "score")
+
+
+@pytest.fixture
+def losses():
+    """One of each of UniDistill's; one of them weighs nothing."""
+    from distill.feature import FeatureSpec
+    from distill.relation import RelationSpec
+    from distill.response import ResponseSpec
+
+    return {
+        "feature": FeatureSpec(weight=3.0, adapter="conv3x3"),
+        "relation": RelationSpec(weight=0.25),
+        "response": ResponseSpec(weight=0.0),
+    }
+
+
+@pytest.fixture
+def objective(spec, losses):
+    """A student and a teacher of the same spec."""
+    from distill.objective import Objective
+
+    return Objective(spec.build(), spec.build(), losses)
