@@ -82,7 +82,7 @@ def _run(
         execute,
     )
     from harness.execute.progress import progress
-    from harness.report.results import results_frame, summary
+    from harness.report.results import cost_frame, results_frame, summary
     from harness.report.tables import markdown, print_table, write_tables
     from harness.study.load import load_study
     from harness.study.plan import plan_study
@@ -129,13 +129,13 @@ def _run(
         raise typer.Exit(130) from None
 
     results = summary(results_frame(plan, runs_dir))
-    write_tables(results, study, tables)
+    write_tables(results, cost_frame(plan, runs_dir), study, tables)
     print_table(results, study, console)
     failed = [state for state in states.values() if state.status == "failed"]
     for state in failed:
         console.print(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="red")
     mirror.finish(tables, markdown(results, study), bool(failed))
-    console.print(f"tables: {tables}/table.md, {tables}/table.csv", highlight=False)
+    console.print(f"tables: {tables}/table.md, {tables}/table.csv; what it cost: {tables}/cost.md", highlight=False)
     console.print(f"compare runs: mlflow ui --backend-store-uri {tracking_uri}", highlight=False)
     return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
 

@@ -24,7 +24,9 @@ class Result:
     seconds: float
     """Training and scoring, over all its interruptions."""
     machine: dict[str, str]
-    """Device kind, torch version, threads, precision."""
+    """Device kind, torch version, threads, peak memory."""
+    cpu_seconds: float | None = None
+    """Like `seconds`, but processor time of the job's own process, all its threads together."""
 
 
 class Busy(Exception):

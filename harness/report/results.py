@@ -48,6 +48,41 @@ def results_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+COSTS = ("parameters", "step_ms", "minutes", "cpu_minutes", "peak_memory_mb")
+
+
+def cost_frame(plan: Plan, runs: Path) -> pd.DataFrame:
+    """What each training of the plan cost, those that differ only in seed on one row, in means over the finished ones.
+
+    Columns: role, model, path, arm, seeds (finished), and COSTS: parameters of the detector, median milliseconds of a
+    step, minutes of wall and of processor time for training and scoring, and the largest memory of any seed in MB.
+    """
+    rows = []
+    for row in plan.rows:
+        folder = RunFolder(runs / row.job)
+        result = folder.result()
+        if row.split or result is None or plan.jobs[row.job].spec.schedule is None:
+            continue
+        rows.append(
+            {
+                "role": row.role,
+                "model": row.model,
+                "path": row.path,
+                "arm": row.arm,
+                "seeds": row.seed,
+                "parameters": result.parameters,
+                "step_ms": 1000 * pd.Series([line["seconds"] for line in folder.steps()]).median(),
+                "minutes": result.seconds / 60,
+                "cpu_minutes": float("nan") if result.cpu_seconds is None else result.cpu_seconds / 60,
+                "peak_memory_mb": float(result.machine.get("peak_memory_mb", "nan")),
+            }
+        )
+    keys = ["role", "model", "path", "arm"]
+    frame = pd.DataFrame(rows, columns=[*keys, "seeds", *COSTS])
+    how = {"seeds": "count", **dict.fromkeys(COSTS, "mean"), "peak_memory_mb": "max"}
+    return frame.groupby(keys, sort=False).agg(how).reset_index()
+
+
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows that differ only in seed become one: mean, ``*_std`` over seeds (NaN for one), and their number."""
     keys = ["role", "model", "path", "arm", "losses", "split"]

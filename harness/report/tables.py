@@ -7,7 +7,7 @@ import pandas as pd
 from rich.console import Console
 
 from harness.console import print_table as console_table
-from harness.report.results import ERRORS, GAINS, POINTS
+from harness.report.results import COSTS, ERRORS, GAINS, POINTS
 from harness.store import atomic_write
 from harness.study.spec import StudySpec, scored_range
 
@@ -50,13 +50,29 @@ def _loss(name: str, study: StudySpec) -> str:
     return f"{name} ({', '.join(f'{field} {value}' for field, value in fields.items())})"
 
 
-def write_tables(summary: pd.DataFrame, study: StudySpec, out: Path) -> None:
-    """Write table.md and table.csv into a folder."""
+def write_tables(summary: pd.DataFrame, cost: pd.DataFrame, study: StudySpec, out: Path) -> None:
+    """Write table.md and table.csv, and what it cost in cost.md and cost.csv, into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "table.md", markdown(summary, study).encode())
     numbers = summary.select_dtypes("number").columns.difference(["seeds"])
     rounded = summary.assign(**{name: summary[name].round(6) for name in numbers})
     atomic_write(out / "table.csv", rounded.to_csv(index=False, lineterminator="\n").encode())
+    atomic_write(out / "cost.md", cost_markdown(cost).encode())
+    atomic_write(out / "cost.csv", cost.to_csv(index=False, lineterminator="\n").encode())
+
+
+def cost_markdown(cost: pd.DataFrame) -> str:
+    """The table of costs, which differ from machine to machine and from run to run."""
+    header = ("row", "seeds", "parameters", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)")
+    forms = ("{:,.0f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    for row in cost.to_dict("records"):
+        numbers = [
+            "" if math.isnan(row[name]) else form.format(row[name]) for name, form in zip(COSTS, forms, strict=True)
+        ]
+        lines.append("| " + " | ".join([_row_name(row), str(row["seeds"]), *numbers]) + " |")
+    note = "Training and scoring together, in means over seeds; of steps the median time, of memory the largest."
+    return "\n".join([*lines, "", note, ""])
 
 
 def markdown(summary: pd.DataFrame, study: StudySpec) -> str:
@@ -76,9 +92,7 @@ def print_table(summary: pd.DataFrame, study: StudySpec, console: Console) -> No
 def _cells(summary: pd.DataFrame) -> list[list[str]]:
     rows = []
     for row in summary.to_dict("records"):
-        name = {"teacher": f"{row['model']} teacher", "baseline": f"{row['model']} baseline"}.get(
-            row["role"], f"{row['path']} {row['arm']}"
-        )
+        name = _row_name(row)
         cells = [f"{name} on {row['split']}" if row["split"] else name, str(row["seeds"])]
         if row["missing"]:
             rows.append([*cells, row["missing"].replace("|", "/"), *[""] * (len(_HEADER) - 3)])
@@ -88,6 +102,10 @@ def _cells(summary: pd.DataFrame) -> list[list[str]]:
         cells += [_number(row, metric, "{:+.1f}") for metric in GAINS]
         rows.append(cells)
     return rows
+
+
+def _row_name(row: dict) -> str:
+    return f"{row['path']} {row['arm']}" if row["role"] == "student" else f"{row['model']} {row['role']}"
 
 
 def _number(row: dict, metric: str, form: str) -> str:

@@ -58,17 +58,19 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
         student = _train(order, root, fabric, folder, stop)
     save_detector(folder.model, student)
 
-    began = time.monotonic()
+    began, cpu_began = time.monotonic(), time.process_time()
     samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
     predictions = _predict(student, samples, fabric, order.loader_workers)
     submission = folder.path / "predictions.json"
     write_submission(submission, root, predictions, spec.detector.inputs.sensors)
     metrics = score(root, spec.data.eval_split, submission, spec.data.detection_config, folder.path)
+    steps = folder.steps()
     return Result(
         metrics=metrics,
         parameters=sum(p.numel() for p in student.parameters()),
-        seconds=sum(line["seconds"] for line in folder.steps()) + time.monotonic() - began,
+        seconds=sum(line["seconds"] for line in steps) + time.monotonic() - began,
         machine=_machine(fabric, order),
+        cpu_seconds=sum(line["cpu_seconds"] for line in steps) + time.process_time() - cpu_began,
     )
 
 

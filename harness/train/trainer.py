@@ -50,6 +50,7 @@ def fit(
     start = _restore(run, objective, optimizer, course)
 
     saved = began = time.monotonic()
+    cpu_began = time.process_time()
     steps = range(start, schedule.steps)
     order, augmentation = stream_seed(seed, "order"), stream_seed(seed, "augmentation")
     batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers)
@@ -77,9 +78,10 @@ def fit(
                 "lr": float(rate),
                 "gradient_norm": norm,
                 "seconds": time.monotonic() - began,
+                "cpu_seconds": time.process_time() - cpu_began,
             },
         )
-        began = time.monotonic()
+        began, cpu_began = time.monotonic(), time.process_time()
         stopping = stop() and step + 1 < schedule.steps
         if stopping or time.monotonic() - saved > SAVE_EVERY_SECONDS:
             _save(run, objective, optimizer, course, step + 1)

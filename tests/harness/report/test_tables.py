@@ -58,7 +58,10 @@ def finish(plan, tmp_path):
             mean_ap, nds = NUMBERS[row.role, row.seed]
             errors = dict.fromkeys(("mATE", "mASE", "mAOE", "mAVE", "mAAE"), 0.5)
             folder.write("job.json", {})
-            folder.complete(Result({"mAP": mean_ap, "NDS": nds, **errors}, 10, 1.0, {}))
+            for step, seconds in enumerate((0.5, 0.1, 0.2)):
+                folder.log_step(step, {"seconds": seconds})
+            metrics, machine = {"mAP": mean_ap, "NDS": nds, **errors}, {"peak_memory_mb": str(500 + row.seed)}
+            folder.complete(Result(metrics, 1234, 60.0 + 60 * row.seed, machine, cpu_seconds=90.0))
         return tmp_path / "runs"
 
     return finish
@@ -114,15 +117,34 @@ def test_markdown_shows_mean_and_spread(plan, study, finish):
 
 
 def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
-    from harness.report.results import results_frame, summary
+    from harness.report.results import cost_frame, results_frame, summary
     from harness.report.tables import write_tables
 
     runs = finish()
     for name in ("a", "b"):
-        write_tables(summary(results_frame(plan, runs)), study, tmp_path / name)
-    for file in ("table.md", "table.csv"):
+        write_tables(summary(results_frame(plan, runs)), cost_frame(plan, runs), study, tmp_path / name)
+    for file in ("table.md", "table.csv", "cost.md", "cost.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         assert str(tmp_path) not in (tmp_path / "a" / file).read_text()
+
+
+def test_costs_are_means_over_the_finished_seeds(plan, finish):
+    from harness.report.results import cost_frame
+    from harness.report.tables import cost_markdown
+
+    text = cost_markdown(cost_frame(plan, finish(except_=[("student", 0)])))
+    # Two baselines of 1 and 2 minutes; the median step of 0.5, 0.1 and 0.2 s; the larger memory.
+    assert "| camera baseline | 2 | 1,234 | 200 | 1.5 | 1.5 | 501 |" in text
+    assert "| lidar->camera feature | 1 | 1,234 | 200 | 2.0 | 1.5 | 501 |" in text
+
+
+def test_nothing_finished_costs_nothing(plan, tmp_path):
+    from harness.report.results import cost_frame
+    from harness.report.tables import cost_markdown
+
+    cost = cost_frame(plan, tmp_path / "none")
+    assert len(cost) == 0
+    assert "CPU-minutes" in cost_markdown(cost)
 
 
 def test_terminal_shows_every_number_however_narrow_it_is(plan, study, finish):
