@@ -29,6 +29,7 @@ def caption(study: StudySpec) -> list[str]:
         "mAP, NDS and gains in points; errors as nuScenes defines them, smaller is better; ± is the standard deviation "
         "over seeds. A gain is over the same student and seed trained without a teacher.",
     ]
+    lines += [_teacher(name, study) for name in dict.fromkeys(path.split("->")[0] for path in study.paths)]
     lines += [f"{arm}: {', '.join(_loss(name, study) for name in losses)}." for arm, losses in study.arms.items()]
     if data.root is None:
         lines.append("These are numbers of the embedded synthetic world, not of nuScenes.")
@@ -42,6 +43,16 @@ def caption(study: StudySpec) -> list[str]:
     if len(study.seeds) == 1:
         lines.append("One seed: a difference speaks of these two trainings, not of the loss.")
     return lines
+
+
+def _teacher(name: str, study: StudySpec) -> str:
+    """Which teacher of that name the students learned from."""
+    teacher = study.teachers[name]
+    if teacher.checkpoint is not None:
+        return f"Teacher {name}: the same given weights for every student."
+    if teacher.seed == "paired":
+        return f"Teacher {name}: for every student the one of its own seed."
+    return f"Teacher {name}: the one of seed {teacher.seed} for every student."
 
 
 def _loss(name: str, study: StudySpec) -> str:

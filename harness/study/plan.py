@@ -135,15 +135,16 @@ def plan_study(study: StudySpec, fingerprint: str) -> Plan:
     teachers = {}
     for name in _used(study, 0):
         teacher = study.teachers[name]
-        job_spec = spec(teacher.preset, teacher.seed)
-        if teacher.checkpoint is not None:
-            # Neither seed nor training split of the study had a part in weights that are given.
-            given = {"schedule": None, "weights": _content_hash(teacher.checkpoint), "seed": 0}
-            untrained = data.model_copy(update={"train_split": ""})
-            job_spec = job_spec.model_copy(update=given | {"data": untrained})
-        job = Job(job_spec, f"teacher {name}", teacher.checkpoint)
-        teachers[name] = plan.add(job)
-        plan.rows.append(Row("teacher", name, "", "teacher", (), teacher.seed, job.id, None))
+        for seed in dict.fromkeys(map(teacher.seed_for, study.seeds)):
+            job_spec = spec(teacher.preset, seed)
+            if teacher.checkpoint is not None:
+                # Neither seed nor training split of the study had a part in weights that are given.
+                given = {"schedule": None, "weights": _content_hash(teacher.checkpoint), "seed": 0}
+                untrained = data.model_copy(update={"train_split": ""})
+                job_spec = job_spec.model_copy(update=given | {"data": untrained})
+            paired = f", seed {seed}" if teacher.seed == "paired" else ""
+            teachers[name, seed] = plan.add(Job(job_spec, f"teacher {name}{paired}", teacher.checkpoint))
+            plan.rows.append(Row("teacher", name, "", "teacher", (), seed, teachers[name, seed], None))
 
     baselines = {}
     for name in _used(study, 1) if study.paths else study.students:
@@ -159,7 +160,8 @@ def plan_study(study: StudySpec, fingerprint: str) -> Plan:
                 name: LOSSES[name].model_validate(study.losses[name].at(path)).model_dump(mode="json") for name in names
             }
             for seed in study.seeds:
-                taught = {"teacher": teachers[teacher_name], "losses": losses}
+                teacher_seed = study.teachers[teacher_name].seed_for(seed)
+                taught = {"teacher": teachers[teacher_name, teacher_seed], "losses": losses}
                 job_spec = spec(study.students[student].preset, seed).model_copy(update=taught)
                 id_ = plan.add(Job(job_spec, f"{path} {arm}, seed {seed}"))
                 plan.rows.append(Row("student", student, path, arm, names, seed, id_, baselines[student, seed]))

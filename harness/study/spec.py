@@ -129,9 +129,20 @@ class _Model(Spec):
 class TeacherSpec(_Model):
     """A detector to learn from: trained here with its seed, or given as a checkpoint."""
 
-    seed: int = 0
+    seed: int | Literal["paired"] = 0
+    """One teacher for all students; or "paired": each student has the teacher of its own seed."""
     checkpoint: Path | None = None
     """A model.safetensors of the same preset; nothing is trained then."""
+
+    @model_validator(mode="after")
+    def _weights_have_no_seed(self) -> Self:
+        if self.checkpoint is not None and self.seed == "paired":
+            raise ValueError("a teacher that is given as a checkpoint is one for all; its seed cannot be 'paired'")
+        return self
+
+    def seed_for(self, student_seed: int) -> int:
+        """Of the teacher that a student of a seed learns from."""
+        return student_seed if self.seed == "paired" else self.seed
 
 
 class StudentSpec(_Model):

@@ -79,6 +79,8 @@ def test_study_loads_with_defaults_and_weights_by_path(load):
         ("steps: 5", "steps: 0", ["study.yaml:2", "schedule.steps", "greater than 0"]),
         ("steps: 5", "steps: 5, steps: 6", ["study.yaml:2", "'steps' is already given"]),
         ("steps: 5}", "steps: 5", ["not valid YAML"]),
+        ("tiny_lidar}", "tiny_lidar, seed: pared}", ["study.yaml:4", "teachers.lidar.seed", "'paired'"]),
+        ("tiny_lidar}", "tiny_lidar, seed: paired, checkpoint: x}", ["study.yaml:4", "cannot be 'paired'"]),
         ("schedule:", "data: {detection_config: within_5}\nschedule:", ["study.yaml:2", "data.detection_config"]),
         ("schedule:", "data: {detection_config: within_17m}\nschedule:", ["teachers.lidar", "within_16m, or less"]),
         ("schedule:", "data: {detection_config: nuscenes}\nschedule:", ["ends 16 m", "up to 50 m"]),

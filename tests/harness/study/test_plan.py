@@ -54,6 +54,16 @@ def test_seeds_share_the_teacher(study):
     assert len(plan.jobs) == 2 + 2 * 2 + 2 * 3
 
 
+def test_paired_students_learn_from_the_teacher_of_their_seed(study):
+    plan = _plan(study("seeds=[0, 1, 2]", "teachers.lidar.seed=paired", "teachers.camera.seed=paired"))
+    # The teachers are the baselines of the same seeds: 2 detectors and 2 students a seed.
+    assert len(plan.jobs) == 3 * (2 + 2)
+    for row in plan.rows:
+        if row.role == "student":
+            teacher = plan.jobs[plan.jobs[row.job].spec.teacher]
+            assert teacher.spec.seed == row.seed
+
+
 @pytest.mark.parametrize(
     "override",
     [
