@@ -1,12 +1,12 @@
 """python -m harness.run STUDY.yaml: plan, execute, report."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from harness import flags
 from harness.errors import InputError, exit_2_on_input_error
 
 console = Console()
@@ -15,22 +15,20 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    study_path: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The question, such as studies/paths.yaml.")],
-    data_root: Annotated[Path | None, typer.Option(help="A nuScenes root; an embedded world if not given.")] = None,
-    version: Annotated[str | None, typer.Option(help="Version folder in the root, such as v1.0-trainval.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="TRAIN:EVAL splits, or one for both; the version's own if not given.")
-    ] = None,
-    runs_dir: Annotated[Path, typer.Option(help="Run folders; equal jobs of all studies share one.")] = Path("runs"),
-    out: Annotated[Path, typer.Option(help="Tables go to OUT/STUDY.")] = Path("reports"),
-    tracking_uri: Annotated[str, typer.Option(help="MLflow tracking store.")] = "sqlite:///mlflow.db",
+    study_path: flags.StudyPath,
+    data_root: flags.DataRoot = None,
+    version: flags.Version = None,
+    split: flags.Split = None,
+    runs_dir: flags.RunsDir = flags.RUNS,
+    out: flags.Out = flags.OUT,
+    tracking_uri: flags.TrackingUri = flags.TRACKING,
     workers: Annotated[int | None, typer.Option(min=1, help="Trainings at once; as many as GPUs, or cores.")] = None,
     loader_workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that load data for each training; 0 on a CPU if not given.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    seeds: Annotated[str | None, typer.Option(help="Instead of the study's, such as 0,1,2.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as schedule.steps=100.")] = None,
+    seeds: flags.Seeds = None,
+    set_: flags.Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is done; run nothing.")] = False,
 ) -> None:
     """Train what the study needs and does not have yet, score it, and print the table.
@@ -38,25 +36,9 @@ def main(
     Stop it with Ctrl-C and call it again to go on. Calling it when all is done trains nothing and prints the table.
     """
     with exit_2_on_input_error():
-        overrides = list(set_ or [])
-        if seeds is not None:
-            overrides.append(f"seeds=[{seeds}]")
-        overrides += _data_overrides(data_root, version, split)
+        overrides = flags.overrides(data_root, version, split, seeds, set_)
         status = _run(study_path, overrides, runs_dir, out, tracking_uri, workers, loader_workers, device, dry_run)
     raise typer.Exit(status)
-
-
-def _data_overrides(root: Path | None, version: str | None, split: str | None) -> list[str]:
-    """The flags about data as overrides of the study's `data`."""
-    # Quoted, as YAML would cut a path at " #" and take 2024 for a number.
-    found = [f"data.root={json.dumps(str(root))}"] if root is not None else []
-    if version is not None:
-        found.append(f"data.version={json.dumps(version)}")
-        split = split or {"v1.0-trainval": "train:val", "v1.0-mini": "mini_train:mini_val"}.get(version)
-    if split is not None:
-        train, _, evaluated = split.partition(":")
-        found += [f"data.train_split={json.dumps(train)}", f"data.eval_split={json.dumps(evaluated or train)}"]
-    return found
 
 
 def _run(
@@ -82,8 +64,7 @@ def _run(
         execute,
     )
     from harness.execute.progress import progress
-    from harness.report.results import cost_frame, results_frame, summary
-    from harness.report.tables import markdown, print_table, write_tables
+    from harness.report.rebuild import rebuild
     from harness.study.load import load_study
     from harness.study.plan import plan_study
     from harness.tracking import Mirror
@@ -128,14 +109,11 @@ def _run(
         console.print(f"stopped; finished steps are kept in {runs_dir}; the same command goes on")
         raise typer.Exit(130) from None
 
-    results = summary(results_frame(plan, runs_dir))
-    write_tables(results, cost_frame(plan, runs_dir), study, tables)
-    print_table(results, study, console)
+    text = rebuild(plan, study, runs_dir, tables, console)
     failed = [state for state in states.values() if state.status == "failed"]
     for state in failed:
         console.print(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="red")
-    mirror.finish(tables, markdown(results, study), bool(failed))
-    console.print(f"tables: {tables}/table.md, {tables}/table.csv; what it cost: {tables}/cost.md", highlight=False)
+    mirror.finish(tables, text, bool(failed))
     console.print(f"compare runs: mlflow ui --backend-store-uri {tracking_uri}", highlight=False)
     return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
 

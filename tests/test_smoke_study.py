@@ -20,11 +20,11 @@ def workplace(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def crossbev(workplace):
-    """Run `python -m harness.run` there."""
+    """Run `python -m harness.run`, or another module, there."""
 
-    def run(study, *flags):
+    def run(study, *flags, module="harness.run"):
         return subprocess.run(
-            [sys.executable, "-m", "harness.run", str(ROOT / "studies" / study), *flags],
+            [sys.executable, "-m", module, str(ROOT / "studies" / study), *flags],
             cwd=workplace,
             env=os.environ | {"XDG_CACHE_HOME": str(workplace / "cache"), "PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -87,6 +87,26 @@ def test_mlflow_has_one_parent_and_a_child_a_job_with_the_run_folders_numbers(fi
         assert run.data.metrics["train/loss"] == lines[0]["loss"]
     names = {run.info.run_name for run in children}
     assert names == {"teacher lidar", "camera baseline, seed 0", "lidar->camera unidistill, seed 0"}
+
+
+def test_report_rebuilds_tables_and_mirror_from_the_run_folders(first, crossbev, workplace):
+    assert first.returncode == 0
+    from mlflow import MlflowClient
+
+    flags = ["--out", "again", "--tracking-uri", f"sqlite:///{workplace}/again.db"]
+    report = crossbev("smoke.yaml", *flags, "--sync", module="harness.report")
+    assert report.returncode == 0, report.stderr
+    for name in ("table.md", "table.csv", "cost.csv"):
+        assert (workplace / "again" / "smoke" / name).read_bytes() == (
+            workplace / "reports" / "smoke" / name
+        ).read_bytes()
+    client = MlflowClient(f"sqlite:///{workplace}/again.db")
+    experiment = client.get_experiment_by_name("smoke").experiment_id
+    assert len(client.search_runs([experiment], "metrics.NDS >= 0")) == 3
+    # Of a study that has not run, every row says so.
+    other = crossbev("smoke.yaml", "--out", "other", "--seeds", "7", module="harness.report")
+    assert other.returncode == 0
+    assert "not run" in other.stdout
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////dev/null/mlflow.db", "sqlite://nonsense", "postgresql://nobody@nowhere/x"])
