@@ -15,5 +15,6 @@ def rebuild(plan: Plan, study: StudySpec, runs: Path, tables: Path, console: Con
     results = summary(results_frame(plan, runs))
     write_tables(results, cost_frame(plan, runs), study, tables)
     print_table(results, study, console)
-    console.print(f"tables: {tables}/table.md, {tables}/table.csv; what it cost: {tables}/cost.md", highlight=False)
+    files = f"tables: {tables}/table.md, {tables}/table.csv; what it cost: {tables}/cost.md"
+    console.print(files, highlight=False, soft_wrap=True)
     return markdown(results, study)
