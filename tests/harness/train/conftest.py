@@ -11,7 +11,7 @@ def order_on():
     from harness.study.spec import ScheduleSpec
     from harness.train.job import JobOrder
 
-    def make(root, preset="tiny_lidar", schedule=None, eval_split="synthetic_val", **more):
+    def make(root, /, preset="tiny_lidar", schedule=None, eval_split="synthetic_val", **more):
         data = DataIdentity(
             fingerprint=root.fingerprint(),
             train_split="synthetic_train",
