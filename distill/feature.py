@@ -9,7 +9,7 @@ from detectors.detector import DetectorSpec
 from detectors.spec import Spec
 from distill.adapters import AdapterKind, build_adapter
 from distill.keypoints import KeypointTerm
-from distill.regions import Level, level_channels, mean_over_boxes
+from distill.regions import Level, PointOrder, level_channels, mean_over_boxes
 
 
 def feature_loss(
@@ -36,8 +36,9 @@ class FeatureSpec(Spec):
     weight: float = Field(ge=0, allow_inf_nan=False)
     level: Level = "low"
     adapter: AdapterKind = "none"
+    points: PointOrder = "on_box"
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> KeypointTerm:
         """The term between one student and one teacher."""
         channels = level_channels(student, self.level), level_channels(teacher, self.level)
-        return KeypointTerm(feature_loss, student.grid, self.level, build_adapter(self.adapter, *channels))
+        return KeypointTerm(feature_loss, student.grid, self.level, build_adapter(self.adapter, *channels), self.points)

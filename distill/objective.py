@@ -62,8 +62,8 @@ class Objective(nn.Module):
                 self.terms[name] = spec.build(student.spec, teacher.spec)
                 self.weights[name] = spec.weight
 
-    def forward(self, batch: Batch) -> ObjectiveOutput:
-        """The weighted sum of every term on one batch."""
+    def forward(self, batch: Batch, ramp: float = 1.0) -> ObjectiveOutput:
+        """The weighted sum of every term on one batch, the distillation terms' weights times ``ramp``."""
         student = self.student(batch)
         detection = self.student.loss(student, batch)
         terms = {"heatmap": detection.heatmap, "boxes": detection.boxes}
@@ -72,7 +72,8 @@ class Objective(nn.Module):
             terms |= {name: term(student, teacher, batch) for name, term in self.terms.items()}
         raw = {name: value.detach() for name, value in terms.items()}
         _require_finite(raw)
-        weighted = {name: self.weights[name] * value for name, value in terms.items()}
+        scale = {name: ramp if name in self.terms else 1.0 for name in terms}
+        weighted = {name: scale[name] * self.weights[name] * value for name, value in terms.items()}
         total = torch.stack(list(weighted.values())).sum()
         return ObjectiveOutput(total=total, raw=raw, weighted=weighted, bev_low=student.bev_low)
 

@@ -18,6 +18,10 @@ from detectors.outputs import DetectorOutput
 Level = Literal["low", "high"]
 """Which BEV map: what enters the BEV neck, or what leaves it."""
 
+PointOrder = Literal["on_box", "swapped"]
+"""Where a box's nine points are read: on the box, or, as UniDistill's released code does, with the map's row and column
+exchanged, which is its mirror image across the diagonal."""
+
 
 def level_map(output: DetectorOutput, level: Level) -> Float[Tensor, "b c y x"]:
     """The BEV map of a level."""
@@ -35,15 +39,19 @@ def boxes_inside(boxes: Boxes, is_box: Bool[Tensor, "b k"], grid: BevGrid) -> Bo
     return is_box & (row >= 0) & (row < grid.rows) & (column >= 0) & (column < grid.columns)
 
 
-def sample_keypoints(maps: Float[Tensor, "b c y x"], boxes: Boxes, grid: BevGrid) -> Float[Tensor, "b k 9 c"]:
+def sample_keypoints(
+    maps: Float[Tensor, "b c y x"], boxes: Boxes, grid: BevGrid, points: PointOrder = "on_box"
+) -> Float[Tensor, "b k 9 c"]:
     """Read a BEV map at the nine keypoints of every box: bilinear between cell centres, zero beyond the map.
 
     Padding is read like a box; mask what comes back with ``boxes_inside``.
     """
-    points = grid.sampling_from_metres(boxes.keypoints())
+    where = grid.sampling_from_metres(boxes.keypoints())
+    if points == "swapped":
+        where = where.flip(-1)
     # Under autocast the maps are half precision, in which a coordinate at the rim of 180 cells is off by 0.2 cells.
-    dtype = torch.promote_types(maps.dtype, points.dtype)
-    sampled = F.grid_sample(maps.to(dtype), points.to(dtype), mode="bilinear", align_corners=False)
+    dtype = torch.promote_types(maps.dtype, where.dtype)
+    sampled = F.grid_sample(maps.to(dtype), where.to(dtype), mode="bilinear", align_corners=False)
     return rearrange(sampled, "b c k p -> b k p c")
 
 

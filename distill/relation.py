@@ -12,7 +12,7 @@ from detectors.detector import DetectorSpec
 from detectors.spec import Spec
 from distill.adapters import AdapterKind, build_adapter
 from distill.keypoints import KeypointTerm
-from distill.regions import Level, level_channels, mean_over_boxes
+from distill.regions import Level, PointOrder, level_channels, mean_over_boxes
 
 
 def relation_loss(
@@ -49,9 +49,10 @@ class RelationSpec(Spec):
     level: Level = "high"
     adapter: AdapterKind = "none"
     """Never needed for the widths; the paper adapts a student that is stronger than its teacher."""
+    points: PointOrder = "on_box"
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> KeypointTerm:
         """The term between one student and one teacher."""
         channels = level_channels(student, self.level), level_channels(teacher, self.level)
         adapter = nn.Identity() if self.adapter == "none" else build_adapter(self.adapter, *channels)
-        return KeypointTerm(relation_loss, student.grid, self.level, adapter)
+        return KeypointTerm(relation_loss, student.grid, self.level, adapter, self.points)

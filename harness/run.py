@@ -73,7 +73,7 @@ def _run(
     check_device(device)
     study = load_study(study_path, overrides)
     root = open_root(study.data, console)
-    plan = plan_study(study, root.fingerprint())
+    plan = plan_study(study, root.fingerprint(), len(root.tokens(study.data.train_split)))
     workers = workers or default_workers(device)
     if loader_workers is None:
         loader_workers = default_loader_workers(device, workers)

@@ -218,7 +218,7 @@ def _follow(state: JobState, worker: _Worker, site: Site) -> None:
     here = state.step - worker.steps_before
     if here > 0:
         per_step = (time.monotonic() - worker.started) / here
-        state.seconds_left = per_step * (state.job.spec.schedule.steps - state.step)
+        state.seconds_left = per_step * (state.job.spec.schedule.length - state.step)
 
 
 def _settle(state: JobState, code: int, site: Site) -> None:

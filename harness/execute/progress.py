@@ -64,7 +64,7 @@ def _steps(state: JobState) -> str:
     schedule = state.job.spec.schedule
     if schedule is None or state.status in ("waiting", "failed"):
         return ""
-    return f"{schedule.steps if state.status == 'done' else state.step}/{schedule.steps}"
+    return f"{schedule.length if state.status == 'done' else state.step}/{schedule.length}"
 
 
 def _eta(states: dict[str, JobState], workers: int) -> str:
@@ -73,7 +73,7 @@ def _eta(states: dict[str, JobState], workers: int) -> str:
     done = sum(s.status == "done" for s in states.values())
     text = f"{done} of {len(states)} jobs done"
     whole = [
-        s.seconds_left * s.job.spec.schedule.steps / max(s.job.spec.schedule.steps - s.step, 1)
+        s.seconds_left * s.job.spec.schedule.length / max(s.job.spec.schedule.length - s.step, 1)
         for s in states.values()
         if s.status == "running" and s.seconds_left is not None and s.job.spec.schedule is not None
     ]

@@ -35,7 +35,8 @@ def main(
         from harness.tracking import Mirror
 
         study = load_study(study_path, flags.overrides(data_root, version, split, seeds, set_))
-        plan = plan_study(study, open_root(study.data, console).fingerprint())
+        root = open_root(study.data, console)
+        plan = plan_study(study, root.fingerprint(), len(root.tokens(study.data.train_split)))
         tables = out / study_path.stem
         text = rebuild(plan, study, runs_dir, tables, console)
         if sync:

@@ -22,9 +22,10 @@ def caption(study: StudySpec) -> list[str]:
         if data.detection_config == "nuscenes"
         else f"nuScenes' metrics with class ranges cut at {scored_range(data.detection_config)} m"
     )
+    length = f"{schedule.steps} steps" if schedule.epochs is None else f"{schedule.epochs:g} epochs"
     lines = [
         f"Scored on {data.version} {data.eval_split}, trained on {data.train_split}; {ranges}; students: "
-        f"{schedule.steps} steps of batch {schedule.batch_size}, learning rate {schedule.lr:g}; "
+        f"{length} of batch {schedule.batch_size}, learning rate {schedule.lr:g}; "
         f"seeds {', '.join(map(str, study.seeds))}.",
         "mAP, NDS and gains in points; errors as nuScenes defines them, smaller is better; ± is the standard deviation "
         "over seeds. A gain is over the same student and seed trained without a teacher.",

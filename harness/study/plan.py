@@ -13,7 +13,7 @@ from detectors.presets import PRESETS
 from detectors.spec import Spec
 from distill.objective import LOSSES
 from harness.errors import InputError
-from harness.study.spec import DetectionConfigName, ScheduleSpec, StudySpec
+from harness.study.spec import WARM_START, DetectionConfigName, ScheduleSpec, StudySpec
 
 RESULTS_VERSION = 3
 """Raised whenever the code would give other numbers for the same spec; runs of an older version are not reused."""
@@ -37,7 +37,7 @@ class JobSpec(Spec):
     seed: int
     data: DataIdentity
     schedule: ScheduleSpec | None
-    """None: nothing is trained, weights are given and scored."""
+    """In steps. None: nothing is trained, and weights that are given, or the initial ones, are scored."""
     weights: str | None = None
     """Content hash of the given weights."""
     model_of: str | None = None
@@ -46,6 +46,8 @@ class JobSpec(Spec):
     """Id of the job whose detector teaches."""
     losses: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Distillation losses with all their fields."""
+    warm_start: bool = False
+    """Neck and head begin as copies of the teacher's."""
 
     @property
     def needs(self) -> str | None:
@@ -79,7 +81,7 @@ class Job:
 class Row:
     """One training as a table shows it; rows that differ only in seed become one line."""
 
-    role: Literal["teacher", "baseline", "student"]
+    role: Literal["teacher", "baseline", "control", "student"]
     model: str
     """Name of the teacher or student in the study."""
     path: str
@@ -114,12 +116,13 @@ class Plan:
         return job.id
 
 
-def plan_study(study: StudySpec, fingerprint: str) -> Plan:
+def plan_study(study: StudySpec, fingerprint: str, samples: int) -> Plan:
     """The smallest set of trainings that answers the study.
 
     Args:
         study: The question.
         fingerprint: Identity of the dataset, `NuScenesRoot.fingerprint`.
+        samples: Of its training split, by which epochs become steps.
     """
     plan = Plan()
     data = DataIdentity(
@@ -129,9 +132,14 @@ def plan_study(study: StudySpec, fingerprint: str) -> Plan:
         detection_config=study.data.detection_config,
     )
 
-    def spec(preset: str, seed: int) -> JobSpec:
-        return JobSpec(detector=PRESETS[preset], seed=seed, data=data, schedule=study.schedule)
+    taught = study.schedule.for_samples(samples)
+    # What only distillation reads is no part of what a training without a teacher is.
+    plain = taught.model_copy(update={"distillation_warmup": 0.0})
 
+    def spec(preset: str, seed: int, schedule: ScheduleSpec = plain) -> JobSpec:
+        return JobSpec(detector=PRESETS[preset], seed=seed, data=data, schedule=schedule)
+
+    untrained = data.model_copy(update={"train_split": ""})
     teachers = {}
     for name in _used(study, 0):
         teacher = study.teachers[name]
@@ -140,8 +148,9 @@ def plan_study(study: StudySpec, fingerprint: str) -> Plan:
             if teacher.checkpoint is not None:
                 # Neither seed nor training split of the study had a part in weights that are given.
                 given = {"schedule": None, "weights": _content_hash(teacher.checkpoint), "seed": 0}
-                untrained = data.model_copy(update={"train_split": ""})
                 job_spec = job_spec.model_copy(update=given | {"data": untrained})
+            elif not teacher.trained:
+                job_spec = job_spec.model_copy(update={"schedule": None, "data": untrained})
             paired = f", seed {seed}" if teacher.seed == "paired" else ""
             teachers[name, seed] = plan.add(Job(job_spec, f"teacher {name}{paired}", teacher.checkpoint))
             plan.rows.append(Row("teacher", name, "", "teacher", (), seed, teachers[name, seed], None))
@@ -152,17 +161,32 @@ def plan_study(study: StudySpec, fingerprint: str) -> Plan:
             job = Job(spec(study.students[name].preset, seed), f"{name} baseline, seed {seed}")
             baselines[name, seed] = plan.add(job)
             plan.rows.append(Row("baseline", name, "", "baseline", (), seed, job.id, job.id))
+        if (longer := study.students[name].longer_baseline) is None:
+            continue
+        schedule, arm = (
+            plain.model_copy(update={"steps": round(longer * plain.length)}),
+            f"baseline, {longer:g} x steps",
+        )
+        for seed in study.seeds:
+            control = Job(spec(study.students[name].preset, seed, schedule), f"{name} {arm}, seed {seed}")
+            plan.rows.append(Row("control", name, "", arm, (), seed, plan.add(control), baselines[name, seed]))
 
     for path in study.paths:
         teacher_name, student = path.split("->")
         for arm, names in study.arms.items():
             losses = {
-                name: LOSSES[name].model_validate(study.losses[name].at(path)).model_dump(mode="json") for name in names
+                name: LOSSES[name].model_validate(study.losses[name].at(path)).model_dump(mode="json")
+                for name in names
+                if name != WARM_START
             }
             for seed in study.seeds:
                 teacher_seed = study.teachers[teacher_name].seed_for(seed)
-                taught = {"teacher": teachers[teacher_name, teacher_seed], "losses": losses}
-                job_spec = spec(study.students[student].preset, seed).model_copy(update=taught)
+                with_teacher = {
+                    "teacher": teachers[teacher_name, teacher_seed],
+                    "losses": losses,
+                    "warm_start": WARM_START in names,
+                }
+                job_spec = spec(study.students[student].preset, seed, taught).model_copy(update=with_teacher)
                 id_ = plan.add(Job(job_spec, f"{path} {arm}, seed {seed}"))
                 plan.rows.append(Row("student", student, path, arm, names, seed, id_, baselines[student, seed]))
 

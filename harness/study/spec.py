@@ -100,7 +100,9 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class ScheduleSpec(Spec):
     """How long and how fast every training of the study learns, with AdamW."""
 
-    steps: int = Field(gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    epochs: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
+    """Instead of steps: so many times every training sample; a step that has begun is done."""
     batch_size: int = Field(default=8, gt=0)
     lr: float = Field(default=2e-3, gt=0)
     """The highest learning rate."""
@@ -112,7 +114,27 @@ class ScheduleSpec(Spec):
     clip_norm: float = Field(default=10.0, gt=0)
     """Largest norm of all gradients together."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    distillation_warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a distilled training in which the weights of its losses grow, linearly, from nothing to full."""
     augment: AugmentSpec = AugmentSpec()
+
+    @model_validator(mode="after")
+    def _length_is_given_once(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs, and one of them")
+        return self
+
+    def for_samples(self, samples: int) -> Self:
+        """The same schedule in steps, for a training split of so many samples."""
+        if self.epochs is None:
+            return self
+        return self.model_copy(update={"steps": math.ceil(self.epochs * samples / self.batch_size), "epochs": None})
+
+    @property
+    def length(self) -> int:
+        """Steps of a schedule that has them, as those of all jobs do."""
+        assert self.steps is not None, "a schedule in epochs has to be put in steps by for_samples first"
+        return self.steps
 
 
 class _Model(Spec):
@@ -127,17 +149,21 @@ class _Model(Spec):
 
 
 class TeacherSpec(_Model):
-    """A detector to learn from: trained here with its seed, or given as a checkpoint."""
+    """A detector to learn from: trained here with its seed, given as a checkpoint, or, as a control, not trained."""
 
     seed: int | Literal["paired"] = 0
     """One teacher for all students; or "paired": each student has the teacher of its own seed."""
     checkpoint: Path | None = None
     """A model.safetensors of the same preset; nothing is trained then."""
+    trained: bool = True
+    """False: it teaches with its initial weights, a control for what a loss does whatever the teacher knows."""
 
     @model_validator(mode="after")
     def _weights_have_no_seed(self) -> Self:
         if self.checkpoint is not None and self.seed == "paired":
             raise ValueError("a teacher that is given as a checkpoint is one for all; its seed cannot be 'paired'")
+        if self.checkpoint is not None and not self.trained:
+            raise ValueError("a teacher is either given as a checkpoint or not trained")
         return self
 
     def seed_for(self, student_seed: int) -> int:
@@ -147,6 +173,9 @@ class TeacherSpec(_Model):
 
 class StudentSpec(_Model):
     """A detector that learns; trained without a teacher (the baseline) and once for each path and arm."""
+
+    longer_baseline: float | None = Field(default=None, gt=1, allow_inf_nan=False)
+    """A control: one more baseline of so many times the steps, for a distilled step takes longer than a plain one."""
 
 
 class LossChoice(Spec):
@@ -178,6 +207,10 @@ Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
 PathText = Annotated[str, BeforeValidator(_tidy_path), Field(pattern=r"^\w+->\w+$")]
 
 
+WARM_START = "warm_start"
+"""What an arm names beside or instead of losses: the student's neck and head start as copies of the teacher's."""
+
+
 class StudySpec(Spec):
     """Paths times arms times seeds, and the teachers and baselines they need."""
 
@@ -188,7 +221,7 @@ class StudySpec(Spec):
     paths: tuple[PathText, ...] = ()
     losses: dict[str, LossChoice] = Field(default_factory=dict)
     arms: Annotated[dict[Name, tuple[str, ...]], BeforeValidator(expand)] = Field(default_factory=dict)
-    """Name of an arm to the losses it uses together; or a design (arms.py) to the losses it combines."""
+    """Name of an arm to the losses it uses together, and WARM_START; or a design (arms.py) to what it combines."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
 
     @field_validator("losses")
@@ -211,8 +244,8 @@ class StudySpec(Spec):
             if not names:
                 raise ValueError(f"arm {arm!r} has no loss; the student without any is the baseline of every study")
             for name in names:
-                if name not in declared:
-                    raise ValueError(f"arm {arm!r}: {unknown('loss', name, declared)}")
+                if name not in declared and name != WARM_START:
+                    raise ValueError(f"arm {arm!r}: {unknown('loss', name, [*declared, WARM_START])}")
             if len(set(names)) < len(names):
                 raise ValueError(f"arm {arm!r} names a loss twice")
         return arms

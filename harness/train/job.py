@@ -16,6 +16,7 @@ from lightning.fabric import Fabric
 from detectors.detector import Detector
 from detectors.spec import Spec
 from distill.objective import LOSSES, Objective
+from distill.warm_start import inherit
 from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
@@ -54,6 +55,8 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
 
     if order.given_weights is not None:
         student = load_detector(order.given_weights, spec.detector)
+    elif spec.schedule is None:
+        student = _initial(spec)
     else:
         student = _train(order, root, fabric, folder, stop)
     save_detector(folder.model, student)
@@ -90,22 +93,28 @@ def check_inputs(jobs: list[Job], root: NuScenesRoot) -> None:
         root.check_annotations(split, tokens)
 
 
+def _initial(spec: JobSpec) -> Detector:
+    """The detector as its seed makes it: equal for all jobs of one detector and seed."""
+    with seeded(spec.seed, "weights"):
+        return spec.detector.build()
+
+
 def _train(
     order: JobOrder, root: NuScenesRoot, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
 ) -> Detector:
     spec = order.spec
     assert spec.schedule is not None
-    with seeded(spec.seed, "weights"):
-        student = spec.detector.build()
-    teacher = None
+    student, teacher = _initial(spec), None
     if order.teacher_spec is not None and order.teacher_weights is not None:
         teacher = load_detector(order.teacher_weights, order.teacher_spec.detector)
+        if spec.warm_start:
+            inherit(student, teacher)
     losses = {name: LOSSES[name].model_validate(fields) for name, fields in spec.losses.items()}
     with seeded(spec.seed, "training_only"):
-        objective = Objective(student, teacher, losses)
+        objective = Objective(student, teacher if losses else None, losses)
 
     inputs = spec.detector.inputs
-    if teacher is not None:
+    if teacher is not None and losses:
         try:
             inputs = inputs.joined(teacher.spec.inputs)
         except ValueError as error:

@@ -19,6 +19,6 @@ def learning_rate(optimizer: Optimizer, schedule: ScheduleSpec) -> LRScheduler:
     """The scheduler to step once after every training step."""
     match schedule.policy:
         case "one_cycle":
-            return OneCycleLR(optimizer, max_lr=schedule.lr, total_steps=schedule.steps)
+            return OneCycleLR(optimizer, max_lr=schedule.lr, total_steps=schedule.length)
         case "multi_step":
-            return MultiStepLR(optimizer, [round(share * schedule.steps) for share in schedule.milestones], gamma=0.1)
+            return MultiStepLR(optimizer, [round(share * schedule.length) for share in schedule.milestones], gamma=0.1)

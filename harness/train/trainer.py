@@ -51,12 +51,12 @@ def fit(
 
     saved = began = time.monotonic()
     cpu_began = time.process_time()
-    steps = range(start, schedule.steps)
+    steps = range(start, schedule.length)
     order, augmentation = stream_seed(seed, "order"), stream_seed(seed, "augmentation")
     batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers)
     for step, batch in zip(steps, batches, strict=True):
         with fabric.autocast():
-            output = objective(batch.to(fabric.device))
+            output = objective(batch.to(fabric.device), _ramp(step, schedule))
         optimizer.zero_grad(set_to_none=True)
         pull = pulls(objective, output) if objective.teacher is not None and step % PULL_EVERY == 0 else {}
         fabric.backward(output.total)
@@ -82,16 +82,22 @@ def fit(
             },
         )
         began, cpu_began = time.monotonic(), time.process_time()
-        stopping = stop() and step + 1 < schedule.steps
+        stopping = stop() and step + 1 < schedule.length
         if stopping or time.monotonic() - saved > SAVE_EVERY_SECONDS:
             _save(run, objective, optimizer, course, step + 1)
             saved = time.monotonic()
         if stopping:
-            raise Interrupted(f"stopped after step {step + 1} of {schedule.steps}")
+            raise Interrupted(f"stopped after step {step + 1} of {schedule.length}")
     if objective.teacher is not None:
         objective.check_teacher_unchanged()
     # Whatever interrupts the scoring does not cost the training.
-    _save(run, objective, optimizer, course, schedule.steps)
+    _save(run, objective, optimizer, course, schedule.length)
+
+
+def _ramp(step: int, schedule: ScheduleSpec) -> float:
+    """By what the weights of the distillation losses are multiplied at a step."""
+    growing = schedule.distillation_warmup * schedule.length
+    return min(1.0, (step + 1) / growing) if growing else 1.0
 
 
 def _save(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, course: LRScheduler, step: int) -> None:

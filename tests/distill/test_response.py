@@ -31,9 +31,10 @@ BOTH = torch.tensor([[[1.0, 0.5]]])
 
 
 def test_class_part_by_hand(response_loss, head):
-    # Best scores 0.75 and 0.5 against 0.5 and 0.5; the cell that differs has weight 1 of 1.5.
-    loss = response_loss(head(((-9.0, 0.0), (LOG3, -9.0))), head(((0.0, 0.0), (-9.0, -9.0))), BOTH)
-    assert_close(loss, torch.tensor(0.25 / 1.5))
+    # Best scores 0.75 and 0.5 against 0.5 and 0.5; the cell that differs has weight 1 of 1.5; 1 of 3 channels.
+    given = head(((-9.0, 0.0), (LOG3, -9.0))), head(((0.0, 0.0), (-9.0, -9.0))), BOTH
+    assert_close(response_loss(*given, parts="split"), torch.tensor(0.25 / 1.5))
+    assert_close(response_loss(*given, parts="joint"), torch.tensor(0.25 / 1.5 / 3))
 
 
 def test_class_part_compares_the_best_class_whichever_it_is(response_loss, head):
@@ -44,8 +45,10 @@ def test_class_part_compares_the_best_class_whichever_it_is(response_loss, head)
 def test_box_part_by_hand(response_loss, head):
     zeros = ((0.0, 0.0), (0.0, 0.0))
     # Means over the code: 3 in the first cell, 4 in the second, whose weight is one half.
-    loss = response_loss(head(zeros, ((2.0, 0.0), (-4.0, 8.0))), head(zeros), BOTH)
-    assert_close(loss, torch.tensor((3.0 + 0.5 * 4.0) / 1.5))
+    given = head(zeros, ((2.0, 0.0), (-4.0, 8.0))), head(zeros), BOTH
+    assert_close(response_loss(*given, parts="split"), torch.tensor((3.0 + 0.5 * 4.0) / 1.5))
+    # Sums over the code, by the three channels that there are with the score.
+    assert_close(response_loss(*given, parts="joint"), torch.tensor((6.0 + 0.5 * 8.0) / 3 / 1.5))
 
 
 def test_temperature_softens_the_teacher_only(response_loss, head):
@@ -60,21 +63,26 @@ def test_far_from_objects_anything_goes(response_loss, head):
     assert response_loss(head(((0.0, 5.0), (0.0, 5.0)), ((0.0, 7.0), (0.0, 7.0))), head(zeros), near) == 0
 
 
-def test_value_and_gradient_equal_a_loop_over_boxes_and_cells(scene, rng):
+@pytest.mark.parametrize("parts", ["joint", "split"])
+def test_value_and_gradient_equal_a_loop_over_boxes_and_cells(scene, rng, parts):
     from distill.regions import center_gaussians
     from distill.response import ResponseTerm
 
     student, teacher = (scene.output(rng, low=3, high=4) for _ in range(2))
     maps = student.head.heatmap.requires_grad_(), student.head.boxes.requires_grad_()
-    loss = ResponseTerm(scene.grid, min_overlap=0.1, teacher_temperature=2.0)(student, teacher, scene.batch)
+    loss = ResponseTerm(scene.grid, min_overlap=0.1, teacher_temperature=2.0, parts=parts)(
+        student, teacher, scene.batch
+    )
 
     region = center_gaussians(scene.batch.boxes, scene.batch.is_box, scene.grid, min_overlap=0.1)
     total = 0.0
     for sample, row, column in region.nonzero().tolist():
         score = maps[0][sample, :, row, column].sigmoid().max()
         target = (teacher.head.heatmap[sample, :, row, column] / 2).sigmoid().max()
-        code = (maps[1] - teacher.head.boxes)[sample, :, :, row, column].abs().mean()
-        total += region[sample, row, column] * ((score - target).abs() + code)
+        codes = (maps[1] - teacher.head.boxes)[sample, :, :, row, column].abs().flatten()
+        gaps = torch.cat([(score - target).abs().reshape(1), codes])
+        gap = gaps.mean() if parts == "joint" else gaps[0] + codes.mean()
+        total += region[sample, row, column] * gap
     expected = total / region.sum()
 
     assert_close(loss, expected, atol=1e-6, rtol=1e-6)

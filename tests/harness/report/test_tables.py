@@ -42,7 +42,7 @@ def study(tmp_path):
 def plan(study):
     from harness.study.plan import plan_study
 
-    return plan_study(study, "data")
+    return plan_study(study, "data", 100)
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ def study():
     return lambda *overrides: load_study(Path(__file__).parents[3] / "studies" / "paths.yaml", overrides)
 
 
-def _plan(study, fingerprint="data"):
+def _plan(study, fingerprint="data", samples=100):
     from harness.study.plan import plan_study
 
-    return plan_study(study, fingerprint)
+    return plan_study(study, fingerprint, samples)
 
 
 def test_teacher_of_one_path_is_the_baseline_of_the_other(study):
