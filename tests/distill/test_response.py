@@ -54,7 +54,7 @@ def test_box_part_by_hand(response_loss, head):
 def test_temperature_softens_the_teacher_only(response_loss, head):
     flat, peaked = head(((LOG3, LOG3), (-9.0, -9.0))), head(((2 * LOG3, 2 * LOG3), (-9.0, -9.0)))
     assert response_loss(flat, peaked, BOTH, teacher_temperature=2.0) < 1e-6
-    assert response_loss(peaked, flat, BOTH, teacher_temperature=2.0) > 0.1
+    assert response_loss(peaked, flat, BOTH, teacher_temperature=2.0) > 0.05
 
 
 def test_far_from_objects_anything_goes(response_loss, head):
