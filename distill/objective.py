@@ -111,18 +111,23 @@ class FrozenTeacher:
         return self.detector(batch)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of all parameters and buffers; the device does not enter."""
-        digest = hashlib.sha256()
-        for name, tensor in (*self.detector.named_parameters(), *self.detector.named_buffers()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """Hash of the detector as it is now."""
+        return fingerprint(self.detector)
 
     def check_unchanged(self) -> None:
         """Raise if the fingerprint is another than at construction."""
         now = self.fingerprint()
         if now != self._fingerprint:
             raise RuntimeError(f"the teacher changed during training: {self._fingerprint[:12]} became {now[:12]}")
+
+
+def fingerprint(detector: Detector) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters and buffers; the device does not enter."""
+    digest = hashlib.sha256()
+    for name, tensor in (*detector.named_parameters(), *detector.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[str, Any]) -> None:

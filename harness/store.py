@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Result:
     """Device kind, torch version, threads, peak memory."""
     cpu_seconds: float | None = None
     """Like `seconds`, but processor time of the job's own process, all its threads together."""
+    began: dict[str, str] = field(default_factory=dict)
+    """Hashes of a trained detector's initial weights and of its samples' order: equal for all arms of a seed."""
 
 
 class Busy(Exception):

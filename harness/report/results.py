@@ -1,51 +1,105 @@
-"""Run folders to one tidy frame: a row a training of the study, with its metrics and its gain over the baseline."""
+"""Run folders to tidy frames: a row a training of the study, with its metrics, its gain and its costs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from harness.store import RunFolder
-from harness.study.plan import Plan
+from detectors.detector import DetectorSpec
+from harness.store import Result, RunFolder
+from harness.study.papers import SIGNS, Paper, PublishedGain
+from harness.study.plan import Plan, Row
 
 POINTS = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
 GAINS = tuple(f"gain_{metric}" for metric in POINTS)
+KEYS = ("role", "model", "path", "arm", "losses", "split")
+"""Rows that agree in these differ in the seed alone."""
 
 
-def results_frame(plan: Plan, runs: Path) -> pd.DataFrame:
+def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.DataFrame:
     """One row for each row of the plan.
 
-    Columns: role, model, path, arm, losses, split (empty for the evaluation split), seed, job, missing (why there is no
-    result, else empty), mAP and NDS in points, the five errors, gain_mAP and gain_NDS in points over the baseline of
-    the same student and seed.
+    Columns: KEYS (split is empty for the evaluation split), seed, job, missing (why there is no result, else empty),
+    parameters, mAP and NDS in points, the five errors, gain_mAP and gain_NDS in points over the baseline of the same
+    student and seed, paper_mAP and paper_NDS (the gain that a paper reports for such a path and such losses) with
+    paper_mark, and machine (device kind, torch version and threads).
     """
     found = {id_: RunFolder(runs / id_).result() for id_ in plan.jobs}
-    rows = []
-    for row in plan.rows:
-        result = found[row.job]
-        baseline = found[row.baseline] if row.baseline and row.role == "student" else None
-        failure = RunFolder(runs / row.job).failure()
-        record: dict[str, object] = {
-            "role": row.role,
-            "model": row.model,
-            "path": row.path,
-            "arm": row.arm,
-            "losses": " + ".join(row.losses),
-            "split": row.split,
-            "seed": row.seed,
-            "job": row.job,
-            "missing": "" if result else f"failed: {failure[0].splitlines()[0]}" if failure else "not run",
-        }
-        for metric in (*POINTS, *ERRORS):
-            scale = 100 if metric in POINTS else 1
-            record[metric] = result.metrics[metric] * scale if result else float("nan")
-        for metric in POINTS:
-            known = result is not None and baseline is not None
-            gain = 100 * (result.metrics[metric] - baseline.metrics[metric]) if known else float("nan")  # type: ignore[union-attr]
-            record[f"gain_{metric}"] = gain
-        rows.append(record)
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_record(row, plan, found, runs, papers) for row in plan.rows])
+
+
+def _record(
+    row: Row, plan: Plan, found: dict[str, Result | None], runs: Path, papers: Sequence[Paper]
+) -> dict[str, object]:
+    result = found[row.job]
+    baseline = found[row.baseline] if row.baseline and row.role in ("student", "control") else None
+    missing = _missing(row, result, runs)
+    if result is not None and baseline is not None and not missing:
+        missing = _unpaired(row, result, baseline)
+    if missing:
+        result = None
+    record: dict[str, object] = {
+        "role": row.role,
+        "model": row.model,
+        "path": row.path,
+        "arm": row.arm,
+        "losses": " + ".join(row.losses),
+        "split": row.split,
+        "seed": row.seed,
+        "job": row.job,
+        "missing": missing,
+        "parameters": result.parameters if result else float("nan"),
+        "machine": _machine(result) if result else "",
+    }
+    for metric in (*POINTS, *ERRORS):
+        scale = 100 if metric in POINTS else 1
+        record[metric] = result.metrics[metric] * scale if result else float("nan")
+    for metric in POINTS:
+        known = result is not None and baseline is not None
+        gain = 100 * (result.metrics[metric] - baseline.metrics[metric]) if known else float("nan")  # type: ignore[union-attr]
+        record[f"gain_{metric}"] = gain
+    published = None if row.split else _published(row, plan, papers)
+    record["paper_mAP"] = published.mAP if published else float("nan")
+    record["paper_NDS"] = published.NDS if published else float("nan")
+    record["paper_mark"] = SIGNS[published.mark] if published else ""
+    return record
+
+
+def _missing(row: Row, result: Result | None, runs: Path) -> str:
+    if result is not None:
+        return ""
+    failure = RunFolder(runs / row.job).failure()
+    return f"failed: {failure[0].splitlines()[0]}" if failure else "not run"
+
+
+def _unpaired(row: Row, result: Result, baseline: Result) -> str:
+    """Why the two must not be subtracted; empty where they began alike."""
+    for what in ("weights", "order"):
+        if result.began.get(what) != baseline.began.get(what):
+            name = "initial weights" if what == "weights" else "order of samples"
+            return f"unpaired: its {name} are not those of its baseline, so the streams of seed {row.seed} are broken"
+    return ""
+
+
+def _machine(result: Result) -> str:
+    known = {"device": "unknown", "torch": "unknown", "threads": "?"} | result.machine
+    return f"{known['device']}, torch {known['torch']}, {known['threads']} thread(s)"
+
+
+def sensors(detector: DetectorSpec) -> str:
+    """The sensors of a detector as papers' files write them."""
+    return "+".join(sorted(detector.inputs.sensors))
+
+
+def _published(row: Row, plan: Plan, papers: Sequence[Paper]) -> PublishedGain | None:
+    spec = plan.jobs[row.job].spec
+    if row.role != "student" or spec.teacher is None or plan.jobs[spec.teacher].spec.untrained:
+        return None
+    path = f"{sensors(plan.jobs[spec.teacher].spec.detector)}->{sensors(spec.detector)}"
+    gains = (paper.gain(path, frozenset(row.losses)) for paper in papers)
+    return next((gain for gain in gains if gain is not None), None)
 
 
 COSTS = ("parameters", "step_ms", "minutes", "cpu_minutes", "peak_memory_mb")
@@ -83,13 +137,17 @@ def cost_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     return frame.groupby(keys, sort=False).agg(how).reset_index()
 
 
+def _together(texts: pd.Series) -> str:
+    return "; ".join(sorted({text for text in texts if text}))
+
+
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows that differ only in seed become one: mean, ``*_std`` over seeds (NaN for one), and their number."""
-    keys = ["role", "model", "path", "arm", "losses", "split"]
     metrics = [*POINTS, *ERRORS, *GAINS]
-    groups = frame.groupby(keys, sort=False)
-    missing = groups["missing"].agg(lambda reasons: "; ".join(sorted({r for r in reasons if r})))
+    groups = frame.groupby(list(KEYS), sort=False)
     # A mean over fewer seeds than were asked for would pass for the whole: one NaN makes the cell NaN.
     means = groups[metrics].mean(skipna=False)
     spread = groups[metrics].std(ddof=1, skipna=False).add_suffix("_std")
-    return means.join(spread).join(groups.size().rename("seeds")).join(missing).reset_index()
+    same = groups[["parameters", "paper_mAP", "paper_NDS", "paper_mark"]].first()
+    said = groups[["missing", "machine"]].agg(_together)
+    return means.join(spread).join(groups.size().rename("seeds")).join(same).join(said).reset_index()

@@ -1,6 +1,7 @@
-"""Frames to tables: Markdown, CSV and the terminal, without dates and paths, so that equal results give equal files."""
+"""Frames to tables: Markdown, LaTeX, CSV, terminal; without dates and paths, so that equal results give equal files."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,12 +10,14 @@ from rich.console import Console
 from harness.console import print_table as console_table
 from harness.report.results import COSTS, ERRORS, GAINS, POINTS
 from harness.store import atomic_write
+from harness.study.papers import MEANINGS, SIGNS, Paper
 from harness.study.spec import StudySpec, scored_range
 
-_HEADER = ("row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS")
+Cells = list[list[str]]
+"""A table as it is shown: its first row is the header."""
 
 
-def caption(study: StudySpec) -> list[str]:
+def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
     """What a reader has to know about every number of the table."""
     data, schedule = study.data, study.schedule
     ranges = (
@@ -32,8 +35,17 @@ def caption(study: StudySpec) -> list[str]:
     ]
     lines += [_teacher(name, study) for name in dict.fromkeys(path.split("->")[0] for path in study.paths)]
     lines += [f"{arm}: {', '.join(_loss(name, study) for name in losses)}." for arm, losses in study.arms.items()]
+    if schedule.distillation_warmup and study.paths:
+        lines.append(
+            f"The losses' weights grow from 0 in the first {schedule.distillation_warmup:.0%} of the training."
+        )
     if data.root is None:
         lines.append("These are numbers of the embedded synthetic world, not of nuScenes.")
+    if _has_published(summary):
+        signs = [MEANINGS[sign] for sign in MEANINGS if sign in set(summary["paper_mark"])]
+        lines.append(
+            " ".join(["Columns of a paper: the gain it reports for such a path and these losses on nuScenes.", *signs])
+        )
     if data.also_score:
         lines.append(
             f"Rows that name a split ({', '.join(data.also_score)}) are the same models scored on it; "
@@ -43,6 +55,10 @@ def caption(study: StudySpec) -> list[str]:
         lines.append("Scored on the samples it was trained on: a check of the plumbing, not a result.")
     if len(study.seeds) == 1:
         lines.append("One seed: a difference speaks of these two trainings, not of the loss.")
+    kinds = _machines(summary)
+    if len(kinds) > 1:
+        named = "; ".join(f"[{letter}] {kind}" for kind, letter in kinds.items())
+        lines.append(f"Made on more than one kind of machine, which alone changes numbers a little: {named}.")
     return lines
 
 
@@ -51,73 +67,138 @@ def _teacher(name: str, study: StudySpec) -> str:
     teacher = study.teachers[name]
     if teacher.checkpoint is not None:
         return f"Teacher {name}: the same given weights for every student."
+    state = "" if teacher.trained else ", untrained (a control)"
     if teacher.seed == "paired":
-        return f"Teacher {name}: for every student the one of its own seed."
-    return f"Teacher {name}: the one of seed {teacher.seed} for every student."
+        return f"Teacher {name}: for every student the one of its own seed{state}."
+    return f"Teacher {name}: the one of seed {teacher.seed} for every student{state}."
 
 
 def _loss(name: str, study: StudySpec) -> str:
-    """A loss with the fields that the study sets."""
+    """A loss with the fields that the study sets; what is no loss (warm_start) has none."""
+    if name not in study.losses:
+        return name
     fields = study.losses[name].model_dump()
     return f"{name} ({', '.join(f'{field} {value}' for field, value in fields.items())})"
 
 
-def write_tables(summary: pd.DataFrame, cost: pd.DataFrame, study: StudySpec, out: Path) -> None:
-    """Write table.md and table.csv, and what it cost in cost.md and cost.csv, into a folder."""
+def write_tables(
+    summary: pd.DataFrame, cost: pd.DataFrame, study: StudySpec, out: Path, papers: Sequence[Paper] = ()
+) -> None:
+    """Write table.md, table.tex and table.csv, and what it cost in cost.md and cost.csv, into a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    atomic_write(out / "table.md", markdown(summary, study).encode())
+    atomic_write(out / "table.md", markdown(summary, study, papers).encode())
+    atomic_write(out / "table.tex", latex(summary, study).encode())
     numbers = summary.select_dtypes("number").columns.difference(["seeds"])
     rounded = summary.assign(**{name: summary[name].round(6) for name in numbers})
     atomic_write(out / "table.csv", rounded.to_csv(index=False, lineterminator="\n").encode())
-    atomic_write(out / "cost.md", cost_markdown(cost).encode())
+    atomic_write(out / "cost.md", (_markdown(_cost_cells(cost)) + f"\n\n{_COST_NOTE}\n").encode())
     atomic_write(out / "cost.csv", cost.to_csv(index=False, lineterminator="\n").encode())
 
 
-def cost_markdown(cost: pd.DataFrame) -> str:
-    """The table of costs, which differ from machine to machine and from run to run."""
-    header = ("row", "seeds", "parameters", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)")
-    forms = ("{:,.0f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    for row in cost.to_dict("records"):
-        numbers = [
-            "" if math.isnan(row[name]) else form.format(row[name]) for name, form in zip(COSTS, forms, strict=True)
-        ]
-        lines.append("| " + " | ".join([_row_name(row), str(row["seeds"]), *numbers]) + " |")
-    note = "Training and scoring together, in means over seeds; of steps the median time, of memory the largest."
-    return "\n".join([*lines, "", note, ""])
+def markdown(summary: pd.DataFrame, study: StudySpec, papers: Sequence[Paper] = ()) -> str:
+    """The table with its caption, and the rows that papers published."""
+    parts = [_markdown(_cells(summary)), *caption(summary, study)]
+    for paper in papers:
+        parts += [f"**Published: {paper.name}** ({paper.venue}, arXiv {paper.arxiv})"]
+        parts += [_markdown(_published_cells(paper)), *_published_notes(paper)]
+    return "\n\n".join(parts) + "\n"
 
 
-def markdown(summary: pd.DataFrame, study: StudySpec) -> str:
-    """The table with its caption."""
-    lines = ["| " + " | ".join(_HEADER) + " |", "|---|" + "---:|" * (len(_HEADER) - 1)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(summary)]
-    return "\n".join([*lines, "", *(line + "\n" for line in caption(study))])
+def latex(summary: pd.DataFrame, study: StudySpec) -> str:
+    """The table for a paper: needs the package booktabs."""
+    header, *rows = _cells(summary)
+    frame = pd.DataFrame(rows, columns=header)
+    text = frame.to_latex(index=False, escape=True, column_format="l" + "r" * (len(header) - 1))
+    for sign, command in (("->", r"$\rightarrow$"), ("±", r"$\pm$"), ("†", r"\textdagger{}"), (" -", " $-$")):
+        text = text.replace(sign, command)
+    return text + "".join(f"% {line}\n" for line in caption(summary, study))
 
 
-def print_table(summary: pd.DataFrame, study: StudySpec, console: Console) -> None:
-    """The table in a terminal."""
-    console_table(console, _HEADER, _cells(summary))
-    for line in caption(study):
+def print_table(summary: pd.DataFrame, study: StudySpec, console: Console, papers: Sequence[Paper] = ()) -> None:
+    """The table in a terminal, and the published rows below it."""
+    header, *rows = _cells(summary)
+    console_table(console, header, rows)
+    for line in caption(summary, study):
         console.print(line, highlight=False, soft_wrap=True)
+    for paper in papers:
+        console.print(f"\nPublished: {paper.name} ({paper.venue}, arXiv {paper.arxiv})", highlight=False)
+        header, *rows = _published_cells(paper)
+        console_table(console, header, rows)
+        for line in _published_notes(paper):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
-def _cells(summary: pd.DataFrame) -> list[list[str]]:
-    rows = []
+def _cells(summary: pd.DataFrame) -> Cells:
+    """The main table; the paper's columns only where a paper has something to say."""
+    papers = ("paper mAP", "paper NDS") if _has_published(summary) else ()
+    header = ["row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS", *papers, "parameters"]
+    kinds = _machines(summary)
+    found = [header]
     for row in summary.to_dict("records"):
         name = _row_name(row)
+        if len(kinds) > 1 and row["machine"]:
+            name += f" [{', '.join(kinds[kind] for kind in row['machine'].split('; '))}]"
         cells = [f"{name} on {row['split']}" if row["split"] else name, str(row["seeds"])]
         if row["missing"]:
-            rows.append([*cells, row["missing"].replace("|", "/"), *[""] * (len(_HEADER) - 3)])
+            found.append([*cells, row["missing"].replace("|", "/"), *[""] * (len(header) - 3)])
             continue
         cells += [_number(row, metric, "{:.1f}") for metric in POINTS]
         cells += [_number(row, metric, "{:.3f}") for metric in ERRORS]
         cells += [_number(row, metric, "{:+.1f}") for metric in GAINS]
-        rows.append(cells)
-    return rows
+        cells += [_plain(row[column.replace(" ", "_")], "{:+.1f}", row["paper_mark"]) for column in papers]
+        found.append([*cells, _plain(row["parameters"], "{:,.0f}")])
+    return found
+
+
+def _has_published(summary: pd.DataFrame) -> bool:
+    return bool(summary["paper_mAP"].notna().any())
+
+
+def _machines(summary: pd.DataFrame) -> dict[str, str]:
+    """Every kind of machine of the table, with a letter to name it."""
+    kinds = sorted({kind for text in summary["machine"] for kind in text.split("; ") if kind})
+    return dict(zip(kinds, "abcdefghijklmnopqrstuvwxyz", strict=False))
+
+
+def _published_cells(paper: Paper) -> Cells:
+    header = ["row", "on", *POINTS, *ERRORS, "source"]
+    rows = []
+    for row in paper.rows:
+        values = [_plain(getattr(row, metric), "{:.1f}", SIGNS[row.mark]) for metric in POINTS]
+        values += [_plain(getattr(row, metric), "{:.3f}", SIGNS[row.mark]) for metric in ERRORS]
+        rows.append([row.label, row.on, *values, row.source])
+    return [header, *rows]
+
+
+def _published_notes(paper: Paper) -> list[str]:
+    used = {SIGNS[row.mark] for row in paper.rows}
+    return [*paper.notes, *(meaning for sign, meaning in MEANINGS.items() if sign in used)]
+
+
+_COST_NOTE = "Training and scoring together, in means over seeds; of steps the median time, of memory the largest."
+
+
+def _cost_cells(cost: pd.DataFrame) -> Cells:
+    """The table of costs, which differ from machine to machine and from run to run."""
+    header = ["row", "seeds", "parameters", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)"]
+    forms = ("{:,.0f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
+    rows = [
+        [_row_name(row), str(row["seeds"]), *(_plain(row[name], form) for name, form in zip(COSTS, forms, strict=True))]
+        for row in cost.to_dict("records")
+    ]
+    return [header, *rows]
+
+
+def _markdown(cells: Cells) -> str:
+    header, *rows = cells
+    rule = "|---|" + "---:|" * (len(header) - 1)
+    return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def _row_name(row: dict) -> str:
-    return f"{row['path']} {row['arm']}" if row["role"] == "student" else f"{row['model']} {row['role']}"
+    if row["role"] == "student":
+        return f"{row['path']} {row['arm']}"
+    return f"{row['model']} {row['arm'] if row['role'] == 'control' else row['role']}"
 
 
 def _number(row: dict, metric: str, form: str) -> str:
@@ -126,3 +207,7 @@ def _number(row: dict, metric: str, form: str) -> str:
     if math.isnan(mean):
         return ""
     return form.format(mean) + ("" if math.isnan(std) else " ± " + form.replace("+", "").format(std))
+
+
+def _plain(value: float | int | None, form: str, sign: str = "") -> str:
+    return "" if value is None or math.isnan(value) else form.format(value) + sign

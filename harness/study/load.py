@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from distill.objective import LOSSES
 from harness.errors import InputError, unknown
+from harness.study.papers import read_paper
 from harness.study.spec import StudySpec
 
 Location = tuple[str | int, ...]
@@ -40,7 +41,10 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
                 LOSSES[name].model_validate(choice.at(route))
             except ValidationError as error:
                 raise InputError(_message(path, places, error, ("losses", name))) from error
-    return study
+    beside = [path.parent / paper for paper in study.report.papers]
+    for paper in beside:
+        read_paper(paper)
+    return study.model_copy(update={"report": study.report.model_copy(update={"papers": tuple(beside)})})
 
 
 def _apply(content: dict, override: str) -> Location:

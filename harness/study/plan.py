@@ -55,6 +55,11 @@ class JobSpec(Spec):
         return self.teacher or self.model_of
 
     @property
+    def untrained(self) -> bool:
+        """Its initial weights are what is scored, or what teaches."""
+        return self.schedule is None and self.weights is None and self.model_of is None
+
+    @property
     def id(self) -> str:
         """Sixteen hexadecimal digits of the hash of this spec."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

@@ -207,6 +207,13 @@ Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
 PathText = Annotated[str, BeforeValidator(_tidy_path), Field(pattern=r"^\w+->\w+$")]
 
 
+class ReportSpec(Spec):
+    """What the tables show besides our numbers."""
+
+    papers: tuple[Path, ...] = ()
+    """Files of published numbers; a relative one is looked for beside the study."""
+
+
 WARM_START = "warm_start"
 """What an arm names beside or instead of losses: the student's neck and head start as copies of the teacher's."""
 
@@ -223,6 +230,7 @@ class StudySpec(Spec):
     arms: Annotated[dict[Name, tuple[str, ...]], BeforeValidator(expand)] = Field(default_factory=dict)
     """Name of an arm to the losses it uses together, and WARM_START; or a design (arms.py) to what it combines."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    report: ReportSpec = ReportSpec()
 
     @field_validator("losses")
     @classmethod

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from detectors.detector import Detector, DetectorSpec
+from detectors.geometry.boxes import CLASSES
 from harness.errors import InputError
 from harness.store import atomic_write
 
@@ -15,7 +16,9 @@ from harness.store import atomic_write
 def save_detector(path: Path, detector: Detector) -> None:
     """Write weights, running statistics and spec."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    atomic_write(path, save(tensors, metadata={"spec": detector.spec.model_dump_json()}))
+    atomic_write(
+        path, save(tensors, metadata={"spec": detector.spec.model_dump_json(), "classes": json.dumps(CLASSES)})
+    )
 
 
 def check_checkpoint(path: Path, spec: DetectorSpec) -> None:
@@ -23,6 +26,8 @@ def check_checkpoint(path: Path, spec: DetectorSpec) -> None:
     metadata, found = _header(path)
     if "spec" in metadata and (difference := _difference(json.loads(metadata["spec"]), spec.model_dump(mode="json"))):
         raise InputError(f"checkpoint {path} is of another preset: {difference}")
+    if "classes" in metadata and tuple(json.loads(metadata["classes"])) != CLASSES:
+        raise InputError(f"checkpoint {path} has other classes, or in another order: {metadata['classes']}")
     wanted = {name: tuple(tensor.shape) for name, tensor in spec.build().state_dict().items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):

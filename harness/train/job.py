@@ -1,5 +1,6 @@
 """One DAG node from spec to result: build, train, evaluate, write. `python -m harness.train.job RUN_FOLDER`."""
 
+import hashlib
 import os
 import platform
 import resource
@@ -7,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,9 +16,9 @@ from lightning.fabric import Fabric
 
 from detectors.detector import Detector
 from detectors.spec import Spec
-from distill.objective import LOSSES, Objective
+from distill.objective import DETECTION_TERMS, LOSSES, Objective, fingerprint
 from distill.warm_start import inherit
-from harness.data.loader import SampleSet, evaluation_batches
+from harness.data.loader import SampleSet, batch_indices, evaluation_batches
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.evaluate.detection import score
@@ -25,7 +26,7 @@ from harness.evaluate.submission import write_submission
 from harness.store import Busy, Result, RunFolder
 from harness.study.plan import Job, JobSpec
 from harness.train.checkpoint import check_checkpoint, load_detector, save_detector
-from harness.train.streams import seeded
+from harness.train.streams import seeded, stream_seed
 from harness.train.trainer import Interrupted, fit
 
 DONE, FAILED, STOPPED, BUSY = 0, 1, 3, 4
@@ -53,15 +54,16 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     root = NuScenesRoot(order.root, order.version)
     fabric = _fabric(order)
 
+    began: dict[str, str] = {}
     if order.given_weights is not None:
         student = load_detector(order.given_weights, spec.detector)
     elif spec.schedule is None:
         student = _initial(spec)
     else:
-        student = _train(order, root, fabric, folder, stop)
+        student, began = _train(order, root, fabric, folder, stop)
     save_detector(folder.model, student)
 
-    began, cpu_began = time.monotonic(), time.process_time()
+    since, cpu_since = time.monotonic(), time.process_time()
     samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
     predictions = _predict(student, samples, fabric, order.loader_workers)
     submission = folder.path / "predictions.json"
@@ -71,9 +73,10 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     return Result(
         metrics=metrics,
         parameters=sum(p.numel() for p in student.parameters()),
-        seconds=sum(line["seconds"] for line in steps) + time.monotonic() - began,
+        seconds=sum(line["seconds"] for line in steps) + time.monotonic() - since,
         machine=_machine(fabric, order),
-        cpu_seconds=sum(line["cpu_seconds"] for line in steps) + time.process_time() - cpu_began,
+        cpu_seconds=sum(line["cpu_seconds"] for line in steps) + time.process_time() - cpu_since,
+        began=began,
     )
 
 
@@ -101,10 +104,12 @@ def _initial(spec: JobSpec) -> Detector:
 
 def _train(
     order: JobOrder, root: NuScenesRoot, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
-) -> Detector:
+) -> tuple[Detector, dict[str, str]]:
+    """The trained detector, and what it began with (`Result.began`)."""
     spec = order.spec
     assert spec.schedule is not None
     student, teacher = _initial(spec), None
+    began = {"weights": fingerprint(student)}
     if order.teacher_spec is not None and order.teacher_weights is not None:
         teacher = load_detector(order.teacher_weights, order.teacher_spec.detector)
         if spec.warm_start:
@@ -121,8 +126,27 @@ def _train(
             raise InputError(f"teacher and student cannot share a batch: {error}") from error
     tokens = root.tokens(spec.data.train_split)
     samples = SampleSet(root, tokens, inputs, spec.schedule.augment)
+    began["order"] = _order(tokens, spec.seed)
     fit(fabric, objective, samples, spec.schedule, spec.seed, folder, stop, order.loader_workers)
-    return student
+    _require_logged(folder, losses)
+    return student, began
+
+
+def _order(tokens: list[str], seed: int) -> str:
+    """Hash of the order of the first epoch, which has to be a shuffled one."""
+    first = [tokens[index] for index in batch_indices(len(tokens), len(tokens), 0, stream_seed(seed, "order"))]
+    # By chance, one shuffle of eight samples in forty thousand is no shuffle; of fewer it would be too many.
+    if len(tokens) >= 8 and first == tokens:
+        raise RuntimeError("the training samples come in the order of their split: nothing shuffles them")
+    return hashlib.sha256("\n".join(first).encode()).hexdigest()
+
+
+def _require_logged(folder: RunFolder, losses: Mapping[str, object]) -> None:
+    """Raise where the log lacks a term of the objective: a loss that nobody can look at is a loss gone wrong unseen."""
+    names = (*DETECTION_TERMS, *losses)
+    wanted = {f"{kind}/{name}" for kind in ("raw", "weighted", "share") for name in names}
+    if missing := wanted - (folder.last_step() or {}).keys():
+        raise RuntimeError(f"the log of the training lacks {', '.join(sorted(missing))}")
 
 
 @torch.no_grad()

@@ -123,28 +123,32 @@ def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
     runs = finish()
     for name in ("a", "b"):
         write_tables(summary(results_frame(plan, runs)), cost_frame(plan, runs), study, tmp_path / name)
-    for file in ("table.md", "table.csv", "cost.md", "cost.csv"):
+    for file in ("table.md", "table.tex", "table.csv", "cost.md", "cost.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         assert str(tmp_path) not in (tmp_path / "a" / file).read_text()
 
 
-def test_costs_are_means_over_the_finished_seeds(plan, finish):
-    from harness.report.results import cost_frame
-    from harness.report.tables import cost_markdown
+def test_costs_are_means_over_the_finished_seeds(plan, study, finish, tmp_path):
+    from harness.report.results import cost_frame, results_frame, summary
+    from harness.report.tables import write_tables
 
-    text = cost_markdown(cost_frame(plan, finish(except_=[("student", 0)])))
+    runs = finish(except_=[("student", 0)])
+    write_tables(summary(results_frame(plan, runs)), cost_frame(plan, runs), study, tmp_path / "tables")
+    text = (tmp_path / "tables" / "cost.md").read_text()
     # Two baselines of 1 and 2 minutes; the median step of 0.5, 0.1 and 0.2 s; the larger memory.
     assert "| camera baseline | 2 | 1,234 | 200 | 1.5 | 1.5 | 501 |" in text
     assert "| lidar->camera feature | 1 | 1,234 | 200 | 2.0 | 1.5 | 501 |" in text
 
 
-def test_nothing_finished_costs_nothing(plan, tmp_path):
-    from harness.report.results import cost_frame
-    from harness.report.tables import cost_markdown
+def test_nothing_finished_costs_nothing_and_every_row_says_why(plan, study, tmp_path):
+    from harness.report.results import cost_frame, results_frame, summary
+    from harness.report.tables import write_tables
 
     cost = cost_frame(plan, tmp_path / "none")
     assert len(cost) == 0
-    assert "CPU-minutes" in cost_markdown(cost)
+    write_tables(summary(results_frame(plan, tmp_path / "none")), cost, study, tmp_path / "tables")
+    assert "CPU-minutes" in (tmp_path / "tables" / "cost.md").read_text()
+    assert (tmp_path / "tables" / "table.tex").read_text().count("not run") == 3
 
 
 def test_terminal_shows_every_number_however_narrow_it_is(plan, study, finish):

@@ -1,0 +1,78 @@
+"""Published numbers that tables show beside ours, each with a mark of how sure it is; one YAML a paper."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from detectors.spec import Spec
+from harness.errors import InputError
+
+Mark = Literal["read", "uncertain", "recalled"]
+
+SIGNS: dict[Mark, str] = {"read": "", "uncertain": "?", "recalled": "†"}
+"""What stands behind a number."""
+
+MEANINGS = {
+    "?": "? The digits were read in a source; which row they belong to is uncertain.",
+    "†": "† Recalled from memory, not verified.",
+}
+
+Points = Annotated[float, Field(ge=-100, le=100)]
+
+
+class PublishedGain(Spec):
+    """What a paper reports for a path over the same student without distillation, in points."""
+
+    path: str = Field(pattern=r"^[a-z+]+->[a-z+]+$")
+    """Sensors of teacher and student in alphabetical order, such as camera+lidar->camera."""
+    losses: tuple[str, ...]
+    mAP: Points
+    NDS: Points
+    mark: Mark
+
+
+class PublishedRow(Spec):
+    """A detector's numbers: mAP and NDS in points, errors in nuScenes' units; None where unknown."""
+
+    label: str
+    on: str
+    """Dataset and split."""
+    mAP: Points | None = None
+    NDS: Points | None = None
+    mATE: float | None = None
+    mASE: float | None = None
+    mAOE: float | None = None
+    mAVE: float | None = None
+    mAAE: float | None = None
+    mark: Mark
+    source: str
+
+
+class Paper(Spec):
+    """One paper."""
+
+    name: str
+    title: str
+    venue: str
+    arxiv: str
+    notes: tuple[str, ...] = ()
+    gains: tuple[PublishedGain, ...] = ()
+    rows: tuple[PublishedRow, ...] = ()
+
+    def gain(self, path: str, losses: frozenset[str]) -> PublishedGain | None:
+        """The gain on a path with exactly these losses, if one is published."""
+        return next((gain for gain in self.gains if gain.path == path and frozenset(gain.losses) == losses), None)
+
+
+def read_paper(path: Path) -> Paper:
+    """Read a paper's file, or raise InputError."""
+    try:
+        return Paper.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"report.papers: {path} cannot be read: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        raise InputError(f"report.papers: {path}: {at + ': ' if at else ''}{first['msg']}") from error
