@@ -1,9 +1,17 @@
 """Warm start: what teacher and student share begins as the teacher knows it."""
 
-from detectors.detector import Detector
+from detectors.detector import Detector, DetectorSpec
 
 SHARED = ("neck", "head")
 """What follows the low-level BEV map, of whichever sensors that is made."""
+
+
+def require_same_build(student: DetectorSpec, teacher: DetectorSpec) -> None:
+    """Raise ValueError where neck or head of the two differ, or the width of the map that the neck reads."""
+    for name in (*SHARED, "low_channels"):
+        found, wanted = getattr(student, name), getattr(teacher, name)
+        if found != wanted:
+            raise ValueError(f"the student's {name} cannot start as the teacher's: {found} there, {wanted} here")
 
 
 def inherit(student: Detector, teacher: Detector) -> None:
@@ -14,7 +22,6 @@ def inherit(student: Detector, teacher: Detector) -> None:
     Raises:
         ValueError: The two are not built alike there.
     """
+    require_same_build(student.spec, teacher.spec)
     for name in SHARED:
-        if getattr(student.spec, name) != getattr(teacher.spec, name):
-            raise ValueError(f"warm_start: the {name} of teacher and student are not built alike")
         getattr(student, name).load_state_dict(getattr(teacher, name).state_dict(), strict=True)

@@ -7,10 +7,12 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from detectors.presets import PRESETS
 from distill.objective import LOSSES
+from distill.warm_start import require_same_build
 from harness.errors import InputError, unknown
 from harness.study.papers import read_paper
-from harness.study.spec import StudySpec
+from harness.study.spec import WARM_START, StudySpec
 
 Location = tuple[str | int, ...]
 
@@ -41,10 +43,29 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
                 LOSSES[name].model_validate(choice.at(route))
             except ValidationError as error:
                 raise InputError(_message(path, places, error, ("losses", name))) from error
+    for route in study.paths:
+        _require_possible(study, route)
     beside = [path.parent / paper for paper in study.report.papers]
     for paper in beside:
         read_paper(paper)
     return study.model_copy(update={"report": study.report.model_copy(update={"papers": tuple(beside)})})
+
+
+def _require_possible(study: StudySpec, route: str) -> None:
+    """Raise InputError for a path whose two detectors cannot be compared as the arms want it."""
+    teacher_name, _, student_name = route.partition("->")
+    teacher = PRESETS[study.teachers[teacher_name].preset]
+    student = PRESETS[study.students[student_name].preset]
+    if teacher.grid != student.grid:
+        raise InputError(f"path {route}: teacher and student see different ground: {teacher.grid!r}, {student.grid!r}")
+    try:
+        for name in dict.fromkeys(name for names in study.arms.values() for name in names):
+            if name == WARM_START:
+                require_same_build(student, teacher)
+            else:
+                LOSSES[name].model_validate(study.losses[name].at(route)).build(student, teacher)
+    except ValueError as error:
+        raise InputError(f"path {route}, {name}: {error}") from error
 
 
 def _apply(content: dict, override: str) -> Location:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -16,18 +17,19 @@ from harness.store import atomic_write
 def save_detector(path: Path, detector: Detector) -> None:
     """Write weights, running statistics and spec."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    atomic_write(
-        path, save(tensors, metadata={"spec": detector.spec.model_dump_json(), "classes": json.dumps(CLASSES)})
-    )
+    # One entry: safetensors keeps several in an order that changes from call to call.
+    written = json.dumps({"classes": CLASSES, "spec": detector.spec.model_dump(mode="json")})
+    atomic_write(path, save(tensors, metadata={"detector": written}))
 
 
 def check_checkpoint(path: Path, spec: DetectorSpec) -> None:
     """Raise InputError where the file does not hold exactly the tensors of this detector."""
     metadata, found = _header(path)
-    if "spec" in metadata and (difference := _difference(json.loads(metadata["spec"]), spec.model_dump(mode="json"))):
-        raise InputError(f"checkpoint {path} is of another preset: {difference}")
-    if "classes" in metadata and tuple(json.loads(metadata["classes"])) != CLASSES:
-        raise InputError(f"checkpoint {path} has other classes, or in another order: {metadata['classes']}")
+    if metadata:
+        if difference := _difference(metadata["classes"], list(CLASSES), "classes"):
+            raise InputError(f"checkpoint {path} has other classes, or in another order: {difference}")
+        if difference := _difference(metadata["spec"], spec.model_dump(mode="json")):
+            raise InputError(f"checkpoint {path} is of another preset: {difference}")
     wanted = {name: tuple(tensor.shape) for name, tensor in spec.build().state_dict().items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -49,17 +51,18 @@ def open_detector(path: Path) -> Detector:
     """The detector of a file that `save_detector` wrote, built to the spec that is written in it."""
     metadata, _ = _header(path)
     try:
-        spec = DetectorSpec.model_validate_json(metadata.get("spec", ""))
+        spec = DetectorSpec.model_validate(metadata.get("spec"))
     except ValidationError as error:
         raise InputError(f"checkpoint {path} carries no spec of a detector: {error.errors()[0]['msg']}") from error
     return load_detector(path, spec)
 
 
-def _header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-    """Metadata and the tensors' shapes."""
+def _header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """What `save_detector` wrote of the detector (empty in files from elsewhere), and the tensors' shapes."""
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            written = (file.metadata() or {}).get("detector", "{}")
+            return json.loads(written), {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise InputError(f"checkpoint {path} cannot be read as safetensors: {error}") from error
 

@@ -83,6 +83,16 @@ def test_study_loads_with_defaults_and_weights_by_path(load):
         ("tiny_lidar}", "tiny_lidar, seed: paired, checkpoint: x}", ["study.yaml:4", "cannot be 'paired'"]),
         ("schedule:", "data: {detection_config: within_5}\nschedule:", ["study.yaml:2", "data.detection_config"]),
         ("schedule:", "data: {detection_config: within_17m}\nschedule:", ["teachers.lidar", "within_16m, or less"]),
+        ("steps: 5", "steps: 5, epochs: 2", ["study.yaml:2", "either steps or epochs"]),
+        ("{steps: 5}", "{lr: 0.1}", ["study.yaml:2", "either steps or epochs"]),
+        ("tiny_lidar}", "tiny_lidar, trained: false, checkpoint: x}", ["study.yaml:4", "or not trained"]),
+        ("tiny_camera}", "tiny_camera, longer_baseline: 0.5}", ["study.yaml:6", "greater than 1"]),
+        ("[feature, relation]", "[warm_strat, relation]", ["study.yaml:12", "did you mean 'warm_start'"]),
+        (
+            "  both:",
+            "  both: [warm_start]\nreport: {papers: [nowhere.yaml]}\nseeds: [1]\n#",
+            ["nowhere.yaml cannot be"],
+        ),
         ("schedule:", "data: {detection_config: nuscenes}\nschedule:", ["ends 16 m", "up to 50 m"]),
     ],
 )
@@ -91,6 +101,38 @@ def test_mistake_names_place_and_what_is_allowed(refusal, old, new, said):
     message = refusal(STUDY.replace(old, new, 1))
     for part in said:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lidar": {"channels": 32}}, "feature: adapter 'none' cannot compare a student map of 64 channels"),
+        ({"neck": {"coarse_width": 64}}, "warm_start: the student's neck cannot start as the teacher's"),
+        ({"grid": {"cell": 1.6}}, "see different ground"),
+    ],
+)
+def test_path_between_detectors_that_do_not_fit_is_refused_by_name(refusal, monkeypatch, change, said):
+    from detectors.presets import PRESETS
+
+    teacher = PRESETS["tiny_lidar"]
+    parts = {name: getattr(teacher, name).model_copy(update=fields) for name, fields in change.items()}
+    monkeypatch.setitem(PRESETS, "tiny_lidar", teacher.model_copy(update=parts))
+    text = STUDY.replace("adapter: conv3x3", "adapter: none").replace("[feature, relation]", "[warm_start, feature]")
+    text = text if "neck" in change else text.replace("[warm_start, feature]", "[feature]")
+    message = refusal(text)
+    assert "path lidar->camera" in message
+    assert said in message
+
+
+def test_published_numbers_are_found_beside_the_study_and_checked(load, refusal, tmp_path):
+    paper = tmp_path / "paper.yaml"
+    text = STUDY + "report: {papers: [paper.yaml]}\n"
+    paper.write_text("{name: A, title: B, venue: C, arxiv: D}")
+    assert load(text).report.papers == (paper,)
+    paper.write_text(
+        "{name: A, title: B, venue: C, arxiv: D, gains: [{path: a->b, losses: [], mAP: 1, NDS: 1, mark: seen}]}"
+    )
+    assert "paper.yaml: gains.0.mark" in refusal(text)
 
 
 def test_one_mistake_is_told_once(refusal):

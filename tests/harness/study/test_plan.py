@@ -169,3 +169,49 @@ def test_a_split_is_scored_once(study):
 
     with pytest.raises(InputError, match="name a split twice"):
         study("data.also_score=[synthetic_train, synthetic_train]")
+
+
+def test_epochs_are_steps_of_the_training_split(study):
+    in_epochs = study("schedule={epochs: 2.5, batch_size: 4}", "paths=[lidar->camera]")
+    assert {job.spec.schedule.steps for job in _plan(in_epochs, samples=11).jobs.values()} == {7}  # 27.5 samples / 4
+    in_steps = study("schedule={steps: 7, batch_size: 4}", "paths=[lidar->camera]")
+    assert _plan(in_epochs, samples=11).jobs.keys() == _plan(in_steps, samples=11).jobs.keys()
+
+
+def test_warm_up_of_the_losses_changes_the_distilled_students_alone(study):
+    plain, ramped = _plan(study()), _plan(study("schedule.distillation_warmup=0.2"))
+    changed = {row.role for row in ramped.rows if row.job not in plain.jobs}
+    assert changed == {"student"}
+
+
+def test_untrained_teacher_is_a_job_without_a_training(study):
+    plan = _plan(study("teachers.lidar.trained=false", "paths=[lidar->camera]"))
+    teacher = next(plan.jobs[row.job] for row in plan.rows if row.role == "teacher")
+    assert teacher.spec.untrained
+    assert teacher.spec.schedule is None
+    # A baseline is trained all the same, on what the teacher has never seen.
+    assert teacher.spec.data.train_split == ""
+    student = next(plan.jobs[row.job] for row in plan.rows if row.role == "student")
+    assert student.spec.teacher == teacher.id
+
+
+def test_longer_baseline_is_a_control_compared_with_the_baseline_of_its_seed(study):
+    plan = _plan(study("students.camera.longer_baseline=1.5", "seeds=[0, 1]", "schedule.steps=101"))
+    controls = [row for row in plan.rows if row.role == "control"]
+    assert [row.seed for row in controls] == [0, 1]
+    for row in controls:
+        assert plan.jobs[row.job].spec.schedule.steps == 152  # 151.5, to the even neighbour
+        assert plan.jobs[row.baseline].spec.schedule.steps == 101
+        assert plan.jobs[row.baseline].spec.seed == row.seed
+        assert not plan.jobs[row.job].spec.losses
+
+
+def test_warm_start_is_no_loss_and_makes_another_student(study):
+    arms = "arms={warm: [warm_start], both: [warm_start, feature], plain: [feature]}"
+    plan = _plan(study(arms, "paths=[lidar->camera]"))
+    jobs = {row.arm: plan.jobs[row.job].spec for row in plan.rows if row.role == "student"}
+    assert jobs["warm"].warm_start
+    assert jobs["warm"].losses == {}
+    assert jobs["both"].losses == jobs["plain"].losses
+    assert len({job.id for job in jobs.values()}) == 3
+    assert len({job.teacher for job in jobs.values()}) == 1

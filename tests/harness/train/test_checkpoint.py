@@ -65,3 +65,14 @@ def test_truncated_file_is_refused_by_name(saved, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
         load_detector(path, detector.spec)
+
+
+def test_file_with_other_classes_is_refused(saved, monkeypatch):
+    from detectors.geometry.boxes import CLASSES
+    from harness.errors import InputError
+    from harness.train import checkpoint
+
+    path, detector = saved
+    monkeypatch.setattr(checkpoint, "CLASSES", (CLASSES[1], CLASSES[0], *CLASSES[2:]))
+    with pytest.raises(InputError, match="other classes, or in another order"):
+        checkpoint.load_detector(path, detector.spec)

@@ -129,3 +129,51 @@ def test_worker_whose_parent_is_gone_saves_and_stops(order, trained, tmp_path):
     assert folder.state.is_file()
     again, _ = _train(order(), folder.path)
     assert again.model.read_bytes() == whole.model.read_bytes()
+
+
+def test_untrained_detector_is_scored_with_the_weights_a_training_of_its_seed_begins_with(order, trained, tmp_path):
+    from detectors.presets import PRESETS
+    from harness.train.streams import seeded
+
+    spec = order().spec.model_copy(update={"schedule": None})
+    folder, result = _train(order(spec=spec), tmp_path / "untrained")
+    with seeded(spec.seed, "weights"):
+        expected = PRESETS["tiny_lidar"].build().state_dict()
+    for name, tensor in load_file(folder.model).items():
+        assert torch.equal(tensor, expected[name])
+    assert folder.steps() == []
+    assert result.began == {}
+
+
+def test_warm_started_student_begins_with_the_teachers_head_and_its_own_encoder(order, trained, tmp_path, monkeypatch):
+    from harness.train import job
+
+    whole, baseline = trained
+    seen = {}
+    fit = job.fit
+
+    def watched(fabric, objective, *rest):
+        seen.update({name: tensor.clone() for name, tensor in objective.student.state_dict().items()})
+        assert objective.teacher is None  # it has nothing to say any more
+        fit(fabric, objective, *rest)
+
+    monkeypatch.setattr(job, "fit", watched)
+    spec = order().spec.model_copy(update={"teacher": "a teacher", "warm_start": True})
+    _, result = _train(order(spec=spec, teacher_spec=order().spec, teacher_weights=whole.model), tmp_path / "warm")
+    theirs = load_file(whole.model)
+    assert all(torch.equal(seen[name], theirs[name]) for name in theirs if name.startswith(("neck.", "head.")))
+    assert any(not torch.equal(seen[name], theirs[name]) for name in theirs if name.startswith("lidar."))
+    # Paired all the same: what it began with before the copy, and the order of samples.
+    assert result.began == baseline.began
+
+
+def test_weights_of_the_losses_grow_as_the_schedule_says(order, trained, tmp_path):
+    whole, _ = trained
+    schedule = order().spec.schedule.model_copy(update={"distillation_warmup": 0.75})  # 3 of 4 steps
+    fields = {"teacher": "a teacher", "losses": {"response": {"weight": 2.0}}, "schedule": schedule}
+    distilled = order(
+        spec=order().spec.model_copy(update=fields), teacher_spec=order().spec, teacher_weights=whole.model
+    )
+    folder, _ = _train(distilled, tmp_path / "ramped")
+    factors = [line["weighted/response"] / line["raw/response"] for line in folder.steps()]
+    assert factors == pytest.approx([2 / 3, 4 / 3, 2, 2])
