@@ -1,5 +1,6 @@
 """python -m harness.run STUDY.yaml: plan, execute, report."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -85,9 +86,22 @@ def _run(
         f"(a loop over rows would train {plan.wanted})",
         highlight=False,
     )
+    for what, names in (("teacher", study.unused_teachers), ("student", study.unused_students)):
+        if names:
+            console.print(f"{what} without a path, not trained: {', '.join(names)}", highlight=False)
     if dry_run:
         for job in plan.jobs.values():
             console.print(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}", highlight=False)
+        if todo:
+            from harness.execute.estimate import estimate
+
+            needed = estimate(plan, todo, site)
+            console.print(
+                f"about {timedelta(seconds=round(needed.seconds))} with {workers} workers; by finished jobs alike: "
+                f"{needed.by_runs} of {len(todo)} jobs; by steps timed on random input: the others",
+                highlight=False,
+                soft_wrap=True,
+            )
         return 0
     tables = out / study_path.stem
     for folder in (runs_dir, tables):

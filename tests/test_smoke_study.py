@@ -123,6 +123,8 @@ def test_dry_run_shows_the_plan_and_runs_nothing(first, crossbev, workplace):
     run = crossbev("smoke.yaml", "--dry-run", "--set", "losses.feature.weight=0.5")
     assert run.returncode == 0
     assert "3 jobs, 1 to run" in run.stdout
+    # The finished student of another weight tells the time.
+    assert "by finished jobs alike: 1 of 1 jobs" in run.stdout
     assert len(list(workplace.glob("runs/*"))) == 3
 
 

@@ -28,9 +28,10 @@ def splat(
         plan: Of the whole batch.
         grid: Of the result.
     """
-    # Sums of hundreds of terms: in float32 also under autocast.
-    rows = rearrange(features, "b n c h w -> (b n h w) c").float()
-    weights = rearrange(depth, "b n d h w -> (b n d h w)").float()
+    # Sums of hundreds of terms: in float32 at least, also under autocast.
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    rows = rearrange(features, "b n c h w -> (b n h w) c").to(dtype)
+    weights = rearrange(depth, "b n d h w -> (b n d h w)").to(dtype)
     bev = _WeightedSums.apply(rows, weights, plan)
     return rearrange(bev, "(b y x) c -> b c y x", y=grid.rows, x=grid.columns)
 

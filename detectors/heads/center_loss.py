@@ -100,10 +100,11 @@ def _bump(
 
 
 def detection_loss(output: HeadOutput, targets: CenterTargets) -> DetectionLoss:
-    """Both losses of a batch, in float32 whatever the head computes in."""
-    predicted = gather_codes(output.boxes, targets.task, targets.row, targets.column).float()
+    """Both losses of a batch, in float32 at least, whatever the head computes in."""
+    dtype = torch.promote_types(output.heatmap.dtype, torch.float32)
+    predicted = gather_codes(output.boxes, targets.task, targets.row, targets.column).to(dtype)
     return DetectionLoss(
-        heatmap=focal_loss(output.heatmap.float(), targets.heatmap),
+        heatmap=focal_loss(output.heatmap.to(dtype), targets.heatmap),
         boxes=box_loss(predicted, targets.code, targets.is_target),
     )
 

@@ -232,6 +232,17 @@ class StudySpec(Spec):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     report: ReportSpec = ReportSpec()
 
+    @property
+    def unused_teachers(self) -> list[str]:
+        """The teachers that no path begins with."""
+        return [name for name in self.teachers if not any(path.split("->")[0] == name for path in self.paths)]
+
+    @property
+    def unused_students(self) -> list[str]:
+        """The students that no path ends with, in a study that has paths; in one without, all are trained."""
+        ends = {path.split("->")[1] for path in self.paths}
+        return [name for name in self.students if self.paths and name not in ends]
+
     @field_validator("losses")
     @classmethod
     def _losses_are_known(cls, losses: dict[str, LossChoice]) -> dict[str, LossChoice]:

@@ -1,0 +1,90 @@
+"""How long a plan will take: by finished jobs of the same kind, else by timing a few steps of the detectors."""
+
+import json
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import torch
+
+from detectors.cost import measure
+from detectors.detector import DetectorSpec
+from harness.execute.executor import Site
+from harness.store import RunFolder
+from harness.study.plan import Job, JobSpec, Plan
+
+FORWARD_SHARE = 1 / 3
+"""Of a training step; the backward pass takes about twice the forward one."""
+TIMED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of the jobs that are still to run."""
+
+    seconds: float
+    """With the workers of the site, if they are always busy."""
+    by_runs: int
+    """Jobs whose time is that of finished ones alike; the others' is from steps timed on random input."""
+
+
+def estimate(plan: Plan, todo: list[Job], site: Site) -> Estimate:
+    """The time of what is to run; steps are timed here, on this machine's processor or GPU."""
+    known = _finished(site)
+    costs: dict[DetectorSpec, float] = {}
+    seconds, by_runs = 0.0, 0
+    for job in todo:
+        teacher = plan.jobs[job.spec.teacher].spec.detector.model_dump(mode="json") if job.spec.teacher else None
+        kind = _kind(job.spec.model_dump(mode="json"), teacher)
+        if kind in known:
+            seconds += mean(known[kind])
+            by_runs += 1
+        else:
+            seconds += _by_steps(job.spec, plan, site, costs)
+    return Estimate(seconds / max(1, min(site.workers, len(todo))), by_runs)
+
+
+def _kind(spec: dict[str, Any], teacher: dict[str, Any] | None) -> str:
+    """What decides how long a job takes: neither seed nor weights.
+
+    Specs as JSON, for a runs folder may hold those of other versions, too.
+    """
+    schedule = spec.get("schedule") or {}
+    length = [schedule.get(key) for key in ("steps", "batch_size", "precision")]
+    parts = [spec.get("detector"), spec.get("data"), length, sorted(spec.get("losses", {})), teacher]
+    return json.dumps(parts, sort_keys=True)
+
+
+def _finished(site: Site) -> dict[str, list[float]]:
+    """Seconds of the finished jobs in the runs folder, by kind."""
+    found: dict[str, list[float]] = {}
+    for path in sorted(site.runs.glob("*/result.json")):
+        folder = RunFolder(path.parent)
+        result, order = folder.result(), folder.job()
+        if result is not None and order.get("device") == site.device:
+            teacher = (order.get("teacher_spec") or {}).get("detector")
+            found.setdefault(_kind(order["spec"], teacher), []).append(result.seconds)
+    return found
+
+
+def _by_steps(spec: JobSpec, plan: Plan, site: Site, costs: dict[DetectorSpec, float]) -> float:
+    def step(detector: DetectorSpec, batch_size: int) -> float:
+        if detector not in costs:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(site.threads)
+            costs[detector] = measure(detector, batch_size, _torch_device(site.device), TIMED_STEPS).step_seconds
+            torch.set_num_threads(threads)
+        return costs[detector]
+
+    batch_size = spec.schedule.batch_size if spec.schedule else 8
+    one = step(spec.detector, batch_size)
+    scored = FORWARD_SHARE * one * len(site.root.tokens(spec.data.eval_split)) / batch_size
+    if spec.schedule is None:
+        return scored
+    if spec.losses and spec.teacher:
+        one += FORWARD_SHARE * step(plan.jobs[spec.teacher].spec.detector, batch_size)
+    return spec.schedule.length * one + scored
+
+
+def _torch_device(device: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

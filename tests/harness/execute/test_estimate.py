@@ -1,0 +1,82 @@
+"""The time of a plan comes from finished jobs of the same kind, or from steps of its detectors."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+STUDY = Path(__file__).parents[3] / "studies" / "smoke.yaml"
+
+
+@pytest.fixture
+def plan_of(smoke_root):
+    from harness.study.load import load_study
+    from harness.study.plan import plan_study
+
+    return lambda *changes: plan_study(load_study(STUDY, changes), smoke_root.fingerprint(), 4)
+
+
+@pytest.fixture
+def site(smoke_root, tmp_path):
+    from harness.execute.executor import Site
+
+    return Site(tmp_path / "runs", smoke_root, device="cpu", workers=1)
+
+
+def _finish(plan, site, seconds):
+    """As if the plan had been run."""
+    from harness.store import Result
+    from harness.train.job import JobOrder
+
+    for job in plan.jobs.values():
+        teacher = plan.jobs[job.spec.teacher].spec if job.spec.teacher else None
+        order = JobOrder(
+            spec=job.spec,
+            label=job.label,
+            root=site.root.path,
+            version=site.root.version,
+            teacher_spec=teacher,
+            teacher_weights=None,
+            given_weights=None,
+            device="cpu",
+            threads=1,
+            loader_workers=0,
+        )
+        site.folder(job.id).write("job.json", order.model_dump(mode="json"))
+        site.folder(job.id).complete(Result({}, 1, seconds, {}))
+
+
+def test_other_seeds_and_weights_take_as_long_and_workers_share(plan_of, site):
+    from harness.execute.estimate import estimate
+
+    _finish(plan_of(), site, seconds=7.0)
+    other = plan_of("seeds=[5]", "losses.feature.weight=9", "teachers.lidar.seed=5")
+    todo = list(other.jobs.values())
+    found = estimate(other, todo, site)
+    assert found.by_runs == 3
+    assert found.seconds == pytest.approx(21)
+    assert estimate(other, todo, replace(site, workers=2)).seconds == pytest.approx(10.5)
+    assert estimate(other, todo[:1], replace(site, workers=2)).seconds == pytest.approx(7)
+
+
+def test_without_runs_the_steps_of_detectors_are_timed(plan_of, site, monkeypatch):
+    from detectors.cost import Cost
+    from harness.execute import estimate as module
+
+    seconds = {True: 0.9, False: 0.3}
+    monkeypatch.setattr(
+        module, "measure", lambda spec, *_: Cost(1, 1, (1, 1, 1), step_seconds=seconds[spec.camera is not None])
+    )
+    _finish(plan_of(), site, seconds=7.0)
+    longer = plan_of("schedule.steps=100")  # of another kind than the finished ones
+    found = module.estimate(longer, list(longer.jobs.values()), site)
+    # A third of a step is the forward pass: of the teacher in each of the student's steps, and of each to be scored.
+    scored = len(site.root.tokens("synthetic_val")) / 2 * (0.3 + 0.9 + 0.9) / 3
+    assert found.by_runs == 0
+    assert found.seconds == pytest.approx(100 * 0.3 + 100 * 0.9 + 100 * (0.9 + 0.1) + scored)
+
+
+def test_nothing_to_run_takes_no_time(plan_of, site):
+    from harness.execute.estimate import estimate
+
+    assert estimate(plan_of(), [], site).seconds == 0
