@@ -9,14 +9,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-import torch
 
 GOLDEN = Path(__file__).with_suffix(".json")
 STEPS = 3
 
 
 def _numbers():
-    """Every number by name: of all presets without a teacher, and of a camera that the fusion teaches with all losses."""
+    """Every number by name: of all presets without a teacher, and of a camera that a fusion teaches with all losses."""
     from detectors.cost import example_batch
     from detectors.presets import PRESETS
     from distill.objective import LOSSES, Objective

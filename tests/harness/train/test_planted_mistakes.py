@@ -1,0 +1,156 @@
+"""Mistakes that distillation code has made before, planted one by one: none of them passes unnoticed."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+STUDIES = Path(__file__).parents[3] / "studies"
+
+
+@pytest.fixture(scope="module")
+def teacher(smoke_root, order_on, tmp_path_factory):
+    """The weights of a trained LiDAR detector, and its spec."""
+    from harness.store import RunFolder
+    from harness.train.job import run
+
+    order = order_on(smoke_root, schedule={"steps": 2, "batch_size": 2})
+    folder = RunFolder(tmp_path_factory.mktemp("teacher"))
+    run(order, folder, lambda: False)
+    return folder.model, order.spec
+
+
+@pytest.fixture
+def distil(smoke_root, order_on, teacher, tmp_path):
+    """Train a LiDAR student with all losses under that teacher, or with other weights in its place."""
+    from distill.objective import LOSSES
+    from harness.store import RunFolder
+    from harness.train.job import run
+
+    def distil(weights=None):
+        losses = {name: {"weight": 1.0} for name in LOSSES}
+        order = order_on(smoke_root, schedule={"steps": 2, "batch_size": 2})
+        taught = order.spec.model_copy(update={"teacher": "a teacher", "losses": losses})
+        fields = {"spec": taught, "teacher_spec": teacher[1], "teacher_weights": weights or teacher[0]}
+        folder = RunFolder(tmp_path / "student")
+        folder.path.mkdir(exist_ok=True)
+        return run(order.model_copy(update=fields), folder, lambda: False)
+
+    return distil
+
+
+def test_without_a_mistake_it_trains(distil):
+    assert distil().metrics["NDS"] >= 0
+
+
+def test_teacher_in_train_mode(distil, monkeypatch):
+    from detectors.detector import Detector
+
+    monkeypatch.setattr(Detector, "eval", lambda self: self)
+    with pytest.raises(AssertionError, match="teacher left eval mode"):
+        distil()
+
+
+@pytest.mark.parametrize("mistake", ["missing", "misshapen", "superfluous"])
+def test_teacher_tensor(distil, teacher, tmp_path, mistake):
+    from harness.errors import InputError
+
+    tensors = load_file(teacher[0])
+    name = "head.heatmap.weight"
+    assert name in tensors
+    if mistake == "missing":
+        del tensors[name]
+    elif mistake == "misshapen":
+        tensors[name] = tensors[name][:-1]
+    else:
+        tensors["head.heatmaps.weight"], name = tensors[name].clone(), "head.heatmaps.weight"
+    save_file(tensors, tmp_path / "broken.safetensors")
+    with pytest.raises(InputError, match=f"does not fit the detector: tensor {name}"):
+        distil(tmp_path / "broken.safetensors")
+
+
+def test_typo_in_the_name_of_a_loss(smoke_root):
+    from harness.errors import InputError
+    from harness.study.load import load_study
+
+    with pytest.raises(InputError, match="unknown loss 'respnse'; did you mean 'response'"):
+        load_study(STUDIES / "smoke.yaml", ["arms={unidistill: [feature, relation, respnse]}"])
+
+
+def test_other_classes_in_the_teacher(distil, teacher, tmp_path, monkeypatch):
+    from detectors.geometry.boxes import CLASSES
+    from harness.errors import InputError
+    from harness.train import checkpoint
+
+    path = tmp_path / "other.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "CLASSES", CLASSES[::-1])
+        checkpoint.save_detector(path, teacher[1].detector.build())
+    with pytest.raises(InputError, match="other classes"):
+        distil(path)
+
+
+def test_term_missing_from_the_log(distil, monkeypatch):
+    from harness.store import RunFolder
+
+    log_step = RunFolder.log_step
+    monkeypatch.setattr(
+        RunFolder,
+        "log_step",
+        lambda self, step, values: log_step(self, step, {k: v for k, v in values.items() if k != "raw/relation"}),
+    )
+    with pytest.raises(RuntimeError, match="lacks raw/relation"):
+        distil()
+
+
+def test_nan_in_a_term(distil, monkeypatch):
+    from distill import response
+
+    loss = response.response_loss
+    monkeypatch.setattr(response, "response_loss", lambda *given: loss(*given) * float("nan"))
+    with pytest.raises(FloatingPointError, match="loss 'response' is nan"):
+        distil()
+
+
+def test_unshuffled_loader(distil, monkeypatch, smoke_root):
+    from harness.data import loader
+    from harness.data.root import NuScenesRoot
+
+    # The smallest world has too few samples to tell an order from chance.
+    tokens = NuScenesRoot.tokens
+    monkeypatch.setattr(NuScenesRoot, "tokens", lambda self, split: (tokens(self, split) * 8)[:8])
+    monkeypatch.setattr(loader, "_order", lambda samples, seed, round_: list(range(samples)))
+    with pytest.raises(RuntimeError, match="nothing shuffles"):
+        distil()
+
+
+def test_initial_weights_that_differ_between_arms(distil, smoke_root, order_on, tmp_path, monkeypatch):
+    from harness.report.results import results_frame
+    from harness.store import RunFolder
+    from harness.study.load import load_study
+    from harness.study.plan import plan_study
+    from harness.train import job
+
+    folder = RunFolder(tmp_path / "baseline")
+    folder.path.mkdir()
+    baseline = job.run(order_on(smoke_root, schedule={"steps": 2, "batch_size": 2}), folder, lambda: False)
+
+    @contextmanager
+    def unseeded(seed, stream):
+        yield
+
+    monkeypatch.setattr(job, "seeded", unseeded)
+    student = distil()
+    assert student.began["order"] == baseline.began["order"]
+
+    plan = plan_study(load_study(STUDIES / "smoke.yaml"), "data", 100)
+    for row in plan.rows:
+        folder = RunFolder(tmp_path / "runs" / row.job)
+        folder.write("job.json", {})
+        folder.complete(student if row.role == "student" else baseline)
+    rows = results_frame(plan, tmp_path / "runs").set_index("role")
+    assert "unpaired: its initial weights are not those of its baseline" in rows.loc["student", "missing"]
+    assert rows.loc["baseline", "missing"] == ""
+    assert torch.isnan(torch.tensor(rows.loc["student", "gain_mAP"]))
