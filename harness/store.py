@@ -24,7 +24,7 @@ class Result:
     seconds: float
     """Training and scoring, over all its interruptions."""
     machine: dict[str, str]
-    """Device kind, torch version, threads, peak memory."""
+    """Device kind, torch version, threads, peak memory, commit of the code."""
     cpu_seconds: float | None = None
     """Like `seconds`, but processor time of the job's own process, all its threads together."""
     began: dict[str, str] = field(default_factory=dict)

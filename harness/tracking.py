@@ -93,7 +93,7 @@ class Mirror:
         run, complete = self._run({"crossbev.job": job.id, "mlflow.parentRunId": self._parent}, job.label, start)
         if complete:
             return
-        self._describe(run.info.run_id, job, [row for row in self._rows if row.job == job.id])
+        self._describe(run.info.run_id, job, [row for row in self._rows if row.job == job.id], result)
         self._history(run.info.run_id, folder)
         self._final(run.info.run_id, result)
         for name in ("job.json", "metrics_summary.json", "log.txt"):
@@ -108,8 +108,8 @@ class Mirror:
             return found[0], found[0].info.status == "FINISHED"
         return self._client.create_run(self._experiment, start, tags, name), False
 
-    def _describe(self, run: str, job: Job, rows: list[Row]) -> None:
-        from mlflow.entities import Param, RunTag
+    def _describe(self, run: str, job: Job, rows: list[Row], result: Result) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         spec = job.spec.model_dump(mode="json", exclude={"losses"})
         params = [Param(key, str(value)[:500]) for key, value in _flat(spec)]
@@ -121,11 +121,26 @@ class Mirror:
             "model": first.model,
             "path": first.path,
             "arm": first.arm,
+            "teacher": first.path.partition("->")[0],
+            "student": first.path.partition("->")[2] or first.model,
             "seed": str(job.spec.seed),
             "dataset": self._data.version,
             "split": job.spec.data.eval_split,
+            "mlflow.source.git.commit": result.machine.get("commit", "unknown"),
         }
         self._client.log_batch(run, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+        data = job.spec.data
+        splits = {"training": data.train_split, "evaluation": data.eval_split}
+        inputs = [
+            DatasetInput(
+                # Digests have 36 characters at most.
+                Dataset(f"{self._data.version} {split}", data.fingerprint[:36], "nuscenes", self._data.version),
+                [InputTag("mlflow.data.context", context)],
+            )
+            for context, split in splits.items()
+            if split
+        ]
+        self._client.log_inputs(run, inputs)
 
     def _history(self, run: str, folder: RunFolder) -> None:
         from mlflow.entities import Metric

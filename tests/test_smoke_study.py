@@ -83,9 +83,14 @@ def test_mlflow_has_one_parent_and_a_child_a_job_with_the_run_folders_numbers(fi
         assert run.data.metrics["NDS"] == result["metrics"]["NDS"]
         assert run.info.status == "FINISHED"
         assert run.data.tags["dataset"] == "v1.0-synthetic"
+        assert run.data.tags["mlflow.source.git.commit"] == result["machine"]["commit"]
+        used = {item.tags[0].value: item.dataset.name for item in run.inputs.dataset_inputs}
+        assert used == {"training": "v1.0-synthetic synthetic_train", "evaluation": "v1.0-synthetic synthetic_val"}
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert run.data.metrics["train/loss"] == lines[0]["loss"]
     names = {run.info.run_name for run in children}
+    taught = next(run.data.tags for run in children if run.data.tags["role"] == "student")
+    assert (taught["teacher"], taught["student"], taught["arm"]) == ("lidar", "camera", "unidistill")
     assert names == {"teacher lidar", "camera baseline, seed 0", "lidar->camera unidistill, seed 0"}
 
 

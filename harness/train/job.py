@@ -4,11 +4,13 @@ import hashlib
 import os
 import platform
 import resource
+import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -176,7 +178,23 @@ def _machine(fabric: Fabric, order: JobOrder) -> dict[str, str]:
         "torch": torch.__version__,
         "threads": str(order.threads),
         "peak_memory_mb": str(round(peak / 2**20)),
+        "commit": _commit(),
     }
+
+
+def _commit() -> str:
+    """Of the code that ran, with a + where files differ from it; the version where it is no checkout of ours."""
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return f"version {version('crossbev')}"
+    try:
+        head, changes = (
+            subprocess.run(["git", "-C", str(here), *command], capture_output=True, text=True, check=True).stdout
+            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"unknown ({error})"
+    return head.strip() + ("+" if changes.strip() else "")
 
 
 def main(path: Path) -> int:

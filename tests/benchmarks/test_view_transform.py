@@ -3,8 +3,7 @@
 Measured only with ``pytest tests/benchmarks --benchmark-enable -s``; without it each body runs once, as a test.
 """
 
-import statistics
-import time
+from functools import partial
 
 import pytest
 import torch
@@ -66,7 +65,7 @@ def _extra_bytes(pool, features, depth):
     return peak - asked
 
 
-def test_splat_against_sort_and_cumsum(scene, benchmark):
+def test_splat_against_sort_and_cumsum(scene, benchmark, speedups):
     from detectors.encoders.view_transform import splat
     from detectors.geometry.lift import plan_of_cells
 
@@ -91,16 +90,8 @@ def test_splat_against_sort_and_cumsum(scene, benchmark):
 
     if benchmark.enabled:
         ways = (with_plan_at_hand, with_plan_made_here, sort_cumsum)
-        seconds = {way: [] for way in ways}
-        for _ in range(9):
-            for way, times in seconds.items():
-                began = time.perf_counter()
-                _run(way, features, depth)
-                times.append(time.perf_counter() - began)
-        for name, of in (("minima", min), ("medians", statistics.median)):
-            for way in ways[:2]:
-                ratio = round(of(seconds[sort_cumsum]) / of(seconds[way]), 1)
-                benchmark.extra_info[f"speedup of {name}, {way.__name__.replace('_', ' ')}"] = ratio
+        runs = {way.__name__.replace("_", " "): partial(_run, way, features, depth) for way in ways}
+        benchmark.extra_info.update(speedups(runs, of="sort cumsum"))
         benchmark.extra_info["extra memory in frustums"] = round(share, 3)
         benchmark.extra_info["and of sort and cumsum"] = round(_extra_bytes(sort_cumsum, features, depth) / frustum, 1)
         print(benchmark.extra_info)
