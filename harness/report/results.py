@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from detectors.detector import DetectorSpec
 from harness.store import Result, RunFolder
-from harness.study.papers import SIGNS, Paper, PublishedGain
+from harness.study.papers import SIGNS, Paper
 from harness.study.plan import Plan, Row
+from harness.study.spec import WARM_START
 
 POINTS = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
@@ -60,7 +60,9 @@ def _record(
         known = result is not None and baseline is not None
         gain = 100 * (result.metrics[metric] - baseline.metrics[metric]) if known else float("nan")  # type: ignore[union-attr]
         record[f"gain_{metric}"] = gain
-    published = None if row.split else _published(row, plan, papers)
+    losses = frozenset(row.losses) - {WARM_START}
+    gains = (paper.gain(row.published_as, losses) for paper in papers)
+    published = next((gain for gain in gains if gain is not None), None)
     record["paper_mAP"] = published.mAP if published else float("nan")
     record["paper_NDS"] = published.NDS if published else float("nan")
     record["paper_mark"] = SIGNS[published.mark] if published else ""
@@ -86,20 +88,6 @@ def _unpaired(row: Row, result: Result, baseline: Result) -> str:
 def _machine(result: Result) -> str:
     known = {"device": "unknown", "torch": "unknown", "threads": "?"} | result.machine
     return f"{known['device']}, torch {known['torch']}, {known['threads']} thread(s)"
-
-
-def sensors(detector: DetectorSpec) -> str:
-    """The sensors of a detector as papers' files write them."""
-    return "+".join(sorted(detector.inputs.sensors))
-
-
-def _published(row: Row, plan: Plan, papers: Sequence[Paper]) -> PublishedGain | None:
-    spec = plan.jobs[row.job].spec
-    if row.role != "student" or spec.teacher is None or plan.jobs[spec.teacher].spec.untrained:
-        return None
-    path = f"{sensors(plan.jobs[spec.teacher].spec.detector)}->{sensors(spec.detector)}"
-    gains = (paper.gain(path, frozenset(row.losses)) for paper in papers)
-    return next((gain for gain in gains if gain is not None), None)
 
 
 COSTS = ("parameters", "step_ms", "minutes", "cpu_minutes", "peak_memory_mb")

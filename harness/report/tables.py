@@ -161,12 +161,12 @@ def _machines(summary: pd.DataFrame) -> dict[str, str]:
 
 
 def _published_cells(paper: Paper) -> Cells:
-    header = ["row", "on", *POINTS, *ERRORS, "source"]
+    header = ["row", "dataset", *POINTS, *ERRORS, "source"]
     rows = []
     for row in paper.rows:
         values = [_plain(getattr(row, metric), "{:.1f}", SIGNS[row.mark]) for metric in POINTS]
         values += [_plain(getattr(row, metric), "{:.3f}", SIGNS[row.mark]) for metric in ERRORS]
-        rows.append([row.label, row.on, *values, row.source])
+        rows.append([row.label, row.dataset, *values, row.source])
     return [header, *rows]
 
 

@@ -37,12 +37,14 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
         study = StudySpec.model_validate(content)
     except ValidationError as error:
         raise InputError(_message(path, places, error)) from error
-    for name, choice in study.losses.items():
+    for name in study.losses:
         for route in study.paths:
             try:
-                LOSSES[name].model_validate(choice.at(route))
+                LOSSES[name].model_validate(study.loss(name, route))
             except ValidationError as error:
                 raise InputError(_message(path, places, error, ("losses", name))) from error
+            except ValueError as error:
+                raise InputError(f"{places.get(('losses', name), path)}: losses.{name}.weight: {error}") from error
     for route in study.paths:
         _require_possible(study, route)
     beside = [path.parent / paper for paper in study.report.papers]
@@ -63,7 +65,7 @@ def _require_possible(study: StudySpec, route: str) -> None:
             if name == WARM_START:
                 require_same_build(student, teacher)
             else:
-                LOSSES[name].model_validate(study.losses[name].at(route)).build(student, teacher)
+                LOSSES[name].model_validate(study.loss(name, route)).build(student, teacher)
     except ValueError as error:
         raise InputError(f"path {route}, {name}: {error}") from error
 

@@ -37,8 +37,8 @@ class PublishedRow(Spec):
     """A detector's numbers: mAP and NDS in points, errors in nuScenes' units; None where unknown."""
 
     label: str
-    on: str
-    """Dataset and split."""
+    dataset: str
+    """With the split."""
     mAP: Points | None = None
     NDS: Points | None = None
     mATE: float | None = None

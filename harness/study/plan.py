@@ -99,6 +99,8 @@ class Row:
     """The job of the same student and seed without a teacher."""
     split: str = ""
     """Where it is scored, if not on the evaluation split."""
+    published_as: str = ""
+    """Sensors of a trained teacher and its student, as in camera+lidar->camera: how papers' files name a path."""
 
 
 @dataclass
@@ -180,7 +182,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: int) -> Plan:
         teacher_name, student = path.split("->")
         for arm, names in study.arms.items():
             losses = {
-                name: LOSSES[name].model_validate(study.losses[name].at(path)).model_dump(mode="json")
+                name: LOSSES[name].model_validate(study.loss(name, path)).model_dump(mode="json")
                 for name in names
                 if name != WARM_START
             }
@@ -193,13 +195,15 @@ def plan_study(study: StudySpec, fingerprint: str, samples: int) -> Plan:
                 }
                 job_spec = spec(study.students[student].preset, seed, taught).model_copy(update=with_teacher)
                 id_ = plan.add(Job(job_spec, f"{path} {arm}, seed {seed}"))
-                plan.rows.append(Row("student", student, path, arm, names, seed, id_, baselines[student, seed]))
+                known_as = study.sensors(path) if study.teachers[teacher_name].trained else ""
+                row = Row("student", student, path, arm, names, seed, id_, baselines[student, seed])
+                plan.rows.append(replace(row, published_as=known_as))
 
     for row in list(plan.rows):
         for split in study.data.also_score:
             scored = plan.add(_scored_on(plan.jobs[row.job], split))
             baseline = row.baseline and plan.add(_scored_on(plan.jobs[row.baseline], split))
-            plan.rows.append(replace(row, job=scored, baseline=baseline, split=split))
+            plan.rows.append(replace(row, job=scored, baseline=baseline, split=split, published_as=""))
     return plan
 
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, field_va
 from detectors.presets import PRESETS
 from detectors.spec import Spec
 from distill.objective import LOSSES
+from distill.weights import PUBLISHED, published_weight
 from harness.errors import unknown
 from harness.study.arms import expand
 
@@ -183,18 +184,22 @@ class LossChoice(Spec):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    weight: float | dict[str, float]
+    weight: float | Literal["unidistill"] | dict[str, float | Literal["unidistill"]]
 
     @field_validator("weight", mode="before")
     @classmethod
     def _weight_is_a_number_or_one_a_path(cls, weight: Any) -> Any:
         for value in weight.values() if isinstance(weight, dict) else [weight]:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"{value!r} is no weight; allowed: a number of 0 or more, or {{PATH: number, ...}}")
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+            if not number and value != PUBLISHED:
+                raise ValueError(
+                    f"{value!r} is no weight; allowed: a number of 0 or more, {PUBLISHED!r} for the published one, "
+                    "or {PATH: weight, ...}"
+                )
         return weight
 
     def at(self, path: str) -> dict[str, Any]:
-        """The fields of the loss on one path."""
+        """The fields of the loss on one path, its weight as it is written."""
         weight = self.weight[path] if isinstance(self.weight, dict) else self.weight
         return {**(self.model_extra or {}), "weight": weight}
 
@@ -231,6 +236,19 @@ class StudySpec(Spec):
     """Name of an arm to the losses it uses together, and WARM_START; or a design (arms.py) to what it combines."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     report: ReportSpec = ReportSpec()
+
+    def loss(self, name: str, path: str) -> dict[str, Any]:
+        """The fields of a loss on one path, published weights put in."""
+        fields = self.losses[name].at(path)
+        if fields["weight"] == PUBLISHED:
+            fields["weight"] = published_weight(name, self.sensors(path))
+        return fields
+
+    def sensors(self, path: str) -> str:
+        """A path by what its two detectors sense, such as camera+lidar->camera, as papers name it."""
+        teacher, _, student = path.partition("->")
+        presets = self.teachers[teacher].preset, self.students[student].preset
+        return "->".join("+".join(sorted(PRESETS[preset].inputs.sensors)) for preset in presets)
 
     @property
     def unused_teachers(self) -> list[str]:

@@ -163,3 +163,86 @@ def test_terminal_shows_every_number_however_narrow_it_is(plan, study, finish):
     print_table(summary(results_frame(plan, finish())), study, Console(file=out, width=40))
     assert "…" not in out.getvalue()
     assert "28.0 ± 5.7" in out.getvalue()
+
+
+PAPER = """\
+{name: A, title: B, venue: C 2023, arxiv: D, notes: [Read with care.],
+ gains: [{path: lidar->camera, losses: [feature], mAP: 2.5, NDS: 2.25, mark: uncertain},
+         {path: camera->lidar, losses: [feature], mAP: 9.0, NDS: 9.0, mark: read}],
+ rows: [{label: a student, dataset: nuScenes test, mAP: 28.9, mATE: 0.637, mark: recalled, source: memory}]}
+"""
+
+
+@pytest.fixture
+def paper(tmp_path):
+    from harness.study.papers import read_paper
+
+    path = tmp_path / "paper.yaml"
+    path.write_text(PAPER)
+    return read_paper(path)
+
+
+def test_published_numbers_carry_their_marks(plan, study, finish, paper):
+    from harness.report.results import results_frame, summary
+    from harness.report.tables import latex, markdown
+
+    table = summary(results_frame(plan, finish(), [paper]))
+    text = markdown(table, study, [paper])
+    assert "| +3.0 ± 1.4 | +0.0 ± 1.4 | +2.5? | +2.2? | 1,234 |" in text
+    assert "9.0" not in text  # of another path
+    assert "which row they belong to is uncertain" in text
+    assert "| a student | nuScenes test | 28.9† |  | 0.637† |  |  |  |  | memory |" in text
+    assert "Recalled from memory" in text
+    assert "Read with care." in text
+    tex = latex(table, study)
+    assert r"lidar$\rightarrow$camera feature & 2 & 28.0 $\pm$ 5.7" in tex
+    assert r"\toprule" in tex
+    # Without a paper there are no columns of papers.
+    assert "paper" not in markdown(summary(results_frame(plan, finish())), study)
+
+
+def test_gain_of_an_untrained_teacher_has_no_published_counterpart(study, finish, paper, tmp_path):
+    from harness.report.results import results_frame
+    from harness.study.load import load_study
+    from harness.study.plan import plan_study
+
+    control = plan_study(load_study(tmp_path / "study.yaml", ["teachers.lidar.trained=false"]), "data", 100)
+    assert results_frame(control, tmp_path / "none", [paper])["paper_mAP"].isna().all()
+
+
+def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
+    import dataclasses
+
+    from harness.report.results import results_frame, summary
+    from harness.report.tables import markdown
+    from harness.store import RunFolder
+
+    runs = finish()
+    assert "kind of machine" not in markdown(summary(results_frame(plan, runs)), study)
+    for row in plan.rows:
+        if row.role == "student" and row.seed == 1:
+            folder = RunFolder(runs / row.job)
+            machine = {"device": "cuda (H200)", "torch": "2.11", "threads": "1"}
+            folder.complete(dataclasses.replace(folder.result(), machine=machine))
+    text = markdown(summary(results_frame(plan, runs)), study)
+    assert "| camera baseline [b] |" in text
+    assert "| lidar->camera feature [a, b] |" in text
+    assert "[a] cuda (H200), torch 2.11, 1 thread(s)" in text
+
+
+@pytest.mark.parametrize(("what", "said"), [("weights", "initial weights"), ("order", "order of samples")])
+def test_runs_that_began_otherwise_are_not_subtracted(plan, study, finish, what, said):
+    import dataclasses
+
+    from harness.report.results import results_frame
+    from harness.store import RunFolder
+
+    runs = finish()
+    student = next(row for row in plan.rows if row.role == "student" and row.seed == 1)
+    folder = RunFolder(runs / student.job)
+    folder.complete(dataclasses.replace(folder.result(), began={what: "another"}))
+    frame = results_frame(plan, runs)
+    row = frame[(frame.role == "student") & (frame.seed == 1)].iloc[0]
+    assert row["missing"].startswith(f"unpaired: its {said}")
+    assert math.isnan(row["mAP"])
+    assert math.isnan(row["gain_mAP"])

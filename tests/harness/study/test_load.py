@@ -187,3 +187,17 @@ def test_any_key_is_either_a_field_or_refused_by_name(tmp_path_factory, key, at)
     with pytest.raises(InputError) as caught:
         load_study(path, [f"{at}{key}=1"])
     assert repr(key) in str(caught.value)
+
+
+def test_published_weights_are_those_of_the_sensors_whatever_the_names(load):
+    weights = ("losses.feature.weight=unidistill", "losses.relation.weight=unidistill")
+    study = load(STUDY.replace("tiny_lidar", "tiny_camera_lidar"), *weights)
+    assert study.sensors("lidar->camera") == "camera+lidar->camera"
+    assert study.loss("feature", "lidar->camera")["weight"] == 10
+    assert study.loss("relation", "lidar->camera")["weight"] == 5
+
+
+def test_path_without_a_published_weight_is_refused(refusal):
+    message = refusal(STUDY.replace("tiny_camera}", "tiny_radar}"), "losses.feature.weight=unidistill")
+    assert "losses.feature.weight" in message
+    assert "no weight of loss 'feature' for lidar->radar" in message
