@@ -11,7 +11,7 @@ from harness.console import print_table as console_table
 from harness.report.results import COSTS, ERRORS, GAINS, POINTS
 from harness.store import atomic_write
 from harness.study.papers import MEANINGS, SIGNS, Paper
-from harness.study.spec import StudySpec, scored_range
+from harness.study.spec import OTHERS, StudySpec, scored_range
 
 Cells = list[list[str]]
 """A table as it is shown: its first row is the header."""
@@ -77,8 +77,15 @@ def _loss(name: str, study: StudySpec) -> str:
     """A loss with the fields that the study sets; what is no loss (warm_start) has none."""
     if name not in study.losses:
         return name
-    fields = study.losses[name].model_dump()
-    return f"{name} ({', '.join(f'{field} {value}' for field, value in fields.items())})"
+    fields = study.losses[name].by_path()
+    return f"{name} ({', '.join(f'{field} {_values(given)}' for field, given in fields.items())})"
+
+
+def _values(given: dict[str, object]) -> str:
+    """One value, or those by path, whatever is left last."""
+    if set(given) == {OTHERS}:
+        return str(given[OTHERS])
+    return " / ".join(f"{value} on {path}" for path, value in sorted(given.items(), key=lambda item: item[0] == OTHERS))
 
 
 def write_tables(

@@ -179,8 +179,18 @@ class StudentSpec(_Model):
     """A control: one more baseline of so many times the steps, for a distilled step takes longer than a plain one."""
 
 
+OTHERS = "others"
+
+
+def _by_path(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {OTHERS: value}
+
+
 class LossChoice(Spec):
-    """A loss as a study chooses it: its weight, everywhere or by path, and the loss's own fields."""
+    """A loss as a study chooses it: its weight and the loss's own fields, each one value or a mapping by path.
+
+    A mapping may say `others`, for the paths that it does not name; without it these have a field's default.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -189,7 +199,7 @@ class LossChoice(Spec):
     @field_validator("weight", mode="before")
     @classmethod
     def _weight_is_a_number_or_one_a_path(cls, weight: Any) -> Any:
-        for value in weight.values() if isinstance(weight, dict) else [weight]:
+        for value in _by_path(weight).values():
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
             if not number and value != PUBLISHED:
                 raise ValueError(
@@ -200,8 +210,16 @@ class LossChoice(Spec):
 
     def at(self, path: str) -> dict[str, Any]:
         """The fields of the loss on one path, its weight as it is written."""
-        weight = self.weight[path] if isinstance(self.weight, dict) else self.weight
-        return {**(self.model_extra or {}), "weight": weight}
+        found = {}
+        for name, given in self.by_path().items():
+            if path in given or OTHERS in given:
+                found[name] = given.get(path, given.get(OTHERS))
+        return found
+
+    def by_path(self) -> dict[str, dict[str, Any]]:
+        """Every field as a mapping by path."""
+        fields = {"weight": self.weight, **(self.model_extra or {})}
+        return {name: _by_path(value) for name, value in fields.items()}
 
 
 def _tidy_path(text: Any) -> Any:
@@ -313,12 +331,15 @@ class StudySpec(Spec):
             if student not in self.students:
                 raise ValueError(f"path {path!r}: {unknown('student', student, self.students)}")
             for name, choice in self.losses.items():
-                if isinstance(choice.weight, dict) and path not in choice.weight:
-                    raise ValueError(f"losses.{name}.weight has no entry for path {path!r}")
+                if "weight" not in choice.at(path):
+                    raise ValueError(f"losses.{name}.weight has no entry for path {path!r}, nor one for {OTHERS!r}")
+        # Also of paths that are not asked for this time.
+        possible = [f"{teacher}->{student}" for teacher in self.teachers for student in self.students]
         for name, choice in self.losses.items():
-            for path in choice.weight if isinstance(choice.weight, dict) else ():
-                if path not in self.paths:
-                    raise ValueError(f"losses.{name}.weight: {unknown('path', path, self.paths)}")
+            for field, given in choice.by_path().items():
+                for path in given:
+                    if path != OTHERS and path not in possible:
+                        raise ValueError(f"losses.{name}.{field}: {unknown('path', path, [*possible, OTHERS])}")
         if len(set(self.paths)) < len(self.paths):
             raise ValueError(f"paths {list(self.paths)} name one twice")
         if len(set(self.seeds)) < len(self.seeds):

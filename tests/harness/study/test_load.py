@@ -55,6 +55,18 @@ def test_study_loads_with_defaults_and_weights_by_path(load):
     assert study.losses["relation"].at("lidar->camera") == {"weight": 40.0}
 
 
+def test_any_field_of_a_loss_may_differ_by_path(load):
+    several = STUDY.replace("[lidar -> camera]", "[lidar->camera, lidar->radar]")
+    several = several.replace("students:", "students:\n  radar: {preset: tiny_radar}")
+    by_path = "{lidar->camera: 40, others: 3}\n    level: {lidar->radar: low}"
+    several = several.replace("{lidar->camera: 40}", by_path)
+    study = load(several)
+    assert study.loss("relation", "lidar->camera") == {"weight": 40}
+    assert study.loss("relation", "lidar->radar") == {"weight": 3, "level": "low"}
+    # What it says of other paths does not matter where they are not asked for.
+    assert load(several, "paths=[lidar->camera]").loss("relation", "lidar->camera") == {"weight": 40}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -68,6 +80,8 @@ def test_study_loads_with_defaults_and_weights_by_path(load):
         ("lidar -> camera]", "lidar to camera]", ["study.yaml:7", "paths.0"]),
         ("[feature, relation]", "[feature, reltion]", ["study.yaml:12", "'reltion'", "did you mean 'relation'"]),
         ("[feature, relation]", "[feature, feature]", ["study.yaml:12", "twice"]),
+        ("{lidar->camera: 40}", "{lidar->camera: 40, lidra->camera: 1}", ["did you mean 'lidar->camera'"]),
+        ("adapter: conv3x3", "adapter: {radar->camera: none}", ["losses.feature.adapter", "unknown path"]),
         ("[feature, relation]", "[]", ["study.yaml:12", "baseline"]),
         ("both:", "baseline:", ["study.yaml:12", "'baseline'"]),
         ("{lidar->camera: 40}", "{camera->lidar: 40}", ["losses.relation.weight", "lidar->camera"]),

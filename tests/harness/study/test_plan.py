@@ -1,17 +1,34 @@
 """A plan trains each thing once: equal specs are one job, and whatever decides a result makes another."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+STUDY = """\
+schedule: {steps: 1000, batch_size: 4}
+teachers:
+  lidar: {preset: tiny_lidar, seed: 0}
+  camera: {preset: tiny_camera, seed: 0}
+students:
+  camera: {preset: tiny_camera}
+  lidar: {preset: tiny_lidar}
+paths: [lidar->camera, camera->lidar]
+losses:
+  feature: {weight: 2.0}
+  relation: {weight: 2.0}
+  response: {weight: 0.2}
+arms:
+  unidistill: [feature, relation, response]
+"""
 
-@pytest.fixture
-def study():
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
     from harness.study.load import load_study
 
-    return lambda *overrides: load_study(Path(__file__).parents[3] / "studies" / "paths.yaml", overrides)
+    path = tmp_path_factory.mktemp("study") / "study.yaml"
+    path.write_text(STUDY)
+    return lambda *overrides: load_study(path, overrides)
 
 
 def _plan(study, fingerprint="data", samples=100):
@@ -134,12 +151,8 @@ def test_identity_survives_the_way_through_json(study):
         max_size=4,
     ),
 )
-def test_plan_has_a_row_for_everything_asked_and_a_job_for_every_row(seeds, arms):
-    from harness.study.load import load_study
-
-    path = Path(__file__).parents[3] / "studies" / "paths.yaml"
-    study = load_study(path, [f"seeds={seeds}"]).model_copy(update={"arms": {k: tuple(v) for k, v in arms.items()}})
-    plan = _plan(study)
+def test_plan_has_a_row_for_everything_asked_and_a_job_for_every_row(study, seeds, arms):
+    plan = _plan(study(f"seeds={seeds}").model_copy(update={"arms": {k: tuple(v) for k, v in arms.items()}}))
     assert len(plan.rows) == 2 + 2 * len(seeds) + 2 * len(seeds) * len(arms)
     assert {row.job for row in plan.rows} == set(plan.jobs)
     # Arms that name the same losses are the same training.
