@@ -7,6 +7,8 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+# Before the hook: numba cannot compile a function that is wrapped in a check.
+import harness.evaluate.compiled  # noqa: F401
 from tests import typechecker
 
 # Before anything of ours is imported, or its annotations stay unchecked.

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from detectors.batch import Inputs
 from harness.data.sensor_files import check_sensor_file
 from harness.data.synthetic_tables import MANIFEST, MARKER
 from harness.data.tables import TABLES, check_table_files, open_tables, read_json, read_tables, table_path
-from harness.data.tune_split import TRAIN, TUNE, cut, keep
+from harness.data.tune_split import cut
 from harness.errors import InputError, unknown
 
 CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
@@ -77,15 +76,6 @@ class NuScenesRoot:
     def devkit(self) -> NuScenes:
         """The devkit's own view of the root; raises InputError where a table is damaged."""
         return open_tables(self.path, self.version)
-
-    def devkit_for(self, split: str) -> NuScenes:
-        """The devkit's view in which it finds this split, to score on."""
-        if split not in (TRAIN, TUNE):
-            return self.devkit
-        view = copy(self.devkit)
-        # All that the devkit reads below it while scoring is splits.json.
-        view.dataroot = str(keep(self.version, self._cut))
-        return view
 
     @cached_property
     def _cut(self) -> dict[str, list[str]]:

@@ -1,18 +1,10 @@
 """A tune split for real nuScenes, cut from its training scenes: what is chosen on it is reported on others.
 
-nuScenes has no such split, and the user's root is not ours to write into: the cut is kept in the cache folder, laid out
-as the devkit looks for custom splits.
+nuScenes has no such split, and the user's root is not ours to write into: the cut is made anew each time, the same.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
-
-import platformdirs
-
-from harness.errors import InputError
-from harness.store import atomic_write
 
 TRAIN, TUNE = "crossbev_train", "crossbev_tune"
 _SHARE = 0.1
@@ -40,17 +32,3 @@ def cut(log_of_scene: Mapping[str, str]) -> dict[str, list[str]]:
     if not tune:
         return {}
     return {TRAIN: sorted(set(log_of_scene) - set(tune)), TUNE: sorted(tune)}
-
-
-def keep(version: str, splits: Mapping[str, list[str]]) -> Path:
-    """A folder in the user's cache whose ``VERSION/splits.json`` holds these splits; raises InputError if it cannot."""
-    content = json.dumps(splits, indent=1).encode()
-    folder = platformdirs.user_cache_path("crossbev") / "splits" / hashlib.sha256(content).hexdigest()[:16]
-    file = folder / version / "splits.json"
-    try:
-        if not file.is_file() or file.read_bytes() != content:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(file, content)
-    except OSError as error:
-        raise InputError(f"{file}, by which the devkit finds our tune split, cannot be written: {error}") from error
-    return folder

@@ -1,13 +1,17 @@
-"""mAP, the five true-positive errors and NDS of a result file, by the nuScenes devkit's own evaluation."""
+"""mAP, the five true-positive errors and NDS of a result, as the nuScenes devkit computes them."""
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.data_classes import DetectionConfig
-from nuscenes.eval.detection.evaluate import DetectionEval
 
 from harness.data.root import NuScenesRoot
+from harness.evaluate.columns import ground_truth, predictions
+from harness.evaluate.metrics import compare, measure
+from harness.store import atomic_write
 from harness.study.spec import DetectionConfigName, scored_range
 
 ERRORS = {
@@ -31,27 +35,33 @@ def detection_config(name: DetectionConfigName) -> DetectionConfig:
     return DetectionConfig.deserialize(content)
 
 
-def score(root: NuScenesRoot, split: str, submission: Path, config: DetectionConfigName, out: Path) -> dict[str, float]:
-    """Score a result file.
+def score(
+    root: NuScenesRoot, split: str, content: dict[str, Any], config: DetectionConfigName, out: Path
+) -> dict[str, float]:
+    """Score a result file's content.
 
     Args:
         root: The dataset with the annotations.
-        split: Scored samples; the file has exactly these.
-        submission: A nuScenes detection result file.
+        split: Scored samples; the results have exactly these.
+        content: What a nuScenes detection result file holds: meta and results.
         config: Name of the detection configuration.
-        out: Folder for the devkit's metrics_summary.json and metrics_details.json.
+        out: Folder for metrics_summary.json and metrics_details.json, as the devkit writes them.
 
     Returns:
         mAP, NDS (fractions), the five errors as the devkit defines them, and ``AP/CLASS`` for each class.
     """
-    evaluation = DetectionEval(
-        root.devkit_for(split), detection_config(config), str(submission), split, str(out), verbose=False
-    )
-    evaluation.main(plot_examples=0, render_curves=False)
-    summary = json.loads((out / "metrics_summary.json").read_text())
+    began = time.monotonic()
+    settings = detection_config(config)
+    samples, truth = ground_truth(root.devkit, root.tokens(split))
+    predicted = predictions(content["results"], samples, settings.max_boxes_per_sample)
+    metrics, curves = measure(compare(samples, truth, predicted, settings), settings)
+    metrics.add_runtime(time.monotonic() - began)
+    summary = metrics.serialize() | {"meta": content["meta"]}
+    for name, values in (("metrics_summary.json", summary), ("metrics_details.json", curves.serialize())):
+        atomic_write(out / name, json.dumps(values, indent=2).encode())
     return {
-        "mAP": summary["mean_ap"],
-        "NDS": summary["nd_score"],
-        **{name: summary["tp_errors"][key] for name, key in ERRORS.items()},
-        **{f"AP/{cls}": ap for cls, ap in summary["mean_dist_aps"].items()},
+        "mAP": metrics.mean_ap,
+        "NDS": metrics.nd_score,
+        **{name: metrics.tp_errors[key] for name, key in ERRORS.items()},
+        **{f"AP/{cls}": float(ap) for cls, ap in metrics.mean_dist_aps.items()},
     }

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pyquaternion import Quaternion
@@ -10,6 +11,7 @@ from pyquaternion import Quaternion
 from detectors.geometry.boxes import CLASSES, Boxes
 from harness.data.nuscenes import global_from_bev
 from harness.data.root import NuScenesRoot
+from harness.store import atomic_write
 
 MOVING = 0.5
 """Speed in m/s above which an object counts as moving."""
@@ -28,8 +30,10 @@ _ATTRIBUTES = {  # (moving, standing)
 }
 
 
-def write_submission(path: Path, root: NuScenesRoot, predictions: Mapping[str, Boxes], sensors: frozenset[str]) -> None:
-    """Write the predictions (sample token to boxes in its BEV frame) as a nuScenes detection result file."""
+def write_submission(
+    path: Path, root: NuScenesRoot, predictions: Mapping[str, Boxes], sensors: frozenset[str]
+) -> dict[str, Any]:
+    """Write the predictions (sample token to boxes in its BEV frame) as a nuScenes result file; its content."""
     content = {
         "meta": {
             "use_camera": "camera" in sensors,
@@ -42,7 +46,8 @@ def write_submission(path: Path, root: NuScenesRoot, predictions: Mapping[str, B
             token: _entries(token, global_from_bev(root, token), boxes) for token, boxes in predictions.items()
         },
     }
-    path.write_text(json.dumps(content))
+    atomic_write(path, json.dumps(content).encode())
+    return content
 
 
 def _entries(token: str, pose: np.ndarray, boxes: Boxes) -> list[dict]:

@@ -68,9 +68,8 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     since, cpu_since = time.monotonic(), time.process_time()
     samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
     predictions = _predict(student, samples, fabric, order.loader_workers)
-    submission = folder.path / "predictions.json"
-    write_submission(submission, root, predictions, spec.detector.inputs.sensors)
-    metrics = score(root, spec.data.eval_split, submission, spec.data.detection_config, folder.path)
+    content = write_submission(folder.path / "predictions.json", root, predictions, spec.detector.inputs.sensors)
+    metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder.path)
     steps = folder.steps()
     return Result(
         metrics=metrics,

@@ -23,9 +23,8 @@ def score_boxes(smoke_root, tmp_path):
         predictions = {}
         for token in smoke_root.tokens(SPLIT):
             predictions[token] = change(read(smoke_root, token, Inputs()).boxes)
-        submission = tmp_path / "predictions.json"
-        write_submission(submission, smoke_root, predictions, frozenset({"lidar"}))
-        return score(smoke_root, SPLIT, submission, config, tmp_path)
+        content = write_submission(tmp_path / "predictions.json", smoke_root, predictions, frozenset({"lidar"}))
+        return score(smoke_root, SPLIT, content, config, tmp_path)
 
     return score_boxes
 

@@ -1,0 +1,208 @@
+"""Columns score what the devkit's boxes score: every AP to the bit, every error to 1e-12, on difficult sets."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+EXTENT = st.sampled_from([0.5, 1.0, 2.0, 4.5])
+# Few values, so that distances, scores and centres tie all the time.
+PLACE = st.sampled_from([-60.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.3, 0.5, 1.0, 1.5, 2.0, 4.0, 45.0])
+SPEED = st.sampled_from([0.0, 1.0, -2.5, float("nan")])
+TURN = st.sampled_from([(1.0, 0, 0, 0), (0.0, 0, 0, 1.0), (0.6, 0, 0, 0.8), (2.0, 0.1, -0.1, -1.0), (-1.0, 0, 0, 1e-9)])
+NAMES = st.sampled_from(["car", "barrier", "traffic_cone", "bicycle", "motorcycle", "pedestrian"])
+ATTRIBUTES = st.sampled_from(["", "vehicle.moving", "vehicle.parked", "cycle.with_rider", "pedestrian.moving"])
+
+
+@st.composite
+def _box(draw, name=None):
+    return {
+        "translation": (draw(PLACE), draw(PLACE), draw(st.sampled_from([0.0, 0.5, 3.0]))),
+        "size": (draw(EXTENT), draw(EXTENT), draw(EXTENT)),
+        "rotation": draw(TURN),
+        "velocity": (draw(SPEED), draw(SPEED)),
+        "detection_name": name or draw(NAMES),
+        "detection_score": draw(st.sampled_from([0.0, 0.1, 0.5, 0.5000001, 0.9, 1.0, -0.0])),
+        "attribute_name": draw(ATTRIBUTES),
+    }
+
+
+SAMPLES = st.integers(1, 4).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.lists(st.tuples(_box(), st.integers(0, 2)), max_size=8), min_size=n, max_size=n),
+        st.lists(st.lists(_box(), max_size=12), min_size=n, max_size=n),
+        st.lists(st.booleans(), min_size=n, max_size=n),
+    )
+)
+
+
+def _rack():
+    from nuscenes.utils.data_classes import Box
+    from pyquaternion import Quaternion
+
+    return Box([0.5, 0.5, 0.0], [2.0, 3.0, 2.0], Quaternion(axis=[0, 0, 1], angle=0.3))
+
+
+class _Tables:
+    """As much of the devkit's tables as its filter of boxes asks for."""
+
+    def __init__(self, racks):
+        self._racks = racks
+
+    def get(self, table, token):
+        rack = _rack()
+        return {
+            "sample": lambda: {"anns": ["rack"] if self._racks[int(token)] else []} if token.isdigit() else None,
+            "sample_annotation": lambda: {
+                "category_name": "static_object.bicycle_rack",
+                "translation": rack.center,
+                "size": rack.wlh,
+                "rotation": rack.orientation.elements,
+            },
+        }[table]()
+
+
+def _devkit(truth, results, racks, config):
+    """Metrics of the devkit's own filter, matching and averaging."""
+    from nuscenes.eval.common.data_classes import EvalBoxes
+    from nuscenes.eval.common.loaders import filter_eval_boxes
+    from nuscenes.eval.detection.data_classes import DetectionBox
+    from nuscenes.eval.detection.evaluate import DetectionEval
+
+    def boxes(lists, points):
+        found = EvalBoxes()
+        for number, listed in enumerate(lists):
+            given = [(box, -1) for box in listed] if not points else listed
+            # The car is at the origin, so that a box's place is its distance from it.
+            found.add_boxes(
+                str(number),
+                [DetectionBox(str(number), **box, ego_translation=box["translation"], num_pts=n) for box, n in given],
+            )
+        return filter_eval_boxes(_Tables(racks), found, config.class_range) if found.all else found
+
+    evaluation = DetectionEval.__new__(DetectionEval)
+    evaluation.__dict__.update(cfg=config, verbose=False, gt_boxes=boxes(truth, True), pred_boxes=boxes(results, False))
+    return evaluation.evaluate()
+
+
+def _ours(truth, results, racks, config):
+    from harness.evaluate.columns import Split, _columns, _row, predictions
+    from harness.evaluate.metrics import compare, measure
+
+    tokens = tuple(str(number) for number in range(len(truth)))
+    split = Split(
+        tokens,
+        np.zeros(len(tokens), dtype=np.int64),
+        np.zeros((len(tokens), 3)),
+        {number: [_rack()] for number, has in enumerate(racks) if has},
+    )
+    annotations = [
+        _row(number, str(number), box) for number, listed in enumerate(truth) for box, points in listed if points != 0
+    ]
+    found = predictions(dict(zip(tokens, results, strict=True)), split, max_boxes=500)
+    return measure(compare(split, _columns(annotations), found, config), config)
+
+
+@pytest.fixture(scope="module")
+def config():
+    from nuscenes.eval.common.config import config_factory
+
+    return config_factory("detection_cvpr_2019")
+
+
+def _assert_equal(ours, theirs, config):
+    from nuscenes.eval.detection.constants import TP_METRICS
+
+    for name in config.class_names:
+        for threshold in config.dist_ths:
+            assert ours[0].get_label_ap(name, threshold) == theirs[0].get_label_ap(name, threshold), (name, threshold)
+            a, b = ours[1][name, threshold], theirs[1][name, threshold]
+            assert np.array_equal(a.precision, b.precision)
+            assert np.array_equal(a.confidence, b.confidence)
+            for metric in TP_METRICS:
+                np.testing.assert_allclose(getattr(a, metric), getattr(b, metric), rtol=0, atol=1e-12)
+        for metric in TP_METRICS:
+            a, b = ours[0].get_label_tp(name, metric), theirs[0].get_label_tp(name, metric)
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+    assert ours[0].mean_ap == theirs[0].mean_ap
+    assert ours[0].nd_score == pytest.approx(theirs[0].nd_score, abs=1e-12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(SAMPLES)
+def test_any_set_of_boxes_scores_as_with_the_devkit(config, sets):
+    truth, results, racks = sets
+    _assert_equal(_ours(truth, results, racks, config), _devkit(truth, results, racks, config), config)
+
+
+def _random(rng, count, name=None):
+    from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
+
+    return [
+        {
+            "translation": tuple(rng.uniform(-55, 55, 3)),
+            "size": tuple(rng.uniform(0.3, 10, 3)),
+            "rotation": tuple(rng.normal(size=4)),
+            "velocity": tuple(rng.normal(size=2)),
+            "detection_name": name or str(rng.choice(DETECTION_NAMES)),
+            "detection_score": float(rng.random()),
+            "attribute_name": str(rng.choice(ATTRIBUTE_NAMES)),
+        }
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["many boxes", "one annotation", "close to the truth", "no predictions"])
+def test_large_sets_score_as_with_the_devkit(config, kind):
+    rng = np.random.default_rng(0)
+    truth = [[(box, 5) for box in _random(rng, 40)] for _ in range(6)]
+    results = [_random(rng, 500) for _ in range(6)]
+    if kind == "one annotation":
+        truth = [[(_random(rng, 1, "car")[0] | {"translation": (3.0, 4.0, 0.0)}, 1)], *[[]] * 5]
+        results = [_random(rng, 500, "car") for _ in range(6)]
+        results[0][7]["translation"] = (3.2, 4.1, 1.0)
+    elif kind == "close to the truth":
+        results = [
+            [box | {"translation": tuple(np.array(box["translation"]) + rng.normal(0, 1, 3))} for box, _ in listed] * 3
+            for listed in truth
+        ]
+    elif kind == "no predictions":
+        results = [[] for _ in truth]
+    racks = [True, False] * 3
+    ours, theirs = _ours(truth, results, racks, config), _devkit(truth, results, racks, config)
+    _assert_equal(ours, theirs, config)
+    assert any(curve.precision.any() for curve in theirs[1].md.values()) == (kind != "no predictions")
+
+
+def test_result_file_of_the_program_scores_as_with_the_devkit(smoke_root, tmp_path):
+    """On the embedded world, from annotations that are shifted, turned and doubled."""
+    import json
+
+    from nuscenes.eval.detection.evaluate import DetectionEval
+
+    from detectors.batch import Inputs
+    from harness.data.nuscenes import read
+    from harness.evaluate.detection import detection_config
+    from harness.evaluate.submission import write_submission
+
+    split = "synthetic_train"
+    path = tmp_path / "predictions.json"
+    boxes = {token: read(smoke_root, token, Inputs()).boxes for token in smoke_root.tokens(split)}
+    write_submission(path, smoke_root, boxes, frozenset({"lidar"}))
+    content = json.loads(path.read_text())
+    rng = np.random.default_rng(1)
+    for listed in content["results"].values():
+        for box in list(listed):
+            moved = np.array(box["translation"]) + rng.normal(0, 0.7, 3)
+            listed.append(box | {"translation": moved.tolist(), "detection_score": float(rng.random())})
+            box["detection_score"] = 0.5
+    path.write_text(json.dumps(content))
+    config = detection_config("within_16m")
+    theirs = DetectionEval(smoke_root.devkit, config, str(path), split, str(tmp_path), verbose=False)
+
+    from harness.evaluate.columns import ground_truth, predictions
+    from harness.evaluate.metrics import compare, measure
+
+    found, truth = ground_truth(smoke_root.devkit, smoke_root.tokens(split))
+    predicted = predictions(content["results"], found, config.max_boxes_per_sample)
+    _assert_equal(measure(compare(found, truth, predicted, config), config), theirs.evaluate(), config)
