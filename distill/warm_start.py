@@ -11,7 +11,7 @@ def require_same_build(student: DetectorSpec, teacher: DetectorSpec) -> None:
     for name in (*SHARED, "low_channels"):
         found, wanted = getattr(student, name), getattr(teacher, name)
         if found != wanted:
-            raise ValueError(f"the student's {name} cannot start as the teacher's: {found} there, {wanted} here")
+            raise ValueError(f"the student's {name} cannot start as the teacher's, which is {wanted}: it is {found}")
 
 
 def inherit(student: Detector, teacher: Detector) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 LINE_EVERY_SECONDS = 10.0
 
@@ -20,7 +21,7 @@ def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence
     for number, name in enumerate(header):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))  # as it is: [a] is no markup
     # A cut number is worse than a wrapped line: the table takes the width it needs, whatever the terminal has.
     whole = Measurement.get(console, console.options.update(width=1000), table).maximum
     Console(file=console.file, width=max(whole, console.width), force_terminal=console.is_terminal).print(table)

@@ -1,6 +1,7 @@
 """python -m harness.run STUDY.yaml: plan, execute, report."""
 
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +57,7 @@ def _run(
     """The whole way; the exit status: 0, 1 where a job failed, 2 where all that failed did so by wrong input."""
     # What takes seconds to import is imported after the arguments are known to be good.
     from harness.data.embedded import open_root
+    from harness.data.root import count_samples
     from harness.execute.executor import (
         JobState,
         Site,
@@ -74,7 +76,7 @@ def _run(
     check_device(device)
     study = load_study(study_path, overrides)
     root = open_root(study.data, console)
-    plan = plan_study(study, root.fingerprint(), len(root.tokens(study.data.train_split)))
+    plan = plan_study(study, root.fingerprint(), partial(count_samples, root, study.data.train_split))
     workers = workers or default_workers(device)
     if loader_workers is None:
         loader_workers = default_loader_workers(device, workers)

@@ -28,7 +28,7 @@ class Result:
     cpu_seconds: float | None = None
     """Like `seconds`, but processor time of the job's own process, all its threads together."""
     began: dict[str, str] = field(default_factory=dict)
-    """Hashes of a trained detector's initial weights and of its samples' order: equal for all arms of a seed."""
+    """Hash of a trained detector's initial weights, and names of its first batches: equal for all arms of a seed."""
 
 
 class Busy(Exception):
@@ -101,7 +101,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         atomic_write(self.path / name, json.dumps(content, indent=1).encode())
 
-    def log_step(self, step: int, values: Mapping[str, float]) -> None:
+    def log_step(self, step: int, values: Mapping[str, float | int]) -> None:
         """Append the metrics of a step."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")

@@ -114,7 +114,8 @@ class Mirror:
         spec = job.spec.model_dump(mode="json", exclude={"losses"})
         params = [Param(key, str(value)[:500]) for key, value in _flat(spec)]
         params += [Param(f"losses.{key}", str(value)) for key, value in _flat(job.spec.losses)]
-        first = rows[0]
+        # Of a teacher that is a baseline, too, what is said of the baseline.
+        first = rows[-1] if rows[0].role == "teacher" else rows[0]
         tags = {
             "study": self._name,
             "role": ", ".join(dict.fromkeys(row.role for row in rows)),
@@ -122,7 +123,7 @@ class Mirror:
             "path": first.path,
             "arm": first.arm,
             "teacher": first.path.partition("->")[0],
-            "student": first.path.partition("->")[2] or first.model,
+            "student": first.model if first.role != "teacher" else "",
             "seed": str(job.spec.seed),
             "dataset": self._data.version,
             "split": job.spec.data.eval_split,
@@ -151,7 +152,7 @@ class Mirror:
             for line in folder.steps()
             if line["step"] % HISTORY_EVERY == 0
             for key, value in line.items()
-            if key != "step"
+            if key not in ("step", "batch")
         ]
         for begin in range(0, len(metrics), _BATCH):
             self._client.log_batch(run, metrics=metrics[begin : begin + _BATCH])

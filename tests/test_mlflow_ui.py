@@ -31,7 +31,7 @@ def store(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("store")
     study = load_study(Path(__file__).parent.parent / "studies" / "smoke.yaml")
-    plan = plan_study(study, "data", 100)
+    plan = plan_study(study, "data", int)
     for number, id_ in enumerate(plan.jobs):
         run = RunFolder(folder / "runs" / id_)
         run.write("job.json", {})

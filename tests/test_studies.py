@@ -16,7 +16,7 @@ def test_study_asks_a_question_and_plans(path):
     assert first.startswith("# ")
     assert first.endswith("?") or ("?" in first)
     study = load_study(path)
-    plan = plan_study(study, "any data", 100)
+    plan = plan_study(study, "any data", int)
     assert len(plan.jobs) > 0
     assert {row.job for row in plan.rows} == set(plan.jobs)
     # The count that its second comment promises.

@@ -192,5 +192,10 @@ class NuScenesRoot:
                 yield from self.sweeps(token, channel, count)
 
 
+def count_samples(root: NuScenesRoot, split: str) -> int:
+    """Samples of a split; of a large root the tables are not kept in memory for it."""
+    return len(NuScenesRoot(root.path, root.version).tokens(split))
+
+
 def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -10,7 +10,6 @@ import torch
 from detectors.cost import measure
 from detectors.detector import DetectorSpec
 from harness.execute.executor import Site
-from harness.store import RunFolder
 from harness.study.plan import Job, JobSpec, Plan
 
 FORWARD_SHARE = 1 / 3
@@ -31,7 +30,7 @@ class Estimate:
 def estimate(plan: Plan, todo: list[Job], site: Site) -> Estimate:
     """The time of what is to run; steps are timed here, on this machine's processor or GPU."""
     known = _finished(site)
-    costs: dict[DetectorSpec, float] = {}
+    costs: dict[tuple[DetectorSpec, int], float] = {}
     seconds, by_runs = 0.0, 0
     for job in todo:
         teacher = plan.jobs[job.spec.teacher].spec.detector.model_dump(mode="json") if job.spec.teacher else None
@@ -56,25 +55,31 @@ def _kind(spec: dict[str, Any], teacher: dict[str, Any] | None) -> str:
 
 
 def _finished(site: Site) -> dict[str, list[float]]:
-    """Seconds of the finished jobs in the runs folder, by kind."""
+    """Seconds of the finished jobs in the runs folder that ran on such a device with as many threads, by kind."""
     found: dict[str, list[float]] = {}
+    here = _torch_device(site.device)
     for path in sorted(site.runs.glob("*/result.json")):
-        folder = RunFolder(path.parent)
-        result, order = folder.result(), folder.job()
-        if result is not None and order.get("device") == site.device:
-            teacher = (order.get("teacher_spec") or {}).get("detector")
-            found.setdefault(_kind(order["spec"], teacher), []).append(result.seconds)
+        try:
+            result, order = json.loads(path.read_text()), json.loads((path.parent / "job.json").read_text())
+            machine, seconds = result["machine"], float(result["seconds"])
+            kind = _kind(order["spec"], (order.get("teacher_spec") or {}).get("detector"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # no run of a version whose time we could read
+        if machine.get("device", "").split(" ")[0] == here and machine.get("threads") == str(site.threads):
+            found.setdefault(kind, []).append(seconds)
     return found
 
 
-def _by_steps(spec: JobSpec, plan: Plan, site: Site, costs: dict[DetectorSpec, float]) -> float:
+def _by_steps(spec: JobSpec, plan: Plan, site: Site, costs: dict[tuple[DetectorSpec, int], float]) -> float:
     def step(detector: DetectorSpec, batch_size: int) -> float:
-        if detector not in costs:
+        if (detector, batch_size) not in costs:
             threads = torch.get_num_threads()
             torch.set_num_threads(site.threads)
-            costs[detector] = measure(detector, batch_size, _torch_device(site.device), TIMED_STEPS).step_seconds
+            costs[detector, batch_size] = measure(
+                detector, batch_size, _torch_device(site.device), TIMED_STEPS
+            ).step_seconds
             torch.set_num_threads(threads)
-        return costs[detector]
+        return costs[detector, batch_size]
 
     batch_size = spec.schedule.batch_size if spec.schedule else 8
     one = step(spec.detector, batch_size)

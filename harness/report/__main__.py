@@ -1,5 +1,6 @@
 """python -m harness.report STUDY.yaml: the tables again from what is stored, also while the study runs."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -28,6 +29,7 @@ def main(
     """Print and write the tables of a study from its finished runs; rows without one say so. Nothing is trained."""
     with exit_2_on_input_error():
         from harness.data.embedded import open_root
+        from harness.data.root import count_samples
         from harness.report.rebuild import rebuild
         from harness.store import RunFolder
         from harness.study.load import load_study
@@ -36,7 +38,7 @@ def main(
 
         study = load_study(study_path, flags.overrides(data_root, version, split, seeds, set_))
         root = open_root(study.data, console)
-        plan = plan_study(study, root.fingerprint(), len(root.tokens(study.data.train_split)))
+        plan = plan_study(study, root.fingerprint(), partial(count_samples, root, study.data.train_split))
         tables = out / study_path.stem
         text = rebuild(plan, study, runs_dir, tables, console)
         if sync:

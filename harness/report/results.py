@@ -23,8 +23,9 @@ def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.Da
 
     Columns: KEYS (split is empty for the evaluation split), seed, job, missing (why there is no result, else empty),
     parameters, mAP and NDS in points, the five errors, gain_mAP and gain_NDS in points over the baseline of the same
-    student and seed, paper_mAP and paper_NDS (the gain that a paper reports for such a path and such losses) with
-    paper_mark, and machine (device kind, torch version and threads).
+    student and seed, paper, paper_mAP and paper_NDS (the gain that it reports for such a path and such losses) with
+    paper_mark, unpaired (why there is no gain although both have results, else empty), and machine (device kind, torch
+    version and threads).
     """
     found = {id_: RunFolder(runs / id_).result() for id_ in plan.jobs}
     return pd.DataFrame([_record(row, plan, found, runs, papers) for row in plan.rows])
@@ -35,11 +36,10 @@ def _record(
 ) -> dict[str, object]:
     result = found[row.job]
     baseline = found[row.baseline] if row.baseline and row.role in ("student", "control") else None
-    missing = _missing(row, result, runs)
-    if result is not None and baseline is not None and not missing:
-        missing = _unpaired(row, result, baseline)
-    if missing:
-        result = None
+    unpaired = ""
+    if result is not None and baseline is not None:
+        unpaired = _unpaired(*(_began(id_, plan, found) for id_ in (row.job, str(row.baseline))))
+        baseline = None if unpaired else baseline
     record: dict[str, object] = {
         "role": row.role,
         "model": row.model,
@@ -49,7 +49,8 @@ def _record(
         "split": row.split,
         "seed": row.seed,
         "job": row.job,
-        "missing": missing,
+        "missing": _missing(row, result, runs),
+        "unpaired": unpaired,
         "parameters": result.parameters if result else float("nan"),
         "machine": _machine(result) if result else "",
     }
@@ -61,8 +62,9 @@ def _record(
         gain = 100 * (result.metrics[metric] - baseline.metrics[metric]) if known else float("nan")  # type: ignore[union-attr]
         record[f"gain_{metric}"] = gain
     losses = frozenset(row.losses) - {WARM_START}
-    gains = (paper.gain(row.published_as, losses) for paper in papers)
-    published = next((gain for gain in gains if gain is not None), None)
+    gains = ((paper.name, paper.gain(row.published_as, losses)) for paper in papers)
+    name, published = next(((name, gain) for name, gain in gains if gain is not None), ("", None))
+    record["paper"] = name
     record["paper_mAP"] = published.mAP if published else float("nan")
     record["paper_NDS"] = published.NDS if published else float("nan")
     record["paper_mark"] = SIGNS[published.mark] if published else ""
@@ -76,12 +78,23 @@ def _missing(row: Row, result: Result | None, runs: Path) -> str:
     return f"failed: {failure[0].splitlines()[0]}" if failure else "not run"
 
 
-def _unpaired(row: Row, result: Result, baseline: Result) -> str:
-    """Why the two must not be subtracted; empty where they began alike."""
-    for what in ("weights", "order"):
-        if result.began.get(what) != baseline.began.get(what):
-            name = "initial weights" if what == "weights" else "order of samples"
-            return f"unpaired: its {name} are not those of its baseline, so the streams of seed {row.seed} are broken"
+def _began(id_: str, plan: Plan, found: dict[str, Result | None]) -> dict[str, str]:
+    """What the training of a job's detector began with; of a detector that is scored again, what that one did."""
+    result = found[plan.jobs[id_].spec.model_of or id_]
+    return {} if result is None else result.began
+
+
+def _unpaired(student: dict[str, str], baseline: dict[str, str]) -> str:
+    """Why the two must not be subtracted; empty where they began alike, or one of them does not say how."""
+    if not student or not baseline:
+        return ""
+    if student["weights"] != baseline["weights"]:
+        return "its initial weights are not those of its baseline (another kind of processor, or broken random streams)"
+    # The one may be longer than the other.
+    if any(
+        a != b for a, b in zip(student.get("batches", "").split(), baseline.get("batches", "").split(), strict=False)
+    ):
+        return "its batches are not those of its baseline"
     return ""
 
 
@@ -136,6 +149,6 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     # A mean over fewer seeds than were asked for would pass for the whole: one NaN makes the cell NaN.
     means = groups[metrics].mean(skipna=False)
     spread = groups[metrics].std(ddof=1, skipna=False).add_suffix("_std")
-    same = groups[["parameters", "paper_mAP", "paper_NDS", "paper_mark"]].first()
-    said = groups[["missing", "machine"]].agg(_together)
+    same = groups[["parameters", "paper", "paper_mAP", "paper_NDS", "paper_mark"]].first()
+    said = groups[["missing", "unpaired", "machine"]].agg(_together)
     return means.join(spread).join(groups.size().rename("seeds")).join(same).join(said).reset_index()

@@ -11,7 +11,7 @@ from harness.console import print_table as console_table
 from harness.report.results import COSTS, ERRORS, GAINS, POINTS
 from harness.store import atomic_write
 from harness.study.papers import MEANINGS, SIGNS, Paper
-from harness.study.spec import OTHERS, StudySpec, scored_range
+from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range
 
 Cells = list[list[str]]
 """A table as it is shown: its first row is the header."""
@@ -39,12 +39,14 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
         lines.append(
             f"The losses' weights grow from 0 in the first {schedule.distillation_warmup:.0%} of the training."
         )
+    if _has_published(summary) and any(WARM_START in losses for losses in study.arms.values()):
+        lines.append("The papers' students do not begin as copies of a teacher.")
     if data.root is None:
         lines.append("These are numbers of the embedded synthetic world, not of nuScenes.")
     if _has_published(summary):
         signs = [MEANINGS[sign] for sign in MEANINGS if sign in set(summary["paper_mark"])]
         lines.append(
-            " ".join(["Columns of a paper: the gain it reports for such a path and these losses on nuScenes.", *signs])
+            " ".join(["Columns of a paper: the gain it reports on nuScenes for such a path and losses.", *signs])
         )
     if data.also_score:
         lines.append(
@@ -55,6 +57,8 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
         lines.append("Scored on the samples it was trained on: a check of the plumbing, not a result.")
     if len(study.seeds) == 1:
         lines.append("One seed: a difference speaks of these two trainings, not of the loss.")
+    for row in summary[summary["unpaired"] != ""].to_dict("records"):
+        lines.append(f"{_row_name(row)}: no gain, for {row['unpaired']}.")
     kinds = _machines(summary)
     if len(kinds) > 1:
         named = "; ".join(f"[{letter}] {kind}" for kind, letter in kinds.items())
@@ -74,9 +78,9 @@ def _teacher(name: str, study: StudySpec) -> str:
 
 
 def _loss(name: str, study: StudySpec) -> str:
-    """A loss with the fields that the study sets; what is no loss (warm_start) has none."""
-    if name not in study.losses:
-        return name
+    """A loss with the fields that the study sets."""
+    if name == WARM_START:
+        return f"{name} (neck and head begin as copies of the teacher's)"
     fields = study.losses[name].by_path()
     return f"{name} ({', '.join(f'{field} {_values(given)}' for field, given in fields.items())})"
 
@@ -112,13 +116,23 @@ def markdown(summary: pd.DataFrame, study: StudySpec, papers: Sequence[Paper] = 
 
 
 def latex(summary: pd.DataFrame, study: StudySpec) -> str:
-    """The table for a paper: needs the package booktabs."""
+    """The table for a paper, its caption below it: needs the package booktabs."""
     header, *rows = _cells(summary)
     frame = pd.DataFrame(rows, columns=header)
     text = frame.to_latex(index=False, escape=True, column_format="l" + "r" * (len(header) - 1))
     for sign, command in (("->", r"$\rightarrow$"), ("±", r"$\pm$"), ("†", r"\textdagger{}"), (" -", " $-$")):
         text = text.replace(sign, command)
-    return text + "".join(f"% {line}\n" for line in caption(summary, study))
+    notes = " ".join(_escaped(line) for line in caption(summary, study))
+    return text + "\\par\\smallskip{\\footnotesize " + notes + "}\n"
+
+
+def _escaped(text: str) -> str:
+    """Text in which LaTeX finds no command."""
+    for sign, command in (("\\", r"\textbackslash "), *((sign, "\\" + sign) for sign in "&%$#_{}")):
+        text = text.replace(sign, command)
+    for sign, command in (("->", r"$\rightarrow$"), ("±", r"$\pm$"), ("†", r"\textdagger{}"), ("~", r"\~{}")):
+        text = text.replace(sign, command)
+    return text
 
 
 def print_table(summary: pd.DataFrame, study: StudySpec, console: Console, papers: Sequence[Paper] = ()) -> None:
@@ -126,19 +140,21 @@ def print_table(summary: pd.DataFrame, study: StudySpec, console: Console, paper
     header, *rows = _cells(summary)
     console_table(console, header, rows)
     for line in caption(summary, study):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     for paper in papers:
         console.print(f"\nPublished: {paper.name} ({paper.venue}, arXiv {paper.arxiv})", highlight=False)
         header, *rows = _published_cells(paper)
         console_table(console, header, rows)
         for line in _published_notes(paper):
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _cells(summary: pd.DataFrame) -> Cells:
     """The main table; the paper's columns only where a paper has something to say."""
-    papers = ("paper mAP", "paper NDS") if _has_published(summary) else ()
-    header = ["row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS", *papers, "parameters"]
+    papers = ("paper_mAP", "paper_NDS") if _has_published(summary) else ()
+    named = "/".join(name for name in summary["paper"].unique() if name)
+    published = [column.replace("paper_", f"{named} ") for column in papers]
+    header = ["row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS", *published, "parameters"]
     kinds = _machines(summary)
     found = [header]
     for row in summary.to_dict("records"):
@@ -151,8 +167,8 @@ def _cells(summary: pd.DataFrame) -> Cells:
             continue
         cells += [_number(row, metric, "{:.1f}") for metric in POINTS]
         cells += [_number(row, metric, "{:.3f}") for metric in ERRORS]
-        cells += [_number(row, metric, "{:+.1f}") for metric in GAINS]
-        cells += [_plain(row[column.replace(" ", "_")], "{:+.1f}", row["paper_mark"]) for column in papers]
+        cells += ["unpaired" if row["unpaired"] else _number(row, metric, "{:+.1f}") for metric in GAINS]
+        cells += [_plain(row[column], "{:+.1f}", row["paper_mark"]) for column in papers]
         found.append([*cells, _plain(row["parameters"], "{:,.0f}")])
     return found
 

@@ -21,30 +21,37 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
     """Read a study file and apply ``KEY=VALUE`` overrides (dotted key, YAML value) in order."""
     try:
         text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"study {path} cannot be read: {error}") from error
     try:
         node = yaml.compose(text)
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # A date that there is not is a ValueError of PyYAML.
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must be a mapping of keys such as {', '.join(StudySpec.model_fields)}")
     places = _places(node, path)
     for override in overrides:
-        places[_apply(content, override)] = f"--set {override.partition('=')[0]}"
+        at = _apply(content, override)
+        # What stood there and below it is no more.
+        places = {place: where for place, where in places.items() if place[: len(at)] != at}
+        places[at] = f"--set {override.partition('=')[0]}"
     try:
         study = StudySpec.model_validate(content)
     except ValidationError as error:
         raise InputError(_message(path, places, error)) from error
     for name in study.losses:
-        for route in study.paths:
+        for route in study.paths if any(name in arm for arm in study.arms.values()) else ():
             try:
                 LOSSES[name].model_validate(study.loss(name, route))
             except ValidationError as error:
                 raise InputError(_message(path, places, error, ("losses", name))) from error
             except ValueError as error:
-                raise InputError(f"{places.get(('losses', name), path)}: losses.{name}.weight: {error}") from error
+                where = next(
+                    places[at] for at in (("losses", name, "weight"), ("losses", name), ("losses",)) if at in places
+                )
+                raise InputError(f"{where}: losses.{name}.weight: {error}") from error
     for route in study.paths:
         _require_possible(study, route)
     beside = [path.parent / paper for paper in study.report.papers]
@@ -83,7 +90,7 @@ def _apply(content: dict, override: str) -> Location:
         raise InputError(f"--set {key}: {'.'.join(parents)} is not a mapping in this study")
     try:
         at[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"--set {key}: {value!r} is not a YAML value") from error
     return (*parents, last)
 

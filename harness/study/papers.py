@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from detectors.spec import Spec
-from harness.errors import InputError
+from distill.objective import LOSSES
+from harness.errors import InputError, unknown
 
 Mark = Literal["read", "uncertain", "recalled"]
 
@@ -19,18 +20,38 @@ MEANINGS = {
     "†": "† Recalled from memory, not verified.",
 }
 
+SENSORS = {"camera", "lidar", "radar"}
+
 Points = Annotated[float, Field(ge=-100, le=100)]
 
 
 class PublishedGain(Spec):
     """What a paper reports for a path over the same student without distillation, in points."""
 
-    path: str = Field(pattern=r"^[a-z+]+->[a-z+]+$")
+    path: str
     """Sensors of teacher and student in alphabetical order, such as camera+lidar->camera."""
     losses: tuple[str, ...]
     mAP: Points
     NDS: Points
     mark: Mark
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_of_sensors(cls, path: str) -> str:
+        ends = [end.split("+") for end in path.split("->")]
+        if len(ends) != 2 or any(end != sorted(set(end) & SENSORS) for end in ends):
+            raise ValueError(
+                f"{path!r} is no path such as camera+lidar->camera, of {', '.join(sorted(SENSORS))} in order"
+            )
+        return path
+
+    @field_validator("losses")
+    @classmethod
+    def _losses_are_known(cls, losses: tuple[str, ...]) -> tuple[str, ...]:
+        for name in losses:
+            if name not in LOSSES:
+                raise ValueError(unknown("loss", name, LOSSES))
+        return losses
 
 
 class PublishedRow(Spec):
@@ -69,9 +90,12 @@ class Paper(Spec):
 def read_paper(path: Path) -> Paper:
     """Read a paper's file, or raise InputError."""
     try:
-        return Paper.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(path.read_text())
+    # PyYAML raises ValueError, too: for a date that there is not, or for a path that no file can have.
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"report.papers: {path} cannot be read: {' '.join(str(error).split())}") from error
+    try:
+        return Paper.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(map(str, first["loc"]))

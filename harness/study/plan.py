@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,11 +55,6 @@ class JobSpec(Spec):
     def needs(self) -> str | None:
         """Id of the job that has to be done before."""
         return self.teacher or self.model_of
-
-    @property
-    def untrained(self) -> bool:
-        """Its initial weights are what is scored, or what teaches."""
-        return self.schedule is None and self.weights is None and self.model_of is None
 
     @property
     def id(self) -> str:
@@ -114,8 +111,9 @@ class Plan:
     def wanted(self) -> int:
         """Trainings of a loop that gives each distilled student a teacher and a baseline of its own."""
         students = [self.jobs[row.job].spec for row in self.rows if row.role == "student" and not row.split]
+        controls = sum(1 for row in self.rows if row.role == "control" and not row.split)
         taught = sum(1 for student in students if student.teacher and self.jobs[student.teacher].spec.schedule)
-        return 2 * len(students) + taught if students else sum(1 for row in self.rows if not row.split)
+        return 2 * len(students) + taught + controls if students else sum(1 for row in self.rows if not row.split)
 
     def add(self, job: Job) -> str:
         """Take a job in, unless an equal one is there; its id."""
@@ -123,13 +121,13 @@ class Plan:
         return job.id
 
 
-def plan_study(study: StudySpec, fingerprint: str, samples: int) -> Plan:
+def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int]) -> Plan:
     """The smallest set of trainings that answers the study.
 
     Args:
         study: The question.
         fingerprint: Identity of the dataset, `NuScenesRoot.fingerprint`.
-        samples: Of its training split, by which epochs become steps.
+        samples: Counts those of its training split; called where epochs have to become steps.
     """
     plan = Plan()
     data = DataIdentity(
@@ -139,7 +137,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: int) -> Plan:
         detection_config=study.data.detection_config,
     )
 
-    taught = study.schedule.for_samples(samples)
+    taught = study.schedule if study.schedule.epochs is None else study.schedule.for_samples(samples())
     # What only distillation reads is no part of what a training without a teacher is.
     plain = taught.model_copy(update={"distillation_warmup": 0.0})
 
@@ -170,10 +168,9 @@ def plan_study(study: StudySpec, fingerprint: str, samples: int) -> Plan:
             plan.rows.append(Row("baseline", name, "", "baseline", (), seed, job.id, job.id))
         if (longer := study.students[name].longer_baseline) is None:
             continue
-        schedule, arm = (
-            plain.model_copy(update={"steps": round(longer * plain.length)}),
-            f"baseline, {longer:g} x steps",
-        )
+        # Rounded first, for 1.1 * 1000 is a little more than 1100.
+        schedule = plain.model_copy(update={"steps": math.ceil(round(longer * plain.length, 6))})
+        arm = f"baseline, {longer:g} x steps"
         for seed in study.seeds:
             control = Job(spec(study.students[name].preset, seed, schedule), f"{name} {arm}, seed {seed}")
             plan.rows.append(Row("control", name, "", arm, (), seed, plan.add(control), baselines[name, seed]))
@@ -193,11 +190,12 @@ def plan_study(study: StudySpec, fingerprint: str, samples: int) -> Plan:
                     "losses": losses,
                     "warm_start": WARM_START in names,
                 }
-                job_spec = spec(study.students[student].preset, seed, taught).model_copy(update=with_teacher)
+                schedule = taught if losses else plain
+                job_spec = spec(study.students[student].preset, seed, schedule).model_copy(update=with_teacher)
                 id_ = plan.add(Job(job_spec, f"{path} {arm}, seed {seed}"))
                 known_as = study.sensors(path) if study.teachers[teacher_name].trained else ""
-                row = Row("student", student, path, arm, names, seed, id_, baselines[student, seed])
-                plan.rows.append(replace(row, published_as=known_as))
+                own = baselines[student, seed]
+                plan.rows.append(Row("student", student, path, arm, names, seed, id_, own, published_as=known_as))
 
     for row in list(plan.rows):
         for split in study.data.also_score:

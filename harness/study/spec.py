@@ -339,7 +339,7 @@ class StudySpec(Spec):
             for field, given in choice.by_path().items():
                 for path in given:
                     if path != OTHERS and path not in possible:
-                        raise ValueError(f"losses.{name}.{field}: {unknown('path', path, [*possible, OTHERS])}")
+                        raise ValueError(f"losses.{name}.{field}: {unknown('path', str(path), [*possible, OTHERS])}")
         if len(set(self.paths)) < len(self.paths):
             raise ValueError(f"paths {list(self.paths)} name one twice")
         if len(set(self.seeds)) < len(self.seeds):

@@ -25,11 +25,11 @@ def save_detector(path: Path, detector: Detector) -> None:
 def check_checkpoint(path: Path, spec: DetectorSpec) -> None:
     """Raise InputError where the file does not hold exactly the tensors of this detector."""
     metadata, found = _header(path)
-    if metadata:
-        if difference := _difference(metadata["classes"], list(CLASSES), "classes"):
-            raise InputError(f"checkpoint {path} has other classes, or in another order: {difference}")
-        if difference := _difference(metadata["spec"], spec.model_dump(mode="json")):
-            raise InputError(f"checkpoint {path} is of another preset: {difference}")
+    if difference := _difference(metadata.get("classes", list(CLASSES)), list(CLASSES), "classes"):
+        raise InputError(f"checkpoint {path} has other classes, or in another order: {difference}")
+    wanted_spec = spec.model_dump(mode="json")
+    if difference := _difference(metadata.get("spec", wanted_spec), wanted_spec):
+        raise InputError(f"checkpoint {path} is of another preset: {difference}")
     wanted = {name: tuple(tensor.shape) for name, tensor in spec.build().state_dict().items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -61,9 +61,11 @@ def _header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """What `save_detector` wrote of the detector (empty in files from elsewhere), and the tensors' shapes."""
     try:
         with safe_open(path, framework="pt") as file:
-            written = (file.metadata() or {}).get("detector", "{}")
-            return json.loads(written), {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+            written = json.loads((file.metadata() or {}).get("detector", "{}"))
+            if not isinstance(written, dict):
+                raise ValueError(f"its metadata 'detector' is {type(written).__name__}, not what crossbev writes there")
+            return written, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"checkpoint {path} cannot be read as safetensors: {error}") from error
 
 

@@ -1,6 +1,5 @@
 """One DAG node from spec to result: build, train, evaluate, write. `python -m harness.train.job RUN_FOLDER`."""
 
-import hashlib
 import os
 import platform
 import resource
@@ -20,7 +19,7 @@ from detectors.detector import Detector
 from detectors.spec import Spec
 from distill.objective import DETECTION_TERMS, LOSSES, Objective, fingerprint
 from distill.warm_start import inherit
-from harness.data.loader import SampleSet, batch_indices, evaluation_batches
+from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.evaluate.detection import score
@@ -28,11 +27,14 @@ from harness.evaluate.submission import write_submission
 from harness.store import Busy, Result, RunFolder
 from harness.study.plan import Job, JobSpec
 from harness.train.checkpoint import check_checkpoint, load_detector, save_detector
-from harness.train.streams import seeded, stream_seed
-from harness.train.trainer import Interrupted, fit
+from harness.train.streams import seeded
+from harness.train.trainer import Interrupted, batch_name, fit
 
 DONE, FAILED, STOPPED, BUSY = 0, 1, 3, 4
 """Exit statuses; the reason of a failure is in the run folder."""
+
+FIRST_BATCHES = 8
+"""How many a result remembers, to tell whether two trainings saw the same."""
 
 
 class JobOrder(Spec):
@@ -52,7 +54,7 @@ class JobOrder(Spec):
 
 def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     """Train and score, or go on where an earlier attempt stopped."""
-    spec = order.spec
+    spec, commit = order.spec, _commit()
     root = NuScenesRoot(order.root, order.version)
     fabric = _fabric(order)
 
@@ -75,7 +77,7 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
         metrics=metrics,
         parameters=sum(p.numel() for p in student.parameters()),
         seconds=sum(line["seconds"] for line in steps) + time.monotonic() - since,
-        machine=_machine(fabric, order),
+        machine=_machine(fabric, order) | {"commit": commit},
         cpu_seconds=sum(line["cpu_seconds"] for line in steps) + time.process_time() - cpu_since,
         began=began,
     )
@@ -127,19 +129,20 @@ def _train(
             raise InputError(f"teacher and student cannot share a batch: {error}") from error
     tokens = root.tokens(spec.data.train_split)
     samples = SampleSet(root, tokens, inputs, spec.schedule.augment)
-    began["order"] = _order(tokens, spec.seed)
     fit(fabric, objective, samples, spec.schedule, spec.seed, folder, stop, order.loader_workers)
     _require_logged(folder, losses)
-    return student, began
+    return student, began | {"batches": _batches(folder, tokens, spec.schedule.batch_size)}
 
 
-def _order(tokens: list[str], seed: int) -> str:
-    """Hash of the order of the first epoch, which has to be a shuffled one."""
-    first = [tokens[index] for index in batch_indices(len(tokens), len(tokens), 0, stream_seed(seed, "order"))]
+def _batches(folder: RunFolder, tokens: list[str], batch_size: int) -> str:
+    """Of the first batches that the training saw, as its log names them; they have to be shuffled ones."""
+    seen = [int(line["batch"]) for line in folder.steps()[:FIRST_BATCHES]]
+    unshuffled = [batch_name(tokens[first : first + batch_size]) for first in range(0, len(tokens), batch_size)]
     # By chance, one shuffle of eight samples in forty thousand is no shuffle; of fewer it would be too many.
-    if len(tokens) >= 8 and first == tokens:
+    whole = min(len(seen), len(tokens) // batch_size)
+    if whole * batch_size >= 8 and seen[:whole] == unshuffled[:whole]:
         raise RuntimeError("the training samples come in the order of their split: nothing shuffles them")
-    return hashlib.sha256("\n".join(first).encode()).hexdigest()
+    return " ".join(f"{name:08x}" for name in seen)
 
 
 def _require_logged(folder: RunFolder, losses: Mapping[str, object]) -> None:
@@ -177,7 +180,6 @@ def _machine(fabric: Fabric, order: JobOrder) -> dict[str, str]:
         "torch": torch.__version__,
         "threads": str(order.threads),
         "peak_memory_mb": str(round(peak / 2**20)),
-        "commit": _commit(),
     }
 
 
@@ -189,7 +191,7 @@ def _commit() -> str:
     try:
         head, changes = (
             subprocess.run(["git", "-C", str(here), *command], capture_output=True, text=True, check=True).stdout
-            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "*.py"])
         )
     except (OSError, subprocess.CalledProcessError) as error:
         return f"unknown ({error})"

@@ -3,14 +3,15 @@
 import io
 import math
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.wrappers import _FabricOptimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from distill.objective import Objective
+from distill.objective import Objective, ObjectiveOutput
 from distill.pull import pulls
 from harness.data.loader import SampleSet, training_batches
 from harness.store import RunFolder, atomic_write
@@ -70,10 +71,8 @@ def fit(
         run.log_step(
             step,
             {
-                "loss": output.total.item(),
-                **{f"raw/{name}": value.item() for name, value in output.raw.items()},
-                **{f"weighted/{name}": value.item() for name, value in output.weighted.items()},
-                **{f"share/{name}": (value / output.total).item() for name, value in output.weighted.items()},
+                "batch": batch_name(batch.tokens),
+                **_terms(output),
                 **pull,
                 "lr": float(rate),
                 "gradient_norm": norm,
@@ -92,6 +91,21 @@ def fit(
         objective.check_teacher_unchanged()
     # Whatever interrupts the scoring does not cost the training.
     _save(run, objective, optimizer, course, schedule.length)
+
+
+def batch_name(tokens: Sequence[str]) -> int:
+    """A number by which a log names the samples of a batch, in their order."""
+    return zlib.crc32("\n".join(tokens).encode())
+
+
+def _terms(output: ObjectiveOutput) -> dict[str, float]:
+    """The loss, and each of its terms raw, weighted and as a share of it; one transfer to the host for all."""
+    named = {"loss": output.total}
+    named |= {f"raw/{name}": value for name, value in output.raw.items()}
+    named |= {f"weighted/{name}": value for name, value in output.weighted.items()}
+    values = dict(zip(named, torch.stack([value.detach() for value in named.values()]).tolist(), strict=True))
+    loss = values["loss"] or math.nan  # nothing has no shares
+    return values | {f"share/{name}": values[f"weighted/{name}"] / loss for name in output.weighted}
 
 
 def _ramp(step: int, schedule: ScheduleSpec) -> float:

@@ -13,7 +13,7 @@ def plan_of(smoke_root):
     from harness.study.load import load_study
     from harness.study.plan import plan_study
 
-    return lambda *changes: plan_study(load_study(STUDY, changes), smoke_root.fingerprint(), 4)
+    return lambda *changes: plan_study(load_study(STUDY, changes), smoke_root.fingerprint(), int)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def _finish(plan, site, seconds):
             loader_workers=0,
         )
         site.folder(job.id).write("job.json", order.model_dump(mode="json"))
-        site.folder(job.id).complete(Result({}, 1, seconds, {}))
+        site.folder(job.id).complete(Result({}, 1, seconds, {"device": "cpu (x86_64)", "threads": "1"}))
 
 
 def test_other_seeds_and_weights_take_as_long_and_workers_share(plan_of, site):

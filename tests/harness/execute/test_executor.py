@@ -18,7 +18,7 @@ def plan(smoke_root):
     from harness.study.plan import plan_study
 
     path = Path(__file__).parents[3] / "studies" / "smoke.yaml"
-    return plan_study(load_study(path, ["schedule.steps=2"]), smoke_root.fingerprint(), 4)
+    return plan_study(load_study(path, ["schedule.steps=2"]), smoke_root.fingerprint(), int)
 
 
 def _ids(plan):
@@ -117,7 +117,7 @@ def test_a_model_scored_again_on_the_same_split_scores_the_same(site, smoke_root
 
     path = Path(__file__).parents[3] / "studies" / "smoke.yaml"
     study = load_study(path, ["schedule.steps=1", "paths=[]", "arms={}", "data.also_score=[synthetic_val]"])
-    plan = plan_study(study, smoke_root.fingerprint(), 4)
+    plan = plan_study(study, smoke_root.fingerprint(), int)
     states = execute(plan, site, lambda _: None)
     assert {state.status for state in states.values()} == {"done"}
     trained, again = (site.folder(row.job).result() for row in plan.rows)

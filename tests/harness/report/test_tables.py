@@ -19,6 +19,8 @@ arms:
 seeds: [0, 1]
 """
 
+ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
+
 # mAP and NDS by row and seed, chosen by hand.
 NUMBERS = {
     ("teacher", 0): (0.60, 0.50),
@@ -42,7 +44,7 @@ def study(tmp_path):
 def plan(study):
     from harness.study.plan import plan_study
 
-    return plan_study(study, "data", 100)
+    return plan_study(study, "data", int)
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def finish(plan, tmp_path):
                 folder.fail("FloatingPointError: loss 'feature' is nan", wrong_input=False)
                 continue
             mean_ap, nds = NUMBERS[row.role, row.seed]
-            errors = dict.fromkeys(("mATE", "mASE", "mAOE", "mAVE", "mAAE"), 0.5)
+            errors = dict.fromkeys(ERRORS, 0.5)
             folder.write("job.json", {})
             for step, seconds in enumerate((0.5, 0.1, 0.2)):
                 folder.log_step(step, {"seconds": seconds})
@@ -197,8 +199,9 @@ def test_published_numbers_carry_their_marks(plan, study, finish, paper):
     tex = latex(table, study)
     assert r"lidar$\rightarrow$camera feature & 2 & 28.0 $\pm$ 5.7" in tex
     assert r"\toprule" in tex
+    assert "which row they belong to is uncertain" in tex
     # Without a paper there are no columns of papers.
-    assert "paper" not in markdown(summary(results_frame(plan, finish())), study)
+    assert "gain NDS | parameters" in markdown(summary(results_frame(plan, finish())), study)
 
 
 def test_gain_of_an_untrained_teacher_has_no_published_counterpart(study, finish, paper, tmp_path):
@@ -206,15 +209,18 @@ def test_gain_of_an_untrained_teacher_has_no_published_counterpart(study, finish
     from harness.study.load import load_study
     from harness.study.plan import plan_study
 
-    control = plan_study(load_study(tmp_path / "study.yaml", ["teachers.lidar.trained=false"]), "data", 100)
+    control = plan_study(load_study(tmp_path / "study.yaml", ["teachers.lidar.trained=false"]), "data", int)
     assert results_frame(control, tmp_path / "none", [paper])["paper_mAP"].isna().all()
 
 
 def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
     import dataclasses
+    import io
+
+    from rich.console import Console
 
     from harness.report.results import results_frame, summary
-    from harness.report.tables import markdown
+    from harness.report.tables import markdown, print_table
     from harness.store import RunFolder
 
     runs = finish()
@@ -228,21 +234,59 @@ def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
     assert "| camera baseline [b] |" in text
     assert "| lidar->camera feature [a, b] |" in text
     assert "[a] cuda (H200), torch 2.11, 1 thread(s)" in text
+    out = io.StringIO()
+    print_table(summary(results_frame(plan, runs)), study, Console(file=out, width=200))
+    assert "camera baseline [b]" in out.getvalue()
+    assert "[a] cuda (H200)" in out.getvalue()
 
 
-@pytest.mark.parametrize(("what", "said"), [("weights", "initial weights"), ("order", "order of samples")])
+@pytest.mark.parametrize(("what", "said"), [("weights", "initial weights"), ("batches", "batches are not")])
 def test_runs_that_began_otherwise_are_not_subtracted(plan, study, finish, what, said):
     import dataclasses
 
-    from harness.report.results import results_frame
+    from harness.report.results import results_frame, summary
+    from harness.report.tables import markdown
     from harness.store import RunFolder
 
     runs = finish()
-    student = next(row for row in plan.rows if row.role == "student" and row.seed == 1)
-    folder = RunFolder(runs / student.job)
-    folder.complete(dataclasses.replace(folder.result(), began={what: "another"}))
+    for row in plan.rows:
+        folder = RunFolder(runs / row.job)
+        # The baseline is longer: as many batches as there are in both are compared.
+        began = {"weights": "a hash", "batches": "aa bb" if row.role == "student" else "aa bb cc"}
+        if row.role == "student" and row.seed == 1:
+            began |= {what: "aa xx"}
+        folder.complete(dataclasses.replace(folder.result(), began=began))
     frame = results_frame(plan, runs)
-    row = frame[(frame.role == "student") & (frame.seed == 1)].iloc[0]
-    assert row["missing"].startswith(f"unpaired: its {said}")
-    assert math.isnan(row["mAP"])
-    assert math.isnan(row["gain_mAP"])
+    students = frame[frame.role == "student"].set_index("seed")
+    assert students.loc[0, "unpaired"] == ""
+    assert students.loc[0, "gain_mAP"] == pytest.approx(4)
+    assert said in students.loc[1, "unpaired"]
+    assert math.isnan(students.loc[1, "gain_mAP"])
+    # Its own number stands.
+    assert students.loc[1, "mAP"] == pytest.approx(32)
+    text = markdown(summary(frame), study)
+    assert "| unpaired | unpaired |" in text
+    assert said in text
+
+
+def test_models_scored_again_are_paired_by_what_they_were_trained_from(study, finish, tmp_path):
+    import dataclasses
+
+    from harness.report.results import results_frame
+    from harness.store import Result, RunFolder
+    from harness.study.load import load_study
+    from harness.study.plan import plan_study
+
+    runs = finish()
+    plan = plan_study(load_study(tmp_path / "study.yaml", ["data.also_score=[synthetic_train]"]), "data", int)
+    for row in plan.rows:
+        folder = RunFolder(runs / row.job)
+        if row.split:
+            folder.write("job.json", {})
+            folder.complete(Result({"mAP": 0.5, "NDS": 0.5} | dict.fromkeys(ERRORS, 0.5), 1, 1.0, {}))
+        else:
+            began = {"weights": f"of {row.role}", "batches": ""}
+            folder.complete(dataclasses.replace(folder.result(), began=began))
+    frame = results_frame(plan, runs)
+    assert (frame[frame.role == "student"].unpaired != "").all()
+    assert frame[frame.role == "student"].gain_mAP.isna().all()

@@ -31,10 +31,10 @@ def study(tmp_path_factory):
     return lambda *overrides: load_study(path, overrides)
 
 
-def _plan(study, fingerprint="data", samples=100):
+def _plan(study, fingerprint="data", samples=None):
     from harness.study.plan import plan_study
 
-    return plan_study(study, fingerprint, samples)
+    return plan_study(study, fingerprint, lambda: samples)
 
 
 def test_teacher_of_one_path_is_the_baseline_of_the_other(study):
@@ -200,8 +200,8 @@ def test_warm_up_of_the_losses_changes_the_distilled_students_alone(study):
 def test_untrained_teacher_is_a_job_without_a_training(study):
     plan = _plan(study("teachers.lidar.trained=false", "paths=[lidar->camera]"))
     teacher = next(plan.jobs[row.job] for row in plan.rows if row.role == "teacher")
-    assert teacher.spec.untrained
     assert teacher.spec.schedule is None
+    assert teacher.spec.weights is None
     # A baseline is trained all the same, on what the teacher has never seen.
     assert teacher.spec.data.train_split == ""
     student = next(plan.jobs[row.job] for row in plan.rows if row.role == "student")
@@ -213,7 +213,7 @@ def test_longer_baseline_is_a_control_compared_with_the_baseline_of_its_seed(stu
     controls = [row for row in plan.rows if row.role == "control"]
     assert [row.seed for row in controls] == [0, 1]
     for row in controls:
-        assert plan.jobs[row.job].spec.schedule.steps == 152  # 151.5, to the even neighbour
+        assert plan.jobs[row.job].spec.schedule.steps == 152  # 151.5
         assert plan.jobs[row.baseline].spec.schedule.steps == 101
         assert plan.jobs[row.baseline].spec.seed == row.seed
         assert not plan.jobs[row.job].spec.losses
@@ -228,3 +228,18 @@ def test_warm_start_is_no_loss_and_makes_another_student(study):
     assert jobs["both"].losses == jobs["plain"].losses
     assert len({job.id for job in jobs.values()}) == 3
     assert len({job.teacher for job in jobs.values()}) == 1
+
+
+def test_longer_is_never_as_long(study):
+    plan = _plan(study("students.camera.longer_baseline=1.1", "schedule.steps=3"))
+    control = next(row for row in plan.rows if row.role == "control")
+    assert plan.jobs[control.job].spec.schedule.steps == 4
+    assert control.job != control.baseline
+    assert plan.wanted == 7  # two students with a teacher and a baseline each, and the control
+
+
+def test_warm_up_of_losses_is_nothing_to_a_student_without_any(study):
+    arms = "arms={warm: [warm_start], both: [warm_start, feature]}"
+    plain, ramped = _plan(study(arms)), _plan(study(arms, "schedule.distillation_warmup=0.2"))
+    changed = {row.arm for row in ramped.rows if row.job not in plain.jobs}
+    assert changed == {"both"}

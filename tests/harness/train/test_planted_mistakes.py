@@ -29,9 +29,9 @@ def distil(smoke_root, order_on, teacher, tmp_path):
     from harness.store import RunFolder
     from harness.train.job import run
 
-    def distil(weights=None):
+    def distil(weights=None, steps=2):
         losses = {name: {"weight": 1.0} for name in LOSSES}
-        order = order_on(smoke_root, schedule={"steps": 2, "batch_size": 2})
+        order = order_on(smoke_root, schedule={"steps": steps, "batch_size": 2})
         taught = order.spec.model_copy(update={"teacher": "a teacher", "losses": losses})
         fields = {"spec": taught, "teacher_spec": teacher[1], "teacher_weights": weights or teacher[0]}
         folder = RunFolder(tmp_path / "student")
@@ -114,16 +114,32 @@ def test_nan_in_a_term(distil, monkeypatch):
         distil()
 
 
-def test_unshuffled_loader(distil, monkeypatch, smoke_root):
+@pytest.mark.parametrize("place", ["_order", "batch_indices"])
+def test_unshuffled_loader(distil, monkeypatch, smoke_root, place):
     from harness.data import loader
     from harness.data.root import NuScenesRoot
 
     # The smallest world has too few samples to tell an order from chance.
     tokens = NuScenesRoot.tokens
     monkeypatch.setattr(NuScenesRoot, "tokens", lambda self, split: (tokens(self, split) * 8)[:8])
-    monkeypatch.setattr(loader, "_order", lambda samples, seed, round_: list(range(samples)))
+    planted = {
+        "_order": lambda samples, seed, round_: list(range(samples)),
+        "batch_indices": lambda samples, size, step, seed: [n % samples for n in range(step * size, (step + 1) * size)],
+    }
+    monkeypatch.setattr(loader, place, planted[place])
     with pytest.raises(RuntimeError, match="nothing shuffles"):
-        distil()
+        distil(steps=4)
+
+
+def test_batches_that_differ_between_arms(distil, smoke_root, order_on, tmp_path, monkeypatch):
+    from harness.store import RunFolder
+    from harness.train import job, trainer
+
+    folder = RunFolder(tmp_path / "baseline")
+    folder.path.mkdir()
+    baseline = job.run(order_on(smoke_root, schedule={"steps": 2, "batch_size": 2}), folder, lambda: False)
+    monkeypatch.setattr(trainer, "stream_seed", lambda seed, stream: 12345)
+    assert distil().began["batches"] != baseline.began["batches"]
 
 
 def test_initial_weights_that_differ_between_arms(distil, smoke_root, order_on, tmp_path, monkeypatch):
@@ -143,14 +159,13 @@ def test_initial_weights_that_differ_between_arms(distil, smoke_root, order_on, 
 
     monkeypatch.setattr(job, "seeded", unseeded)
     student = distil()
-    assert student.began["order"] == baseline.began["order"]
+    assert student.began["batches"] == baseline.began["batches"] != ""
 
-    plan = plan_study(load_study(STUDIES / "smoke.yaml"), "data", 100)
+    plan = plan_study(load_study(STUDIES / "smoke.yaml"), "data", int)
     for row in plan.rows:
         folder = RunFolder(tmp_path / "runs" / row.job)
         folder.write("job.json", {})
         folder.complete(student if row.role == "student" else baseline)
     rows = results_frame(plan, tmp_path / "runs").set_index("role")
-    assert "unpaired: its initial weights are not those of its baseline" in rows.loc["student", "missing"]
-    assert rows.loc["baseline", "missing"] == ""
+    assert "its initial weights are not those of its baseline" in rows.loc["student", "unpaired"]
     assert torch.isnan(torch.tensor(rows.loc["student", "gain_mAP"]))
