@@ -91,7 +91,9 @@ def test_same_table_and_nothing_trained_twice(start, expected, tmp_path, moment)
         except ProcessLookupError:  # it ended by itself meanwhile
             continue
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     finished = _results(folder)
+    assert not (folder / "reports" / "smoke" / "table.csv").exists(), "the moment was over when it was killed"
 
     again = start(folder)
     said, _ = again.communicate()

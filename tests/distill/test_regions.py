@@ -27,6 +27,17 @@ def test_a_map_is_read_where_the_keypoint_is(scene, ramp):
     assert_close(sampled[inside], scene.batch.boxes.keypoints()[inside])
 
 
+def test_swapped_points_are_read_at_the_mirror_image_across_the_diagonal_of_the_map(scene, ramp):
+    from distill.regions import sample_keypoints
+
+    # By hand, on 14 m by 9 m from (-6, -5): what is a share of the one axis becomes that share of the other.
+    x, y = scene.batch.boxes.keypoints()[0, 1].unbind(-1)  # a small box well inside
+    mirrored = torch.stack([-6 + 14 * (y + 5) / 9, -5 + 9 * (x + 6) / 14], dim=-1)
+    sampled = sample_keypoints(ramp, scene.batch.boxes, scene.grid, points="swapped")
+    assert_close(sampled[0, 1], mirrored)
+    assert (sampled[0, 1] - scene.batch.boxes.keypoints()[0, 1]).abs().min() > 0.1
+
+
 def test_a_finer_map_of_the_same_grid_is_read_at_the_same_place(scene, ramp):
     from distill.regions import sample_keypoints
 

@@ -177,3 +177,33 @@ def test_weights_of_the_losses_grow_as_the_schedule_says(order, trained, tmp_pat
     folder, _ = _train(distilled, tmp_path / "ramped")
     factors = [line["weighted/response"] / line["raw/response"] for line in folder.steps()]
     assert factors == pytest.approx([2 / 3, 4 / 3, 2, 2])
+
+
+def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(order, trained, tmp_path, monkeypatch):
+    from harness.store import RunFolder
+    from harness.train import trainer
+
+    whole, _ = trained
+    saved = []
+    save = trainer._save
+    monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "_save", lambda *given: (save(*given), saved.append(given[-1])))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, step, values, log_step=RunFolder.log_step):
+        if step == 2 and not resumed:
+            raise Killed
+        log_step(self, step, values)
+
+    resumed = False
+    monkeypatch.setattr(RunFolder, "log_step", killed)
+    with pytest.raises(Killed):
+        _train(order(), tmp_path / "parts")
+    assert saved == [1, 2]
+    resumed = True
+    folder, _ = _train(order(), tmp_path / "parts")
+    assert saved == [1, 2, 3, 4, 4]  # two of the four steps are not done again; the last save is the end's
+    assert folder.model.read_bytes() == whole.model.read_bytes()
+    assert [line["loss"] for line in folder.steps()] == [line["loss"] for line in whole.steps()]
