@@ -93,8 +93,15 @@ def ground_truth(nusc: NuScenes, tokens: Sequence[str]) -> tuple[Split, BoxColum
     return split, _columns(rows)
 
 
-def predictions(results: Any, split: Split, max_boxes: int) -> BoxColumns:
-    """The boxes of the `results` of a result file, in the file's order of samples (which decides between equal scores).
+def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool = True) -> BoxColumns:
+    """The boxes of the `results` of a result file.
+
+    Args:
+        results: Sample tokens to lists of boxes.
+        split: The samples that there have to be.
+        max_boxes: Of a sample.
+        in_file_order: The order of samples, which decides between equal scores, is the file's, else the split's. The
+            devkit has the one for nuScenes' own splits and the other for those of a user.
 
     Raises:
         InputError: They are not what nuScenes allows; names sample and field.
@@ -107,13 +114,13 @@ def predictions(results: Any, split: Split, max_boxes: int) -> BoxColumns:
     if extra := results.keys() - numbers.keys():
         raise InputError(f"the results have {len(extra)} samples that the split has not, such as {min(extra)}")
     rows = []
-    for token, boxes in results.items():
+    for token, boxes in results.items() if in_file_order else ((token, results[token]) for token in split.tokens):
         if not isinstance(boxes, list):
             raise InputError(f"sample {token}: its boxes are no list")
         if len(boxes) > max_boxes:
             raise InputError(f"sample {token} has {len(boxes)} boxes; at most {max_boxes} are allowed")
         rows += [_row(numbers[token], token, box) for box in boxes]
-    found = _columns(rows)
+    found = _columns(rows, split)
     _require_valid(found, split)
     return found
 
@@ -140,33 +147,53 @@ def _what_is_wrong(box: Any) -> str:
     return unknown("attribute_name", str(box["attribute_name"]), _ATTRIBUTES)
 
 
-def _columns(rows: list[tuple]) -> BoxColumns:
-    sample, label, center, size, rotation, velocity, attribute, score = zip(*rows, strict=True) if rows else [()] * 8
+def _columns(rows: list[tuple], split: Split | None = None) -> BoxColumns:
+    names = ("sample", "label", "translation", "size", "rotation", "velocity", "attribute_name", "detection_score")
+    columns = dict(zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True))
+
+    def floats(name: str, *shape: int) -> np.ndarray:
+        try:
+            return np.array(columns[name], dtype=np.float64).reshape(len(rows), *shape)
+        except (TypeError, ValueError):
+            number = next(row for row, value in enumerate(columns[name]) if not _fits(value, shape))
+            where = f"sample {split.tokens[rows[number][0]]}: " if split else ""
+            raise InputError(
+                f"{where}{name} of a box has another shape or type than nuScenes': {columns[name][number]!r}"[:300]
+            ) from None
+
+    rotation = floats("rotation", 4)
+    length = np.linalg.norm(rotation, axis=1, keepdims=True)
+    return BoxColumns(
+        sample=np.array(columns["sample"], dtype=np.int64),
+        label=np.array(columns["label"], dtype=np.int64),
+        center=floats("translation", 3),
+        size=floats("size", 3),
+        # Of a rotation without length or with an infinite one there is no yaw.
+        yaw=_yaw(np.divide(rotation, length, out=np.full_like(rotation, np.nan), where=length > 0)),
+        velocity=floats("velocity", 2),
+        attribute=np.array(columns["attribute_name"], dtype=np.int64),
+        score=floats("detection_score"),
+    )
+
+
+def _fits(value: Any, shape: tuple[int, ...]) -> bool:
     try:
-        return BoxColumns(
-            sample=np.array(sample, dtype=np.int64),
-            label=np.array(label, dtype=np.int64),
-            center=np.array(center, dtype=np.float64).reshape(-1, 3),
-            size=np.array(size, dtype=np.float64).reshape(-1, 3),
-            yaw=_yaw(np.array(rotation, dtype=np.float64).reshape(-1, 4)),
-            velocity=np.array(velocity, dtype=np.float64).reshape(-1, 2),
-            attribute=np.array(attribute, dtype=np.int64),
-            score=np.array(score, dtype=np.float64),
-        )
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a box has a field of another shape or type than nuScenes': {error}") from error
+        return np.array(value, dtype=np.float64).shape == shape
+    except (TypeError, ValueError):
+        return False
 
 
 def _yaw(rotation: np.ndarray) -> np.ndarray:
-    """Direction of the box's length in the ground plane, of quaternions (w, x, y, z) of any length but zero."""
+    """Direction of the box's length in the ground plane, of unit quaternions (w, x, y, z)."""
     w, x, y, z = rotation.T
-    # The first column of the rotation matrix, times the squared length of the quaternion.
+    # The first column of the rotation matrix.
     return np.arctan2(2 * (x * y + w * z), w * w + x * x - y * y - z * z)
 
 
 def _require_valid(boxes: BoxColumns, split: Split) -> None:
-    for name, values in (("translation", boxes.center), ("size", boxes.size), ("rotation", boxes.yaw)):
+    for name, values in (("translation", boxes.center), ("size", boxes.size)):
         _require(np.isfinite(values), name, "is not finite", boxes, split)
+    _require(np.isfinite(boxes.yaw), "rotation", "has no length, or is not finite", boxes, split)
     _require(np.isfinite(boxes.score), "detection_score", "is not finite", boxes, split)
     _require(~np.isinf(boxes.velocity), "velocity", "is infinite (NaN is allowed)", boxes, split)
     _require(boxes.size > 0, "size", "is not positive", boxes, split)

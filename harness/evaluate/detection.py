@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from nuscenes.eval.common.config import config_factory
-from nuscenes.eval.detection.data_classes import DetectionConfig
+from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetricDataList, DetectionMetrics
+from nuscenes.utils.splits import is_predefined_split
 
 from harness.data.root import NuScenesRoot
 from harness.evaluate.columns import ground_truth, predictions
@@ -50,18 +51,30 @@ def score(
     Returns:
         mAP, NDS (fractions), the five errors as the devkit defines them, and ``AP/CLASS`` for each class.
     """
-    began = time.monotonic()
-    settings = detection_config(config)
-    samples, truth = ground_truth(root.devkit, root.tokens(split))
-    predicted = predictions(content["results"], samples, settings.max_boxes_per_sample)
-    metrics, curves = measure(compare(samples, truth, predicted, settings), settings)
-    metrics.add_runtime(time.monotonic() - began)
-    summary = metrics.serialize() | {"meta": content["meta"]}
-    for name, values in (("metrics_summary.json", summary), ("metrics_details.json", curves.serialize())):
-        atomic_write(out / name, json.dumps(values, indent=2).encode())
+    metrics, curves = evaluate(root, split, content["results"], detection_config(config))
+    write_metrics(metrics, curves, content["meta"], out)
     return {
         "mAP": metrics.mean_ap,
         "NDS": metrics.nd_score,
         **{name: metrics.tp_errors[key] for name, key in ERRORS.items()},
         **{f"AP/{cls}": float(ap) for cls, ap in metrics.mean_dist_aps.items()},
     }
+
+
+def evaluate(
+    root: NuScenesRoot, split: str, results: dict[str, Any], config: DetectionConfig
+) -> tuple[DetectionMetrics, DetectionMetricDataList]:
+    """The devkit's metrics and curves of a result; InputError where it is not one of this split."""
+    began = time.monotonic()
+    samples, truth = ground_truth(root.devkit, root.tokens(split))
+    predicted = predictions(results, samples, config.max_boxes_per_sample, in_file_order=is_predefined_split(split))
+    metrics, curves = measure(compare(samples, truth, predicted, config), config)
+    metrics.add_runtime(time.monotonic() - began)
+    return metrics, curves
+
+
+def write_metrics(metrics: DetectionMetrics, curves: DetectionMetricDataList, meta: dict[str, Any], out: Path) -> None:
+    """Write metrics_summary.json and metrics_details.json as the devkit does."""
+    summary = metrics.serialize() | {"meta": meta}
+    for name, values in (("metrics_summary.json", summary), ("metrics_details.json", curves.serialize())):
+        atomic_write(out / name, json.dumps(values, indent=2).encode())
