@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def ground_truth(nusc: NuScenes, tokens: Sequence[str]) -> tuple[Split, BoxColum
     """A split's samples and annotations, those that no sensor hit left out, as the devkit does."""
     attributes = {row["token"]: row["name"] for row in nusc.attribute}
     scenes: dict[str, int] = {}
-    numbers, ego, rows = [], [], []
+    numbers, ego, sample_of, boxes = [], [], [], []
     racks: dict[int, list[Box]] = {}
     for number, token in enumerate(tokens):
         sample = nusc.get("sample", token)
@@ -85,12 +86,18 @@ def ground_truth(nusc: NuScenes, tokens: Sequence[str]) -> tuple[Split, BoxColum
                 continue
             if len(annotation["attribute_tokens"]) > 1:
                 raise InputError(f"annotation {annotation_token} has more than one attribute")
-            known = [attributes[attribute] for attribute in annotation["attribute_tokens"]]
-            where = annotation["translation"], annotation["size"], annotation["rotation"]
-            velocity, attribute = nusc.box_velocity(annotation_token)[:2], _ATTRIBUTES[known[0] if known else ""]
-            rows.append((number, _LABELS[name], *where, velocity, attribute, -1.0))
+            sample_of.append(number)
+            boxes.append(
+                {
+                    **{key: annotation[key] for key in ("translation", "size", "rotation")},
+                    "velocity": nusc.box_velocity(annotation_token)[:2],
+                    "detection_name": name,
+                    "detection_score": -1.0,
+                    "attribute_name": next((attributes[key] for key in annotation["attribute_tokens"]), ""),
+                }
+            )
     split = Split(tuple(tokens), np.array(numbers), np.array(ego, dtype=np.float64).reshape(-1, 3), racks)
-    return split, _columns(rows)
+    return split, columns(sample_of, boxes, tokens)
 
 
 def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool = True) -> BoxColumns:
@@ -113,67 +120,61 @@ def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool 
         raise InputError(f"the results lack {len(missing)} samples of the split, such as {min(missing)}")
     if extra := results.keys() - numbers.keys():
         raise InputError(f"the results have {len(extra)} samples that the split has not, such as {min(extra)}")
-    rows = []
-    for token, boxes in results.items() if in_file_order else ((token, results[token]) for token in split.tokens):
+    sample_of: list[int] = []
+    found: list[Any] = []
+    for token in results if in_file_order else split.tokens:
+        boxes = results[token]
         if not isinstance(boxes, list):
             raise InputError(f"sample {token}: its boxes are no list")
         if len(boxes) > max_boxes:
             raise InputError(f"sample {token} has {len(boxes)} boxes; at most {max_boxes} are allowed")
-        rows += [_row(numbers[token], token, box) for box in boxes]
-    found = _columns(rows, split)
-    _require_valid(found, split)
-    return found
+        found += boxes
+        sample_of += [numbers[token]] * len(boxes)
+    whole = columns(sample_of, found, split.tokens)
+    _require_valid(whole, split)
+    return whole
 
 
-def _row(number: int, token: str, box: Any) -> tuple:
-    try:
-        label, attribute = _LABELS[box["detection_name"]], _ATTRIBUTES[box["attribute_name"]]
-        where = box["translation"], box["size"], box["rotation"], box["velocity"]
-        return number, label, *where, attribute, box["detection_score"]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"sample {token}: {_what_is_wrong(box)}") from error
+def columns(sample: Sequence[int], boxes: Sequence[Any], tokens: Sequence[str]) -> BoxColumns:
+    """Boxes as nuScenes writes them, as columns.
 
-
-def _what_is_wrong(box: Any) -> str:
-    """Of a box that cannot be read."""
-    needed = ("translation", "size", "rotation", "velocity", "detection_name", "detection_score", "attribute_name")
-    if not isinstance(box, dict):
-        return f"a box is {type(box).__name__}, not a mapping with {', '.join(needed)}"
-    for name in needed:
-        if name not in box:
-            return f"a box lacks {name}"
-    if not isinstance(box["detection_name"], str) or box["detection_name"] not in _LABELS:
-        return unknown("detection_name", str(box["detection_name"]), _LABELS)
-    return unknown("attribute_name", str(box["attribute_name"]), _ATTRIBUTES)
-
-
-def _columns(rows: list[tuple], split: Split | None = None) -> BoxColumns:
-    names = ("sample", "label", "translation", "size", "rotation", "velocity", "attribute_name", "detection_score")
-    columns = dict(zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True))
+    Args:
+        sample: Number of each box's sample.
+        boxes: Mappings with nuScenes' fields.
+        tokens: Of the samples, to say where a box cannot be read.
+    """
 
     def floats(name: str, *shape: int) -> np.ndarray:
+        values = [box[name] for box in boxes]
         try:
-            return np.array(columns[name], dtype=np.float64).reshape(len(rows), *shape)
+            if shape and set(map(len, values)) - set(shape):
+                raise ValueError("of another length")
+            flat = chain.from_iterable(values) if shape else values
+            return np.fromiter(flat, dtype=np.float64, count=len(values) * math.prod(shape)).reshape(-1, *shape)
         except (TypeError, ValueError):
-            number = next(row for row, value in enumerate(columns[name]) if not _fits(value, shape))
-            where = f"sample {split.tokens[rows[number][0]]}: " if split else ""
-            raise InputError(
-                f"{where}{name} of a box has another shape or type than nuScenes': {columns[name][number]!r}"[:300]
-            ) from None
+            number, value = next((n, value) for n, value in enumerate(values) if not _fits(value, shape))
+            shown = f"{name} of a box has another shape or type than nuScenes': {value!r}"
+            raise InputError(f"sample {tokens[sample[number]]}: {shown[:200]}") from None
 
-    rotation = floats("rotation", 4)
-    length = np.linalg.norm(rotation, axis=1, keepdims=True)
-    return BoxColumns(
-        sample=np.array(columns["sample"], dtype=np.int64),
-        label=np.array(columns["label"], dtype=np.int64),
-        center=floats("translation", 3),
-        size=floats("size", 3),
-        # Of a rotation without length or with an infinite one there is no yaw.
-        yaw=_yaw(np.divide(rotation, length, out=np.full_like(rotation, np.nan), where=length > 0)),
-        velocity=floats("velocity", 2),
-        attribute=np.array(columns["attribute_name"], dtype=np.int64),
-        score=floats("detection_score"),
-    )
+    try:
+        label = [_LABELS[box["detection_name"]] for box in boxes]
+        attribute = [_ATTRIBUTES[box["attribute_name"]] for box in boxes]
+        rotation = floats("rotation", 4)
+        length = np.sqrt((rotation**2).sum(axis=1, keepdims=True))
+        return BoxColumns(
+            sample=np.array(sample, dtype=np.int64),
+            label=np.array(label, dtype=np.int64),
+            center=floats("translation", 3),
+            size=floats("size", 3),
+            # Of a rotation without length or with an infinite one there is no yaw.
+            yaw=_yaw(np.divide(rotation, length, out=np.full_like(rotation, np.nan), where=length > 0)),
+            velocity=floats("velocity", 2),
+            attribute=np.array(attribute, dtype=np.int64),
+            score=floats("detection_score"),
+        )
+    except (KeyError, TypeError) as error:
+        number, wrong = next((n, what) for n, box in enumerate(boxes) if (what := _what_is_wrong(box)))
+        raise InputError(f"sample {tokens[sample[number]]}: {wrong}") from error
 
 
 def _fits(value: Any, shape: tuple[int, ...]) -> bool:
@@ -181,6 +182,20 @@ def _fits(value: Any, shape: tuple[int, ...]) -> bool:
         return np.array(value, dtype=np.float64).shape == shape
     except (TypeError, ValueError):
         return False
+
+
+def _what_is_wrong(box: Any) -> str:
+    """Of a box that cannot be read; nothing of one that can."""
+    needed = ("translation", "size", "rotation", "velocity", "detection_name", "detection_score", "attribute_name")
+    if not isinstance(box, Mapping):
+        return f"a box is {type(box).__name__}, not a mapping with {', '.join(needed)}"
+    for name in needed:
+        if name not in box:
+            return f"a box lacks {name}"
+    for name, known in (("detection_name", _LABELS), ("attribute_name", _ATTRIBUTES)):
+        if not isinstance(box[name], str) or box[name] not in known:
+            return unknown(name, str(box[name]), known)
+    return ""
 
 
 def _yaw(rotation: np.ndarray) -> np.ndarray:

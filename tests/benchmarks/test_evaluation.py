@@ -45,7 +45,7 @@ def test_columns_against_the_devkit(sets, benchmark, speedups):
     from nuscenes.eval.detection.data_classes import DetectionBox
     from nuscenes.eval.detection.evaluate import DetectionEval
 
-    from harness.evaluate.columns import Split, _columns, _row, predictions
+    from harness.evaluate.columns import Split, columns, predictions
     from harness.evaluate.metrics import compare, measure
 
     truth, results = sets
@@ -53,7 +53,8 @@ def test_columns_against_the_devkit(sets, benchmark, speedups):
     config.class_range = dict.fromkeys(config.class_range, 1000)  # the devkit's filter is not what is compared
     count = len(truth)
     split = Split(tuple(results), np.zeros(count, dtype=np.int64), np.zeros((count, 3)), {})
-    annotations = _columns([_row(number, "", box) for number, listed in enumerate(truth) for box in listed])
+    sample_of = [number for number, listed in enumerate(truth) for _ in listed]
+    annotations = columns(sample_of, [box for listed in truth for box in listed], split.tokens)
     predicted = predictions(results, split, 500)
 
     def devkit_boxes(lists):

@@ -86,7 +86,7 @@ def _devkit(truth, results, racks, config):
 
 
 def _ours(truth, results, racks, config):
-    from harness.evaluate.columns import Split, _columns, _row, predictions
+    from harness.evaluate.columns import Split, columns, predictions
     from harness.evaluate.metrics import compare, measure
 
     tokens = tuple(str(number) for number in range(len(truth)))
@@ -96,11 +96,10 @@ def _ours(truth, results, racks, config):
         np.zeros((len(tokens), 3)),
         {number: [_rack()] for number, has in enumerate(racks) if has},
     )
-    annotations = [
-        _row(number, str(number), box) for number, listed in enumerate(truth) for box, points in listed if points != 0
-    ]
+    hit = [(number, box) for number, listed in enumerate(truth) for box, points in listed if points != 0]
+    annotations = columns([number for number, _ in hit], [box for _, box in hit], tokens)
     found = predictions(dict(zip(tokens, results, strict=True)), split, max_boxes=500)
-    return measure(compare(split, _columns(annotations), found, config), config)
+    return measure(compare(split, annotations, found, config), config)
 
 
 @pytest.fixture(scope="module")
