@@ -153,7 +153,7 @@ def _cells(summary: pd.DataFrame) -> Cells:
     """The main table; the paper's columns only where a paper has something to say."""
     papers = ("paper_mAP", "paper_NDS") if _has_published(summary) else ()
     named = "/".join(name for name in summary["paper"].unique() if name)
-    published = [column.replace("paper_", f"{named} ") for column in papers]
+    published = [column.replace("paper_", f"{named} gain ") for column in papers]
     header = ["row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS", *published, "parameters"]
     kinds = _machines(summary)
     found = [header]
