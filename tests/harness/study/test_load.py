@@ -143,9 +143,8 @@ def test_published_numbers_are_found_beside_the_study_and_checked(load, refusal,
     text = STUDY + "report: {papers: [paper.yaml]}\n"
     paper.write_text("{name: A, title: B, venue: C, arxiv: D}")
     assert load(text).report.papers == (paper,)
-    paper.write_text(
-        "{name: A, title: B, venue: C, arxiv: D, gains: [{path: lidar->camera, losses: [feature], mAP: 1, NDS: 1, mark: seen}]}"
-    )
+    gain = "{path: lidar->camera, losses: [feature], mAP: 1, NDS: 1, mark: seen}"
+    paper.write_text("{name: A, title: B, venue: C, arxiv: D, gains: [" + gain + "]}")
     assert "paper.yaml: gains.0.mark" in refusal(text)
 
 
