@@ -39,8 +39,9 @@ class RunFolder:
     """The folder of one job.
 
     ``job.json`` what to do, ``metrics.jsonl`` a line a step, ``state.pt`` where to go on, ``model.safetensors`` the
-    trained detector, ``predictions.json`` and ``metrics_summary.json`` in nuScenes' formats, ``log.txt``, and, written
-    last, ``result.json``. ``failure.json`` says why the last attempt ended without one.
+    trained detector, ``predictions.json`` and ``metrics_summary.json`` in nuScenes' formats, ``draws.npz`` the metrics
+    in draws of scenes, ``log.txt``, and, written last, ``result.json``. ``failure.json`` says why the last attempt
+    ended without one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,6 +61,11 @@ class RunFolder:
     def log(self) -> Path:
         """What the worker printed."""
         return self.path / "log.txt"
+
+    @property
+    def draws(self) -> Path:
+        """Its metrics in draws of scenes."""
+        return self.path / "draws.npz"
 
     def result(self) -> Result | None:
         """The result, or None while there is none."""
@@ -95,6 +101,10 @@ class RunFolder:
         if content is None:
             raise InputError(f"{self.path / 'job.json'} is missing; a run folder is made by harness.run")
         return content
+
+    def label(self) -> str:
+        """What its job is called; empty where this is no run folder."""
+        return str(self.job().get("label", "")) if (self.path / "job.json").is_file() else ""
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file of this folder so that it is either whole or not there."""

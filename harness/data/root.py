@@ -93,12 +93,23 @@ class NuScenesRoot:
     def fingerprint(self) -> str:
         """Identity of the content: hash of the tables, the custom splits and, where there is one, the manifest."""
         digest = hashlib.sha256(self.version.encode())
-        extra = [self._custom_splits, self.path / MANIFEST]
-        tables = [table_path(self._folder, table) for table in sorted(TABLES)]
-        for path in [*tables, *(path for path in extra if path.is_file())]:
+        for path in self._described_by():
             with path.open("rb") as file:
                 digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
         return digest.hexdigest()
+
+    def state(self) -> str:
+        """Path, size and time of what `fingerprint` reads: equal while no file of it was written, and told at once."""
+        digest = hashlib.sha256(f"{self.path.resolve()} {self.version}".encode())
+        for path in self._described_by():
+            stat = path.stat()
+            digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+        return digest.hexdigest()
+
+    def _described_by(self) -> list[Path]:
+        extra = [self._custom_splits, self.path / MANIFEST]
+        tables = [table_path(self._folder, table) for table in sorted(TABLES)]
+        return [*tables, *(path for path in extra if path.is_file())]
 
     @property
     def _custom_splits(self) -> Path:

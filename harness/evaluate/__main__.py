@@ -1,13 +1,20 @@
-"""python -m harness.evaluate RESULT.json: the devkit's metrics of a result file, with the devkit's own arguments."""
+"""python -m harness.evaluate RESULT.json: a result's metrics, how sure they are, and their causes."""
 
 import json
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from harness.console import count_progress, print_table
 from harness.errors import InputError, exit_2_on_input_error
+
+if TYPE_CHECKING:
+    from harness.evaluate.analysis import Analysis
 
 console = Console()
 app = typer.Typer(add_completion=False)
@@ -16,61 +23,99 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     result_path: Annotated[Path, typer.Argument(metavar="RESULT.json", help="A nuScenes detection result file.")],
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where metrics and curves go.")],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where metrics, analysis and pictures go.")],
     eval_set: Annotated[str, typer.Option("--eval_set", help="A split of nuScenes or of the root's own.")] = "val",
     dataroot: Annotated[Path, typer.Option("--dataroot", help="A nuScenes root.")] = Path("/data/sets/nuscenes"),
     version: Annotated[str, typer.Option("--version", help="Its version folder.")] = "v1.0-trainval",
     config_path: Annotated[
-        Path | None, typer.Option("--config_path", help="A detection configuration; CVPR 2019's if not given.")
+        Path | None,
+        typer.Option(
+            "--config_path",
+            help="A detection configuration's file, or a study's name for one such as within_16m; else CVPR 2019's.",
+        ),
     ] = None,
+    plot_examples: Annotated[
+        int,
+        typer.Option("--plot_examples", min=0, help="How many samples to draw with their boxes (needs LiDAR files)."),
+    ] = 10,
     render_curves: Annotated[int, typer.Option("--render_curves", min=0, max=1, help="Draw the curves, too.")] = 1,
     verbose: Annotated[int, typer.Option("--verbose", min=0, max=1, help="Print the metrics.")] = 1,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="OTHER.json", help="Another result of the split, to be subtracted from this."
+        ),
+    ] = None,
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=0, help="Draws of scenes for the intervals; 0: the devkit's files alone.")
+    ] = 1000,
 ) -> None:
-    """Write metrics_summary.json and metrics_details.json, equal to the devkit's, and with curves plots/*.pdf."""
+    """Write metrics_summary.json and metrics_details.json, equal to the devkit's, with plots/*.pdf and examples/*.png.
+
+    Then analysis.json and analysis.png: every metric, what each kind of error costs, and AP by distance, visibility,
+    LiDAR points and speed, with 95 % intervals over scenes; of a difference the paired one.
+    """
     with exit_2_on_input_error():
-        from nuscenes.eval.detection.evaluate import DetectionEval
-
         from harness.data.root import NuScenesRoot
-        from harness.evaluate.detection import evaluate, write_metrics
+        from harness.evaluate.detection import held_against, write_metrics
+        from harness.evaluate.figure import draw_curves, draw_examples
+        from harness.evaluate.metrics import measure
+        from harness.evaluate.result_file import read_result
 
-        content = read_result(result_path)
+        if against is not None and not resamples:
+            raise InputError("--against needs --resamples, at least 1")
+        meta, results = read_result(result_path)
         config = _config(config_path)
         root = NuScenesRoot(dataroot, version)
-        metrics, curves = evaluate(root, eval_set, content["results"], config)
-        try:
-            (output_dir / "plots").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--output_dir {output_dir} cannot be made: {error.strerror}") from error
-        write_metrics(metrics, curves, content["meta"], output_dir)
+        matched = held_against(root, eval_set, results, config)
+        del results  # a result of nuScenes is as large as its file
+        both = [matched]
+        if against is not None:
+            try:
+                both.append(held_against(root, eval_set, read_result(against)[1], config))
+            except InputError as error:
+                raise InputError(f"--against {against}: {error}") from error
+        _make(output_dir)
+        metrics, curves = measure(matched, config)
+        write_metrics(metrics, curves, meta, output_dir)
+        if plot_examples:
+            draw_examples(output_dir, root, matched, config, plot_examples)
         if render_curves:
-            drawing = DetectionEval.__new__(DetectionEval)
-            drawing.cfg, drawing.verbose, drawing.plot_dir = config, False, str(output_dir / "plots")
-            drawing.render(metrics, curves)
-        if verbose:
-            _print(metrics)
-            console.print(f"metrics: {output_dir}", highlight=False, markup=False, soft_wrap=True)
+            draw_curves(output_dir, metrics, curves, config)
+        if verbose and against is None:
+            _print_metrics(metrics)
+        if resamples:
+            titles = _titles([result_path] if against is None else [result_path, against])
+            _analyse(dict(zip(titles, both, strict=True)), config, resamples, output_dir, bool(verbose))
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """Meta and results of a result file, or InputError."""
+def _make(folder: Path) -> None:
     try:
-        content = json.loads(path.read_bytes())
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"result file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"result file {path} is no JSON: {error}") from error
-    for key in ("meta", "results"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), dict):
-            raise InputError(f"result file {path} has no mapping {key!r}; a result file has meta and results")
-    return content
+        raise InputError(f"--output_dir {folder} cannot be made: {error.strerror}") from error
+
+
+def _titles(paths: Sequence[Path]) -> list[str]:
+    """What the results are called: what their jobs are, or the names of their files, or of their folders."""
+    from harness.store import RunFolder
+
+    folders = [path.absolute().parent for path in paths]
+    labels = [RunFolder(folder).label() or path.stem for folder, path in zip(folders, paths, strict=True)]
+    for names in (labels, [folder.name for folder in folders]):
+        if len(set(names)) == len(paths):
+            return names
+    return ["A", "B"][: len(paths)]
 
 
 def _config(path: Path | None) -> Any:
-    from nuscenes.eval.common.config import config_factory
     from nuscenes.eval.detection.data_classes import DetectionConfig
 
-    if path is None:
-        return config_factory("detection_cvpr_2019")
+    from harness.evaluate.detection import detection_config
+    from harness.study.spec import DETECTION_CONFIG_PATTERN
+
+    if path is None or re.match(DETECTION_CONFIG_PATTERN, str(path)):
+        return detection_config("nuscenes" if path is None else str(path))
     try:
         return DetectionConfig.deserialize(json.loads(path.read_bytes()))
     except OSError as error:
@@ -81,9 +126,8 @@ def _config(path: Path | None) -> Any:
         ) from error
 
 
-def _print(metrics: Any) -> None:
-    from harness.console import print_table
-    from harness.evaluate.detection import ERRORS
+def _print_metrics(metrics: Any) -> None:
+    from harness.evaluate.metrics import ERRORS
 
     errors = metrics.tp_errors
     rows = [["all", f"{metrics.mean_ap:.4f}", *(f"{errors[key]:.4f}" for key in ERRORS.values())]]
@@ -91,7 +135,61 @@ def _print(metrics: Any) -> None:
         values = (metrics.get_label_tp(name, key) for key in ERRORS.values())
         rows.append([name, f"{ap:.4f}", *(f"{value:.4f}" for value in values)])
     print_table(console, ["class", "AP", *(name.removeprefix("m") for name in ERRORS)], rows)
-    console.print(f"mAP {metrics.mean_ap:.4f}, NDS {metrics.nd_score:.4f}", highlight=False)
+    _say(f"mAP {metrics.mean_ap:.4f}, NDS {metrics.nd_score:.4f}")
+
+
+def _analyse(results: dict[str, Any], config: Any, resamples: int, out: Path, verbose: bool) -> None:
+    """Analyse one result or two, write what is found, and print it."""
+    from harness.evaluate.analysis import analyse, write_analysis
+    from harness.evaluate.figure import draw_analysis
+
+    with count_progress(console, "parts of the analysis") as show:
+        found = analyse(list(results.values()), config, resamples, os.cpu_count() or 1, show)
+    analyses = dict(zip(results, found, strict=True))
+    difference = {"difference": found[0] - found[1]} if len(found) == 2 else {}
+    write_analysis(out / "analysis.json", analyses | difference, resamples)
+    draw_analysis(out / "analysis.png", analyses, config.dist_th_tp)
+    if verbose:
+        _print_analysis(analyses, difference)
+        if found[0].scenes < 2:
+            _say("One scene: no interval.")
+        else:
+            _say(
+                f"± is the standard error, brackets the 95 % interval, of {resamples:,} draws of {found[0].scenes} "
+                "scenes; AP, mAP and NDS in points. Each interval stands for itself: one of twenty misses the truth."
+            )
+    _say(f"metrics: {out}, and as a picture: {out / 'analysis.png'}")
+
+
+def _print_analysis(analyses: "dict[str, Analysis]", difference: "dict[str, Analysis]") -> None:
+    from harness.evaluate.analysis import is_error
+
+    shown = {title: analysis.estimates() for title, analysis in (difference or analyses).items()}
+    (title, whole), *_ = shown.items()
+    plain = [analysis.estimates() for analysis in analyses.values()] if difference else []
+    truths = next(iter(analyses.values())).truths
+    for group, numbers in whole.items():
+        rows = []
+        for name, estimate in numbers.items():
+            form, scale = ("{:.3f}", 1.0) if is_error(group, name) else ("{:.1f}", 100.0)
+            signed = form.replace(":", ":+") if difference else form
+            known = estimate.standard_error == estimate.standard_error
+            rows.append(
+                [
+                    name,
+                    *([f"{truths[group][name]:,}"] if group in truths else []),
+                    *(form.format(scale * result[group][name].value) for result in plain),
+                    signed.format(scale * estimate.value),
+                    f"± {form.format(scale * estimate.standard_error)}" if known else "",
+                    f"[{signed.format(scale * estimate.low)}, {signed.format(scale * estimate.high)}]" if known else "",
+                ]
+            )
+        counted = ["annotations"] if group in truths else []
+        print_table(console, [group, *counted, *(analyses if difference else []), title, "", "95 %"], rows)
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
-"""Boxes of a whole split as columns: ground truth from the tables, predictions from a result file's dictionary."""
+"""Boxes of a whole split as columns, made of nuScenes' mappings, checked and filtered as the devkit does."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from nuscenes import NuScenes
 from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig
-from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.data_classes import Box
 from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
@@ -19,6 +17,8 @@ from harness.errors import InputError, unknown
 
 _LABELS = {name: number for number, name in enumerate(DETECTION_NAMES)}
 _ATTRIBUTES = {"": -1} | {name: number for number, name in enumerate(ATTRIBUTE_NAMES)}
+_AT_ONCE = 500
+"""Boxes that are turned to columns together: as lists they would fill the memory."""
 _IN_RACKS = [_LABELS["bicycle"], _LABELS["motorcycle"]]
 
 
@@ -47,9 +47,25 @@ class BoxColumns:
         """Number of boxes."""
         return len(self.sample)
 
-    def where(self, keep: np.ndarray) -> "BoxColumns":
-        """The boxes of a mask."""
-        return BoxColumns(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
+    def where(self, chosen: np.ndarray) -> Self:
+        """The boxes of a mask, or of indices."""
+        return type(self)(**{name: getattr(self, name)[chosen] for name in _names(type(self))})
+
+
+@dataclass(frozen=True)
+class Annotations(BoxColumns):
+    """Boxes with what only annotations have."""
+
+    lidar_points: np.ndarray
+    """int64 (n,)."""
+    visibility: np.ndarray
+    """int64 (n,): the number of nuScenes' level, 1 (up to 40 % of its pixels are seen) to 4 (80 % or more)."""
+
+    @classmethod
+    def of(cls, boxes: BoxColumns, lidar_points: np.ndarray, visibility: np.ndarray) -> Self:
+        """The boxes with that."""
+        own = {name: getattr(boxes, name) for name in _names(BoxColumns)}
+        return cls(**own, lidar_points=lidar_points, visibility=visibility)
 
 
 @dataclass(frozen=True)
@@ -61,43 +77,19 @@ class Split:
     """int64 (samples,): number of each sample's scene."""
     ego: np.ndarray
     """float64 (samples, 3): global position of the car at the LiDAR's keyframe, metres."""
-    racks: Mapping[int, Sequence[Box]]
-    """Bicycle racks of the samples that have any."""
+    rack_sample: np.ndarray
+    """int64 (racks,): number of the sample of each annotated bicycle rack."""
+    rack: np.ndarray
+    """float64 (racks, 10): its translation, size and rotation as nuScenes writes them."""
+
+    @property
+    def scenes(self) -> int:
+        """Number of scenes."""
+        return int(self.scene.max(initial=-1)) + 1
 
 
-def ground_truth(nusc: NuScenes, tokens: Sequence[str]) -> tuple[Split, BoxColumns]:
-    """A split's samples and annotations, those that no sensor hit left out, as the devkit does."""
-    attributes = {row["token"]: row["name"] for row in nusc.attribute}
-    scenes: dict[str, int] = {}
-    numbers, ego, sample_of, boxes = [], [], [], []
-    racks: dict[int, list[Box]] = {}
-    for number, token in enumerate(tokens):
-        sample = nusc.get("sample", token)
-        numbers.append(scenes.setdefault(sample["scene_token"], len(scenes)))
-        keyframe = nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
-        ego.append(nusc.get("ego_pose", keyframe["ego_pose_token"])["translation"])
-        for annotation_token in sample["anns"]:
-            annotation = nusc.get("sample_annotation", annotation_token)
-            if annotation["category_name"] == "static_object.bicycle_rack":
-                box = Box(annotation["translation"], annotation["size"], Quaternion(annotation["rotation"]))
-                racks.setdefault(number, []).append(box)
-            name = category_to_detection_name(annotation["category_name"])
-            if name is None or annotation["num_lidar_pts"] + annotation["num_radar_pts"] == 0:
-                continue
-            if len(annotation["attribute_tokens"]) > 1:
-                raise InputError(f"annotation {annotation_token} has more than one attribute")
-            sample_of.append(number)
-            boxes.append(
-                {
-                    **{key: annotation[key] for key in ("translation", "size", "rotation")},
-                    "velocity": nusc.box_velocity(annotation_token)[:2],
-                    "detection_name": name,
-                    "detection_score": -1.0,
-                    "attribute_name": next((attributes[key] for key in annotation["attribute_tokens"]), ""),
-                }
-            )
-    split = Split(tuple(tokens), np.array(numbers), np.array(ego, dtype=np.float64).reshape(-1, 3), racks)
-    return split, columns(sample_of, boxes, tokens)
+def _names(kind: type[BoxColumns]) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool = True) -> BoxColumns:
@@ -120,6 +112,7 @@ def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool 
         raise InputError(f"the results lack {len(missing)} samples of the split, such as {min(missing)}")
     if extra := results.keys() - numbers.keys():
         raise InputError(f"the results have {len(extra)} samples that the split has not, such as {min(extra)}")
+    parts: list[BoxColumns] = []
     sample_of: list[int] = []
     found: list[Any] = []
     for token in results if in_file_order else split.tokens:
@@ -130,9 +123,17 @@ def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool 
             raise InputError(f"sample {token} has {len(boxes)} boxes; at most {max_boxes} are allowed")
         found += boxes
         sample_of += [numbers[token]] * len(boxes)
-    whole = columns(sample_of, found, split.tokens)
+        if len(found) > _AT_ONCE:
+            parts.append(columns(sample_of, found, split.tokens))
+            sample_of, found = [], []
+    whole = concatenated([*parts, columns(sample_of, found, split.tokens)])
     _require_valid(whole, split)
     return whole
+
+
+def concatenated(parts: Sequence[BoxColumns]) -> BoxColumns:
+    """The boxes of all parts."""
+    return BoxColumns(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in _names(BoxColumns)})
 
 
 def columns(sample: Sequence[int], boxes: Sequence[Any], tokens: Sequence[str]) -> BoxColumns:
@@ -220,16 +221,28 @@ def _require(good: np.ndarray, name: str, what: str, boxes: BoxColumns, split: S
         raise InputError(f"sample {split.tokens[boxes.sample[bad.argmax()]]}: {name} of a box {what}")
 
 
-def filtered(boxes: BoxColumns, split: Split, config: DetectionConfig) -> BoxColumns:
-    """The boxes that are scored: nearer than their class's range, and no bicycle or motorcycle in a bicycle rack."""
+def ego_distance(boxes: BoxColumns, split: Split) -> np.ndarray:
+    """Distance of each box from the car in the ground plane, metres."""
     gap = boxes.center[:, :2] - split.ego[boxes.sample, :2]
+    return np.sqrt(gap[:, 0] ** 2 + gap[:, 1] ** 2)
+
+
+def scored(boxes: BoxColumns, split: Split, config: DetectionConfig) -> np.ndarray:
+    """Mask of the boxes that count: nearer than their class's range, and no bicycle or motorcycle in a bicycle rack."""
     reach = np.array([config.class_range[name] for name in DETECTION_NAMES], dtype=np.float64)
-    near = boxes.where(np.sqrt(gap[:, 0] ** 2 + gap[:, 1] ** 2) < reach[boxes.label])
-    keep = np.ones(len(near), dtype=bool)
-    if split.racks:
-        doubtful = np.isin(near.label, _IN_RACKS) & np.isin(near.sample, list(split.racks))
-        for index in doubtful.nonzero()[0]:
-            # One point at a time, as the devkit asks: the last bit of a product may depend on how many there are.
-            point = near.center[index][:, None]
-            keep[index] = not any(points_in_box(rack, point).any() for rack in split.racks[near.sample[index]])
-    return near.where(keep)
+    kept = ego_distance(boxes, split) < reach[boxes.label]
+    if not len(split.rack):
+        return kept
+    racks = {
+        number: [_box(rack) for rack in split.rack[split.rack_sample == number]] for number in set(split.rack_sample)
+    }
+    doubtful = kept & np.isin(boxes.label, _IN_RACKS) & np.isin(boxes.sample, split.rack_sample)
+    for index in doubtful.nonzero()[0]:
+        # One point at a time, as the devkit asks: the last bit of a product may depend on how many there are.
+        point = boxes.center[index][:, None]
+        kept[index] = not any(points_in_box(rack, point).any() for rack in racks[boxes.sample[index]])
+    return kept
+
+
+def _box(rack: np.ndarray) -> Box:
+    return Box(rack[:3].tolist(), rack[3:6].tolist(), Quaternion(rack[6:].tolist()))

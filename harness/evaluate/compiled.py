@@ -4,49 +4,278 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def match_groups(
     truth_xy: np.ndarray,
-    truth_starts: np.ndarray,
-    truth_order: np.ndarray,
+    truth_group: np.ndarray,
     predicted_xy: np.ndarray,
-    predicted_starts: np.ndarray,
-    predicted_order: np.ndarray,
+    predicted_group: np.ndarray,
+    order: np.ndarray,
+    groups: int,
     thresholds: np.ndarray,
     found: np.ndarray,
 ) -> None:
     """Give each prediction the nearest annotation of its group that no better one has, if it is near enough.
 
     Args:
-        truth_xy: Centres of the annotations, group after group.
-        truth_starts: Where each group begins, and where the last one ends.
-        truth_order: What each of them is called in `found`.
-        predicted_xy: Centres of the predictions, group after group, in each the best first.
-        predicted_starts: As of the annotations.
-        predicted_order: Column of `found` of each.
+        truth_xy: Centres of the annotations.
+        truth_group: Number of the group of each.
+        predicted_xy: Centres of the predictions.
+        predicted_group: Number of the group of each.
+        order: Indices of those that count, the best first.
+        groups: How many there are.
         thresholds: Distances under which a match counts, each matched on its own.
-        found: int64 (thresholds, predictions), all -1; filled.
+        found: int64 (thresholds, predictions), all -1; filled with indices of annotations.
     """
+    truth_start, truth_order = grouped(truth_group, np.arange(len(truth_group)), groups)
+    predicted_start, predicted_order = grouped(predicted_group, order, groups)
     longest = 0
-    for group in range(len(truth_starts) - 1):
-        longest = max(longest, truth_starts[group + 1] - truth_starts[group])
+    for group in range(groups):
+        longest = max(longest, truth_start[group + 1] - truth_start[group])
     distance = np.empty(longest)
     taken = np.zeros((len(thresholds), longest), dtype=np.bool_)
-    for group in range(len(truth_starts) - 1):
-        first, last = truth_starts[group], truth_starts[group + 1]
-        if first == last:
+    for group in range(groups):
+        first, count = truth_start[group], truth_start[group + 1] - truth_start[group]
+        if count == 0:
             continue
-        taken[:, : last - first] = False
-        for row in range(predicted_starts[group], predicted_starts[group + 1]):
-            for candidate in range(last - first):
-                dx = predicted_xy[row, 0] - truth_xy[first + candidate, 0]
-                dy = predicted_xy[row, 1] - truth_xy[first + candidate, 1]
+        taken[:, :count] = False
+        for row in predicted_order[predicted_start[group] : predicted_start[group + 1]]:
+            for candidate in range(count):
+                dx = predicted_xy[row, 0] - truth_xy[truth_order[first + candidate], 0]
+                dy = predicted_xy[row, 1] - truth_xy[truth_order[first + candidate], 1]
                 distance[candidate] = np.sqrt(dx * dx + dy * dy)
             for number in range(len(thresholds)):
                 best, nearest = -1, np.inf
-                for candidate in range(last - first):
+                for candidate in range(count):
                     if not taken[number, candidate] and distance[candidate] < nearest:
                         best, nearest = candidate, distance[candidate]
                 if nearest < thresholds[number]:
                     taken[number, best] = True
-                    found[number, predicted_order[row]] = truth_order[first + best]
+                    found[number, row] = truth_order[first + best]
+
+
+@njit(cache=True, nogil=True)
+def find_nearest(
+    truth_xy: np.ndarray,
+    truth_sample: np.ndarray,
+    truth_label: np.ndarray,
+    predicted_xy: np.ndarray,
+    predicted_sample: np.ndarray,
+    predicted_label: np.ndarray,
+    samples: int,
+    nearest: np.ndarray,
+    distance: np.ndarray,
+) -> None:
+    """The nearest annotation of a prediction's own class, and the nearest of any other, in its sample.
+
+    Args:
+        truth_xy: Centres of the annotations.
+        truth_sample: Number of the sample of each.
+        truth_label: Number of the class of each.
+        predicted_xy: Centres of the predictions.
+        predicted_sample: Number of the sample of each.
+        predicted_label: Number of the class of each.
+        samples: How many there are.
+        nearest: int64 (2, predictions), all -1; filled with indices of annotations, of its own class first.
+        distance: float64 (2, predictions), all infinite; filled with metres.
+    """
+    start, members = grouped(truth_sample, np.arange(len(truth_sample)), samples)
+    for i in range(len(predicted_sample)):
+        sample = predicted_sample[i]
+        for candidate in members[start[sample] : start[sample + 1]]:
+            other = int(truth_label[candidate] != predicted_label[i])
+            dx = predicted_xy[i, 0] - truth_xy[candidate, 0]
+            dy = predicted_xy[i, 1] - truth_xy[candidate, 1]
+            gap = np.sqrt(dx * dx + dy * dy)
+            if gap < distance[other, i]:
+                nearest[other, i], distance[other, i] = candidate, gap
+
+
+@njit(cache=True, nogil=True)
+def grouped(group: np.ndarray, order: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each group begins and the last one ends, int64 (groups + 1,), and its members, group after group.
+
+    Only those that `order` names are members, and within a group they are in its order.
+    """
+    start = np.zeros(groups + 1, dtype=np.int64)
+    for i in order:
+        start[group[i] + 1] += 1
+    for number in range(groups):
+        start[number + 1] += start[number]
+    members = np.empty(len(order), dtype=np.int64)
+    at = start.copy()
+    for i in order:
+        members[at[group[i]]] = i
+        at[group[i]] += 1
+    return start, members
+
+
+@njit(cache=True, nogil=True)
+def _kept(i: int, scene: np.ndarray, copies: np.ndarray) -> int:
+    """The last prediction up to i whose scene is there; the first one where there is none."""
+    while i > 0 and copies[scene[i]] == 0:
+        i -= 1
+    return max(i, 0)
+
+
+@njit(cache=True, nogil=True)
+def curve(
+    hits: np.ndarray,
+    score: np.ndarray,
+    scene: np.ndarray,
+    errors: np.ndarray,
+    copies: np.ndarray,
+    truths: int,
+    share: float,
+    recalls: np.ndarray,
+    precision: np.ndarray,
+    confidence: np.ndarray,
+    means: np.ndarray,
+) -> None:
+    """Precision, confidence and mean errors over recall as the devkit has them, had scenes been there several times.
+
+    The devkit interpolates between the points that the predictions make one by one; one pass needs only the last point
+    and the present one.
+
+    Args:
+        hits: int64 (hits,): which predictions, the best first, are true positives.
+        score: float64 (n,).
+        scene: int32 (n,): number of the scene.
+        errors: float64 (hits, e): of the true positives; NaN is left out of means.
+        copies: int64 (scenes,): how often each scene is there.
+        truths: Annotations, copies counted.
+        share: What a false positive counts; 1 for the devkit's precision.
+        recalls: float64 (g,): where the curves are asked for, ascending.
+        precision: float64 (g,); filled.
+        confidence: float64 (g,); filled.
+        means: float64 (e, g); filled.
+    """
+    precision[:] = 0.0
+    confidence[:] = 0.0
+    means[:] = 1.0
+    kinds = errors.shape[1]
+    # Mean error after the first and after the last true positive of each score: the devkit interpolates over scores.
+    levels = np.empty(len(errors) if kinds else 0)
+    first = np.empty((len(levels), kinds))
+    last = np.empty((len(levels), kinds))
+    level = -1
+    total = np.zeros(kinds)
+    known = np.zeros(kinds, dtype=np.int64)
+    false, found, at, after = 0, 0, 0, 0
+    for row in range(len(hits)):
+        i = hits[row]
+        times = copies[scene[i]]
+        if times == 0:
+            continue
+        # What lies between two true positives is false; most of the work is here, and there is no branch in it.
+        for j in range(after, i):
+            false += copies[scene[j]]
+        after = i + 1
+        for copy in range(times):
+            recall = (found + 1) / truths
+            if at < len(recalls) and recalls[at] < recall:
+                sharp = (found + 1) / (share * false + found + 1)
+                old_recall, old_sharp = found / truths, found / (share * false + found) if found else 0.0
+                before = score[_kept(i if copy else i - 1, scene, copies)]
+                while at < len(recalls) and recalls[at] < recall:
+                    if false + found == 0:
+                        precision[at], confidence[at] = sharp, score[i]
+                    elif recalls[at] == old_recall:
+                        precision[at], confidence[at] = old_sharp, before
+                    else:
+                        step = recalls[at] - old_recall
+                        precision[at] = (sharp - old_sharp) / (recall - old_recall) * step + old_sharp
+                        confidence[at] = (score[i] - before) / (recall - old_recall) * step + before
+                    at += 1
+            found += 1
+            if kinds:
+                fresh = level < 0 or levels[level] != score[i]
+                level += fresh
+                levels[level] = score[i]
+                for kind in range(kinds):
+                    if not np.isnan(errors[row, kind]):
+                        total[kind] += errors[row, kind]
+                        known[kind] += 1
+                    last[level, kind] = total[kind] / known[kind] if known[kind] else 0.0
+                    if fresh:
+                        first[level, kind] = last[level, kind]
+    if found == 0:
+        return
+    for j in range(after, len(scene)):
+        false += copies[scene[j]]
+    before = score[_kept(len(scene) - 1, scene, copies)]
+    while at < len(recalls) and recalls[at] <= found / truths:
+        precision[at], confidence[at] = found / (share * false + found), before
+        at += 1
+    for at in range(len(recalls) if kinds else 0):
+        # The lowest level above this confidence, and the highest one that is not.
+        low, high = 0, level + 1
+        while low < high:
+            middle = (low + high) // 2
+            if levels[middle] > confidence[at]:
+                low = middle + 1
+            else:
+                high = middle
+        for kind in range(kinds):
+            if known[kind] == 0:
+                continue
+            if low > level:
+                means[kind, at] = last[level, kind]
+            elif low == 0 or levels[low] == confidence[at]:
+                means[kind, at] = first[low, kind]
+            else:
+                slope = (last[low - 1, kind] - first[low, kind]) / (levels[low - 1] - levels[low])
+                means[kind, at] = slope * (confidence[at] - levels[low]) + first[low, kind]
+
+
+@njit(cache=True, nogil=True)
+def resample(
+    hits: np.ndarray,
+    score: np.ndarray,
+    scene: np.ndarray,
+    errors: np.ndarray,
+    truths: np.ndarray,
+    share: float,
+    copies: np.ndarray,
+    recalls: np.ndarray,
+    begin: int,
+    min_precision: float,
+    ap: np.ndarray,
+    means: np.ndarray,
+) -> None:
+    """AP and true-positive errors of one class at one threshold, for many draws of scenes.
+
+    Args:
+        hits: As for `curve`.
+        score: As for `curve`.
+        scene: As for `curve`.
+        errors: As for `curve`.
+        truths: int64 (scenes,): annotations of each scene.
+        share: As for `curve`.
+        copies: int64 (draws, scenes).
+        recalls: As for `curve`.
+        begin: First recall that counts.
+        min_precision: What is taken off precisions.
+        ap: float64 (draws,); filled.
+        means: float64 (e, draws); filled.
+    """
+    precision, confidence = np.empty(len(recalls)), np.empty(len(recalls))
+    curves = np.empty((errors.shape[1], len(recalls)))
+    for draw in range(len(copies)):
+        positives = 0
+        for number in range(len(truths)):
+            positives += copies[draw, number] * truths[number]
+        if positives == 0:
+            ap[draw] = 0.0
+            means[:, draw] = 1.0
+            continue
+        curve(hits, score, scene, errors, copies[draw], positives, share, recalls, precision, confidence, curves)
+        total = 0.0
+        for at in range(begin, len(recalls)):
+            total += max(precision[at] - min_precision, 0.0)
+        ap[draw] = total / (len(recalls) - begin) / (1.0 - min_precision)
+        end = len(recalls)
+        while end > 0 and confidence[end - 1] == 0.0:
+            end -= 1
+        for kind in range(errors.shape[1]):
+            means[kind, draw] = curves[kind, begin:end].mean() if end > begin else 1.0

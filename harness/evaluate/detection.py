@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,13 @@ from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetri
 from nuscenes.utils.splits import is_predefined_split
 
 from harness.data.root import NuScenesRoot
-from harness.evaluate.columns import ground_truth, predictions
-from harness.evaluate.metrics import compare, measure
-from harness.store import atomic_write
+from harness.evaluate.bootstrap import draws, resampled
+from harness.evaluate.columns import predictions
+from harness.evaluate.intervals import write_draws
+from harness.evaluate.metrics import ERRORS, Matched, compare, measure
+from harness.evaluate.truth import annotations
+from harness.store import RunFolder, atomic_write
 from harness.study.spec import DetectionConfigName, scored_range
-
-ERRORS = {
-    "mATE": "trans_err",
-    "mASE": "scale_err",
-    "mAOE": "orient_err",
-    "mAVE": "vel_err",
-    "mAAE": "attr_err",
-}
 
 
 def detection_config(name: DetectionConfigName) -> DetectionConfig:
@@ -37,7 +33,7 @@ def detection_config(name: DetectionConfigName) -> DetectionConfig:
 
 
 def score(
-    root: NuScenesRoot, split: str, content: dict[str, Any], config: DetectionConfigName, out: Path
+    root: NuScenesRoot, split: str, content: dict[str, Any], config: DetectionConfigName, folder: RunFolder
 ) -> dict[str, float]:
     """Score a result file's content.
 
@@ -46,13 +42,19 @@ def score(
         split: Scored samples; the results have exactly these.
         content: What a nuScenes detection result file holds: meta and results.
         config: Name of the detection configuration.
-        out: Folder for metrics_summary.json and metrics_details.json, as the devkit writes them.
+        folder: Where metrics_summary.json and metrics_details.json go, as the devkit writes them, and the metrics in
+            draws of scenes.
 
     Returns:
         mAP, NDS (fractions), the five errors as the devkit defines them, and ``AP/CLASS`` for each class.
     """
-    metrics, curves = evaluate(root, split, content["results"], detection_config(config))
-    write_metrics(metrics, curves, content["meta"], out)
+    began = time.monotonic()
+    whole = detection_config(config)
+    matched = held_against(root, split, content["results"], whole)
+    metrics, curves = measure(matched, whole)
+    metrics.add_runtime(time.monotonic() - began)
+    write_metrics(metrics, curves, content["meta"], folder.path)
+    write_draws(folder.draws, resampled(matched, whole, draws(matched.split.scenes)), matched.split.scenes)
     return {
         "mAP": metrics.mean_ap,
         "NDS": metrics.nd_score,
@@ -61,16 +63,11 @@ def score(
     }
 
 
-def evaluate(
-    root: NuScenesRoot, split: str, results: dict[str, Any], config: DetectionConfig
-) -> tuple[DetectionMetrics, DetectionMetricDataList]:
-    """The devkit's metrics and curves of a result; InputError where it is not one of this split."""
-    began = time.monotonic()
-    samples, truth = ground_truth(root.devkit, root.tokens(split))
+def held_against(root: NuScenesRoot, split: str, results: Mapping[str, Any], config: DetectionConfig) -> Matched:
+    """A result, matched with the annotations of a split; InputError where it is not one of this split."""
+    samples, truth = annotations(root, split)
     predicted = predictions(results, samples, config.max_boxes_per_sample, in_file_order=is_predefined_split(split))
-    metrics, curves = measure(compare(samples, truth, predicted, config), config)
-    metrics.add_runtime(time.monotonic() - began)
-    return metrics, curves
+    return compare(samples, truth, predicted, config)
 
 
 def write_metrics(metrics: DetectionMetrics, curves: DetectionMetricDataList, meta: dict[str, Any], out: Path) -> None:

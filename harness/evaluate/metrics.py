@@ -1,6 +1,7 @@
 """Matches to the devkit's metrics, to the last bit of every AP: the same sums in the same order, of columns."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from nuscenes.eval.detection.algo import calc_ap, calc_tp
@@ -12,9 +13,18 @@ from nuscenes.eval.detection.data_classes import (
     DetectionMetrics,
 )
 
-from harness.evaluate.columns import BoxColumns, Split, filtered
-from harness.evaluate.matching import match, ranked
+from harness.evaluate.columns import Annotations, BoxColumns, Split, scored
+from harness.evaluate.compiled import curve, grouped
+from harness.evaluate.matching import best_first, match
 
+ERRORS = {
+    "mATE": "trans_err",
+    "mASE": "scale_err",
+    "mAOE": "orient_err",
+    "mAVE": "vel_err",
+    "mAAE": "attr_err",
+}
+"""The devkit's names of the five true-positive errors."""
 UNDEFINED = {"traffic_cone": ("attr_err", "vel_err", "orient_err"), "barrier": ("attr_err", "vel_err")}
 """Errors that a class does not have."""
 
@@ -23,32 +33,80 @@ UNDEFINED = {"traffic_cone": ("attr_err", "vel_err", "orient_err"), "barrier": (
 class Matched:
     """A result held against its split: all that any metric needs, and nothing of it is ever matched again."""
 
-    truth: BoxColumns
+    split: Split
+    truth: Annotations
     predicted: BoxColumns
-    """Best first."""
+    """All, also those that do not count."""
     found: np.ndarray
     """int64 (thresholds, predictions): index into `truth`, or -1."""
+    order: np.ndarray
+    """int64: indices of the predictions that count, best first."""
+
+    @cached_property
+    def of_class(self) -> list[np.ndarray]:
+        """Of each class the indices of its predictions that count, best first."""
+        start, members = grouped(self.predicted.label, self.order, len(DETECTION_NAMES))
+        return np.split(members, start[1:-1])
 
 
-def compare(split: Split, truth: BoxColumns, predicted: BoxColumns, config: DetectionConfig) -> Matched:
+def compare(split: Split, truth: Annotations, predicted: BoxColumns, config: DetectionConfig) -> Matched:
     """Filter both as the devkit does, and match."""
     if config.dist_fcn != "center_distance":
         raise ValueError(f"only center_distance is known, not {config.dist_fcn!r}")
-    truth, predicted = filtered(truth, split, config), filtered(predicted, split, config)
-    predicted = predicted.where(ranked(predicted))
-    return Matched(truth, predicted, match(truth, predicted, np.array(config.dist_ths, float), len(DETECTION_NAMES)))
+    truth = truth.where(scored(truth, split, config))
+    order = best_first(predicted.score, scored(predicted, split, config))
+    found = match(truth, predicted, order, np.array(config.dist_ths, float), len(DETECTION_NAMES))
+    return Matched(split, truth, predicted, found, order)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The predictions of one class, best first, and what they found at one threshold: what curves are made of."""
+
+    hits: np.ndarray
+    """int64 (true positives,): which of them are true positives."""
+    score: np.ndarray
+    """float64 (n,)."""
+    scene: np.ndarray
+    """int32 (n,): number of its scene."""
+    errors: np.ndarray
+    """float64 (true positives, 5 or 0): in the order of the devkit's TP_METRICS."""
+    truths: np.ndarray
+    """int64 (scenes,): annotations of each scene."""
+    share: float = 1.0
+    """What a false positive counts."""
+
+
+def ranking(matched: Matched, label: int, found: np.ndarray, with_errors: bool = False) -> Ranking:
+    """The ranking of a class.
+
+    Args:
+        matched: Boxes.
+        label: Number of the class.
+        found: int64 (predictions,): index of the annotation that each prediction finds, or -1.
+        with_errors: Otherwise the ranking has none.
+    """
+    rows = matched.of_class[label]
+    wanted = found[rows]
+    hits = (wanted >= 0).nonzero()[0]
+    errors = _errors(matched, label, rows[hits], wanted[hits]) if with_errors else np.empty((0, 0))
+    scene = matched.split.scene
+    truth = matched.truth.sample[matched.truth.label == label]
+    return Ranking(
+        hits=hits,
+        score=matched.predicted.score[rows],
+        scene=scene[matched.predicted.sample[rows]].astype(np.int32),
+        errors=errors,
+        truths=np.bincount(scene[truth], minlength=matched.split.scenes),
+    )
 
 
 def measure(matched: Matched, config: DetectionConfig) -> tuple[DetectionMetrics, DetectionMetricDataList]:
     """The devkit's metrics and curves."""
     curves, metrics = DetectionMetricDataList(), DetectionMetrics(config)
     for name in config.class_names:
-        label = DETECTION_NAMES.index(name)
-        positives = int((matched.truth.label == label).sum())
-        rows = (matched.predicted.label == label).nonzero()[0]
-        score = matched.predicted.score[rows]
         for number, threshold in enumerate(config.dist_ths):
-            data = _curve(matched, label, rows, score, matched.found[number, rows], positives)
+            data = _curve(ranking(matched, DETECTION_NAMES.index(name), matched.found[number], with_errors=True))
             curves.set(name, threshold, data)
             metrics.add_label_ap(name, threshold, calc_ap(data, config.min_recall, config.min_precision))
         for metric in TP_METRICS:
@@ -58,48 +116,48 @@ def measure(matched: Matched, config: DetectionConfig) -> tuple[DetectionMetrics
     return metrics, curves
 
 
-def _curve(
-    matched: Matched, label: int, rows: np.ndarray, score: np.ndarray, truth: np.ndarray, positives: int
-) -> DetectionMetricData:
+RECALLS = np.linspace(0, 1, DetectionMetricData.nelem)
+"""Where the devkit has its curves."""
+
+
+def _curve(ranked: Ranking) -> DetectionMetricData:
     """Precision, confidence and errors at 101 recalls, of one class at one threshold."""
-    hit = truth >= 0
-    if not hit.any():
-        return DetectionMetricData.no_predictions()
-    tp, fp = np.cumsum(hit).astype(float), np.cumsum(~hit).astype(float)
-    precision, recall = tp / (fp + tp), tp / float(positives)
-    grid = np.linspace(0, 1, DetectionMetricData.nelem)
-    confidence = np.interp(grid, recall, score, right=0)
-    errors = {}
-    for name, values in _errors(matched, label, rows[hit], truth[hit]).items():
-        mean = _running_mean(values)
-        errors[name] = np.interp(confidence[::-1], score[hit][::-1], mean[::-1])[::-1]
-    return DetectionMetricData(
-        recall=grid, precision=np.interp(grid, recall, precision, right=0), confidence=confidence, **errors
+    precision, confidence = np.empty(len(RECALLS)), np.empty(len(RECALLS))
+    means = np.empty((len(TP_METRICS), len(RECALLS)))
+    copies, truths = np.ones(len(ranked.truths), dtype=np.int64), ranked.truths.sum()
+    curve(
+        ranked.hits,
+        ranked.score,
+        ranked.scene,
+        ranked.errors,
+        copies,
+        truths,
+        ranked.share,
+        RECALLS,
+        precision,
+        confidence,
+        means,
     )
+    errors = dict(zip(TP_METRICS, means, strict=True))
+    return DetectionMetricData(recall=RECALLS, precision=precision, confidence=confidence, **errors)
 
 
-def _errors(matched: Matched, label: int, rows: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
-    """The five errors of matched pairs."""
-    found, wanted = matched.predicted.where(rows), matched.truth.where(truth)
-    smaller = np.minimum(found.size, wanted.size).prod(axis=1)
-    union = wanted.size.prod(axis=1) + found.size.prod(axis=1) - smaller
+def _errors(matched: Matched, label: int, rows: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The five errors of matched pairs, (pairs, 5)."""
+    a, b = matched.predicted, matched.truth
+    found_size, wanted_size = a.size[rows], b.size[truth]
+    smaller = np.minimum(found_size, wanted_size).prod(axis=1)
+    union = wanted_size.prod(axis=1) + found_size.prod(axis=1) - smaller
+    gap = a.center[rows, :2] - b.center[truth, :2]
+    wanted_attribute = b.attribute[truth]
     # A barrier looks the same from both ends.
     period = np.pi if DETECTION_NAMES[label] == "barrier" else 2 * np.pi
-    turn = (wanted.yaw - found.yaw + period / 2) % period - period / 2
-    return {
-        "trans_err": np.sqrt(((found.center - wanted.center)[:, :2] ** 2).sum(axis=1)),
-        "vel_err": np.sqrt(((found.velocity - wanted.velocity) ** 2).sum(axis=1)),
+    turn = (b.yaw[truth] - a.yaw[rows] + period / 2) % period - period / 2
+    errors = {
+        "trans_err": np.sqrt((gap**2).sum(axis=1)),
+        "vel_err": np.sqrt(((a.velocity[rows] - b.velocity[truth]) ** 2).sum(axis=1)),
         "scale_err": 1 - smaller / union,
         "orient_err": np.abs(np.where(turn > np.pi, turn - 2 * np.pi, turn)),
-        "attr_err": np.where(wanted.attribute < 0, np.nan, found.attribute != wanted.attribute),
+        "attr_err": np.where(wanted_attribute < 0, np.nan, a.attribute[rows] != wanted_attribute),
     }
-
-
-def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Mean of the first, the first two, ...; NaN is left out, and nothing but NaN is 1 throughout, as the devkit's."""
-    known = ~np.isnan(values)
-    if not known.any():
-        return np.ones(len(values))
-    count = np.cumsum(known)
-    total = np.nancumsum(values)
-    return np.divide(total, count, out=np.zeros_like(total), where=count != 0)
+    return np.stack([errors[name] for name in TP_METRICS], axis=1)

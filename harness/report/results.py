@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from harness.evaluate.intervals import Estimate, difference, read_draws
 from harness.store import Result, RunFolder
 from harness.study.papers import SIGNS, Paper
 from harness.study.plan import Plan, Row
@@ -24,8 +26,8 @@ def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.Da
     Columns: KEYS (split is empty for the evaluation split), seed, job, missing (why there is no result, else empty),
     parameters, mAP and NDS in points, the five errors, gain_mAP and gain_NDS in points over the baseline of the same
     student and seed, paper, paper_mAP and paper_NDS (the gain that it reports for such a path and such losses) with
-    paper_mark, unpaired (why there is no gain although both have results, else empty), and machine (device kind, torch
-    version and threads).
+    paper_mark, unpaired (why there is no gain although both have results, else empty), machine (device kind, torch
+    version and threads), and gain_draws (mAP and NDS of the gain in draws of scenes and the number of scenes, or None).
     """
     found = {id_: RunFolder(runs / id_).result() for id_ in plan.jobs}
     return pd.DataFrame([_record(row, plan, found, runs, papers) for row in plan.rows])
@@ -61,6 +63,7 @@ def _record(
         known = result is not None and baseline is not None
         gain = 100 * (result.metrics[metric] - baseline.metrics[metric]) if known else float("nan")  # type: ignore[union-attr]
         record[f"gain_{metric}"] = gain
+    record["gain_draws"] = _gain_draws(row, runs) if result is not None and baseline is not None else None
     losses = frozenset(row.losses) - {WARM_START}
     gains = ((paper.name, paper.gain(row.published_as, losses)) for paper in papers)
     name, published = next(((name, gain) for name, gain in gains if gain is not None), ("", None))
@@ -69,6 +72,15 @@ def _record(
     record["paper_NDS"] = published.NDS if published else float("nan")
     record["paper_mark"] = SIGNS[published.mark] if published else ""
     return record
+
+
+def _gain_draws(row: Row, runs: Path) -> tuple[dict[str, np.ndarray], int] | None:
+    """The gain in points, draw by draw, and the number of scenes; None where one of the two has no draws."""
+    student, baseline = (read_draws(RunFolder(runs / id_).draws) for id_ in (row.job, str(row.baseline)))
+    if student is None or baseline is None:
+        return None
+    gain = difference(student[0], baseline[0])
+    return {metric: 100 * gain[metric] for metric in POINTS}, student[1]
 
 
 def _missing(row: Row, result: Result | None, runs: Path) -> str:
@@ -143,7 +155,10 @@ def _together(texts: pd.Series) -> str:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows that differ only in seed become one: mean, ``*_std`` over seeds (NaN for one), and their number."""
+    """Rows that differ only in seed become one: mean, ``*_std`` over seeds (NaN for one), and their number.
+
+    Gains have their 95 % interval over scenes in ``*_low`` and ``*_high``.
+    """
     metrics = [*POINTS, *ERRORS, *GAINS]
     groups = frame.groupby(list(KEYS), sort=False)
     # A mean over fewer seeds than were asked for would pass for the whole: one NaN makes the cell NaN.
@@ -151,4 +166,18 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     spread = groups[metrics].std(ddof=1, skipna=False).add_suffix("_std")
     same = groups[["parameters", "paper", "paper_mAP", "paper_NDS", "paper_mark"]].first()
     said = groups[["missing", "unpaired", "machine"]].agg(_together)
-    return means.join(spread).join(groups.size().rename("seeds")).join(same).join(said).reset_index()
+    intervals = groups["gain_draws"].agg(list).map(_over_scenes)
+    scenes = pd.DataFrame(intervals.tolist(), index=intervals.index)
+    return means.join(spread).join(scenes).join(groups.size().rename("seeds")).join(same).join(said).reset_index()
+
+
+def _over_scenes(draws: list[tuple[dict[str, np.ndarray], int] | None]) -> dict[str, float]:
+    """The 95 % interval over scenes of the mean gain of some seeds: a draw has the same scenes for all of them."""
+    known = [pair for pair in draws if pair is not None]
+    whole = len(known) == len(draws)
+    found: dict[str, float] = {}
+    for metric in POINTS:
+        mean = np.mean([values[metric] for values, _ in known], axis=0) if whole else np.full(1, np.nan)
+        interval = Estimate.of(mean, known[0][1] if whole else 0)
+        found |= {f"gain_{metric}_low": interval.low, f"gain_{metric}_high": interval.high}
+    return found

@@ -33,6 +33,11 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
         "mAP, NDS and gains in points; errors as nuScenes defines them, smaller is better; ± is the standard deviation "
         "over seeds. A gain is over the same student and seed trained without a teacher.",
     ]
+    if summary["gain_mAP_low"].notna().any():
+        lines.append(
+            "In brackets: the 95 % interval of the mean gain over scenes (paired bootstrap). It says how far the gain "
+            "of these trainings might be off on other scenes; the spread over seeds, how far other trainings might be."
+        )
     lines += [_teacher(name, study) for name in dict.fromkeys(path.split("->")[0] for path in study.paths)]
     lines += [f"{arm}: {', '.join(_loss(name, study) for name in losses)}." for arm, losses in study.arms.items()]
     if schedule.distillation_warmup and study.paths:
@@ -167,7 +172,7 @@ def _cells(summary: pd.DataFrame) -> Cells:
             continue
         cells += [_number(row, metric, "{:.1f}") for metric in POINTS]
         cells += [_number(row, metric, "{:.3f}") for metric in ERRORS]
-        cells += ["unpaired" if row["unpaired"] else _number(row, metric, "{:+.1f}") for metric in GAINS]
+        cells += ["unpaired" if row["unpaired"] else _gain(row, metric) for metric in GAINS]
         cells += [_plain(row[column], "{:+.1f}", row["paper_mark"]) for column in papers]
         found.append([*cells, _plain(row["parameters"], "{:,.0f}")])
     return found
@@ -230,6 +235,13 @@ def _number(row: dict, metric: str, form: str) -> str:
     if math.isnan(mean):
         return ""
     return form.format(mean) + ("" if math.isnan(std) else " ± " + form.replace("+", "").format(std))
+
+
+def _gain(row: dict, metric: str) -> str:
+    """As `_number`, with the interval over scenes where it is known."""
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    interval = "" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
+    return _number(row, metric, "{:+.1f}") + interval
 
 
 def _plain(value: float | int | None, form: str, sign: str = "") -> str:

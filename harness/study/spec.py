@@ -14,7 +14,8 @@ from distill.weights import PUBLISHED, published_weight
 from harness.errors import unknown
 from harness.study.arms import expand
 
-DetectionConfigName = Annotated[str, Field(pattern=r"^(nuscenes|within_[1-9]\d{0,2}m)$")]
+DETECTION_CONFIG_PATTERN = r"^(nuscenes|within_[1-9]\d{0,2}m)$"
+DetectionConfigName = Annotated[str, Field(pattern=DETECTION_CONFIG_PATTERN)]
 """nuScenes' own class ranges, or those cut at so many metres."""
 
 

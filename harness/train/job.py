@@ -71,7 +71,7 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
     predictions = _predict(student, samples, fabric, order.loader_workers)
     content = write_submission(folder.path / "predictions.json", root, predictions, spec.detector.inputs.sensors)
-    metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder.path)
+    metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder)
     steps = folder.steps()
     return Result(
         metrics=metrics,

@@ -58,6 +58,7 @@ def test_a_real_root_has_a_tune_split_and_is_scored_on_it(mini, tmp_path):
     from harness.data.nuscenes import annotations
     from harness.evaluate.detection import score
     from harness.evaluate.submission import write_submission
+    from harness.store import RunFolder
 
     before = sorted(path for path in mini.path.rglob("*"))
     splits = mini.splits()
@@ -68,5 +69,5 @@ def test_a_real_root_has_a_tune_split_and_is_scored_on_it(mini, tmp_path):
     assert len(tokens) + len(mini.tokens("crossbev_train")) == len(mini.tokens("mini_train"))
     found = {token: annotations(mini, token)[0] for token in tokens}
     content = write_submission(tmp_path / "result.json", mini, found, frozenset({"lidar"}))
-    assert score(mini, "crossbev_tune", content, "nuscenes", tmp_path)["mATE"] < 0.9
+    assert score(mini, "crossbev_tune", content, "nuscenes", RunFolder(tmp_path))["mATE"] < 0.9
     assert sorted(path for path in mini.path.rglob("*")) == before

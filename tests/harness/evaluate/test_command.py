@@ -17,7 +17,22 @@ def call(smoke_path, tmp_path):
         path = tmp_path / "result.json"
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         where = ["--output_dir", str(tmp_path / "out"), "--dataroot", str(smoke_path), "--version", "v1.0-synthetic"]
-        return CliRunner().invoke(app, [str(path), *where, "--eval_set", SPLIT, "--render_curves", "0", *flags])
+        return CliRunner().invoke(
+            app,
+            [
+                str(path),
+                *where,
+                "--eval_set",
+                SPLIT,
+                "--render_curves",
+                "0",
+                "--plot_examples",
+                "0",
+                "--resamples",
+                "20",
+                *flags,
+            ],
+        )
 
     return call
 

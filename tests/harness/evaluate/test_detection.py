@@ -18,13 +18,14 @@ def score_boxes(smoke_root, tmp_path):
     from harness.data.nuscenes import read
     from harness.evaluate.detection import score
     from harness.evaluate.submission import write_submission
+    from harness.store import RunFolder
 
     def score_boxes(change, config="within_16m"):
         predictions = {}
         for token in smoke_root.tokens(SPLIT):
             predictions[token] = change(read(smoke_root, token, Inputs()).boxes)
         content = write_submission(tmp_path / "predictions.json", smoke_root, predictions, frozenset({"lidar"}))
-        return score(smoke_root, SPLIT, content, config, tmp_path)
+        return score(smoke_root, SPLIT, content, config, RunFolder(tmp_path))
 
     return score_boxes
 

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.evaluate.sets import annotations_of, devkit_boxes, devkit_metrics, random_box, split_of
+
 EXTENT = st.sampled_from([0.5, 1.0, 2.0, 4.5])
 # Few values, so that distances, scores and centres tie all the time.
 PLACE = st.sampled_from([-60.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.3, 0.5, 1.0, 1.5, 2.0, 4.0, 45.0])
@@ -64,42 +66,25 @@ class _Tables:
 
 def _devkit(truth, results, racks, config):
     """Metrics of the devkit's own filter, matching and averaging."""
-    from nuscenes.eval.common.data_classes import EvalBoxes
     from nuscenes.eval.common.loaders import filter_eval_boxes
-    from nuscenes.eval.detection.data_classes import DetectionBox
-    from nuscenes.eval.detection.evaluate import DetectionEval
 
-    def boxes(lists, points):
-        found = EvalBoxes()
-        for number, listed in enumerate(lists):
-            given = [(box, -1) for box in listed] if not points else listed
-            # The car is at the origin, so that a box's place is its distance from it.
-            found.add_boxes(
-                str(number),
-                [DetectionBox(str(number), **box, ego_translation=box["translation"], num_pts=n) for box, n in given],
-            )
+    def boxes(lists):
+        found = devkit_boxes({str(number): listed for number, listed in enumerate(lists)})
         return filter_eval_boxes(_Tables(racks), found, config.class_range) if found.all else found
 
-    evaluation = DetectionEval.__new__(DetectionEval)
-    evaluation.__dict__.update(cfg=config, verbose=False, gt_boxes=boxes(truth, True), pred_boxes=boxes(results, False))
-    return evaluation.evaluate()
+    return devkit_metrics(
+        boxes([[{**box, "num_pts": points} for box, points in listed] for listed in truth]), boxes(results), config
+    )
 
 
 def _ours(truth, results, racks, config):
-    from harness.evaluate.columns import Split, columns, predictions
+    from harness.evaluate.columns import predictions
     from harness.evaluate.metrics import compare, measure
 
-    tokens = tuple(str(number) for number in range(len(truth)))
-    split = Split(
-        tokens,
-        np.zeros(len(tokens), dtype=np.int64),
-        np.zeros((len(tokens), 3)),
-        {number: [_rack()] for number, has in enumerate(racks) if has},
-    )
-    hit = [(number, box) for number, listed in enumerate(truth) for box, points in listed if points != 0]
-    annotations = columns([number for number, _ in hit], [box for _, box in hit], tokens)
-    found = predictions(dict(zip(tokens, results, strict=True)), split, max_boxes=500)
-    return measure(compare(split, annotations, found, config), config)
+    split = split_of([0] * len(truth), [(number, _rack()) for number, has in enumerate(racks) if has])
+    hit = annotations_of([[box for box, points in listed if points != 0] for listed in truth], split)
+    found = predictions(dict(zip(split.tokens, results, strict=True)), split, max_boxes=500)
+    return measure(compare(split, hit, found, config), config)
 
 
 @pytest.fixture(scope="module")
@@ -135,20 +120,7 @@ def test_any_set_of_boxes_scores_as_with_the_devkit(config, sets):
 
 
 def _random(rng, count, name=None):
-    from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
-
-    return [
-        {
-            "translation": tuple(rng.uniform(-55, 55, 3)),
-            "size": tuple(rng.uniform(0.3, 10, 3)),
-            "rotation": tuple(rng.normal(size=4)),
-            "velocity": tuple(rng.normal(size=2)),
-            "detection_name": name or str(rng.choice(DETECTION_NAMES)),
-            "detection_score": float(rng.random()),
-            "attribute_name": str(rng.choice(ATTRIBUTE_NAMES)),
-        }
-        for _ in range(count)
-    ]
+    return [random_box(rng, name) for _ in range(count)]
 
 
 @pytest.mark.parametrize("kind", ["many boxes", "one annotation", "close to the truth", "no predictions"])
@@ -199,9 +171,10 @@ def test_result_file_of_the_program_scores_as_with_the_devkit(smoke_root, tmp_pa
     config = detection_config("within_16m")
     theirs = DetectionEval(smoke_root.devkit, config, str(path), split, str(tmp_path), verbose=False)
 
-    from harness.evaluate.columns import ground_truth, predictions
+    from harness.evaluate.columns import predictions
     from harness.evaluate.metrics import compare, measure
+    from harness.evaluate.truth import annotations
 
-    found, truth = ground_truth(smoke_root.devkit, smoke_root.tokens(split))
+    found, truth = annotations(smoke_root, split)
     predicted = predictions(content["results"], found, config.max_boxes_per_sample)
     _assert_equal(measure(compare(found, truth, predicted, config), config), theirs.evaluate(), config)

@@ -1,0 +1,125 @@
+"""Which errors cost what: the breakdown of TIDE (Bolya et al., ECCV 2020), carried from overlaps to centre distances.
+
+Everything is looked at with the threshold of the true-positive errors, 2 m in nuScenes' configurations. A box farther
+than twice that from an annotation has nothing to do with it. A false positive is, by the first that holds,
+
+- a duplicate, where an annotation of its class is within the threshold: a better box has found it;
+- a classification error, where one of another class is;
+- a localisation error, where one of its class is within twice the threshold;
+- both, where one of another class is;
+- background.
+
+An annotation is missed if no box finds it, and no classification or localisation error is nearest to it. What a kind
+costs is the AP at that threshold that is gained where it is mended and nothing else: the class or the place of a box is
+made right if that lets it find an annotation that was not found (one box for each, the best); every other box of the
+kind is taken away, and so are missed annotations.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from nuscenes.eval.detection.constants import DETECTION_NAMES
+from nuscenes.eval.detection.data_classes import DetectionConfig
+
+from harness.evaluate.bootstrap import recounted
+from harness.evaluate.compiled import find_nearest
+from harness.evaluate.metrics import Matched, ranking
+
+KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
+
+
+def costs(matched: Matched, config: DetectionConfig, copies: np.ndarray) -> dict[str, np.ndarray]:
+    """What each of KINDS costs in mean AP, float64 (draws,) each, as a fraction."""
+    base = at_one_threshold(matched, config)
+    before = _precisions(base, config, copies)
+    found = {}
+    for kind, mended in _mended(base, config).items():
+        after = _precisions(mended, config, copies)
+        # Where all of a class were missed, nothing is left to be missed.
+        emptied = (_truths(mended, config, copies) == 0) & (_truths(base, config, copies) > 0)
+        found[kind] = (np.where(emptied, 1.0, after) - before).mean(axis=0)
+    return found
+
+
+def at_one_threshold(matched: Matched, config: DetectionConfig) -> Matched:
+    """The result, matched with the threshold of the true-positive errors alone."""
+    return replace(matched, found=matched.found[[list(config.dist_ths).index(config.dist_th_tp)]])
+
+
+def without(matched: Matched, boxes: np.ndarray, truths: np.ndarray) -> Matched:
+    """A result without the predictions and annotations of two masks; what found such an annotation has to go, too."""
+    number = np.where(truths, -1, np.cumsum(~truths) - 1)
+    return replace(
+        matched,
+        truth=matched.truth.where(~truths),
+        order=matched.order[~boxes[matched.order]],
+        found=np.where(matched.found >= 0, number[matched.found] if len(number) else -1, -1),
+    )
+
+
+def error_kinds(matched: Matched, config: DetectionConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Kind of each prediction (index in KINDS; -1 of true positives and of what does not count), and what it is near.
+
+    Returns:
+        int64 (predictions,), and int64 (2, predictions): the nearest annotation of its class, and of another; or -1.
+    """
+    truth, predicted = matched.truth, matched.predicted
+    nearest = np.full((2, len(predicted)), -1, dtype=np.int64)
+    distance = np.full((2, len(predicted)), np.inf)
+    find_nearest(
+        truth.center,
+        truth.sample,
+        truth.label,
+        predicted.center,
+        predicted.sample,
+        predicted.label,
+        len(matched.split.tokens),
+        nearest,
+        distance,
+    )
+    near = distance < config.dist_th_tp
+    close = distance < 2 * config.dist_th_tp
+    conditions = {"duplicate": near[0], "classification": near[1], "localisation": close[0], "both": close[1]}
+    numbers = [KINDS.index(kind) for kind in conditions]
+    kind = np.select(list(conditions.values()), numbers, default=KINDS.index("background"))
+    counts = np.zeros(len(predicted), dtype=bool)
+    counts[matched.order] = True
+    return np.where(counts & (matched.found[0] < 0), kind, -1), nearest
+
+
+def _mended(matched: Matched, config: DetectionConfig) -> dict[str, Matched]:
+    """The result with each of KINDS mended."""
+    kind, nearest = error_kinds(matched, config)
+    no_truth = np.zeros(len(matched.truth), dtype=bool)
+    missed = ~no_truth
+    missed[matched.found[0][matched.found[0] >= 0]] = False
+    free = missed.copy()
+    results = {}
+    for name, of in (("classification", nearest[1]), ("localisation", nearest[0])):
+        mask = kind == KINDS.index(name)
+        boxes = matched.order[mask[matched.order]]
+        missed[of[boxes]] = False
+        # The best box of each annotation that was not found.
+        boxes = boxes[free[of[boxes]]]
+        boxes = boxes[np.unique(of[boxes], return_index=True)[1]]
+        label, found = matched.predicted.label.copy(), matched.found.copy()
+        label[boxes], found[0, boxes] = matched.truth.label[of[boxes]], of[boxes]
+        mask[boxes] = False
+        results[name] = without(
+            replace(matched, predicted=replace(matched.predicted, label=label), found=found), mask, no_truth
+        )
+    for name in ("both", "duplicate", "background"):
+        results[name] = without(matched, kind == KINDS.index(name), no_truth)
+    return results | {"missed": without(matched, np.zeros(len(kind), dtype=bool), missed)}
+
+
+def _precisions(matched: Matched, config: DetectionConfig, copies: np.ndarray) -> np.ndarray:
+    """AP of each class, (classes, draws)."""
+    rankings = (ranking(matched, DETECTION_NAMES.index(name), matched.found[0]) for name in config.class_names)
+    return np.stack([recounted(ranked, config, copies)[0] for ranked in rankings])
+
+
+def _truths(matched: Matched, config: DetectionConfig, copies: np.ndarray) -> np.ndarray:
+    """Annotations of each class, (classes, draws)."""
+    rankings = (ranking(matched, DETECTION_NAMES.index(name), matched.found[0]) for name in config.class_names)
+    return np.stack([copies @ ranked.truths for ranked in rankings])

@@ -1,0 +1,151 @@
+"""Pictures of an evaluation: an analysis with its intervals; and the devkit's own, of curves and of samples."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from nuscenes.eval.common.data_classes import EvalBoxes
+from nuscenes.eval.detection.constants import DETECTION_NAMES
+from nuscenes.eval.detection.data_classes import (
+    DetectionBox,
+    DetectionConfig,
+    DetectionMetricDataList,
+    DetectionMetrics,
+)
+from nuscenes.eval.detection.evaluate import DetectionEval
+from nuscenes.eval.detection.render import visualize_sample
+from pyquaternion import Quaternion
+
+from detectors.batch import Inputs
+from harness.data.root import NuScenesRoot
+from harness.evaluate.analysis import CLASSES, COSTS, METRICS, Analysis
+from harness.evaluate.columns import BoxColumns
+from harness.evaluate.intervals import Estimate
+from harness.evaluate.metrics import Matched
+
+_COLORS = ("#1f6feb", "#8b949e")
+_PANELS = (
+    (CLASSES, "AP by class"),
+    (COSTS, "what errors cost, AP at {threshold:g} m"),
+    ("distance", "AP at {threshold:g} m by distance"),
+    ("visibility", "by visibility"),
+    ("LiDAR points", "by LiDAR points"),
+    ("speed", "by speed"),
+)
+
+
+def draw_analysis(path: Path, analyses: dict[str, Analysis], threshold: float) -> None:
+    """Write the picture of one result; or of two, with what the first has more at the right.
+
+    Args:
+        path: Picture.
+        analyses: By the name of the result.
+        threshold: Distance in metres at which COSTS and strata are counted.
+    """
+    figure = Figure(figsize=(14.5, 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    whole = list(analyses.values())
+    found = [analysis.estimates() for analysis in whole]
+    gaps = (whole[0] - whole[1]).estimates() if len(whole) == 2 else {}
+    for axes, (group, title) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+        for number, (name, estimates) in enumerate(zip(analyses, found, strict=True)):
+            numbers = list(estimates[group].values())
+            axes.errorbar(
+                [100 * estimate.value for estimate in numbers],
+                np.arange(len(numbers)) + (number - (len(found) - 1) / 2) * 0.28,
+                xerr=[_reach(estimate) for estimate in numbers],
+                fmt="o",
+                markersize=4.5,
+                color=_COLORS[number],
+                elinewidth=1.4,
+                capsize=2.5,
+                label=name,
+            )
+        for row, gap in enumerate(gaps.get(group, {}).values()):
+            clear = gap.low > 0 or gap.high < 0
+            weight, color = ("bold", "#1f2328") if clear else ("normal", "#8b949e")
+            place = axes.get_yaxis_transform()
+            axes.text(1.02, row, _signed(gap), transform=place, va="center", fontsize=7.5, weight=weight, color=color)
+        truths = whole[0].truths.get(group)
+        names = [f"{name} ({truths[name]:,})" if truths else name for name in found[0][group]]
+        axes.set_yticks(np.arange(len(names)), names, fontsize=8)
+        axes.invert_yaxis()
+        axes.set_title(title.format(threshold=threshold), fontsize=10)
+        axes.grid(axis="x", color="#d0d7de", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelsize=8)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.suptitle(_headline(analyses), fontsize=11)
+    figure.savefig(path, dpi=120)
+
+
+def _headline(analyses: dict[str, Analysis]) -> str:
+    names, whole = list(analyses), list(analyses.values())
+    scenes = f"{whole[0].scenes} scenes; in parentheses the number of annotations"
+    if len(whole) == 1:
+        shown = whole[0].estimates()[METRICS]
+        said = ", ".join(f"{name} {100 * shown[name].value:.1f} ± {_reach(shown[name]):.1f}" for name in _HEADS)
+        return f"{said} points (95 %), {scenes}"
+    gap = (whole[0] - whole[1]).estimates()[METRICS]
+    said = ", ".join(f"{name} {_signed(gap[name])}" for name in _HEADS)
+    return f"{names[0]} less {names[1]}: {said} points (95 %), {scenes}"
+
+
+_HEADS = ("mAP", "NDS")
+
+
+def _signed(gap: Estimate) -> str:
+    """A difference with its interval, in points."""
+    interval = "" if np.isnan(gap.low) else f" [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+    return f"{100 * gap.value:+.1f}{interval}"
+
+
+def _reach(estimate: Estimate) -> float:
+    """From the value to the ends of its interval, in points."""
+    return 0.0 if np.isnan(estimate.high) else 100 * (estimate.high - estimate.value)
+
+
+def draw_curves(out: Path, metrics: DetectionMetrics, curves: DetectionMetricDataList, config: DetectionConfig) -> None:
+    """The devkit's curves of precision and of errors, as plots/*.pdf."""
+    drawing = DetectionEval.__new__(DetectionEval)
+    drawing.cfg, drawing.verbose, drawing.plot_dir = config, False, str(out / "plots")
+    (out / "plots").mkdir(exist_ok=True)
+    drawing.render(metrics, curves)
+
+
+def draw_examples(out: Path, root: NuScenesRoot, matched: Matched, config: DetectionConfig, count: int) -> None:
+    """The devkit's pictures of samples from above, with the boxes that count, as examples/*.png; the ones it draws."""
+    tokens = list(matched.split.tokens)
+    random.Random(42).shuffle(tokens)
+    tokens = tokens[:count]
+    root.check_files(tokens, Inputs(lidar_sweeps=1))
+    (out / "examples").mkdir(exist_ok=True)
+    truth, predicted = matched.truth, matched.predicted.where(np.sort(matched.order))
+    for token in tokens:
+        number = matched.split.tokens.index(token)
+        boxes = (_devkit_boxes(token, columns.where(columns.sample == number)) for columns in (truth, predicted))
+        path = str(out / "examples" / f"{token}.png")
+        reach = max(config.class_range.values())
+        visualize_sample(root.devkit, token, *boxes, eval_range=reach, verbose=False, savepath=path)
+
+
+def _devkit_boxes(token: str, columns: BoxColumns) -> EvalBoxes:
+    boxes = EvalBoxes()
+    found = [
+        DetectionBox(
+            sample_token=token,
+            translation=tuple(columns.center[i].tolist()),
+            size=tuple(columns.size[i].tolist()),
+            rotation=tuple(Quaternion(axis=[0, 0, 1], angle=columns.yaw[i]).elements.tolist()),
+            detection_name=DETECTION_NAMES[columns.label[i]],
+            detection_score=float(columns.score[i]),
+        )
+        for i in range(len(columns))
+    ]
+    boxes.add_boxes(token, found)
+    return boxes

@@ -1,0 +1,65 @@
+"""Metrics in draws of scenes to standard errors and intervals, and the file that keeps them for tables.
+
+A 95 % interval is the value and as many standard errors to both sides as Student's distribution says for that many
+scenes; docs/evaluation.md shows how often such intervals hold what they should.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from harness.store import atomic_write
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with what is known of its error; NaN where the split has too few scenes to know anything."""
+
+    value: float
+    low: float
+    """Of the 95 % interval."""
+    high: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, values: np.ndarray, scenes: int) -> "Estimate":
+        """From a metric, or from the difference of two, in each draw, the first of which is the split itself."""
+        value = float(values[0])
+        if scenes < 2 or len(values) < 3:
+            return cls(value, np.nan, np.nan, np.nan)
+        # Draws of n scenes vary like a mean divided by n, not by n - 1.
+        error = float(values[1:].std(ddof=1)) * np.sqrt(scenes / (scenes - 1))
+        reach = stats.t.ppf((1 + LEVEL) / 2, scenes - 1) * error
+        return cls(value, value - reach, value + reach, error)
+
+
+def estimates(values: Mapping[str, np.ndarray], scenes: int) -> dict[str, Estimate]:
+    """An estimate of each metric."""
+    return {name: Estimate.of(drawn, scenes) for name, drawn in values.items()}
+
+
+def difference(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A less B, draw by draw: both have to be of the same draws of the same split."""
+    return {name: a[name] - b[name] for name in a}
+
+
+def write_draws(path: Path, values: Mapping[str, np.ndarray], scenes: int) -> None:
+    """Keep metrics in draws (`harness.evaluate.bootstrap.resampled`)."""
+    content = BytesIO()
+    # Half as long: intervals have no eighth digit.
+    np.savez_compressed(content, scenes=scenes, **{name: array.astype(np.float32) for name, array in values.items()})
+    atomic_write(path, content.getvalue())
+
+
+def read_draws(path: Path) -> tuple[dict[str, np.ndarray], int] | None:
+    """What `write_draws` kept, and the number of scenes; None where there is nothing."""
+    if not path.is_file():
+        return None
+    with np.load(path) as file:
+        return {name: file[name].astype(np.float64) for name in file.files if name != "scenes"}, int(file["scenes"])

@@ -1,0 +1,106 @@
+"""AP by what the annotations are like: distance, visibility, LiDAR points and speed.
+
+Boxes are matched once, among all. In a band count its annotations, the boxes that find one of them, and the false
+positives that are in it themselves. A box has a distance and a speed of its own, but no visibility and no points: of
+these, every band has the false positives in proportion to its share of the class's annotations, as in the normalised
+precision of Hoiem et al. (Diagnosing Error in Object Detectors, ECCV 2012), for a band with few annotations would else
+have the false positives of all. AP is that of the threshold of the true-positive errors, 2 m in nuScenes'
+configurations, in the mean over the classes that the band has.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from nuscenes.eval.detection.constants import DETECTION_NAMES
+from nuscenes.eval.detection.data_classes import DetectionConfig
+
+from harness.evaluate.bootstrap import recounted
+from harness.evaluate.breakdown import at_one_threshold, without
+from harness.evaluate.columns import BoxColumns, ego_distance
+from harness.evaluate.metrics import Matched, ranking
+
+EVERY = -1
+"""Band of a box that could be in any; of an annotation: in none."""
+
+
+@dataclass(frozen=True)
+class Strata:
+    """A way to tell boxes apart."""
+
+    name: str
+    bands: tuple[str, ...]
+    truth: np.ndarray
+    """int64: the number of the band of each annotation, or EVERY."""
+    predicted: np.ndarray
+    """int64: the number of the band of each prediction, or EVERY."""
+    shared: bool = False
+    """Bands share the false positives."""
+
+
+def strata(matched: Matched, config: DetectionConfig) -> list[Strata]:
+    """Distance from the car, visibility, LiDAR points, and speed."""
+    truth, predicted = matched.truth, matched.predicted
+    every = np.full(len(predicted), EVERY)
+    reach = max(config.class_range.values())
+    # At most five bands, of a round width.
+    width = next((w for w in (1, 2, 4, 5, 10, 20, 50) if reach <= 5 * w), reach / 5)
+    edges = [float(width * n) for n in range(1, 5) if width * n < reach]
+    ends = [0, *edges, reach]
+    return [
+        Strata(
+            "distance",
+            tuple(f"{a:g}-{b:g} m" for a, b in pairwise(ends)),
+            _band(ego_distance(truth, matched.split), edges),
+            _band(ego_distance(predicted, matched.split), edges),
+        ),
+        Strata("visibility", ("0-40 %", "40-60 %", "60-80 %", "80-100 %"), truth.visibility - 1, every, shared=True),
+        Strata(
+            "LiDAR points",
+            ("0", "1-5", "6-20", "21-100", "> 100"),
+            _band(truth.lidar_points.astype(float), [1.0, 6.0, 21.0, 101.0]),
+            every,
+            shared=True,
+        ),
+        Strata("speed", ("< 0.5 m/s", "0.5-3 m/s", "3-8 m/s", ">= 8 m/s"), _speed(truth), _speed(predicted)),
+    ]
+
+
+def precision_by_band(
+    matched: Matched, config: DetectionConfig, copies: np.ndarray, by: Strata
+) -> dict[str, np.ndarray]:
+    """Mean AP of each band that has annotations, float64 (draws,) each, as a fraction."""
+    base = at_one_threshold(matched, config)
+    found, classes = base.found[0], len(DETECTION_NAMES)
+    own = np.where(found >= 0, by.truth[found] if len(by.truth) else EVERY, by.predicted)
+    # An annotation of no band takes the box that finds it with it.
+    outside = (found >= 0) & (own == EVERY)
+    truths = np.bincount(base.truth.label, minlength=classes)
+    precision = {}
+    for number, band in enumerate(by.bands):
+        inside = by.truth == number
+        if not inside.any():
+            continue
+        part = without(base, outside | ((own != number) & (own != EVERY)), ~inside)
+        here = np.bincount(part.truth.label, minlength=classes)
+        rankings = (
+            replace(ranking(part, label, part.found[0]), share=here[label] / truths[label] if by.shared else 1.0)
+            for label in here.nonzero()[0].tolist()
+        )
+        precision[band] = np.mean([recounted(ranked, config, copies)[0] for ranked in rankings], axis=0)
+    return precision
+
+
+def truths_by_band(by: Strata) -> dict[str, int]:
+    """Annotations in each band that has any."""
+    count = np.bincount(by.truth[by.truth >= 0], minlength=len(by.bands))
+    return {band: int(n) for band, n in zip(by.bands, count, strict=True) if n}
+
+
+def _speed(boxes: BoxColumns) -> np.ndarray:
+    return _band(np.sqrt((boxes.velocity**2).sum(axis=1)), [0.5, 3.0, 8.0])
+
+
+def _band(values: np.ndarray, edges: list[float]) -> np.ndarray:
+    """Number of the band of each value; EVERY of NaN."""
+    return np.where(np.isnan(values), EVERY, np.searchsorted(edges, values, side="right"))
