@@ -35,7 +35,7 @@ class BoxColumns:
     size: np.ndarray
     """float64 (n, 3): width, length, height, metres."""
     yaw: np.ndarray
-    """float64 (n,), radians."""
+    """float64 (n,), radians; NaN of a rotation without length."""
     velocity: np.ndarray
     """float64 (n, 2), m/s; NaN where unknown."""
     attribute: np.ndarray

@@ -152,7 +152,8 @@ def _errors(matched: Matched, label: int, rows: np.ndarray, truth: np.ndarray) -
     wanted_attribute = b.attribute[truth]
     # A barrier looks the same from both ends.
     period = np.pi if DETECTION_NAMES[label] == "barrier" else 2 * np.pi
-    turn = (b.yaw[truth] - a.yaw[rows] + period / 2) % period - period / 2
+    # To the devkit a rotation without length is none.
+    turn = (np.nan_to_num(b.yaw[truth]) - np.nan_to_num(a.yaw[rows]) + period / 2) % period - period / 2
     errors = {
         "trans_err": np.sqrt((gap**2).sum(axis=1)),
         "vel_err": np.sqrt(((a.velocity[rows] - b.velocity[truth]) ** 2).sum(axis=1)),

@@ -75,6 +75,7 @@ def _devkit(truth, predicted, config):
     return devkit_metrics(truth, predicted, config)[0]
 
 
+@pytest.mark.timeout(3600)
 def test_columns_against_the_devkit(sets, prepared, config, benchmark, speedups, tmp_path):
     from nuscenes.eval.common.data_classes import EvalBoxes
     from nuscenes.eval.detection.data_classes import DetectionBox

@@ -126,13 +126,90 @@ def test_a_bad_file_is_named(call, content):
         assert said in run.stderr
 
 
+def _worse(content):
+    """The result with every third box away from where it was, and of the classes only cars."""
+    changed = json.loads(json.dumps(content))
+    for boxes in changed["results"].values():
+        for number, box in enumerate(boxes):
+            box["detection_score"] = 1 / (2 + number)
+            box["translation"][0] += 3.0 * (number % 3 == 0)
+    return changed
+
+
+def test_one_result_against_another(call, content, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(_worse(content)))
+    run = call(content, "--against", str(other))
+    assert run.exit_code == 0, run.output
+    assert "localisation" in run.output
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert {"result", "other", "difference"} < found.keys()
+    one, two, gap = (found[title]["metrics"]["mAP"] for title in ("result", "other", "difference"))
+    assert gap["value"] == pytest.approx(one["value"] - two["value"])
+    assert gap["value"] > 0.1
+    assert found["difference"]["what errors cost"]["localisation"]["value"] < 0
+    assert (tmp_path / "out" / "analysis.png").stat().st_size > 10_000
+
+
+def test_a_result_against_itself_differs_in_nothing(call, content, tmp_path):
+    run = call(content, "--against", str(tmp_path / "result.json"))
+    assert run.exit_code == 0, run.output
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())["difference"]
+    assert {number["value"] for group in found.values() for number in group.values()} == {0.0}
+
+
+def test_what_is_wrong_with_the_other_result_is_said_of_it(call, content, tmp_path):
+    other = tmp_path / "other.json"
+    changed = _worse(content)
+    token = _box(changed, size=[1, 0, 1])
+    other.write_text(json.dumps(changed))
+    run = call(content, "--against", str(other))
+    assert run.exit_code == 2
+    assert f"--against {other}: sample {token}: size of a box is not positive" in run.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_draws_there_is_what_the_devkit_writes_and_no_more(call, content, tmp_path):
+    run = call(content, "--resamples", "0")
+    assert run.exit_code == 0, run.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics_summary.json", "metrics_details.json"}
+
+
+def test_the_devkits_pictures_are_drawn(call, content, tmp_path, smoke_root):
+    import random
+
+    run = call(content, "--plot_examples", "2", "--render_curves", "1", "--resamples", "0")
+    assert run.exit_code == 0, run.output
+    tokens = smoke_root.tokens(SPLIT)
+    random.Random(42).shuffle(tokens)
+    assert {path.stem for path in (tmp_path / "out" / "examples").glob("*.png")} == set(tokens[:2])
+    assert (tmp_path / "out" / "plots" / "car_pr.pdf").is_file()
+
+
+def test_results_of_jobs_are_called_what_their_jobs_are(tmp_path):
+    from harness.evaluate.__main__ import _titles
+
+    paths = [tmp_path / name / "predictions.json" for name in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+    assert _titles(paths) == ["a", "b"]
+    assert _titles([paths[0], paths[0]]) == ["A", "B"]
+    assert _titles([tmp_path / "x.json", tmp_path / "y.json"]) == ["x", "y"]
+    for path, label in zip(paths, ("student", "baseline"), strict=True):
+        (path.parent / "job.json").write_text(json.dumps({"label": label}))
+    assert _titles(paths) == ["student", "baseline"]
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (["--eval_set", "synthetic_vall"], "did you mean 'synthetic_val'"),
         (["--dataroot", "/nowhere"], "/nowhere does not exist"),
         (["--config_path", "/nowhere.json"], "/nowhere.json cannot be read"),
+        (["--config_path", "within_16"], "within_16 cannot be read"),
         (["--output_dir", "/dev/null/x"], "cannot be made"),
+        (["--against", "/nowhere.json"], "result file /nowhere.json cannot be read"),
+        (["--against", "/nowhere.json", "--resamples", "0"], "--against needs --resamples"),
     ],
 )
 def test_a_bad_argument_is_named(call, content, flags, said):

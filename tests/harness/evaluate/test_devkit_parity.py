@@ -1,5 +1,7 @@
 """Columns score what the devkit's boxes score: every AP to the bit, every error to 1e-12, on difficult sets."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -145,21 +147,20 @@ def test_large_sets_score_as_with_the_devkit(config, kind):
     assert any(curve.precision.any() for curve in theirs[1].md.values()) == (kind != "no predictions")
 
 
-def test_result_file_of_the_program_scores_as_with_the_devkit(smoke_root, tmp_path):
-    """On the embedded world, from annotations that are shifted, turned and doubled."""
-    import json
-
+def _assert_result_equal(root, split, config, folder):
+    """On a dataset, with its annotations shifted, turned and doubled; through a file, as the devkit reads it."""
     from nuscenes.eval.detection.evaluate import DetectionEval
 
     from detectors.batch import Inputs
     from harness.data.nuscenes import read
-    from harness.evaluate.detection import detection_config
+    from harness.evaluate.detection import held_against
+    from harness.evaluate.metrics import measure
+    from harness.evaluate.result_file import read_result
     from harness.evaluate.submission import write_submission
 
-    split = "synthetic_train"
-    path = tmp_path / "predictions.json"
-    boxes = {token: read(smoke_root, token, Inputs()).boxes for token in smoke_root.tokens(split)}
-    write_submission(path, smoke_root, boxes, frozenset({"lidar"}))
+    path = folder / "predictions.json"
+    boxes = {token: read(root, token, Inputs()).boxes for token in root.tokens(split)}
+    write_submission(path, root, boxes, frozenset({"lidar"}))
     content = json.loads(path.read_text())
     rng = np.random.default_rng(1)
     for listed in content["results"].values():
@@ -168,13 +169,19 @@ def test_result_file_of_the_program_scores_as_with_the_devkit(smoke_root, tmp_pa
             listed.append(box | {"translation": moved.tolist(), "detection_score": float(rng.random())})
             box["detection_score"] = 0.5
     path.write_text(json.dumps(content))
-    config = detection_config("within_16m")
-    theirs = DetectionEval(smoke_root.devkit, config, str(path), split, str(tmp_path), verbose=False)
+    theirs = DetectionEval(root.devkit, config, str(path), split, str(folder), verbose=False).evaluate()
+    ours = measure(held_against(root, split, read_result(path)[1], config), config)
+    assert theirs[0].mean_ap > 0.1
+    _assert_equal(ours, theirs, config)
 
-    from harness.evaluate.columns import predictions
-    from harness.evaluate.metrics import compare, measure
-    from harness.evaluate.truth import annotations
 
-    found, truth = annotations(smoke_root, split)
-    predicted = predictions(content["results"], found, config.max_boxes_per_sample)
-    _assert_equal(measure(compare(found, truth, predicted, config), config), theirs.evaluate(), config)
+@pytest.mark.parametrize("split", ["synthetic_train", "synthetic_val"])
+@pytest.mark.parametrize("ranges", ["nuscenes", "within_16m"])
+def test_results_on_the_embedded_world_score_as_with_the_devkit(smoke_root, split, ranges, tmp_path):
+    from harness.evaluate.detection import detection_config
+
+    _assert_result_equal(smoke_root, split, detection_config(ranges), tmp_path)
+
+
+def test_results_on_the_real_frame_score_as_with_the_devkit(real_root, config, tmp_path):
+    _assert_result_equal(real_root, "mini_train", config, tmp_path)

@@ -83,6 +83,47 @@ def test_gain_is_the_mean_of_paired_differences(plan, finish):
     assert student["mATE"] == pytest.approx(0.5)
 
 
+def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
+    import numpy as np
+
+    from harness.evaluate.intervals import write_draws
+    from harness.report.results import results_frame, summary
+    from harness.report.tables import markdown
+    from harness.store import RunFolder
+
+    runs = finish()
+    # The split, and two draws; by role and seed. Gains in points: 4, 6, 2 and 2, 4, 4, in the mean 3, 5, 3.
+    drawn = {
+        ("baseline", 0): [0.20, 0.20, 0.20],
+        ("baseline", 1): [0.30, 0.20, 0.30],
+        ("student", 0): [0.24, 0.26, 0.22],
+        ("student", 1): [0.32, 0.24, 0.34],
+    }
+    for row in plan.rows:
+        values = drawn.get((row.role, row.seed))
+        if values is not None:
+            write_draws(RunFolder(runs / row.job).draws, dict.fromkeys(("mAP", "NDS"), np.array(values)), 5)
+    table = summary(results_frame(plan, runs))
+    student = table.set_index("role").loc["student"]
+    # A standard deviation of sqrt 2 points, five scenes, and Student's 2.776 for four degrees of freedom.
+    reach = 2.776 * math.sqrt(2) * math.sqrt(5 / 4)
+    assert student["gain_mAP_low"] == pytest.approx(3 - reach, abs=0.01)
+    assert student["gain_mAP_high"] == pytest.approx(3 + reach, abs=0.01)
+    text = markdown(table, study)
+    assert "| +3.0 ± 1.4 [-1.4, +7.4] |" in text
+    assert "interval of the mean gain over scenes" in text
+    assert math.isnan(table.set_index("role").loc["baseline"]["gain_mAP_low"].max())
+
+
+def test_a_run_without_draws_has_no_interval(plan, study, finish):
+    from harness.report.results import results_frame, summary
+    from harness.report.tables import markdown
+
+    text = markdown(summary(results_frame(plan, finish())), study)
+    assert "| +3.0 ± 1.4 |" in text
+    assert "over scenes" not in text
+
+
 def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
     from harness.report.results import results_frame, summary
     from harness.report.tables import markdown
