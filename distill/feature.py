@@ -1,23 +1,44 @@
-"""Feature distillation: copy the teacher's BEV features at nine points of every object."""
+"""Feature distillation: copy the teacher's BEV features, at nine points of every object or in a region."""
 
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn as nn
 from einops import reduce
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from detectors.batch import Batch
 from detectors.detector import DetectorSpec
-from detectors.spec import Spec
+from detectors.geometry.grid import BevGrid
+from detectors.outputs import DetectorOutput
 from distill.adapters import AdapterKind, build_adapter
 from distill.keypoints import KeypointTerm
-from distill.regions import Level, PointOrder, level_channels, mean_over_boxes
+from distill.loss import LossSpec
+from distill.regions import (
+    Level,
+    Norm,
+    PointOrder,
+    Region,
+    center_gaussians,
+    gap,
+    level_channels,
+    level_map,
+    mean_over_boxes,
+    mean_over_region,
+    scaled_foreground,
+)
 
 
 def feature_loss(
     student: Float[Tensor, "b k p c"],
     teacher: Float[Tensor, "b k p c"],
     is_object: Bool[Tensor, "b k"],
+    norm: Norm = "l1",
 ) -> Float[Tensor, ""]:
-    """Absolute difference of the two models' features, averaged over channels, keypoints and objects.
+    """Difference of the two models' features, averaged over channels, keypoints and objects.
 
     UniDistill's L_fea. Features are compared as they are, not normalised.
 
@@ -25,20 +46,56 @@ def feature_loss(
         student: BEV features sampled at the p keypoints of each of the k objects.
         teacher: The same keypoints in the teacher's BEV map.
         is_object: False where nothing is to be compared.
+        norm: Absolute, as the paper's, or squared.
     """
-    gap = (student - teacher.detach()).abs()
-    return mean_over_boxes(reduce(gap, "b k p c -> b k", "mean"), is_object)
+    return mean_over_boxes(reduce(gap(student, teacher.detach(), norm), "b k p c -> b k", "mean"), is_object)
 
 
-class FeatureSpec(Spec):
-    """UniDistill's feature loss; by default on the low level, where the paper found it to work best."""
+class FeatureSpec(LossSpec):
+    """UniDistill's feature loss; by default at nine points of the low level, where the paper found it to work best.
 
-    weight: float = Field(ge=0, allow_inf_nan=False)
+    ``region: map`` with ``norm: l2`` is FitNet's loss (Romero et al., ICLR 2015) on BEV maps, ``gaussian`` with ``l2``
+    the dense one of BEVDistill (ICLR 2023) without its auxiliary branch, ``foreground`` with ``l2`` that of CRKD (CVPR
+    2024). Their gaps are averaged over channels, as UniDistill's are, not summed.
+    """
+
     level: Level = "low"
+    region: Literal["points"] | Region = "points"
+    norm: Norm = "l1"
     adapter: AdapterKind = "none"
     points: PointOrder = "on_box"
+    """Of nine points alone."""
+    min_overlap: float = Field(default=0.1, gt=0, lt=1)
+    """Of a Gaussian region alone: how wide it is, as in ``ResponseSpec``."""
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> KeypointTerm:
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module:
         """The term between one student and one teacher."""
-        channels = level_channels(student, self.level), level_channels(teacher, self.level)
-        return KeypointTerm(feature_loss, student.grid, self.level, build_adapter(self.adapter, *channels), self.points)
+        adapter = build_adapter(self.adapter, level_channels(student, self.level), level_channels(teacher, self.level))
+        if self.region == "points":
+            loss = partial(feature_loss, norm=self.norm)
+            return KeypointTerm(loss, student.grid, self.level, adapter, self.points)
+        return RegionTerm(self, student.grid, adapter)
+
+
+class RegionTerm(nn.Module):
+    """Owns the adapter of the student's map, and compares it with the teacher's cell by cell."""
+
+    def __init__(self, spec: FeatureSpec, grid: BevGrid, adapter: nn.Module) -> None:
+        super().__init__()
+        self.spec = spec
+        self.grid = grid
+        self.adapter = adapter
+
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
+        """Mean gap over the cells of the region."""
+        wanted = level_map(teacher, self.spec.level).detach()
+        gaps = gap(self.adapter(level_map(student, self.spec.level)), wanted, self.spec.norm).mean(dim=1)
+        match self.spec.region:
+            case "gaussian":
+                region = center_gaussians(batch.boxes, batch.is_box, self.grid, self.spec.min_overlap)
+            case "foreground":
+                # Where the teacher has nothing at all, as between a LiDAR's returns, it has nothing to say.
+                region = scaled_foreground(batch.boxes, batch.is_box, self.grid) * wanted.any(dim=1)
+            case _:
+                region = torch.ones_like(gaps)
+        return mean_over_region(gaps, region)

@@ -14,14 +14,34 @@ from torch import Tensor
 from detectors.batch import Batch
 from detectors.detector import Detector
 from detectors.outputs import DetectorOutput
+from distill.activation import ActivationSpec
+from distill.adversarial import AdversarialSpec
+from distill.channelwise import ChannelwiseSpec
+from distill.contrastive import ContrastiveSpec
 from distill.feature import FeatureSpec
+from distill.loss import LossSpec
+from distill.output import OutputSpec
 from distill.relation import RelationSpec
 from distill.response import ResponseSpec
 
-LossSpec = FeatureSpec | RelationSpec | ResponseSpec
-
-LOSSES: dict[str, type[LossSpec]] = {"feature": FeatureSpec, "relation": RelationSpec, "response": ResponseSpec}
+LOSSES: dict[str, type[LossSpec]] = {
+    "feature": FeatureSpec,
+    "relation": RelationSpec,
+    "response": ResponseSpec,
+    "output": OutputSpec,
+    "activation": ActivationSpec,
+    "adversarial": AdversarialSpec,
+    "channelwise": ChannelwiseSpec,
+    "contrastive": ContrastiveSpec,
+}
 """Every distillation loss a study can name."""
+
+
+def loss_spec(name: str, fields: Mapping[str, Any]) -> LossSpec:
+    """A loss from its fields; which one it is, the field ``loss`` says, or else its name."""
+    given = dict(fields)
+    return LOSSES[given.pop("loss", name)].model_validate(given)
+
 
 DETECTION_TERMS = ("heatmap", "boxes")
 """The terms that need no teacher."""
@@ -56,7 +76,8 @@ class Objective(nn.Module):
         self.teacher = None if teacher is None else FrozenTeacher(teacher)
         self.terms = nn.ModuleDict()
         head = student.spec.head
-        self.weights = {"heatmap": head.heatmap_weight, "boxes": head.box_weight}
+        annotated = all(spec.keeps_annotations for spec in losses.values())
+        self.weights = {"heatmap": head.heatmap_weight * annotated, "boxes": head.box_weight * annotated}
         if teacher is not None:
             for name, spec in losses.items():
                 self.terms[name] = spec.build(student.spec, teacher.spec)
@@ -132,10 +153,10 @@ def fingerprint(detector: Detector) -> str:
 
 def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[str, Any]) -> None:
     for name, spec in losses.items():
-        if name not in LOSSES:
-            raise ValueError(f"unknown loss {name!r}; choose from {', '.join(LOSSES)}")
-        if not isinstance(spec, LOSSES[name]):
-            raise ValueError(f"loss {name!r} needs a {LOSSES[name].__name__}, got {type(spec).__name__}")
+        if type(spec) not in LOSSES.values():
+            raise ValueError(f"loss {name!r}: {type(spec).__name__} is in no row of the table of losses")
+        if name in DETECTION_TERMS:
+            raise ValueError(f"a loss cannot be called {name!r}: that is a term of the detection loss")
     if teacher is None:
         if losses:
             raise ValueError(f"losses {', '.join(losses)} need a teacher")

@@ -18,6 +18,12 @@ from detectors.outputs import DetectorOutput
 Level = Literal["low", "high"]
 """Which BEV map: what enters the BEV neck, or what leaves it."""
 
+Norm = Literal["l1", "l2"]
+"""Absolute or squared difference."""
+
+Region = Literal["map", "gaussian", "foreground"]
+"""Cells that are compared: all alike, those around a centre by a Gaussian, or those of enlarged boxes."""
+
 PointOrder = Literal["on_box", "swapped"]
 """Where a box's nine points are read: on the box, or, as UniDistill's released code does, with the map's row and column
 exchanged, which is its mirror image across the diagonal."""
@@ -71,6 +77,47 @@ def center_gaussians(
     # Unlike the head's targets a small object gets no more than its own cell.
     drawing = CenterHeadSpec(width=1, min_overlap=min_overlap, min_radius_cells=0)
     return reduce(center_targets(boxes, is_box, drawing, grid).heatmap, "b classes y x -> b y x", "max")
+
+
+def scaled_foreground(boxes: Boxes, is_box: Bool[Tensor, "b k"], grid: BevGrid) -> Float[Tensor, "b y x"]:
+    """1 in the cells whose centre is in the upright rectangle around a box inside the grid, enlarged; 0 elsewhere.
+
+    The scaled masks of CRKD (CVPR 2024): each side grows by a quarter of its length for an object 20 to 30 m away and
+    by half from 30 m on, and by a quarter where it moves along that axis at 0.3 to 0.8 m/s and by half from 0.8 m/s on;
+    both together by at least 0.5 m and at most 4 m. An unknown velocity is none.
+    """
+    cos, sin = boxes.yaw.cos().abs(), boxes.yaw.sin().abs()
+    length, width = boxes.size[..., 0], boxes.size[..., 1]
+    side = torch.stack([length * cos + width * sin, length * sin + width * cos], dim=-1)
+    far = boxes.center[..., :2].norm(dim=-1, keepdim=True)
+    share = _steps(far, 20.0, 30.0) + _steps(boxes.velocity.nan_to_num(0.0).abs(), 0.3, 0.8)
+    half = (side + (share * side).clamp(min=0.5, max=4.0)) / 2
+    columns, rows = (
+        torch.arange(count, device=side.device, dtype=side.dtype) + 0.5 for count in (grid.columns, grid.rows)
+    )
+    origin = side.new_tensor([grid.x_range[0], grid.y_range[0]])
+    inside = boxes_inside(boxes, is_box, grid)
+    across = (columns * grid.cell + origin[0] - boxes.center[..., 0, None]).abs() <= half[..., 0, None]
+    down = (rows * grid.cell + origin[1] - boxes.center[..., 1, None]).abs() <= half[..., 1, None]
+    hit = rearrange(down & inside[..., None], "b k y -> b k y 1") & rearrange(across, "b k x -> b k 1 x")
+    return hit.any(dim=1).to(side.dtype)
+
+
+def _steps(values: Float[Tensor, "*s"], first: float, second: float) -> Float[Tensor, "*s"]:
+    """0, from the first step on a quarter, from the second on a half."""
+    return 0.25 * (values >= first) + 0.25 * (values >= second)
+
+
+def gap(student: Tensor, teacher: Tensor, norm: Norm) -> Tensor:
+    """Element by element."""
+    difference = student - teacher
+    return difference.abs() if norm == "l1" else difference**2
+
+
+def mean_over_region(values: Float[Tensor, "b y x"], region: Float[Tensor, "b y x"]) -> Float[Tensor, ""]:
+    """Mean over cells weighted by a region; 0 of an empty one."""
+    # The Gaussian of every object inside the grid peaks at 1, so only an empty region sums to less.
+    return (region * values).sum() / region.sum().clamp(min=1)
 
 
 def mean_over_boxes(values: Float[Tensor, "b k"], is_object: Bool[Tensor, "b k"]) -> Float[Tensor, ""]:

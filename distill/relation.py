@@ -5,13 +5,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 from einops import einsum, reduce
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor
 
 from detectors.detector import DetectorSpec
-from detectors.spec import Spec
 from distill.adapters import AdapterKind, build_adapter
 from distill.keypoints import KeypointTerm
+from distill.loss import LossSpec
 from distill.regions import Level, PointOrder, level_channels, mean_over_boxes
 
 
@@ -42,10 +41,9 @@ def _affinity(keypoints: Float[Tensor, "b k p c"]) -> Float[Tensor, "b k p p"]:
         return einsum(unit, unit, "b k p c, b k q c -> b k p q")
 
 
-class RelationSpec(Spec):
+class RelationSpec(LossSpec):
     """UniDistill's relation loss; by default on the high level, where the paper found it to work best."""
 
-    weight: float = Field(ge=0, allow_inf_nan=False)
     level: Level = "high"
     adapter: AdapterKind = "none"
     """Never needed for the widths; the paper adapts a student that is stronger than its teacher."""

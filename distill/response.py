@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 import torch.nn as nn
 from einops import reduce
 from jaxtyping import Float
@@ -12,11 +13,14 @@ from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput, HeadOutput
-from detectors.spec import Spec
-from distill.regions import center_gaussians
+from distill.loss import LossSpec
+from distill.regions import center_gaussians, mean_over_region
 
 Parts = Literal["joint", "split"]
 """How the gaps of class scores and of box maps are put together."""
+
+Scores = Literal["best", "all"]
+"""Which class scores are compared in a cell: the best of each model, or that of every class."""
 
 
 def response_loss(
@@ -25,6 +29,7 @@ def response_loss(
     region: Float[Tensor, "b y x"],
     teacher_temperature: float = 1.0,
     parts: Parts = "joint",
+    scores: Scores = "best",
 ) -> Float[Tensor, ""]:
     """Gap of the best class score and of the box maps, averaged over cells weighted by ``region``.
 
@@ -38,50 +43,58 @@ def response_loss(
         parts: "joint" averages over the best score and all box channels, each counting as much as any other (the
             paper's concatenation); "split" adds the gap of the score and the mean gap of the box channels, the two
             counting alike (the released code).
+        scores: "all" compares the scores of every class, of which "joint" then has as many channels.
     """
-    score_gap = (_best_score(student.heatmap) - _best_score(teacher.heatmap.detach() / teacher_temperature)).abs()
+    score_gap = (
+        _scores(student.heatmap, scores) - _scores(teacher.heatmap.detach() / teacher_temperature, scores)
+    ).abs()
     box_gap = (student.boxes - teacher.boxes.detach()).abs()
     if parts == "split":
-        gap = score_gap + reduce(box_gap, "b tasks code y x -> b y x", "mean")
+        gap = score_gap.mean(dim=1) + reduce(box_gap, "b tasks code y x -> b y x", "mean")
     else:
-        channels = 1 + box_gap.shape[1] * box_gap.shape[2]
-        gap = (score_gap + reduce(box_gap, "b tasks code y x -> b y x", "sum")) / channels
-    # The Gaussian of every object inside the grid peaks at 1, so only an empty region sums to less.
-    return (region * gap).sum() / region.sum().clamp(min=1)
+        channels = score_gap.shape[1] + box_gap.shape[1] * box_gap.shape[2]
+        gap = (score_gap.sum(dim=1) + reduce(box_gap, "b tasks code y x -> b y x", "sum")) / channels
+    return mean_over_region(gap, region)
 
 
-def _best_score(heatmap: Float[Tensor, "b classes y x"]) -> Float[Tensor, "b y x"]:
-    """Probability of the likeliest class."""
-    return reduce(heatmap, "b classes y x -> b y x", "max").sigmoid()
+def _scores(heatmap: Float[Tensor, "b classes y x"], scores: Scores) -> Float[Tensor, "b scores y x"]:
+    """Probability of the likeliest class, or of all."""
+    chosen = reduce(heatmap, "b classes y x -> b 1 y x", "max") if scores == "best" else heatmap
+    return chosen.sigmoid()
 
 
-class ResponseSpec(Spec):
+class ResponseSpec(LossSpec):
     """UniDistill's response loss. Heads are compared cell by cell, so it has neither level nor adapter."""
 
-    weight: float = Field(ge=0, allow_inf_nan=False)
     teacher_temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """1 compares scores as they are (the paper's formula); the released code has 2."""
     parts: Parts = "joint"
     """The paper's concatenation, or the released code's two terms."""
+    scores: Scores = "best"
+    """The paper's best class, or every class, which it compares it with."""
+    region: Literal["gaussian", "map"] = "gaussian"
+    """Around centres, or every cell alike, which the paper compares it with."""
     min_overlap: float = Field(default=0.1, gt=0, lt=1)
     """How wide the Gaussian around a centre is; as in ``CenterHeadSpec``, but without its least radius."""
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "ResponseTerm":
         """The term between one student and one teacher."""
-        return ResponseTerm(student.grid, self.min_overlap, self.teacher_temperature, self.parts)
+        return ResponseTerm(self, student.grid)
 
 
 class ResponseTerm(nn.Module):
     """Owns no parameter; a module so that every term is built and called alike."""
 
-    def __init__(self, grid: BevGrid, min_overlap: float, teacher_temperature: float, parts: Parts = "joint"):
+    def __init__(self, spec: ResponseSpec, grid: BevGrid):
         super().__init__()
+        self.spec = spec
         self.grid = grid
-        self.min_overlap = min_overlap
-        self.teacher_temperature = teacher_temperature
-        self.parts = parts
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
-        """Response loss around the centres of the annotated boxes inside the grid."""
-        region = center_gaussians(batch.boxes, batch.is_box, self.grid, self.min_overlap)
-        return response_loss(student.head, teacher.head, region, self.teacher_temperature, self.parts)
+        """Response loss around the centres of the annotated boxes inside the grid, or everywhere."""
+        spec = self.spec
+        if spec.region == "map":
+            region = torch.ones_like(student.head.heatmap[:, 0])
+        else:
+            region = center_gaussians(batch.boxes, batch.is_box, self.grid, spec.min_overlap)
+        return response_loss(student.head, teacher.head, region, spec.teacher_temperature, spec.parts, spec.scores)

@@ -96,7 +96,7 @@ def pad_boxes(samples: list[Boxes]) -> tuple[Boxes, Tensor]:
         The boxes ``[b, k]``, zero where padded, and the mask ``[b, k]`` of what is a box. k is at least 1.
     """
     longest = max([len(boxes) for boxes in samples] + [1])
-    real = torch.stack([torch.arange(longest) < len(boxes) for boxes in samples])
+    real = torch.stack([torch.arange(longest, device=boxes.center.device) < len(boxes) for boxes in samples])
 
     def padded(name: str) -> Tensor:
         rows = []

@@ -123,15 +123,28 @@ def focal_loss(logits: Float[Tensor, "b classes y x"], target: Float[Tensor, "b 
 
 
 def box_loss(
-    predicted: Float[Tensor, "b k code"], target: Float[Tensor, "b k code"], is_target: Bool[Tensor, "b k"]
+    predicted: Float[Tensor, "b k code"],
+    target: Float[Tensor, "b k code"],
+    is_target: Bool[Tensor, "b k"],
+    confidence: Float[Tensor, "b k"] | None = None,
+    beta: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Absolute error, summed over the code and divided by the number of boxes (by 1 without any).
 
     Elements whose target is NaN cost nothing.
+
+    Args:
+        predicted: Codes at the boxes' centres.
+        target: What they should be.
+        is_target: The others cost nothing.
+        confidence: Weight of each box's error; 1 if not given.
+        beta: Below this an error is squared and divided by 2 beta, and above it less beta / 2 (smooth L1).
     """
     known = is_target[..., None] & ~target.isnan()
-    error = (predicted - torch.where(known, target, 0.0)).abs() * known
+    error = F.smooth_l1_loss(predicted, torch.where(known, target, predicted.detach()), reduction="none", beta=beta)
     per_box = reduce(error * error.new_tensor(_CODE_WEIGHT), "b k code -> b k", "sum")
+    if confidence is not None:
+        per_box = per_box * confidence
     return per_box.sum() / is_target.sum().clamp(min=1)
 
 

@@ -86,8 +86,9 @@ def _loss(name: str, study: StudySpec) -> str:
     """A loss with the fields that the study sets."""
     if name == WARM_START:
         return f"{name} (neck and head begin as copies of the teacher's)"
-    fields = study.losses[name].by_path()
-    return f"{name} ({', '.join(f'{field} {_values(given)}' for field, given in fields.items())})"
+    choice = study.losses[name]
+    kind = f"{choice.loss}: " if choice.loss else ""
+    return f"{name} ({kind}{', '.join(f'{field} {_values(given)}' for field, given in choice.by_path().items())})"
 
 
 def _values(given: dict[str, object]) -> str:

@@ -44,9 +44,9 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
     for name in study.losses:
         for route in study.paths if any(name in arm for arm in study.arms.values()) else ():
             try:
-                LOSSES[name].model_validate(study.loss(name, route))
+                study.loss(name, route)
             except ValidationError as error:
-                raise InputError(_message(path, places, error, ("losses", name))) from error
+                raise InputError(_message(path, places, error, ("losses", name), LOSSES[study.kind(name)])) from error
             except ValueError as error:
                 where = next(
                     places[at] for at in (("losses", name, "weight"), ("losses", name), ("losses",)) if at in places
@@ -72,7 +72,7 @@ def _require_possible(study: StudySpec, route: str) -> None:
             if name == WARM_START:
                 require_same_build(student, teacher)
             else:
-                LOSSES[name].model_validate(study.loss(name, route)).build(student, teacher)
+                study.loss(name, route).build(student, teacher)
     except ValueError as error:
         raise InputError(f"path {route}, {name}: {error}") from error
 
@@ -113,25 +113,33 @@ def _places(node: yaml.Node | None, path: Path, at: Location = ()) -> dict[Locat
     return places
 
 
-def _message(path: Path, places: dict[Location, str], error: ValidationError, at: Location = ()) -> str:
-    """All mistakes, one a line, each with the place of its key; `at` is where the validated part lies in the study."""
-    return "\n".join(_one(path, places, (*at, *e["loc"]), e["type"], e["msg"]) for e in error.errors())
+def _message(
+    path: Path,
+    places: dict[Location, str],
+    error: ValidationError,
+    at: Location = (),
+    model: type[BaseModel] = StudySpec,
+) -> str:
+    """All mistakes, one a line, each with the place of its key; `at` is where the validated model lies in the study."""
+    lines = []
+    for each in error.errors():
+        allowed = _fields(model, each["loc"][:-1]) if each["type"] == "extra_forbidden" else ()
+        lines.append(_one(path, places, (*at, *each["loc"]), allowed, each["msg"]))
+    return "\n".join(lines)
 
 
-def _one(path: Path, places: dict[Location, str], loc: Location, kind: str, text: str) -> str:
+def _one(path: Path, places: dict[Location, str], loc: Location, allowed: Iterable[str], text: str) -> str:
+    """One mistake; `allowed` are the keys that there are where one is that must not be."""
     where = next((places[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in places), str(path))
     key = ".".join(str(part) for part in loc)
-    if kind == "extra_forbidden":
+    if allowed:
         parent = ".".join(str(part) for part in loc[:-1])
-        return f"{where}: {unknown('key', str(loc[-1]), _fields(loc[:-1]))}" + (f" (in {parent})" if parent else "")
+        return f"{where}: {unknown('key', str(loc[-1]), allowed)}" + (f" (in {parent})" if parent else "")
     return f"{where}: {key + ': ' if key else ''}{text.removeprefix('Value error, ')}"
 
 
-def _fields(loc: Location) -> Iterable[str]:
-    """The keys that a study allows at a place."""
-    if len(loc) == 2 and loc[0] == "losses":
-        return LOSSES[str(loc[1])].model_fields
-    model: Any = StudySpec
+def _fields(model: Any, loc: Location) -> Iterable[str]:
+    """The keys that a model allows at a place in it."""
     for part in loc:
         if isinstance(model, type) and issubclass(model, BaseModel):
             model = model.model_fields[str(part)].annotation

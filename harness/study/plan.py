@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,6 @@ from pydantic import Field
 from detectors.detector import DetectorSpec
 from detectors.presets import PRESETS
 from detectors.spec import Spec
-from distill.objective import LOSSES
 from harness.errors import InputError
 from harness.study.spec import WARM_START, DetectionConfigName, ScheduleSpec, StudySpec
 
@@ -178,11 +178,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int]) -
     for path in study.paths:
         teacher_name, student = path.split("->")
         for arm, names in study.arms.items():
-            losses = {
-                name: LOSSES[name].model_validate(study.loss(name, path)).model_dump(mode="json")
-                for name in names
-                if name != WARM_START
-            }
+            losses = _losses(study, names, path)
             for seed in study.seeds:
                 teacher_seed = study.teachers[teacher_name].seed_for(seed)
                 with_teacher = {
@@ -203,6 +199,24 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int]) -
             baseline = row.baseline and plan.add(_scored_on(plan.jobs[row.baseline], split))
             plan.rows.append(replace(row, job=scored, baseline=baseline, split=split, published_as=""))
     return plan
+
+
+def _losses(study: StudySpec, names: Sequence[str], path: str) -> dict[str, dict[str, Any]]:
+    """The losses of an arm with all their fields.
+
+    What a study calls a loss must not make two jobs of one: only where an arm has several of a kind do they keep its
+    names.
+    """
+    chosen = [name for name in names if name != WARM_START]
+    count = Counter(study.kind(name) for name in chosen)
+    losses = {}
+    for name in chosen:
+        kind, fields = study.kind(name), study.loss(name, path).model_dump(mode="json")
+        if count[kind] == 1:
+            losses[kind] = fields
+        else:
+            losses[name] = fields if name == kind else {"loss": kind, **fields}
+    return losses
 
 
 def _scored_on(job: Job, split: str) -> Job:

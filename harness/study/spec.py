@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, field_va
 
 from detectors.presets import PRESETS
 from detectors.spec import Spec
-from distill.objective import LOSSES
+from distill.loss import LossSpec
+from distill.objective import DETECTION_TERMS, LOSSES
 from distill.weights import PUBLISHED, published_weight
 from harness.errors import unknown
 from harness.study.arms import expand
@@ -196,6 +197,8 @@ class LossChoice(Spec):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     weight: float | Literal["unidistill"] | dict[str, float | Literal["unidistill"]]
+    loss: str | None = None
+    """Which loss it is, where its name in the study does not say: one loss may be there in several variants."""
 
     @field_validator("weight", mode="before")
     @classmethod
@@ -218,7 +221,7 @@ class LossChoice(Spec):
         return found
 
     def by_path(self) -> dict[str, dict[str, Any]]:
-        """Every field as a mapping by path."""
+        """Every field of the loss as a mapping by path."""
         fields = {"weight": self.weight, **(self.model_extra or {})}
         return {name: _by_path(value) for name, value in fields.items()}
 
@@ -256,12 +259,21 @@ class StudySpec(Spec):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     report: ReportSpec = ReportSpec()
 
-    def loss(self, name: str, path: str) -> dict[str, Any]:
-        """The fields of a loss on one path, published weights put in."""
+    def kind(self, name: str) -> str:
+        """Which of LOSSES a loss of the study is."""
+        return self.losses[name].loss or name
+
+    def loss(self, name: str, path: str) -> LossSpec:
+        """A loss on one path, published weights put in.
+
+        Raises:
+            ValidationError: A field is wrong.
+            ValueError: There is no published weight.
+        """
         fields = self.losses[name].at(path)
         if fields["weight"] == PUBLISHED:
-            fields["weight"] = published_weight(name, self.sensors(path))
-        return fields
+            fields["weight"] = published_weight(self.kind(name), self.sensors(path))
+        return LOSSES[self.kind(name)].model_validate(fields)
 
     def sensors(self, path: str) -> str:
         """A path by what its two detectors sense, such as camera+lidar->camera, as papers name it."""
@@ -283,9 +295,12 @@ class StudySpec(Spec):
     @field_validator("losses")
     @classmethod
     def _losses_are_known(cls, losses: dict[str, LossChoice]) -> dict[str, LossChoice]:
-        for name in losses:
-            if name not in LOSSES:
-                raise ValueError(unknown("loss", name, LOSSES))
+        for name, choice in losses.items():
+            if (choice.loss or name) not in LOSSES:
+                hint = "" if choice.loss else "; a name of your own needs a field loss that says which one it is"
+                raise ValueError(unknown("loss", choice.loss or name, LOSSES) + hint)
+            if name in DETECTION_TERMS:
+                raise ValueError(f"a loss cannot be called {name!r}: that is a term of the detection loss")
         return losses
 
     @field_validator("arms")

@@ -17,7 +17,7 @@ from lightning.fabric import Fabric
 
 from detectors.detector import Detector
 from detectors.spec import Spec
-from distill.objective import DETECTION_TERMS, LOSSES, Objective, fingerprint
+from distill.objective import DETECTION_TERMS, Objective, fingerprint, loss_spec
 from distill.warm_start import inherit
 from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.root import NuScenesRoot
@@ -117,7 +117,7 @@ def _train(
         teacher = load_detector(order.teacher_weights, order.teacher_spec.detector)
         if spec.warm_start:
             inherit(student, teacher)
-    losses = {name: LOSSES[name].model_validate(fields) for name, fields in spec.losses.items()}
+    losses = {name: loss_spec(name, fields) for name, fields in spec.losses.items()}
     with seeded(spec.seed, "training_only"):
         objective = Objective(student, teacher if losses else None, losses)
 

@@ -34,7 +34,7 @@ class Scene:
             radar_bev=None,
             bev_low=given.get("bev_low", maps(low)),
             bev_high=given.get("bev_high", maps(high)),
-            head=HeadOutput(heatmap=maps(10), boxes=maps(2, 8)),
+            head=HeadOutput(heatmap=maps(10), boxes=maps(6, 10)),
         )
 
     def with_boxes(self, is_box: Tensor, **fields: Tensor) -> Any:

@@ -7,14 +7,46 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-LOSS_NAMES = ("feature", "relation", "response")
+CASES = {
+    "feature": {},
+    "feature, map": {"loss": "feature", "region": "map", "norm": "l2"},
+    "feature, gaussian": {"loss": "feature", "region": "gaussian", "level": "high"},
+    "feature, foreground": {"loss": "feature", "region": "foreground", "norm": "l2", "adapter": "conv3x3"},
+    "relation": {},
+    "response": {},
+    "response, map": {"loss": "response", "region": "map", "scores": "all"},
+    "output": {"score_threshold": 0.5},
+    "output, unweighted": {"loss": "output", "score_threshold": 0.5, "confidence": "none"},
+    "activation": {},
+    "activation, channels": {"loss": "activation", "target": "channels", "norm": "l1", "level": "high"},
+    "adversarial": {},
+    "adversarial, map": {"loss": "adversarial", "judges": "map", "adapter": "conv3x3"},
+    "channelwise": {},
+    "contrastive": {},
+}
+"""Every loss in the variants that take other paths through its code."""
+EVERYWHERE = [
+    name
+    for name in CASES
+    if name.endswith("map") or name.split(",")[0] in ("output", "activation", "adversarial", "channelwise")
+]
+"""Those that do not ask where the annotated objects are."""
+AT_OBJECTS = [name for name in CASES if name not in EVERYWHERE]
+IMITATING = [name for name in CASES if name.split(",")[0] in ("feature", "relation", "response", "channelwise")]
+"""Those that cost nothing where student and teacher agree."""
 
 
-@pytest.fixture(params=LOSS_NAMES)
-def term(request, detector_spec):
-    from distill.objective import LOSSES
+@pytest.fixture(params=CASES)
+def case(request):
+    return request.param
 
-    return LOSSES[request.param](weight=1.0).build(detector_spec, detector_spec)
+
+@pytest.fixture
+def term(case, detector_spec):
+    from distill.objective import loss_spec
+
+    torch.manual_seed(0)
+    return loss_spec(case, {"weight": 1.0, **CASES[case]}).build(detector_spec, detector_spec).double()
 
 
 @pytest.fixture
@@ -38,7 +70,7 @@ def _differentiable(output):
 def test_these_are_all_losses():
     from distill.objective import LOSSES
 
-    assert tuple(LOSSES) == LOSS_NAMES
+    assert set(LOSSES) == {name.split(",")[0] for name in CASES}
 
 
 def test_is_a_positive_scalar_with_a_finite_gradient_to_the_student_and_none_to_the_teacher(term, scene, outputs):
@@ -53,6 +85,7 @@ def test_is_a_positive_scalar_with_a_finite_gradient_to_the_student_and_none_to_
     assert all(maps.grad is None for maps in _maps(teacher))
 
 
+@pytest.mark.parametrize("case", AT_OBJECTS, indirect=True)
 @pytest.mark.parametrize("why", ["no boxes", "all outside"])
 def test_without_objects_costs_exactly_nothing_and_has_a_gradient(term, scene, outputs, why):
     is_box = scene.batch.is_box & (why == "all outside")
@@ -64,6 +97,7 @@ def test_without_objects_costs_exactly_nothing_and_has_a_gradient(term, scene, o
     assert not any(gradient.any() for gradient in gradients)
 
 
+@pytest.mark.parametrize("case", [name for name in IMITATING if "adapter" not in CASES[name]], indirect=True)
 def test_is_zero_where_the_student_equals_the_teacher(term, scene, outputs):
     assert term(outputs[1], outputs[1], scene.batch) == 0
 
@@ -97,22 +131,83 @@ def test_content_and_amount_of_padding_do_not_matter(term, scene, outputs):
     assert_close(term(*outputs, padded), term(*outputs, scene.batch))
 
 
+@pytest.mark.parametrize("case", AT_OBJECTS, indirect=True)
 def test_box_outside_the_grid_does_not_matter(term, scene, outputs):
     # The last box of the first sample has its centre just outside.
     without = scene.batch.is_box & torch.tensor([[True, True, True, False]])
     assert_close(term(*outputs, scene.with_boxes(without)), term(*outputs, scene.batch))
 
 
+@pytest.mark.parametrize("case", AT_OBJECTS, indirect=True)
 def test_swapping_x_and_y_of_the_boxes_matters(term, scene, outputs):
     center = scene.batch.boxes.center
     mirrored = scene.with_boxes(scene.batch.is_box, center=center[..., [1, 0, 2]])
     assert (term(*outputs, mirrored) - term(*outputs, scene.batch)).abs() > 1e-3
 
 
-@pytest.mark.parametrize("name", LOSS_NAMES)
+@pytest.mark.parametrize("case", EVERYWHERE, indirect=True)
+def test_what_looks_everywhere_does_not_ask_for_annotations(term, scene, outputs):
+    nothing = scene.with_boxes(torch.zeros_like(scene.batch.is_box))
+    assert_close(term(*outputs, nothing), term(*outputs, scene.batch))
+    assert term(*outputs, nothing) > 0
+
+
+def test_batch_of_one(term, scene, outputs):
+    from detectors.batch import Batch
+    from detectors.outputs import DetectorOutput, HeadOutput
+
+    def first(output):
+        head = HeadOutput(output.head.heatmap[:1], output.head.boxes[:1])
+        maps = {"bev_low": output.bev_low[:1], "bev_high": output.bev_high[:1], "head": head}
+        return DetectorOutput(**{**vars(output), **maps})
+
+    boxes = replace(scene.batch.boxes, **{name: value[:1] for name, value in vars(scene.batch.boxes).items()})
+    batch = Batch(tokens=("a",), views=None, lidar=None, radar=None, boxes=boxes, is_box=scene.batch.is_box[:1])
+    loss = term(first(outputs[0]), first(outputs[1]), batch)
+    assert loss.shape == ()
+    assert 0 < loss < math.inf
+
+
+def test_in_half_precision_it_is_about_the_same_and_its_gradient_is_finite(case, detector_spec, scene, rng):
+    from distill.objective import loss_spec
+
+    widths = detector_spec.low_channels, detector_spec.high_channels
+    torch.manual_seed(0)
+    term = loss_spec(case, {"weight": 1.0, **CASES[case]}).build(detector_spec, detector_spec)
+    student, teacher = (_single(scene.output(rng, *widths)) for _ in "st")
+    boxes = scene.batch.boxes
+    floats = {name: value.float() for name, value in vars(boxes).items() if value.is_floating_point()}
+    batch = replace(scene.batch, boxes=replace(boxes, **floats))
+    whole = term(student, teacher, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = term(_differentiable(student), teacher, batch)
+    half.backward()
+    assert half.item() == pytest.approx(whole.item(), rel=0.05)
+    assert all(maps.grad is None or maps.grad.isfinite().all() for maps in _maps(student))
+
+
+def _single(output):
+    from detectors.outputs import HeadOutput
+
+    head = HeadOutput(output.head.heatmap.float(), output.head.boxes.float())
+    return replace(output, bev_low=output.bev_low.float(), bev_high=output.bev_high.float(), head=head)
+
+
+def test_samples_may_come_in_any_order(term, scene, outputs):
+    from detectors.outputs import HeadOutput
+
+    def turned(output):
+        head = HeadOutput(output.head.heatmap.flip(0), output.head.boxes.flip(0))
+        return replace(output, bev_low=output.bev_low.flip(0), bev_high=output.bev_high.flip(0), head=head)
+
+    boxes = {name: value.flip(0) for name, value in vars(scene.batch.boxes).items()}
+    batch = scene.with_boxes(scene.batch.is_box.flip(0), **boxes)
+    assert_close(term(turned(outputs[0]), turned(outputs[1]), batch), term(*outputs, scene.batch))
+
+
 @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
-def test_weight_is_a_finite_number_from_zero_up(name, weight):
-    from distill.objective import LOSSES
+def test_weight_is_a_finite_number_from_zero_up(case, weight):
+    from distill.objective import loss_spec
 
     with pytest.raises(ValueError, match="weight"):
-        LOSSES[name](weight=weight)
+        loss_spec(case, {**CASES[case], "weight": weight})

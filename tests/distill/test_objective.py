@@ -131,14 +131,34 @@ def test_term_that_is_not_finite_stops_the_step_by_name(objective, batch, monkey
         objective(batch)
 
 
-def test_unknown_loss_is_refused_with_the_known_ones(make, spec, losses):
-    with pytest.raises(ValueError, match=r"unknown loss 'featur'.*feature, relation, response"):
-        make(spec.build(), spec.build(), {"featur": losses["feature"]})
+def test_what_is_in_no_row_of_the_table_is_refused(make, spec):
+    from distill.loss import LossSpec
+
+    with pytest.raises(ValueError, match=r"'mine': LossSpec is in no row"):
+        make(spec.build(), spec.build(), {"mine": LossSpec(weight=1.0)})
 
 
-def test_spec_of_another_loss_is_refused(make, spec, losses):
-    with pytest.raises(ValueError, match=r"'feature' needs a FeatureSpec, got RelationSpec"):
-        make(spec.build(), spec.build(), {"feature": losses["relation"]})
+def test_a_loss_cannot_have_the_name_of_a_detection_term(make, spec, losses):
+    with pytest.raises(ValueError, match="cannot be called 'boxes'"):
+        make(spec.build(), spec.build(), {"boxes": losses["relation"]})
+
+
+def test_one_loss_may_be_there_twice(make, spec, losses, batch):
+    from distill.objective import loss_spec
+
+    near, far = (loss_spec(name, {"loss": "relation", "weight": 1.0, "level": name}) for name in ("low", "high"))
+    output = make(spec.build(), spec.build(), {"near": near, "far": far})(batch)
+    assert {"near", "far"} < output.raw.keys()
+    assert output.raw["near"] != output.raw["far"]
+
+
+def test_teachers_boxes_may_replace_the_annotations(make, spec, batch):
+    from distill.output import OutputSpec
+
+    output = make(spec.build(), spec.build(), {"output": OutputSpec(weight=1.0, annotations=False)})(batch)
+    assert output.weighted["heatmap"] == output.weighted["boxes"] == 0
+    assert output.raw["heatmap"] > 0
+    assert output.total == output.weighted["output"]
 
 
 def test_losses_and_teacher_come_together(make, spec, losses):

@@ -66,11 +66,11 @@ def test_far_from_objects_anything_goes(response_loss, head):
 @pytest.mark.parametrize("parts", ["joint", "split"])
 def test_value_and_gradient_equal_a_loop_over_boxes_and_cells(scene, rng, parts):
     from distill.regions import center_gaussians
-    from distill.response import ResponseTerm
+    from distill.response import ResponseSpec, ResponseTerm
 
     student, teacher = (scene.output(rng, low=3, high=4) for _ in range(2))
     maps = student.head.heatmap.requires_grad_(), student.head.boxes.requires_grad_()
-    loss = ResponseTerm(scene.grid, min_overlap=0.1, teacher_temperature=2.0, parts=parts)(
+    loss = ResponseTerm(ResponseSpec(weight=1.0, teacher_temperature=2.0, parts=parts), scene.grid)(
         student, teacher, scene.batch
     )
 

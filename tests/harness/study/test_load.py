@@ -58,13 +58,15 @@ def test_study_loads_with_defaults_and_weights_by_path(load):
 def test_any_field_of_a_loss_may_differ_by_path(load):
     several = STUDY.replace("[lidar -> camera]", "[lidar->camera, lidar->radar]")
     several = several.replace("students:", "students:\n  radar: {preset: tiny_radar}")
+    from distill.relation import RelationSpec
+
     by_path = "{lidar->camera: 40, others: 3}\n    level: {lidar->radar: low}"
     several = several.replace("{lidar->camera: 40}", by_path)
     study = load(several)
-    assert study.loss("relation", "lidar->camera") == {"weight": 40}
-    assert study.loss("relation", "lidar->radar") == {"weight": 3, "level": "low"}
+    assert study.loss("relation", "lidar->camera") == RelationSpec(weight=40)
+    assert study.loss("relation", "lidar->radar") == RelationSpec(weight=3, level="low")
     # What it says of other paths does not matter where they are not asked for.
-    assert load(several, "paths=[lidar->camera]").loss("relation", "lidar->camera") == {"weight": 40}
+    assert load(several, "paths=[lidar->camera]").loss("relation", "lidar->camera") == RelationSpec(weight=40)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +208,56 @@ def test_published_weights_are_those_of_the_sensors_whatever_the_names(load):
     weights = ("losses.feature.weight=unidistill", "losses.relation.weight=unidistill")
     study = load(STUDY.replace("tiny_lidar", "tiny_camera_lidar"), *weights)
     assert study.sensors("lidar->camera") == "camera+lidar->camera"
-    assert study.loss("feature", "lidar->camera")["weight"] == 10
-    assert study.loss("relation", "lidar->camera")["weight"] == 5
+    assert study.loss("feature", "lidar->camera").weight == 10
+    assert study.loss("relation", "lidar->camera").weight == 5
 
 
 def test_path_without_a_published_weight_is_refused(refusal):
     message = refusal(STUDY.replace("tiny_camera}", "tiny_radar}"), "losses.feature.weight=unidistill")
     assert "losses.feature.weight" in message
     assert "no weight of loss 'feature' for lidar->radar" in message
+
+
+VARIANTS = """\
+schedule: {steps: 5}
+teachers:
+  lidar: {preset: tiny_lidar}
+students:
+  camera: {preset: tiny_camera}
+paths: [lidar->camera]
+losses:
+  feature: {weight: 1.0}
+  fitnet: {loss: feature, weight: 2.0, region: map, norm: l2}
+arms:
+  points: [feature]
+  map: [fitnet]
+  two: [feature, fitnet]
+"""
+
+
+def test_a_loss_may_be_there_in_variants_with_names_of_their_own(load):
+    from distill.feature import FeatureSpec
+
+    study = load(VARIANTS)
+    assert study.loss("fitnet", "lidar->camera") == FeatureSpec(weight=2.0, region="map", norm="l2")
+    assert study.kind("fitnet") == study.kind("feature") == "feature"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("loss: feature", "loss: featur", ["study.yaml:7", "'featur'", "did you mean 'feature'"]),
+        ("fitnet: {loss: feature, ", "fitnet: {", ["unknown loss 'fitnet'", "needs a field loss"]),
+        ("norm: l2", "nrom: l2", ["study.yaml:9", "'nrom'", "did you mean 'norm'", "(in losses.fitnet)"]),
+        ("norm: l2", "norm: l3", ["study.yaml:9", "losses.fitnet.norm", "'l1' or 'l2'"]),
+        ("feature: {weight: 1.0}", "boxes: {loss: feature, weight: 1.0}", ["cannot be called 'boxes'"]),
+    ],
+)
+def test_a_mistake_in_a_variant_is_named(refusal, old, new, said):
+    assert old in VARIANTS
+    message = refusal(VARIANTS.replace(old, new))
+    assert all(part in message for part in said), message
+
+
+def test_a_variant_takes_the_published_weight_of_its_loss(load):
+    assert load(VARIANTS, "losses.fitnet.weight=unidistill").loss("fitnet", "lidar->camera").weight == 100

@@ -243,3 +243,29 @@ def test_warm_up_of_losses_is_nothing_to_a_student_without_any(study):
     plain, ramped = _plan(study(arms)), _plan(study(arms, "schedule.distillation_warmup=0.2"))
     changed = {row.arm for row in ramped.rows if row.job not in plain.jobs}
     assert changed == {"both"}
+
+
+def _job(plan, arm):
+    (row,) = (row for row in plan.rows if row.arm == arm and row.path == "lidar->camera")
+    return plan.jobs[row.job]
+
+
+def test_what_a_study_calls_a_loss_makes_no_other_job(study):
+    named = study("losses.mine={loss: feature, weight: 2.0}", "arms={mine: [mine, relation], own: [feature, relation]}")
+    plan = _plan(named)
+    assert _job(plan, "mine").id == _job(plan, "own").id
+    assert set(_job(plan, "mine").spec.losses) == {"feature", "relation"}
+
+
+def test_two_variants_of_a_loss_in_one_arm_keep_their_names(study):
+    from distill.objective import loss_spec
+
+    named = study("losses.high={loss: feature, weight: 3.0, level: high}", "arms={two: [feature, high], one: [high]}")
+    plan = _plan(named)
+    losses = _job(plan, "two").spec.losses
+    found = {name: loss_spec(name, fields) for name, fields in losses.items()}
+    assert {name: (spec.level, spec.weight) for name, spec in found.items()} == {
+        "feature": ("low", 2.0),
+        "high": ("high", 3.0),
+    }
+    assert set(_job(plan, "one").spec.losses) == {"feature"}

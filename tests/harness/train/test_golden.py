@@ -30,7 +30,8 @@ def _numbers():
     found = {"results_version": RESULTS_VERSION}
     found["order"] = batch_indices(1000, 4, 300, stream_seed(7, "order"))
     found["augmentation"] = stream_seed(7, "augmentation")
-    losses = {name: spec(weight=0.5) for name, spec in LOSSES.items()}
+    losses = {name: LOSSES[name](weight=0.5) for name in ("feature", "relation", "response")}
+    others = {name: spec(weight=0.5) for name, spec in LOSSES.items() if name not in losses}
     varied = {
         "feature": LOSSES["feature"](weight=0.5, adapter="conv3x3", level="high", points="swapped"),
         "relation": LOSSES["relation"](weight=0.1, adapter="conv3x3", level="low"),
@@ -40,12 +41,15 @@ def _numbers():
     cases = {name: (spec, None, {}) for name, spec in PRESETS.items()} | {
         "taught": (PRESETS["tiny_camera"], teacher_spec, losses),
         "taught otherwise": (PRESETS["tiny_camera"], teacher_spec, varied),
+        "taught by others' losses": (PRESETS["tiny_camera"], teacher_spec, others),
     }
     for name, (spec, taught_by, chosen) in cases.items():
         student, teacher = _filled(spec), _filled(taught_by) if taught_by else None
         if chosen is varied:
             inherit(student, teacher)
         objective = Objective(student, teacher, chosen).double().train()
+        if chosen is others:
+            _fill(objective.terms)
         batch = _batch(taught_by or spec)
         schedule = ScheduleSpec(steps=STEPS, lr=1e-3)
         optimizer = optimizer_of(objective.parameters(), schedule)
@@ -67,13 +71,17 @@ def _numbers():
 
 def _filled(spec):
     """A detector with weights that no processor draws otherwise: torch's own draws differ with its instructions."""
-    detector, rng = spec.build().double(), np.random.default_rng(7)
+    return _fill(spec.build().double())
+
+
+def _fill(module):
+    rng = np.random.default_rng(7)
     with torch.no_grad():
-        for name, parameter in detector.named_parameters():
+        for name, parameter in module.named_parameters():
             if parameter.dim() > 1 or name.endswith("bias"):  # the other weights are ones, of norms
                 width = parameter[0].numel() if parameter.dim() > 1 else 100
                 parameter.copy_(torch.from_numpy(rng.uniform(-1, 1, parameter.shape) * (3 / width) ** 0.5))
-    return detector
+    return module
 
 
 def _batch(spec):

@@ -1,0 +1,69 @@
+"""Output distillation: the boxes that the teacher is sure of are annotations, too."""
+
+from typing import Literal
+
+import torch
+import torch.nn as nn
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from detectors.batch import Batch
+from detectors.detector import DetectorSpec
+from detectors.geometry.boxes import pad_boxes
+from detectors.heads.center import decode, gather_codes
+from detectors.heads.center_loss import box_loss, center_targets, focal_loss
+from detectors.outputs import DetectorOutput
+from distill.loss import LossSpec
+
+Confidence = Literal["boxes", "none"]
+"""What the teacher's scores weigh: each box's own error, or nothing."""
+
+
+class OutputSpec(LossSpec):
+    """X3KD's cross-modal output distillation, X-OD.
+
+    L_X-OD = w_heat GaussianFocal(h_S, h_pseudo) + w_box 1/N sum over boxes s_b SmoothL1(y_S(b), y_T(b)), over the
+    teacher's boxes whose score s_b is above a threshold; with the weights that the student's detection loss gives its
+    own two parts. What is known of the paper names neither a normaliser nor whether s_b enters the class part: here
+    N is the number of such boxes, as in the detection loss, and it does not.
+    """
+
+    score_threshold: float = Field(default=0.6, ge=0, lt=1)
+    """The paper's value, as it is recalled; a teacher that is less sure of itself needs a lower one."""
+    confidence: Confidence = "boxes"
+    """The paper weighs, and has a row without."""
+    annotations: bool = True
+    """Whether the detection loss on annotations stays beside it; the paper has a row without."""
+
+    @property
+    def keeps_annotations(self) -> bool:
+        """As the field says."""
+        return self.annotations
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "OutputTerm":
+        """The term between one student and one teacher."""
+        return OutputTerm(self, student, teacher)
+
+
+class OutputTerm(nn.Module):
+    """Owns no parameter."""
+
+    def __init__(self, spec: OutputSpec, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.student = student
+        self.teacher = teacher
+
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
+        """Detection loss of the student against the teacher's sure boxes; the annotations do not enter."""
+        found = decode(teacher.head, self.teacher.head, self.teacher.grid)
+        boxes, is_box = pad_boxes([each[each.score > self.spec.score_threshold] for each in found])
+        head = self.student.head
+        targets = center_targets(boxes, is_box, head, self.student.grid)
+        dtype = torch.promote_types(student.head.heatmap.dtype, torch.float32)
+        predicted = gather_codes(student.head.boxes, targets.task, targets.row, targets.column).to(dtype)
+        confidence = boxes.score if self.spec.confidence == "boxes" else torch.ones_like(boxes.score)
+        heatmap = focal_loss(student.head.heatmap.to(dtype), targets.heatmap)
+        gap = box_loss(predicted, targets.code, targets.is_target, confidence, beta=1.0)
+        return head.heatmap_weight * heatmap + head.box_weight * gap
