@@ -1,5 +1,7 @@
 """Adversarial training: the student's BEV features become such that nobody can tell them from the teacher's."""
 
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -38,6 +40,13 @@ class AdversarialSpec(LossSpec):
     """Channels inside the discriminator."""
     adapter: AdapterKind = "none"
     """Needed where the maps differ in width; trained with the student."""
+
+    def warning(self, values: Sequence[float]) -> str:
+        """Whether the discriminator has won."""
+        mean = fmean(values)
+        if mean >= COLLAPSED:
+            return ""
+        return f"its discriminator has won (in the last epoch its loss was {mean:.3f}; at chance it is 1.386)"
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "AdversarialTerm":
         """The term between one student and one teacher."""

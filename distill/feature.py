@@ -59,6 +59,8 @@ class FeatureSpec(LossSpec):
     2024). Their gaps are averaged over channels, as UniDistill's are, not summed.
     """
 
+    later = frozenset({"region", "norm", "min_overlap"})
+
     level: Level = "low"
     region: Literal["points"] | Region = "points"
     norm: Norm = "l1"

@@ -1,7 +1,10 @@
 """LossSpec: what every distillation loss is to a study and to an objective."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
 import torch.nn as nn
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from detectors.detector import DetectorSpec
 from detectors.spec import Spec
@@ -15,11 +18,24 @@ class LossSpec(Spec):
     """
 
     weight: float = Field(ge=0, allow_inf_nan=False)
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that were added after results had been stored. At their defaults they are left out of what is written, so
+    that trainings of before keep their identity and are not done again."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        fields = type(self).model_fields
+        old = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in whole(self).items() if name not in old}
 
     @property
     def keeps_annotations(self) -> bool:
         """Whether the student learns from annotations beside it."""
         return True
+
+    def warning(self, values: Sequence[float]) -> str:
+        """What is wrong with a training whose last epoch had these values of the loss, unweighted; empty if nothing."""
+        return ""
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module:
         """The term between one student and one teacher; ValueError where they do not fit."""

@@ -66,6 +66,8 @@ def _scores(heatmap: Float[Tensor, "b classes y x"], scores: Scores) -> Float[Te
 class ResponseSpec(LossSpec):
     """UniDistill's response loss. Heads are compared cell by cell, so it has neither level nor adapter."""
 
+    later = frozenset({"scores", "region"})
+
     teacher_temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """1 compares scores as they are (the paper's formula); the released code has 2."""
     parts: Parts = "joint"

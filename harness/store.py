@@ -27,6 +27,8 @@ class Result:
     """Device kind, torch version, threads, peak memory, commit of the code."""
     cpu_seconds: float | None = None
     """Like `seconds`, but processor time of the job's own process, all its threads together."""
+    warnings: dict[str, str] = field(default_factory=dict)
+    """What is doubtful about the training, by the name of the loss."""
     began: dict[str, str] = field(default_factory=dict)
     """Hash of a trained detector's initial weights, and names of its first batches: equal for all arms of a seed."""
 

@@ -26,8 +26,9 @@ def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.Da
     Columns: KEYS (split is empty for the evaluation split), seed, job, missing (why there is no result, else empty),
     parameters, mAP and NDS in points, the five errors, gain_mAP and gain_NDS in points over the baseline of the same
     student and seed, paper, paper_mAP and paper_NDS (the gain that it reports for such a path and such losses) with
-    paper_mark, unpaired (why there is no gain although both have results, else empty), machine (device kind, torch
-    version and threads), and gain_draws (mAP and NDS of the gain in draws of scenes and the number of scenes, or None).
+    paper_mark, unpaired (why there is no gain although both have results, else empty), warning (what is doubtful about
+    the training, else empty), machine (device kind, torch version and threads), and gain_draws (mAP and NDS of the gain
+    in draws of scenes and the number of scenes, or None).
     """
     found = {id_: RunFolder(runs / id_).result() for id_ in plan.jobs}
     return pd.DataFrame([_record(row, plan, found, runs, papers) for row in plan.rows])
@@ -53,6 +54,7 @@ def _record(
         "job": row.job,
         "missing": _missing(row, result, runs),
         "unpaired": unpaired,
+        "warning": "; ".join(f"loss {name!r}: {text}" for name, text in result.warnings.items()) if result else "",
         "parameters": result.parameters if result else float("nan"),
         "machine": _machine(result) if result else "",
     }
@@ -60,9 +62,9 @@ def _record(
         scale = 100 if metric in POINTS else 1
         record[metric] = result.metrics[metric] * scale if result else float("nan")
     for metric in POINTS:
-        known = result is not None and baseline is not None
-        gain = 100 * (result.metrics[metric] - baseline.metrics[metric]) if known else float("nan")  # type: ignore[union-attr]
-        record[f"gain_{metric}"] = gain
+        record[f"gain_{metric}"] = float("nan")
+        if result is not None and baseline is not None:
+            record[f"gain_{metric}"] = 100 * (result.metrics[metric] - baseline.metrics[metric])
     record["gain_draws"] = _gain_draws(row, runs) if result is not None and baseline is not None else None
     losses = frozenset(row.losses) - {WARM_START}
     gains = ((paper.name, paper.gain(row.published_as, losses)) for paper in papers)
@@ -165,7 +167,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     means = groups[metrics].mean(skipna=False)
     spread = groups[metrics].std(ddof=1, skipna=False).add_suffix("_std")
     same = groups[["parameters", "paper", "paper_mAP", "paper_NDS", "paper_mark"]].first()
-    said = groups[["missing", "unpaired", "machine"]].agg(_together)
+    said = groups[["missing", "unpaired", "warning", "machine"]].agg(_together)
     intervals = groups["gain_draws"].agg(list).map(_over_scenes)
     scenes = pd.DataFrame(intervals.tolist(), index=intervals.index)
     return means.join(spread).join(scenes).join(groups.size().rename("seeds")).join(same).join(said).reset_index()

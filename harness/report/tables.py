@@ -64,6 +64,8 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
         lines.append("One seed: a difference speaks of these two trainings, not of the loss.")
     for row in summary[summary["unpaired"] != ""].to_dict("records"):
         lines.append(f"{_row_name(row)}: no gain, for {row['unpaired']}.")
+    for row in summary[summary["warning"] != ""].to_dict("records"):
+        lines.append(f"{_row_name(row)}: doubtful: {row['warning']}.")
     kinds = _machines(summary)
     if len(kinds) > 1:
         named = "; ".join(f"[{letter}] {kind}" for kind, letter in kinds.items())

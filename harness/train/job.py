@@ -1,5 +1,6 @@
 """One DAG node from spec to result: build, train, evaluate, write. `python -m harness.train.job RUN_FOLDER`."""
 
+import math
 import os
 import platform
 import resource
@@ -17,6 +18,7 @@ from lightning.fabric import Fabric
 
 from detectors.detector import Detector
 from detectors.spec import Spec
+from distill.loss import LossSpec
 from distill.objective import DETECTION_TERMS, Objective, fingerprint, loss_spec
 from distill.warm_start import inherit
 from harness.data.loader import SampleSet, evaluation_batches
@@ -59,12 +61,13 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     fabric = _fabric(order)
 
     began: dict[str, str] = {}
+    warnings: dict[str, str] = {}
     if order.given_weights is not None:
         student = load_detector(order.given_weights, spec.detector)
     elif spec.schedule is None:
         student = _initial(spec)
     else:
-        student, began = _train(order, root, fabric, folder, stop)
+        student, began, warnings = _train(order, root, fabric, folder, stop)
     save_detector(folder.model, student)
 
     since, cpu_since = time.monotonic(), time.process_time()
@@ -79,6 +82,7 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
         seconds=sum(line["seconds"] for line in steps) + time.monotonic() - since,
         machine=_machine(fabric, order) | {"commit": commit},
         cpu_seconds=sum(line["cpu_seconds"] for line in steps) + time.process_time() - cpu_since,
+        warnings=warnings,
         began=began,
     )
 
@@ -107,8 +111,8 @@ def _initial(spec: JobSpec) -> Detector:
 
 def _train(
     order: JobOrder, root: NuScenesRoot, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
-) -> tuple[Detector, dict[str, str]]:
-    """The trained detector, and what it began with (`Result.began`)."""
+) -> tuple[Detector, dict[str, str], dict[str, str]]:
+    """The trained detector, what it began with, and what is doubtful about its training (`Result`)."""
     spec = order.spec
     assert spec.schedule is not None
     student, teacher = _initial(spec), None
@@ -131,7 +135,18 @@ def _train(
     samples = SampleSet(root, tokens, inputs, spec.schedule.augment)
     fit(fabric, objective, samples, spec.schedule, spec.seed, folder, stop, order.loader_workers)
     _require_logged(folder, losses)
-    return student, began | {"batches": _batches(folder, tokens, spec.schedule.batch_size)}
+    began["batches"] = _batches(folder, tokens, spec.schedule.batch_size)
+    return student, began, _warnings(folder, losses, math.ceil(len(tokens) / spec.schedule.batch_size))
+
+
+def _warnings(folder: RunFolder, losses: Mapping[str, LossSpec], epoch: int) -> dict[str, str]:
+    """What the losses say of their own values over the last epoch, of so many steps; told in the log, too."""
+    last = folder.steps()[-epoch:]
+    found = {name: spec.warning([line[f"raw/{name}"] for line in last]) for name, spec in losses.items()}
+    for name, text in found.items():
+        if text:
+            print(f"warning: loss {name!r}: {text}")
+    return {name: text for name, text in found.items() if text}
 
 
 def _batches(folder: RunFolder, tokens: list[str], batch_size: int) -> str:

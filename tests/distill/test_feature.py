@@ -57,3 +57,16 @@ def test_compares_the_level_it_was_told(scene, rng, detector_spec):
     assert FeatureSpec(weight=1.0).build(detector_spec, detector_spec)(student, teacher, scene.batch) == 0
     high = FeatureSpec(weight=1.0, level="high").build(detector_spec, detector_spec)
     assert high(student, teacher, scene.batch) > 0
+
+
+def test_fields_that_came_later_are_written_only_where_they_say_something():
+    """What an older version wrote of a loss is what this one writes, so that its trainings are found again."""
+    from distill.feature import FeatureSpec
+    from distill.response import ResponseSpec
+
+    old = {"weight": 2.0, "level": "low", "adapter": "none", "points": "on_box"}
+    assert FeatureSpec(weight=2.0).model_dump(mode="json") == old
+    assert FeatureSpec(weight=2.0, region="map").model_dump(mode="json") == old | {"region": "map"}
+    assert FeatureSpec.model_validate(old | {"norm": "l2"}).norm == "l2"
+    old = {"weight": 1.0, "teacher_temperature": 1.0, "parts": "joint", "min_overlap": 0.1}
+    assert ResponseSpec(weight=1.0).model_dump(mode="json") == old

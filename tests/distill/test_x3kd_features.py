@@ -119,3 +119,10 @@ def test_maps_of_other_widths_need_an_adapter(detector_spec):
     with pytest.raises(ValueError, match="use adapter 'conv3x3'"):
         AdversarialSpec(weight=1.0).build(detector_spec, wide)
     AdversarialSpec(weight=1.0, adapter="conv3x3").build(detector_spec, wide)
+
+
+@pytest.mark.parametrize(("values", "won"), [([1.2, 0.9], False), ([0.01, 0.05], True), ([0.01, 0.5], False)])
+def test_a_discriminator_that_has_won_is_told(values, won):
+    from distill.adversarial import AdversarialSpec
+
+    assert ("has won" in AdversarialSpec(weight=1.0).warning(values)) == won

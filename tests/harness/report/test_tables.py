@@ -331,3 +331,18 @@ def test_models_scored_again_are_paired_by_what_they_were_trained_from(study, fi
     frame = results_frame(plan, runs)
     assert (frame[frame.role == "student"].unpaired != "").all()
     assert frame[frame.role == "student"].gain_mAP.isna().all()
+
+
+def test_what_is_doubtful_about_a_training_is_said_below_the_table(plan, study, finish):
+    from dataclasses import replace
+
+    from harness.report.results import results_frame, summary
+    from harness.report.tables import markdown
+    from harness.store import RunFolder
+
+    runs = finish()
+    (row,) = (row for row in plan.rows if row.role == "student" and row.seed == 1)
+    folder = RunFolder(runs / row.job)
+    folder.complete(replace(folder.result(), warnings={"adversarial": "its discriminator has won"}))
+    text = markdown(summary(results_frame(plan, runs)), study)
+    assert "lidar->camera feature: doubtful: loss 'adversarial': its discriminator has won." in text
