@@ -1,5 +1,7 @@
 """Every study that ships loads, plans, and says first what it asks."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,5 +34,53 @@ def test_the_study_that_the_readme_shows_loads(tmp_path):
     (tmp_path / "study.yaml").write_text(text)
     study = load_study(tmp_path / "study.yaml")
     assert list(study.arms) == ["both", "feature", "response", "feature+response"]
-    assert study.loss("feature", "lidar->camera")["weight"] == 2
-    assert study.loss("feature", "given->camera")["weight"] == 1
+    assert study.loss("feature", "lidar->camera").weight == 2
+    assert study.loss("feature", "given->camera").weight == 1
+
+
+def _distilled():
+    """Each different distillation that a study asks for: of which detectors, with which losses."""
+    from harness.study.load import load_study
+    from harness.study.plan import plan_study
+
+    found = {}
+    for path in STUDIES:
+        plan = plan_study(load_study(path), "any data", int)
+        for job in plan.jobs.values():
+            if job.spec.losses:
+                teacher = plan.jobs[job.spec.teacher].spec.detector
+                key = (job.spec.detector, teacher, json.dumps(job.spec.losses, sort_keys=True))
+                found.setdefault(key, f"{path.stem}: {job.label}")
+    return list(found.items())
+
+
+def test_every_arm_of_every_study_does_two_steps():
+    """Not a table, but that its terms fit its detectors and move the student: in the plainest loop there is."""
+    import torch
+
+    from detectors.cost import example_batch
+    from distill.objective import Objective, loss_spec
+
+    batches = {}
+    arms = _distilled()
+    assert len(arms) > 30
+    for (student_spec, teacher_spec, losses), name in arms:
+        sees = student_spec.inputs.joined(teacher_spec.inputs)
+        if sees not in batches:
+            one, two = (example_batch(spec, 1) for spec in (student_spec, teacher_spec))
+            missing = [name for name in ("views", "lidar", "radar") if getattr(one, name) is None]
+            batches[sees] = replace(one, **{name: getattr(two, name) for name in missing})
+        batch = batches[sees]
+        chosen = {loss: loss_spec(loss, fields) for loss, fields in json.loads(losses).items()}
+        objective = Objective(student_spec.build(), teacher_spec.build(), chosen)
+        before = objective.student.head.heatmap.weight.clone()
+        optimizer = torch.optim.SGD(objective.parameters(), lr=1e-4)
+        for _ in range(2):
+            output = objective(batch)
+            optimizer.zero_grad()
+            output.total.backward()
+            optimizer.step()
+        assert all(value.isfinite() for value in output.raw.values()), name
+        assert set(chosen) < set(output.raw), name
+        assert (objective.student.head.heatmap.weight != before).any(), name
+        objective.check_teacher_unchanged()
