@@ -45,6 +45,7 @@ class DetectorSpec(Spec):
         """What a batch must carry."""
         return Inputs(
             image_size=None if self.camera is None else self.camera.image_size,
+            keyframes=1 if self.camera is None else self.camera.keyframes,
             lifts=frozenset() if self.camera is None else frozenset({self.camera.lift(self.grid)}),
             lidar_sweeps=0 if self.lidar is None else self.lidar.sweeps,
             radar_sweeps=0 if self.radar is None else self.radar.sweeps,

@@ -1,9 +1,21 @@
 """Spec: the frozen, strict pydantic model that every configurable part of the project is described by."""
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 
 class Spec(BaseModel):
     """Immutable and closed: an unknown key is an error, and equal specs have equal JSON, so they can be hashed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that were added after results had been stored. At their defaults they are left out of what is written, so
+    that what was trained before keeps its identity and is not trained again."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        fields = type(self).model_fields
+        old = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in whole(self).items() if name not in old}

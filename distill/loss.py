@@ -1,10 +1,9 @@
 """LossSpec: what every distillation loss is to a study and to an objective."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
 import torch.nn as nn
-from pydantic import Field, model_serializer
+from pydantic import Field
 
 from detectors.detector import DetectorSpec
 from detectors.spec import Spec
@@ -18,15 +17,6 @@ class LossSpec(Spec):
     """
 
     weight: float = Field(ge=0, allow_inf_nan=False)
-    later: ClassVar[frozenset[str]] = frozenset()
-    """Fields that were added after results had been stored. At their defaults they are left out of what is written, so
-    that trainings of before keep their identity and are not done again."""
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        fields = type(self).model_fields
-        old = {name for name in self.later if getattr(self, name) == fields[name].default}
-        return {name: value for name, value in whole(self).items() if name not in old}
 
     @property
     def keeps_annotations(self) -> bool:

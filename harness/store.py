@@ -106,7 +106,11 @@ class RunFolder:
 
     def label(self) -> str:
         """What its job is called; empty where this is no run folder."""
-        return str(self.job().get("label", "")) if (self.path / "job.json").is_file() else ""
+        try:
+            content = json.loads((self.path / "job.json").read_bytes())
+        except (OSError, ValueError):
+            return ""
+        return str(content.get("label", "")) if isinstance(content, dict) else ""
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file of this folder so that it is either whole or not there."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from einops import pack, unpack
+from einops import pack, rearrange, unpack
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from detectors.spec import Spec
 class CameraSpec(Spec):
     """An image encoder and the depth bins along which its features are lifted."""
 
+    later = frozenset({"keyframes"})
+
     image_size: tuple[int, int]
     """Height and width of the input images, multiples of 8."""
     image: ImageSpec
@@ -28,6 +30,9 @@ class CameraSpec(Spec):
     depth_bins: int = Field(ge=1)
     channels: int
     """Of the BEV map."""
+    keyframes: int = Field(default=1, ge=1, le=8)
+    """The newest and the ones before it: their features are lifted into the present BEV frame, each keyframe's into a
+    map of its own, and the maps are put together."""
 
     @model_validator(mode="after")
     def _size_and_depths_are_possible(self) -> Self:
@@ -46,6 +51,7 @@ class CameraSpec(Spec):
             stride=STRIDE,
             depth_range=self.depth_range,
             depth_bins=self.depth_bins,
+            keyframes=self.keyframes,
         )
 
     def build(self, grid: BevGrid) -> "CameraEncoder":
@@ -72,6 +78,17 @@ class CameraEncoder(nn.Module):
         # Depth logits first, then what is lifted.
         self.lift = nn.Conv2d(spec.image.channels, spec.depth_bins + spec.channels, 1)
         self.split = [spec.depth_bins, spec.channels]
+        # As BEVDepth and X3KD's student join two keyframes. They warp the older map by the ego motion; a view's pose
+        # has that motion in it, so that here every map is in the present frame as soon as it is made, and exactly so.
+        self.join = (
+            None
+            if spec.keyframes == 1
+            else nn.Sequential(
+                nn.Conv2d(spec.keyframes * spec.channels, spec.channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(spec.channels),
+                nn.ReLU(),
+            )
+        )
 
     def forward(self, views: CameraViews, plan: LiftPlan | None = None) -> CameraMaps:
         """All maps of a batch of views; without its plan, which the loader makes ahead, it is made here."""
@@ -80,8 +97,9 @@ class CameraEncoder(nn.Module):
         depth_logits, context = self.lift(features).split(self.split, dim=1)
         depth = torch.softmax(depth_logits, dim=1)
         features, depth, context = (unpack(maps, packed, "* c h w")[0] for maps in (features, depth, context))
-        bev = splat(context, depth, plan or self._plan(views), self.geometry.grid)
-        return CameraMaps(features, depth, bev)
+        maps = splat(context, depth, plan or self._plan(views), self.geometry.grid)
+        bev = rearrange(maps, "(b keyframes) c y x -> b (keyframes c) y x", keyframes=self.geometry.keyframes)
+        return CameraMaps(features, depth, bev if self.join is None else self.join(bev))
 
     def _plan(self, views: CameraViews) -> LiftPlan:
         plans = [self.geometry.plan(*sample) for sample in zip(views.intrinsics, views.ego_from_camera, strict=True)]

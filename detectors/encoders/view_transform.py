@@ -17,7 +17,7 @@ def splat(
     depth: Float[Tensor, "b n d h w"],
     plan: LiftPlan,
     grid: BevGrid,
-) -> Float[Tensor, "b c y x"]:
+) -> Float[Tensor, "maps c y x"]:
     """Sum over the features that fall into a cell, each weighed by the probability of the depth that leads there.
 
     A weighted sum of gathered rows per cell: the features of the frustum, d times those of the images, are never built.
@@ -27,13 +27,16 @@ def splat(
         depth: Probability of each bin.
         plan: Of the whole batch.
         grid: Of the result.
+
+    Returns:
+        As many maps as the plan has grids of cells: one a sample, or of each sample one a keyframe.
     """
     # Sums of hundreds of terms: in float32 at least, also under autocast.
     dtype = torch.promote_types(features.dtype, torch.float32)
     rows = rearrange(features, "b n c h w -> (b n h w) c").to(dtype)
     weights = rearrange(depth, "b n d h w -> (b n d h w)").to(dtype)
     bev = _WeightedSums.apply(rows, weights, plan)
-    return rearrange(bev, "(b y x) c -> b c y x", y=grid.rows, x=grid.columns)
+    return rearrange(bev, "(maps y x) c -> maps c y x", y=grid.rows, x=grid.columns)
 
 
 class _WeightedSums(torch.autograd.Function):

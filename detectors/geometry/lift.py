@@ -46,6 +46,8 @@ class LiftPlan:
 class LiftGeometry(Spec):
     """All that the plan of a camera detector depends on, besides its cameras."""
 
+    later = frozenset({"keyframes"})
+
     grid: BevGrid
     feature_size: tuple[int, int]
     """h and w of a view's feature map."""
@@ -55,6 +57,8 @@ class LiftGeometry(Spec):
     """Along the optical axis, metres."""
     depth_bins: int
     """All of one width."""
+    keyframes: int = 1
+    """The views of each fall into cells of their own, those of the newest first."""
 
     def counts(self, views: int) -> tuple[int, int]:
         """Features (n h w) and bins (n d h w) of so many views."""
@@ -97,8 +101,12 @@ class LiftGeometry(Spec):
         return torch.where(inside, y * self.grid.columns + x, self.grid.rows * self.grid.columns)
 
     def plan(self, intrinsics: Float[Tensor, "n 3 3"], ego_from_camera: Float[Tensor, "n 4 4"]) -> LiftPlan:
-        """The plan of one sample's cameras."""
-        return plan_of_cells(self.cells(intrinsics, ego_from_camera), self.grid.rows * self.grid.columns)
+        """The plan of one sample's cameras: of every keyframe the same number, those of the newest first."""
+        cells = self.cells(intrinsics, ego_from_camera)
+        if len(cells) % self.keyframes:
+            raise ValueError(f"{len(cells)} views are not those of {self.keyframes} keyframes")
+        plans = [plan_of_cells(part, self.grid.rows * self.grid.columns) for part in cells.chunk(self.keyframes)]
+        return plans[0] if len(plans) == 1 else join_plans(plans, *self.counts(len(cells) // self.keyframes))
 
 
 def plan_of_cells(cells: Int[Tensor, "n d h w"], count: int) -> LiftPlan:
@@ -129,7 +137,7 @@ def _starts(ordered: Int[Tensor, " p"], count: int) -> Int32[Tensor, " count_and
 
 
 def join_plans(plans: Sequence[LiftPlan], features: int, bins: int) -> LiftPlan:
-    """The plan of a batch.
+    """The plan of a batch, or of the keyframes of a sample, whose cells follow each other.
 
     Args:
         plans: Of its samples.

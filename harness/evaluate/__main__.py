@@ -1,6 +1,5 @@
 """python -m harness.evaluate RESULT.json: a result's metrics, how sure they are, and their causes."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -56,18 +55,20 @@ def main(
     LiDAR points and speed, with 95 % intervals over scenes; of a difference the paired one.
     """
     with exit_2_on_input_error():
+        from detectors.batch import Inputs
         from harness.data.root import NuScenesRoot
-        from harness.evaluate.detection import held_against, write_metrics
-        from harness.evaluate.figure import draw_curves, draw_examples
-        from harness.evaluate.metrics import measure
+        from harness.evaluate.detection import evaluate, held_against, write_metrics
+        from harness.evaluate.figure import draw_curves, draw_examples, examples
         from harness.evaluate.result_file import read_result
 
+        if resamples == 1:
+            raise InputError("--resamples 1: one draw shows no spread; allowed: 0, or 2 and more")
         if against is not None and not resamples:
-            raise InputError("--against needs --resamples, at least 1")
-        meta, results = read_result(result_path)
+            raise InputError("--against needs --resamples, at least 2")
         config = _config(config_path)
+        meta, results = read_result(result_path)
         root = NuScenesRoot(dataroot, version)
-        matched = held_against(root, eval_set, results, config)
+        matched, metrics, curves = evaluate(root, eval_set, results, config)
         del results  # a result of nuScenes is as large as its file
         both = [matched]
         if against is not None:
@@ -75,25 +76,23 @@ def main(
                 both.append(held_against(root, eval_set, read_result(against)[1], config))
             except InputError as error:
                 raise InputError(f"--against {against}: {error}") from error
-        _make(output_dir)
-        metrics, curves = measure(matched, config)
-        write_metrics(metrics, curves, meta, output_dir)
-        if plot_examples:
-            draw_examples(output_dir, root, matched, config, plot_examples)
-        if render_curves:
-            draw_curves(output_dir, metrics, curves, config)
-        if verbose and against is None:
-            _print_metrics(metrics)
-        if resamples:
-            titles = _titles([result_path] if against is None else [result_path, against])
-            _analyse(dict(zip(titles, both, strict=True)), config, resamples, output_dir, bool(verbose))
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir {folder} cannot be made: {error.strerror}") from error
+        drawn = examples(matched, plot_examples)
+        if drawn:
+            root.check_files(drawn, Inputs(lidar_sweeps=1))
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            write_metrics(metrics, curves, meta, output_dir)
+            if drawn:
+                draw_examples(output_dir, root, matched, config, drawn)
+            if render_curves:
+                draw_curves(output_dir, metrics, curves, config)
+            if verbose and against is None:
+                _print_metrics(metrics)
+            if resamples:
+                titles = _titles([result_path] if against is None else [result_path, against])
+                _analyse(dict(zip(titles, both, strict=True)), config, resamples, output_dir, bool(verbose))
+        except OSError as error:
+            raise InputError(f"--output_dir {output_dir} cannot be written: {error}") from error
 
 
 def _titles(paths: Sequence[Path]) -> list[str]:
@@ -109,21 +108,12 @@ def _titles(paths: Sequence[Path]) -> list[str]:
 
 
 def _config(path: Path | None) -> Any:
-    from nuscenes.eval.detection.data_classes import DetectionConfig
-
-    from harness.evaluate.detection import detection_config
+    from harness.evaluate.detection import detection_config, read_config
     from harness.study.spec import DETECTION_CONFIG_PATTERN
 
     if path is None or re.match(DETECTION_CONFIG_PATTERN, str(path)):
         return detection_config("nuscenes" if path is None else str(path))
-    try:
-        return DetectionConfig.deserialize(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise InputError(f"--config_path {path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise InputError(
-            f"--config_path {path} is no detection configuration: {type(error).__name__} {error}"
-        ) from error
+    return read_config(path)
 
 
 def _print_metrics(metrics: Any) -> None:
@@ -142,17 +132,18 @@ def _analyse(results: dict[str, Any], config: Any, resamples: int, out: Path, ve
     """Analyse one result or two, write what is found, and print it."""
     from harness.evaluate.analysis import analyse, write_analysis
     from harness.evaluate.figure import draw_analysis
+    from harness.evaluate.intervals import MIN_SCENES
 
     with count_progress(console, "parts of the analysis") as show:
         found = analyse(list(results.values()), config, resamples, os.cpu_count() or 1, show)
     analyses = dict(zip(results, found, strict=True))
     difference = {"difference": found[0] - found[1]} if len(found) == 2 else {}
-    write_analysis(out / "analysis.json", analyses | difference, resamples)
+    write_analysis(out / "analysis.json", analyses, resamples)
     draw_analysis(out / "analysis.png", analyses, config.dist_th_tp)
     if verbose:
         _print_analysis(analyses, difference)
-        if found[0].scenes < 2:
-            _say("One scene: no interval.")
+        if found[0].scenes < MIN_SCENES:
+            _say(f"Fewer than {MIN_SCENES} scenes: no intervals.")
         else:
             _say(
                 f"± is the standard error, brackets the 95 % interval, of {resamples:,} draws of {found[0].scenes} "
@@ -167,7 +158,7 @@ def _print_analysis(analyses: "dict[str, Analysis]", difference: "dict[str, Anal
     shown = {title: analysis.estimates() for title, analysis in (difference or analyses).items()}
     (title, whole), *_ = shown.items()
     plain = [analysis.estimates() for analysis in analyses.values()] if difference else []
-    truths = next(iter(analyses.values())).truths
+    counts = next(iter(analyses.values())).counts
     for group, numbers in whole.items():
         rows = []
         for name, estimate in numbers.items():
@@ -177,14 +168,14 @@ def _print_analysis(analyses: "dict[str, Analysis]", difference: "dict[str, Anal
             rows.append(
                 [
                     name,
-                    *([f"{truths[group][name]:,}"] if group in truths else []),
+                    *([f"{counts[group][name].annotations:,}"] if group in counts else []),
                     *(form.format(scale * result[group][name].value) for result in plain),
                     signed.format(scale * estimate.value),
                     f"± {form.format(scale * estimate.standard_error)}" if known else "",
                     f"[{signed.format(scale * estimate.low)}, {signed.format(scale * estimate.high)}]" if known else "",
                 ]
             )
-        counted = ["annotations"] if group in truths else []
+        counted = ["annotations"] if group in counts else []
         print_table(console, [group, *counted, *(analyses if difference else []), title, "", "95 %"], rows)
 
 

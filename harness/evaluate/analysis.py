@@ -14,9 +14,9 @@ from nuscenes.eval.detection.data_classes import DetectionConfig
 
 from harness.evaluate.bootstrap import draws, resampled
 from harness.evaluate.breakdown import costs
-from harness.evaluate.intervals import Estimate, difference, estimates
+from harness.evaluate.intervals import Count, Estimate, difference
 from harness.evaluate.metrics import ERRORS, Matched
-from harness.evaluate.strata import precision_by_band, strata, truths_by_band
+from harness.evaluate.strata import counts_by_band, precision_by_band, strata
 from harness.store import atomic_write
 
 METRICS, CLASSES, COSTS = "metrics", "class", "what errors cost"
@@ -28,17 +28,22 @@ class Analysis:
 
     scenes: int
     groups: dict[str, dict[str, np.ndarray]]
-    truths: dict[str, dict[str, int]]
-    """Annotations that a number is about, in the groups that tell them apart."""
+    counts: dict[str, dict[str, Count]]
+    """What a number is about, in the groups that tell annotations apart."""
 
     def __sub__(self, other: "Analysis") -> "Analysis":
         """The difference, draw by draw: both have to be of one split and of the same draws."""
         groups = {name: difference(group, other.groups[name]) for name, group in self.groups.items()}
-        return Analysis(self.scenes, groups, self.truths)
+        return Analysis(self.scenes, groups, self.counts)
 
     def estimates(self) -> dict[str, dict[str, Estimate]]:
         """Each number with its standard error and 95 % interval."""
-        return {name: estimates(group, self.scenes) for name, group in self.groups.items()}
+        found: dict[str, dict[str, Estimate]] = {}
+        for group, numbers in self.groups.items():
+            counts = self.counts.get(group, {})
+            scenes = {name: counts[name].scenes if name in counts else self.scenes for name in numbers}
+            found[group] = {name: Estimate.of(drawn, scenes[name]) for name, drawn in numbers.items()}
+        return found
 
 
 def analyse(
@@ -60,10 +65,11 @@ def analyse(
     scenes = results[0].split.scenes
     copies = draws(scenes, resamples)
     parts: dict[tuple[int, str], Callable[[], dict[str, np.ndarray]]] = {}
+    ways = [strata(matched, config) for matched in results]
     for number, matched in enumerate(results):
         parts[number, METRICS] = partial(resampled, matched, config, copies)
         parts[number, COSTS] = partial(costs, matched, config, copies)
-        for by in strata(matched, config):
+        for by in ways[number]:
             parts[number, by.name] = partial(precision_by_band, matched, config, copies, by)
     with ThreadPoolExecutor(threads) as pool:
         waiting = {pool.submit(part): key for key, part in parts.items()}
@@ -73,14 +79,14 @@ def analyse(
     analyses = []
     for number, matched in enumerate(results):
         groups = {name: counted[key, name] for key, name in parts if key == number}
-        groups = {
-            METRICS: {name: values for name, values in groups[METRICS].items() if not name.startswith("AP/")},
-            CLASSES: {name[3:]: values for name, values in groups[METRICS].items() if name.startswith("AP/")},
-        } | {name: group for name, group in groups.items() if name != METRICS}
-        labels = np.bincount(matched.truth.label, minlength=len(DETECTION_NAMES))
-        truths = {CLASSES: dict(zip(DETECTION_NAMES, labels.tolist(), strict=True))}
-        truths |= {by.name: truths_by_band(by) for by in strata(matched, config)}
-        analyses.append(Analysis(scenes, groups, truths))
+        metrics = groups.pop(METRICS)
+        classes = {name[3:]: values for name, values in metrics.items() if name.startswith("AP/")}
+        scene = matched.split.scene[matched.truth.sample]
+        labels = {name: matched.truth.label == DETECTION_NAMES.index(name) for name in classes}
+        counts = {CLASSES: {name: Count.of(scene[mask]) for name, mask in labels.items()}}
+        counts |= {by.name: counts_by_band(matched, by) for by in ways[number]}
+        plain = {name: values for name, values in metrics.items() if not name.startswith("AP/")}
+        analyses.append(Analysis(scenes, {METRICS: plain, CLASSES: classes, **groups}, counts))
     return analyses
 
 
@@ -90,22 +96,25 @@ def is_error(group: str, name: str) -> bool:
 
 
 def write_analysis(path: Path, analyses: dict[str, Analysis], resamples: int) -> None:
-    """Write all numbers with standard errors and intervals as JSON; null where nothing is known."""
-    first = next(iter(analyses.values()))
+    """Write the numbers of one result or two, and then of their difference, as JSON; null where nothing is known."""
+    first, *others = analyses.values()
     content = {
         "scenes": first.scenes,
         "resamples": resamples,
-        "annotations": first.truths,
-        **{
-            title: {
-                group: {name: _plain(estimate) for name, estimate in numbers.items()}
-                for group, numbers in analysis.estimates().items()
-            }
-            for title, analysis in analyses.items()
+        "counts": {
+            group: {name: asdict(count) for name, count in found.items()} for group, found in first.counts.items()
         },
+        "results": {title: _plain(analysis) for title, analysis in analyses.items()},
+        "difference": _plain(first - others[0]) if others else None,
     }
     atomic_write(path, json.dumps(content, indent=2).encode())
 
 
-def _plain(estimate: Estimate) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in asdict(estimate).items()}
+def _plain(analysis: Analysis) -> dict[str, dict[str, dict[str, float | None]]]:
+    return {
+        group: {
+            name: {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
+            for name, estimate in numbers.items()
+        }
+        for group, numbers in analysis.estimates().items()
+    }

@@ -56,13 +56,16 @@ def resampled(matched: Matched, config: DetectionConfig, copies: np.ndarray) -> 
 def recounted(ranked: Ranking, config: DetectionConfig, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AP, (draws,), and the ranking's mean errors, (errors, draws), in each draw."""
     ap, means = np.empty(len(copies)), np.empty((ranked.errors.shape[1], len(copies)))
+    share = np.ones(len(copies))
+    if ranked.among is not None:
+        share = (copies @ ranked.truths) / np.maximum(copies @ ranked.among, 1)
     resample(
         ranked.hits,
         ranked.score,
         ranked.scene,
         ranked.errors,
         ranked.truths,
-        ranked.share,
+        share,
         copies,
         RECALLS,
         round(100 * config.min_recall) + 1,

@@ -23,7 +23,7 @@ from nuscenes.eval.detection.data_classes import DetectionConfig
 
 from harness.evaluate.bootstrap import recounted
 from harness.evaluate.compiled import find_nearest
-from harness.evaluate.metrics import Matched, ranking
+from harness.evaluate.metrics import Matched, Ranking, ranking
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 
@@ -31,13 +31,16 @@ KINDS = ("classification", "localisation", "both", "duplicate", "background", "m
 def costs(matched: Matched, config: DetectionConfig, copies: np.ndarray) -> dict[str, np.ndarray]:
     """What each of KINDS costs in mean AP, float64 (draws,) each, as a fraction."""
     base = at_one_threshold(matched, config)
-    before = _precisions(base, config, copies)
+    before = rankings(base, config)
+    precision = [recounted(ranked, config, copies)[0] for ranked in before]
     found = {}
     for kind, mended in _mended(base, config).items():
-        after = _precisions(mended, config, copies)
-        # Where all of a class were missed, nothing is left to be missed.
-        emptied = (_truths(mended, config, copies) == 0) & (_truths(base, config, copies) > 0)
-        found[kind] = (np.where(emptied, 1.0, after) - before).mean(axis=0)
+        gains = []
+        for ap, old, new in zip(precision, before, rankings(mended, config), strict=True):
+            # Where all of a class were missed, nothing is left to be missed.
+            emptied = (copies @ new.truths == 0) & (copies @ old.truths > 0)
+            gains.append(np.where(emptied, 1.0, recounted(new, config, copies)[0]) - ap)
+        found[kind] = np.mean(gains, axis=0)
     return found
 
 
@@ -113,13 +116,6 @@ def _mended(matched: Matched, config: DetectionConfig) -> dict[str, Matched]:
     return results | {"missed": without(matched, np.zeros(len(kind), dtype=bool), missed)}
 
 
-def _precisions(matched: Matched, config: DetectionConfig, copies: np.ndarray) -> np.ndarray:
-    """AP of each class, (classes, draws)."""
-    rankings = (ranking(matched, DETECTION_NAMES.index(name), matched.found[0]) for name in config.class_names)
-    return np.stack([recounted(ranked, config, copies)[0] for ranked in rankings])
-
-
-def _truths(matched: Matched, config: DetectionConfig, copies: np.ndarray) -> np.ndarray:
-    """Annotations of each class, (classes, draws)."""
-    rankings = (ranking(matched, DETECTION_NAMES.index(name), matched.found[0]) for name in config.class_names)
-    return np.stack([copies @ ranked.truths for ranked in rankings])
+def rankings(matched: Matched, config: DetectionConfig) -> list[Ranking]:
+    """Of each class, of a result at one threshold."""
+    return [ranking(matched, DETECTION_NAMES.index(name), matched.found[0]) for name in config.class_names]

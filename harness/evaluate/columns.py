@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ _LABELS = {name: number for number, name in enumerate(DETECTION_NAMES)}
 _ATTRIBUTES = {"": -1} | {name: number for number, name in enumerate(ATTRIBUTE_NAMES)}
 _AT_ONCE = 500
 """Boxes that are turned to columns together: as lists they would fill the memory."""
+_LISTS = {list, tuple, np.ndarray}
 _IN_RACKS = [_LABELS["bicycle"], _LABELS["motorcycle"]]
 
 
@@ -121,6 +123,7 @@ def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool 
             raise InputError(f"sample {token}: its boxes are no list")
         if len(boxes) > max_boxes:
             raise InputError(f"sample {token} has {len(boxes)} boxes; at most {max_boxes} are allowed")
+        _require_own(boxes, token)
         found += boxes
         sample_of += [numbers[token]] * len(boxes)
         if len(found) > _AT_ONCE:
@@ -129,6 +132,17 @@ def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool 
     whole = concatenated([*parts, columns(sample_of, found, split.tokens)])
     _require_valid(whole, split)
     return whole
+
+
+def _require_own(boxes: list[Any], token: str) -> None:
+    """Raise where a box names another sample than the one that it is listed for: there the devkit would match it."""
+    try:
+        if [box["sample_token"] for box in boxes].count(token) == len(boxes):
+            return
+    except (KeyError, TypeError):
+        pass
+    wrong = next(what for box in boxes if (what := _what_is_wrong(box, token)))
+    raise InputError(f"sample {token}: {wrong}")
 
 
 def concatenated(parts: Sequence[BoxColumns]) -> BoxColumns:
@@ -148,11 +162,13 @@ def columns(sample: Sequence[int], boxes: Sequence[Any], tokens: Sequence[str]) 
     def floats(name: str, *shape: int) -> np.ndarray:
         values = [box[name] for box in boxes]
         try:
-            if shape and set(map(len, values)) - set(shape):
-                raise ValueError("of another length")
-            flat = chain.from_iterable(values) if shape else values
-            return np.fromiter(flat, dtype=np.float64, count=len(values) * math.prod(shape)).reshape(-1, *shape)
-        except (TypeError, ValueError):
+            if shape and (set(map(type, values)) - _LISTS or set(map(len, values)) - set(shape)):
+                raise ValueError("no list, or of another length")
+            flat = list(chain.from_iterable(values)) if shape else values
+            if not all(map(_is_number, set(map(type, flat)))):
+                raise ValueError("no numbers")
+            return np.fromiter(flat, dtype=np.float64, count=len(flat)).reshape(-1, *shape)
+        except (TypeError, ValueError, OverflowError):
             number, value = next((n, value) for n, value in enumerate(values) if not _fits(value, shape))
             shown = f"{name} of a box has another shape or type than nuScenes': {value!r}"
             raise InputError(f"sample {tokens[sample[number]]}: {shown[:200]}") from None
@@ -178,21 +194,30 @@ def columns(sample: Sequence[int], boxes: Sequence[Any], tokens: Sequence[str]) 
         raise InputError(f"sample {tokens[sample[number]]}: {wrong}") from error
 
 
+def _is_number(kind: type) -> bool:
+    return issubclass(kind, Real) and kind is not bool
+
+
 def _fits(value: Any, shape: tuple[int, ...]) -> bool:
+    elements = value if shape and type(value) in _LISTS else [value]
+    if not all(_is_number(type(element)) for element in elements):
+        return False
     try:
         return np.array(value, dtype=np.float64).shape == shape
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
-def _what_is_wrong(box: Any) -> str:
-    """Of a box that cannot be read; nothing of one that can."""
+def _what_is_wrong(box: Any, token: str | None = None) -> str:
+    """Of a box that cannot be read, or that is not of the sample with this token; nothing of one that is well."""
     needed = ("translation", "size", "rotation", "velocity", "detection_name", "detection_score", "attribute_name")
     if not isinstance(box, Mapping):
         return f"a box is {type(box).__name__}, not a mapping with {', '.join(needed)}"
     for name in needed:
         if name not in box:
             return f"a box lacks {name}"
+    if token is not None and box.get("sample_token") != token:
+        return f"a box has sample_token {box.get('sample_token')!r}, which has to be that of its sample"
     for name, known in (("detection_name", _LABELS), ("attribute_name", _ATTRIBUTES)):
         if not isinstance(box[name], str) or box[name] not in known:
             return unknown(name, str(box[name]), known)
@@ -211,6 +236,7 @@ def _require_valid(boxes: BoxColumns, split: Split) -> None:
         _require(np.isfinite(values), name, "is not finite", boxes, split)
     _require(np.isfinite(boxes.yaw), "rotation", "has no length, or is not finite", boxes, split)
     _require(np.isfinite(boxes.score), "detection_score", "is not finite", boxes, split)
+    _require(boxes.score >= 0, "detection_score", "is negative", boxes, split)
     _require(~np.isinf(boxes.velocity), "velocity", "is infinite (NaN is allowed)", boxes, split)
     _require(boxes.size > 0, "size", "is not positive", boxes, split)
 

@@ -235,7 +235,7 @@ def resample(
     scene: np.ndarray,
     errors: np.ndarray,
     truths: np.ndarray,
-    share: float,
+    share: np.ndarray,
     copies: np.ndarray,
     recalls: np.ndarray,
     begin: int,
@@ -251,7 +251,7 @@ def resample(
         scene: As for `curve`.
         errors: As for `curve`.
         truths: int64 (scenes,): annotations of each scene.
-        share: As for `curve`.
+        share: float64 (draws,): as for `curve`.
         copies: int64 (draws, scenes).
         recalls: As for `curve`.
         begin: First recall that counts.
@@ -269,7 +269,7 @@ def resample(
             ap[draw] = 0.0
             means[:, draw] = 1.0
             continue
-        curve(hits, score, scene, errors, copies[draw], positives, share, recalls, precision, confidence, curves)
+        curve(hits, score, scene, errors, copies[draw], positives, share[draw], recalls, precision, confidence, curves)
         total = 0.0
         for at in range(begin, len(recalls)):
             total += max(precision[at] - min_precision, 0.0)

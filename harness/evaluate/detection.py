@@ -4,13 +4,17 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetricDataList, DetectionMetrics
 from nuscenes.utils.splits import is_predefined_split
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from detectors.spec import Spec
 from harness.data.root import NuScenesRoot
+from harness.errors import InputError
 from harness.evaluate.bootstrap import draws, resampled
 from harness.evaluate.columns import predictions
 from harness.evaluate.intervals import write_draws
@@ -18,6 +22,8 @@ from harness.evaluate.metrics import ERRORS, Matched, compare, measure
 from harness.evaluate.truth import annotations
 from harness.store import RunFolder, atomic_write
 from harness.study.spec import DetectionConfigName, scored_range
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def detection_config(name: DetectionConfigName) -> DetectionConfig:
@@ -30,6 +36,48 @@ def detection_config(name: DetectionConfigName) -> DetectionConfig:
     reach = scored_range(name)
     content["class_range"] = {cls: min(metres, reach) for cls, metres in content["class_range"].items()}
     return DetectionConfig.deserialize(content)
+
+
+class _ConfigFile(Spec):
+    """What a detection configuration has to be for its metrics to be defined."""
+
+    model_config = ConfigDict(strict=True)
+
+    class_range: dict[str, Positive]
+    dist_fcn: Literal["center_distance"]
+    dist_ths: list[Positive] = Field(min_length=1)
+    dist_th_tp: Positive
+    min_recall: float = Field(ge=0, le=0.99)
+    min_precision: float = Field(ge=0, lt=1)
+    max_boxes_per_sample: int = Field(ge=1)
+    mean_ap_weight: float = Field(ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _classes_and_thresholds_fit(self) -> Self:
+        if self.class_range.keys() != set(DETECTION_NAMES):
+            raise ValueError(f"class_range has to name each of {', '.join(DETECTION_NAMES)}, and no other")
+        if len(set(self.dist_ths)) < len(self.dist_ths):
+            raise ValueError(f"dist_ths {self.dist_ths} name a threshold twice")
+        if self.dist_th_tp not in self.dist_ths:
+            raise ValueError(f"dist_th_tp {self.dist_th_tp} is none of dist_ths {self.dist_ths}")
+        return self
+
+
+def read_config(path: Path) -> DetectionConfig:
+    """A detection configuration in the devkit's format; InputError where it is none."""
+    try:
+        content = json.loads(path.read_bytes())
+        _ConfigFile.model_validate(content)
+        return DetectionConfig.deserialize(content)
+    except OSError as error:
+        raise InputError(f"detection configuration {path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        found = error.errors()[0]
+        at = ".".join(str(part) for part in found["loc"])
+        said = found["msg"].removeprefix("Value error, ")
+        raise InputError(f"detection configuration {path}: {at + ': ' if at else ''}{said}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"detection configuration {path} is no JSON: {error}") from error
 
 
 def score(
@@ -48,11 +96,8 @@ def score(
     Returns:
         mAP, NDS (fractions), the five errors as the devkit defines them, and ``AP/CLASS`` for each class.
     """
-    began = time.monotonic()
     whole = detection_config(config)
-    matched = held_against(root, split, content["results"], whole)
-    metrics, curves = measure(matched, whole)
-    metrics.add_runtime(time.monotonic() - began)
+    matched, metrics, curves = evaluate(root, split, content["results"], whole)
     write_metrics(metrics, curves, content["meta"], folder.path)
     write_draws(folder.draws, resampled(matched, whole, draws(matched.split.scenes)), matched.split.scenes)
     return {
@@ -68,6 +113,17 @@ def held_against(root: NuScenesRoot, split: str, results: Mapping[str, Any], con
     samples, truth = annotations(root, split)
     predicted = predictions(results, samples, config.max_boxes_per_sample, in_file_order=is_predefined_split(split))
     return compare(samples, truth, predicted, config)
+
+
+def evaluate(
+    root: NuScenesRoot, split: str, results: Mapping[str, Any], config: DetectionConfig
+) -> tuple[Matched, DetectionMetrics, DetectionMetricDataList]:
+    """A result held against its split, and the devkit's metrics, with the time it took, and curves."""
+    began = time.monotonic()
+    matched = held_against(root, split, results, config)
+    metrics, curves = measure(matched, config)
+    metrics.add_runtime(time.monotonic() - began)
+    return matched, metrics, curves
 
 
 def write_metrics(metrics: DetectionMetrics, curves: DetectionMetricDataList, meta: dict[str, Any], out: Path) -> None:

@@ -1,6 +1,7 @@
 """Pictures of an evaluation: an analysis with its intervals; and the devkit's own, of curves and of samples."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.eval.detection.render import visualize_sample
 from pyquaternion import Quaternion
 
-from detectors.batch import Inputs
 from harness.data.root import NuScenesRoot
 from harness.evaluate.analysis import CLASSES, COSTS, METRICS, Analysis
 from harness.evaluate.columns import BoxColumns
@@ -61,15 +61,16 @@ def draw_analysis(path: Path, analyses: dict[str, Analysis], threshold: float) -
                 color=_COLORS[number],
                 elinewidth=1.4,
                 capsize=2.5,
-                label=name,
+                # A leading _ would hide it, a $ begin a formula.
+                label=" " + name.replace("$", r"\$"),
             )
         for row, gap in enumerate(gaps.get(group, {}).values()):
             clear = gap.low > 0 or gap.high < 0
             weight, color = ("bold", "#1f2328") if clear else ("normal", "#8b949e")
             place = axes.get_yaxis_transform()
             axes.text(1.02, row, _signed(gap), transform=place, va="center", fontsize=7.5, weight=weight, color=color)
-        truths = whole[0].truths.get(group)
-        names = [f"{name} ({truths[name]:,})" if truths else name for name in found[0][group]]
+        counts = whole[0].counts.get(group)
+        names = [f"{name} ({counts[name].annotations:,})" if counts else name for name in found[0][group]]
         axes.set_yticks(np.arange(len(names)), names, fontsize=8)
         axes.invert_yaxis()
         axes.set_title(title.format(threshold=threshold), fontsize=10)
@@ -85,7 +86,7 @@ def draw_analysis(path: Path, analyses: dict[str, Analysis], threshold: float) -
 
 
 def _headline(analyses: dict[str, Analysis]) -> str:
-    names, whole = list(analyses), list(analyses.values())
+    names, whole = [name.replace("$", r"\$") for name in analyses], list(analyses.values())
     scenes = f"{whole[0].scenes} scenes; in parentheses the number of annotations"
     if len(whole) == 1:
         shown = whole[0].estimates()[METRICS]
@@ -118,12 +119,17 @@ def draw_curves(out: Path, metrics: DetectionMetrics, curves: DetectionMetricDat
     drawing.render(metrics, curves)
 
 
-def draw_examples(out: Path, root: NuScenesRoot, matched: Matched, config: DetectionConfig, count: int) -> None:
-    """The devkit's pictures of samples from above, with the boxes that count, as examples/*.png; the ones it draws."""
+def examples(matched: Matched, count: int) -> list[str]:
+    """The samples that the devkit draws if it is asked for so many."""
     tokens = list(matched.split.tokens)
     random.Random(42).shuffle(tokens)
-    tokens = tokens[:count]
-    root.check_files(tokens, Inputs(lidar_sweeps=1))
+    return tokens[:count]
+
+
+def draw_examples(
+    out: Path, root: NuScenesRoot, matched: Matched, config: DetectionConfig, tokens: Sequence[str]
+) -> None:
+    """The devkit's pictures of samples from above, with the boxes that count, as examples/*.png."""
     (out / "examples").mkdir(exist_ok=True)
     truth, predicted = matched.truth, matched.predicted.where(np.sort(matched.order))
     for token in tokens:

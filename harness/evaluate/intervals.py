@@ -15,11 +15,27 @@ from scipy import stats
 from harness.store import atomic_write
 
 LEVEL = 0.95
+MIN_SCENES = 10
+"""With fewer scenes that have anything to count, an interval is not to be trusted, and there is none."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """How much a number is about."""
+
+    annotations: int
+    scenes: int
+    """That have any of them."""
+
+    @classmethod
+    def of(cls, scene: np.ndarray) -> "Count":
+        """From the number of the scene of each annotation."""
+        return cls(len(scene), len(np.unique(scene)))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with what is known of its error; NaN where the split has too few scenes to know anything."""
+    """A value with what is known of its error; NaN where there are too few scenes to know anything."""
 
     value: float
     low: float
@@ -29,19 +45,19 @@ class Estimate:
 
     @classmethod
     def of(cls, values: np.ndarray, scenes: int) -> "Estimate":
-        """From a metric, or from the difference of two, in each draw, the first of which is the split itself."""
-        value = float(values[0])
-        if scenes < 2 or len(values) < 3:
+        """From a metric, or the difference of two, in each draw, the first of which is the split itself.
+
+        Args:
+            values: In each draw; NaN in those that have nothing to count.
+            scenes: Of the split, those that have anything to count.
+        """
+        value, drawn = float(values[0]), values[1:][~np.isnan(values[1:])]
+        if scenes < MIN_SCENES or len(drawn) < 2:
             return cls(value, np.nan, np.nan, np.nan)
         # Draws of n scenes vary like a mean divided by n, not by n - 1.
-        error = float(values[1:].std(ddof=1)) * np.sqrt(scenes / (scenes - 1))
+        error = float(drawn.std(ddof=1)) * np.sqrt(scenes / (scenes - 1))
         reach = stats.t.ppf((1 + LEVEL) / 2, scenes - 1) * error
         return cls(value, value - reach, value + reach, error)
-
-
-def estimates(values: Mapping[str, np.ndarray], scenes: int) -> dict[str, Estimate]:
-    """An estimate of each metric."""
-    return {name: Estimate.of(drawn, scenes) for name, drawn in values.items()}
 
 
 def difference(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

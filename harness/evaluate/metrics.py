@@ -73,8 +73,8 @@ class Ranking:
     """float64 (true positives, 5 or 0): in the order of the devkit's TP_METRICS."""
     truths: np.ndarray
     """int64 (scenes,): annotations of each scene."""
-    share: float = 1.0
-    """What a false positive counts."""
+    among: np.ndarray | None = None
+    """int64 (scenes,): annotations that share the false positives with these; None where these have them alone."""
 
 
 def ranking(matched: Matched, label: int, found: np.ndarray, with_errors: bool = False) -> Ranking:
@@ -132,7 +132,7 @@ def _curve(ranked: Ranking) -> DetectionMetricData:
         ranked.errors,
         copies,
         truths,
-        ranked.share,
+        1.0,
         RECALLS,
         precision,
         confidence,

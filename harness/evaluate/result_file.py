@@ -25,8 +25,12 @@ class _Results(Mapping[str, Any]):
         raw = self._raw[token]
         try:
             return msgspec.json.decode(raw)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        try:
             return json.loads(bytes(raw))  # a number too large: infinity to Python, which is named as such
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"sample {token}: its boxes are no JSON: {error}") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._raw)
@@ -44,12 +48,12 @@ def read_result(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     try:
         fast = msgspec.json.decode(text, type=_Content)
         return fast.meta, _Results(fast.results)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Not what a result file is, or with NaN, which only Python calls JSON: that one says, or reads it, too.
         pass
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"result file {path} is no JSON: {error}") from error
     for key in ("meta", "results"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):

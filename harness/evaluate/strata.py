@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig
 
 from harness.evaluate.bootstrap import recounted
-from harness.evaluate.breakdown import at_one_threshold, without
+from harness.evaluate.breakdown import at_one_threshold, rankings, without
 from harness.evaluate.columns import BoxColumns, ego_distance
-from harness.evaluate.metrics import Matched, ranking
+from harness.evaluate.intervals import Count
+from harness.evaluate.metrics import Matched
 
 EVERY = -1
 """Band of a box that could be in any; of an annotation: in none."""
@@ -69,32 +69,34 @@ def strata(matched: Matched, config: DetectionConfig) -> list[Strata]:
 def precision_by_band(
     matched: Matched, config: DetectionConfig, copies: np.ndarray, by: Strata
 ) -> dict[str, np.ndarray]:
-    """Mean AP of each band that has annotations, float64 (draws,) each, as a fraction."""
+    """Mean AP of each band that has annotations, float64 (draws,) each, as a fraction; NaN in draws without any."""
     base = at_one_threshold(matched, config)
-    found, classes = base.found[0], len(DETECTION_NAMES)
+    found = base.found[0]
     own = np.where(found >= 0, by.truth[found] if len(by.truth) else EVERY, by.predicted)
     # An annotation of no band takes the box that finds it with it.
     outside = (found >= 0) & (own == EVERY)
-    truths = np.bincount(base.truth.label, minlength=classes)
+    whole = rankings(base, config)
     precision = {}
     for number, band in enumerate(by.bands):
         inside = by.truth == number
         if not inside.any():
             continue
-        part = without(base, outside | ((own != number) & (own != EVERY)), ~inside)
-        here = np.bincount(part.truth.label, minlength=classes)
-        rankings = (
-            replace(ranking(part, label, part.found[0]), share=here[label] / truths[label] if by.shared else 1.0)
-            for label in here.nonzero()[0].tolist()
-        )
-        precision[band] = np.mean([recounted(ranked, config, copies)[0] for ranked in rankings], axis=0)
+        total, classes = np.zeros(len(copies)), np.zeros(len(copies))
+        part = rankings(without(base, outside | ((own != number) & (own != EVERY)), ~inside), config)
+        for ranked, among in zip(part, whole, strict=True):
+            if ranked.truths.any():
+                shared = replace(ranked, among=among.truths) if by.shared else ranked
+                total += recounted(shared, config, copies)[0]
+                classes += copies @ ranked.truths > 0
+        precision[band] = np.divide(total, classes, out=np.full(len(copies), np.nan), where=classes > 0)
     return precision
 
 
-def truths_by_band(by: Strata) -> dict[str, int]:
-    """Annotations in each band that has any."""
-    count = np.bincount(by.truth[by.truth >= 0], minlength=len(by.bands))
-    return {band: int(n) for band, n in zip(by.bands, count, strict=True) if n}
+def counts_by_band(matched: Matched, by: Strata) -> dict[str, Count]:
+    """What there is in each band that has annotations."""
+    scene = matched.split.scene[matched.truth.sample]
+    masks = {band: by.truth == number for number, band in enumerate(by.bands)}
+    return {band: Count.of(scene[mask]) for band, mask in masks.items() if mask.any()}
 
 
 def _speed(boxes: BoxColumns) -> np.ndarray:

@@ -13,7 +13,7 @@ import platformdirs
 from nuscenes import NuScenes
 from nuscenes.eval.detection.utils import category_to_detection_name
 
-from harness.data.root import NuScenesRoot
+from harness.data.root import LIDAR, NuScenesRoot
 from harness.errors import InputError
 from harness.evaluate.columns import Annotations, Split, columns
 from harness.store import atomic_write
@@ -30,13 +30,16 @@ def annotations(root: NuScenesRoot, split: str) -> tuple[Split, Annotations]:
     known = hashlib.sha256(f"{FORMAT}\n{root.state()}\n{root.splits()[split]}".encode()).hexdigest()
     found = _kept(path, known)
     if found is None:
-        found = from_tables(root.devkit, root.tokens(split))
+        tokens = root.tokens(split)
+        root.check_annotations(split, tokens)
+        found = from_tables(root, tokens)
         _keep(path, known, *found)
     return found
 
 
-def from_tables(nusc: NuScenes, tokens: Sequence[str]) -> tuple[Split, Annotations]:
+def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annotations]:
     """What the tables say of these samples."""
+    nusc = root.devkit
     attributes = {row["token"]: row["name"] for row in nusc.attribute}
     scenes: dict[str, int] = {}
     numbers, ego, sample_of, boxes, points, visibility = [], [], [], [], [], []
@@ -45,7 +48,7 @@ def from_tables(nusc: NuScenes, tokens: Sequence[str]) -> tuple[Split, Annotatio
     for number, token in enumerate(tokens):
         sample = nusc.get("sample", token)
         numbers.append(scenes.setdefault(sample["scene_token"], len(scenes)))
-        keyframe = nusc.get("sample_data", sample["data"]["LIDAR_TOP"])
+        keyframe = root.sweeps(token, LIDAR, 1)[0]
         ego.append(nusc.get("ego_pose", keyframe["ego_pose_token"])["translation"])
         for annotation_token in sample["anns"]:
             annotation = nusc.get("sample_annotation", annotation_token)
@@ -93,7 +96,7 @@ def _kept(path: Path, known: str) -> tuple[Split, Annotations] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path) as file:
+        with path.open("rb") as whole, np.load(whole) as file:
             if str(file["known"]) != known:
                 return None
             parts = {

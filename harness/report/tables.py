@@ -128,7 +128,13 @@ def latex(summary: pd.DataFrame, study: StudySpec) -> str:
     header, *rows = _cells(summary)
     frame = pd.DataFrame(rows, columns=header)
     text = frame.to_latex(index=False, escape=True, column_format="l" + "r" * (len(header) - 1))
-    for sign, command in (("->", r"$\rightarrow$"), ("±", r"$\pm$"), ("†", r"\textdagger{}"), (" -", " $-$")):
+    for sign, command in (
+        ("->", r"$\rightarrow$"),
+        ("±", r"$\pm$"),
+        ("†", r"\textdagger{}"),
+        (" -", " $-$"),
+        ("[-", "[$-$"),
+    ):
         text = text.replace(sign, command)
     notes = " ".join(_escaped(line) for line in caption(summary, study))
     return text + "\\par\\smallskip{\\footnotesize " + notes + "}\n"

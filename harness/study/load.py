@@ -7,7 +7,6 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from detectors.presets import PRESETS
 from distill.objective import LOSSES
 from distill.warm_start import require_same_build
 from harness.errors import InputError, unknown
@@ -63,10 +62,13 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
 def _require_possible(study: StudySpec, route: str) -> None:
     """Raise InputError for a path whose two detectors cannot be compared as the arms want it."""
     teacher_name, _, student_name = route.partition("->")
-    teacher = PRESETS[study.teachers[teacher_name].preset]
-    student = PRESETS[study.students[student_name].preset]
+    teacher, student = study.teachers[teacher_name].detector, study.students[student_name].detector
     if teacher.grid != student.grid:
         raise InputError(f"path {route}: teacher and student see different ground: {teacher.grid!r}, {student.grid!r}")
+    try:
+        student.inputs.joined(teacher.inputs)
+    except ValueError as error:
+        raise InputError(f"path {route}: teacher and student cannot share a batch: {error}") from error
     try:
         for name in dict.fromkeys(name for names in study.arms.values() for name in names):
             if name == WARM_START:

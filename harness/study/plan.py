@@ -12,10 +12,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from detectors.detector import DetectorSpec
-from detectors.presets import PRESETS
 from detectors.spec import Spec
 from harness.errors import InputError
-from harness.study.spec import WARM_START, DetectionConfigName, ScheduleSpec, StudySpec
+from harness.study.spec import WARM_START, DetectionConfigName, ScheduleSpec, StudentSpec, StudySpec, TeacherSpec
 
 RESULTS_VERSION = 3
 """Raised whenever the code would give other numbers for the same spec; runs of an older version are not reused."""
@@ -141,15 +140,15 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int]) -
     # What only distillation reads is no part of what a training without a teacher is.
     plain = taught.model_copy(update={"distillation_warmup": 0.0})
 
-    def spec(preset: str, seed: int, schedule: ScheduleSpec = plain) -> JobSpec:
-        return JobSpec(detector=PRESETS[preset], seed=seed, data=data, schedule=schedule)
+    def spec(model: TeacherSpec | StudentSpec, seed: int, schedule: ScheduleSpec = plain) -> JobSpec:
+        return JobSpec(detector=model.detector, seed=seed, data=data, schedule=schedule)
 
     untrained = data.model_copy(update={"train_split": ""})
     teachers = {}
     for name in _used(study, 0):
         teacher = study.teachers[name]
         for seed in dict.fromkeys(map(teacher.seed_for, study.seeds)):
-            job_spec = spec(teacher.preset, seed)
+            job_spec = spec(teacher, seed)
             if teacher.checkpoint is not None:
                 # Neither seed nor training split of the study had a part in weights that are given.
                 given = {"schedule": None, "weights": _content_hash(teacher.checkpoint), "seed": 0}
@@ -163,7 +162,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int]) -
     baselines = {}
     for name in _used(study, 1) if study.paths else study.students:
         for seed in study.seeds:
-            job = Job(spec(study.students[name].preset, seed), f"{name} baseline, seed {seed}")
+            job = Job(spec(study.students[name], seed), f"{name} baseline, seed {seed}")
             baselines[name, seed] = plan.add(job)
             plan.rows.append(Row("baseline", name, "", "baseline", (), seed, job.id, job.id))
         if (longer := study.students[name].longer_baseline) is None:
@@ -172,7 +171,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int]) -
         schedule = plain.model_copy(update={"steps": math.ceil(round(longer * plain.length, 6))})
         arm = f"baseline, {longer:g} x steps"
         for seed in study.seeds:
-            control = Job(spec(study.students[name].preset, seed, schedule), f"{name} {arm}, seed {seed}")
+            control = Job(spec(study.students[name], seed, schedule), f"{name} {arm}, seed {seed}")
             plan.rows.append(Row("control", name, "", arm, (), seed, plan.add(control), baselines[name, seed]))
 
     for path in study.paths:
@@ -187,7 +186,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int]) -
                     "warm_start": WARM_START in names,
                 }
                 schedule = taught if losses else plain
-                job_spec = spec(study.students[student].preset, seed, schedule).model_copy(update=with_teacher)
+                job_spec = spec(study.students[student], seed, schedule).model_copy(update=with_teacher)
                 id_ = plan.add(Job(job_spec, f"{path} {arm}, seed {seed}"))
                 known_as = study.sensors(path) if study.teachers[teacher_name].trained else ""
                 own = baselines[student, seed]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
+from detectors.detector import DetectorSpec
 from detectors.presets import PRESETS
 from detectors.spec import Spec
 from distill.loss import LossSpec
@@ -142,6 +143,16 @@ class ScheduleSpec(Spec):
 
 class _Model(Spec):
     preset: str
+    keyframes: int = Field(default=1, ge=1, le=8)
+    """Of a camera: how many it sees, the newest and the ones before it."""
+
+    @property
+    def detector(self) -> DetectorSpec:
+        """The preset with what this says of it."""
+        preset = PRESETS[self.preset]
+        if preset.camera is None or self.keyframes == preset.camera.keyframes:
+            return preset
+        return preset.model_copy(update={"camera": preset.camera.model_copy(update={"keyframes": self.keyframes})})
 
     @field_validator("preset")
     @classmethod
@@ -149,6 +160,12 @@ class _Model(Spec):
         if name not in PRESETS:
             raise ValueError(unknown("preset", name, PRESETS))
         return name
+
+    @model_validator(mode="after")
+    def _keyframes_are_a_cameras(self) -> Self:
+        if self.keyframes > 1 and self.preset in PRESETS and PRESETS[self.preset].camera is None:
+            raise ValueError(f"keyframes belong to cameras; preset {self.preset!r} has none")
+        return self
 
 
 class TeacherSpec(_Model):
@@ -278,8 +295,8 @@ class StudySpec(Spec):
     def sensors(self, path: str) -> str:
         """A path by what its two detectors sense, such as camera+lidar->camera, as papers name it."""
         teacher, _, student = path.partition("->")
-        presets = self.teachers[teacher].preset, self.students[student].preset
-        return "->".join("+".join(sorted(PRESETS[preset].inputs.sensors)) for preset in presets)
+        models = self.teachers[teacher], self.students[student]
+        return "->".join("+".join(sorted(model.detector.inputs.sensors)) for model in models)
 
     @property
     def unused_teachers(self) -> list[str]:
@@ -327,7 +344,7 @@ class StudySpec(Spec):
         models |= {f"students.{name}": student for name, student in self.students.items()}
         scored = scored_range(self.data.detection_config)
         for at, model in models.items():
-            reach = PRESETS[model.preset].grid.reach
+            reach = model.detector.grid.reach
             if reach < scored:
                 raise ValueError(
                     f"{at}: the grid of preset {model.preset!r} ends {reach:g} m from the car, but "

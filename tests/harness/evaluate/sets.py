@@ -27,6 +27,14 @@ def annotations_of(truth, split, points=5, visibility=4):
     return Annotations.of(boxes, *(np.full(len(boxes), value, dtype=np.int64) for value in (points, visibility)))
 
 
+def results_of(lists, split):
+    """The results of lists of boxes, a list a sample, as a result file has them."""
+    return {
+        token: [{"sample_token": token, **box} for box in listed]
+        for token, listed in zip(split.tokens, lists, strict=True)
+    }
+
+
 def random_box(rng, name=None, near=None):
     """A box somewhere, or about a metre from another one, with its class."""
     from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES

@@ -6,7 +6,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from tests.harness.evaluate.sets import annotations_of, random_box, split_of
+from tests.harness.evaluate.sets import annotations_of, random_box, results_of, split_of
 
 SCENE = [0, 0, 1, 1, 1, 2, 3]
 
@@ -25,7 +25,8 @@ def lists():
     names = ["car", "barrier", "pedestrian", "traffic_cone"]
     truth = [[random_box(rng, names[i % 4]) for i in range(12)] for _ in SCENE]
     boxes = [[random_box(rng, near=box) for box in listed * 2] + [random_box(rng, "car")] for listed in truth]
-    for listed in truth:
+    for listed, found in zip(truth, boxes, strict=True):
+        found += [random_box(rng, near=box) | {"detection_name": "truck"} for box in listed[:3]]
         listed[0]["velocity"] = (float("nan"), float("nan"))
         listed[2]["attribute_name"] = ""
     return truth, boxes
@@ -36,7 +37,7 @@ def _matched(truth, boxes, scene, config):
     from harness.evaluate.metrics import compare
 
     split = split_of(scene)
-    found = predictions(dict(zip(split.tokens, boxes, strict=True)), split, 500)
+    found = predictions(results_of(boxes, split), split, 500)
     return compare(split, annotations_of(truth, split), found, config)
 
 
@@ -59,19 +60,60 @@ def test_the_first_draw_is_the_split(lists, config):
     assert {name: values[0] for name, values in found.items()} == pytest.approx(wanted, abs=1e-12)
 
 
-@pytest.mark.parametrize("copies", [(1, 1, 1, 1), (2, 0, 1, 1), (0, 3, 0, 1), (4, 0, 0, 0), (0, 0, 2, 2)])
-def test_a_draw_is_what_its_scenes_would_be_as_a_split(lists, config, copies):
-    from harness.evaluate.bootstrap import resampled
-    from harness.evaluate.metrics import measure
+COPIES = [(1, 1, 1, 1), (2, 0, 1, 1), (0, 3, 0, 1), (4, 0, 0, 0), (0, 0, 2, 2)]
 
+
+def _replicated(lists, config, copies):
+    """The drawn scenes as a split of their own."""
     # Every copy of a scene as a scene of its own.
     rows = [(row, 10 * copy + scene) for row, scene in enumerate(SCENE) for copy in range(copies[scene])]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(name for _, name in rows))}
     truth, boxes = ([part[row] for row, _ in rows] for part in lists)
-    drawn = _matched(truth, boxes, [numbers[name] for _, name in rows], config)
+    return _matched(truth, boxes, [numbers[name] for _, name in rows], config)
+
+
+@pytest.mark.parametrize("copies", COPIES)
+def test_a_draw_is_what_its_scenes_would_be_as_a_split(lists, config, copies):
+    from harness.evaluate.bootstrap import resampled
+    from harness.evaluate.metrics import measure
+
     found = resampled(_matched(*lists, SCENE, config), config, np.array([copies]))
-    wanted = _values(measure(drawn, config)[0])
+    wanted = _values(measure(_replicated(lists, config, copies), config)[0])
     assert {name: values[0] for name, values in found.items()} == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("copies", COPIES)
+def test_costs_and_bands_of_a_draw_are_those_of_its_scenes(lists, config, copies):
+    from harness.evaluate.breakdown import costs
+    from harness.evaluate.strata import precision_by_band, strata
+
+    whole, drawn = _matched(*lists, SCENE, config), _replicated(lists, config, copies)
+    one = np.ones((1, drawn.split.scenes), dtype=np.int64)
+    found, wanted = costs(whole, config, np.array([copies])), costs(drawn, config, one)
+    assert {kind: cost.item() for kind, cost in found.items()} == pytest.approx(
+        {kind: cost.item() for kind, cost in wanted.items()}, abs=1e-12
+    )
+    assert sum(cost > 0 for cost in wanted.values()) >= 3
+    for of_draw, of_split in zip(strata(whole, config), strata(drawn, config), strict=True):
+        found = precision_by_band(whole, config, np.array([copies]), of_draw)
+        wanted = precision_by_band(drawn, config, one, of_split)
+        assert wanted
+        assert {band: found[band].item() for band in wanted} == pytest.approx(
+            {band: precision.item() for band, precision in wanted.items()}, abs=1e-12
+        )
+        assert all(np.isnan(found[band]).all() for band in found.keys() - wanted.keys())
+
+
+def test_with_equal_scores_a_draw_is_nearly_that(lists, config):
+    """The devkit would rank equal scores of copies in another order."""
+    from harness.evaluate.bootstrap import resampled
+    from harness.evaluate.metrics import measure
+
+    for box in (box for listed in lists[1] for box in listed):
+        box["detection_score"] = round(box["detection_score"], 1)
+    found = resampled(_matched(*lists, SCENE, config), config, np.array([(2, 0, 1, 1)]))
+    wanted = measure(_replicated(lists, config, (2, 0, 1, 1)), config)[0]
+    assert found["mAP"][0] == pytest.approx(wanted.mean_ap, abs=0.03)
 
 
 def test_draws_are_of_as_many_scenes_and_repeat():
@@ -101,29 +143,31 @@ def test_a_class_that_a_draw_has_not_scores_nothing(config):
 
 def test_a_result_does_not_differ_from_itself(lists, config):
     from harness.evaluate.bootstrap import draws, resampled
-    from harness.evaluate.intervals import difference, estimates
+    from harness.evaluate.intervals import Estimate, difference
 
     drawn = resampled(_matched(*lists, SCENE, config), config, draws(4, 40))
-    assert estimates(drawn, 4)["mAP"].standard_error > 0
-    for estimate in estimates(difference(drawn, drawn), 4).values():
+    assert Estimate.of(drawn["mAP"], 12).standard_error > 0
+    for values in difference(drawn, drawn).values():
+        estimate = Estimate.of(values, 12)
         assert (estimate.value, estimate.low, estimate.high, estimate.standard_error) == (0, 0, 0, 0)
 
 
 def test_an_interval_by_hand():
     from harness.evaluate.intervals import Estimate
 
-    # Draws 1 and 3 around 2: a standard deviation of sqrt 2; five scenes; Student's quantile for four degrees is 2.776.
-    found = Estimate.of(np.array([2.5, 1.0, 3.0]), 5)
-    error = math.sqrt(2) * math.sqrt(5 / 4)
+    # Draws 1 and 3: a standard deviation of sqrt 2; twelve scenes; Student's quantile for eleven degrees is 2.201.
+    found = Estimate.of(np.array([2.5, 1.0, float("nan"), 3.0]), 12)
+    error = math.sqrt(2) * math.sqrt(12 / 11)
     assert found.value == 2.5
     assert found.standard_error == pytest.approx(error)
-    assert (found.low, found.high) == pytest.approx((2.5 - 2.776 * error, 2.5 + 2.776 * error), abs=1e-3)
+    assert (found.low, found.high) == pytest.approx((2.5 - 2.201 * error, 2.5 + 2.201 * error), abs=1e-3)
 
 
-def test_of_one_scene_nothing_is_known():
+@pytest.mark.parametrize(("values", "scenes"), [([2.5, 2.5, 2.6], 9), ([2.5, float("nan"), 2.6], 40), ([2.5], 40)])
+def test_of_few_scenes_or_draws_nothing_is_known(values, scenes):
     from harness.evaluate.intervals import Estimate
 
-    found = Estimate.of(np.array([2.5, 2.5, 2.5]), 1)
+    found = Estimate.of(np.array(values), scenes)
     assert found.value == 2.5
     assert all(math.isnan(getattr(found, field.name)) for field in fields(found) if field.name != "value")
 

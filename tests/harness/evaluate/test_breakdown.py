@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.harness.evaluate.sets import annotations_of, split_of
+from tests.harness.evaluate.sets import annotations_of, results_of, split_of
 
 ONE = np.ones((1, 1), dtype=np.int64)
 
@@ -35,7 +35,7 @@ def _matched(truth, boxes, config, points=None, visibility=None):
     annotations = annotations_of(
         [truth], split, 5 if points is None else points, 4 if visibility is None else visibility
     )
-    return compare(split, annotations, predictions({"0": boxes}, split, 500), config)
+    return compare(split, annotations, predictions(results_of([boxes], split), split, 500), config)
 
 
 @pytest.mark.parametrize(
@@ -127,11 +127,11 @@ def test_mending_one_kind_never_costs(config):
 
 
 def _by_band(matched, config, name):
-    from harness.evaluate.strata import precision_by_band, strata, truths_by_band
+    from harness.evaluate.strata import counts_by_band, precision_by_band, strata
 
     (by,) = (by for by in strata(matched, config) if by.name == name)
     precision = {band: float(ap[0]) for band, ap in precision_by_band(matched, config, ONE, by).items()}
-    return precision, truths_by_band(by)
+    return precision, {band: count.annotations for band, count in counts_by_band(matched, by).items()}
 
 
 def test_a_false_positive_is_in_the_band_of_its_own_distance(config):
@@ -155,6 +155,17 @@ def test_bands_without_false_positives_of_their_own_share_them(config):
     one = np.interp(np.linspace(0, 1, 101), [0, 1], [0, alone])[11:]
     assert precision["0"] == pytest.approx(np.maximum(one - 0.1, 0).mean() / 0.9)
     assert precision["1-5"] == pytest.approx(np.maximum(three - 0.1, 0).mean() / 0.9)
+
+
+def test_false_positives_are_shared_within_their_class(config):
+    truth = [_box("car", 0.0), _box("car", 10.0), _box("car", 20.0), _box("bus", 30.0)]
+    boxes = [_box("car", 40.0, 0.9), *(_box("car", 10.0 * n, 0.5) for n in range(3)), _box("bus", 30.0, 0.5)]
+    matched = _matched(truth, boxes, config, points=np.array([0, 3, 3, 3]))
+    precision, _ = _by_band(matched, config, "LiDAR points")
+    sharp = np.array([0.0, 1 / (1 + 2 / 3), 2 / (2 + 2 / 3)])
+    cars = np.interp(np.linspace(0, 1, 101), np.array([0, 1, 2]) / 2, sharp)[11:]
+    # Two of three cars have two thirds of the false car; the bus has none.
+    assert precision["1-5"] == pytest.approx((np.maximum(cars - 0.1, 0).mean() / 0.9 + 1.0) / 2)
 
 
 def test_bands_of_visibility_and_speed(config):

@@ -29,18 +29,24 @@ def _true_difference():
 
 
 def _covered(scenes, repetitions, true):
-    """Share of intervals that hold the true difference, by metric, and the fewest annotations of any split."""
-    from harness.evaluate.bootstrap import draws
-    from harness.evaluate.intervals import estimates
+    """Share of the intervals that hold the true difference, by metric, and the fewest annotations of any split."""
+    from nuscenes.eval.detection.constants import DETECTION_NAMES
 
-    held, fewest = dict.fromkeys(true, 0), 10**9
+    from harness.evaluate.bootstrap import draws
+    from harness.evaluate.intervals import Estimate
+
+    held, known, fewest = dict.fromkeys(true, 0), dict.fromkeys(true, 0), 10**9
     for repetition in range(repetitions):
         split, truth, detected = simulate(scenes, np.random.default_rng([2, scenes, repetition]))
         found = _differences(split, truth, detected, draws(scenes, DRAWS, seed=repetition))
-        for name, estimate in estimates(found, scenes).items():
+        for name, values in found.items():
+            label = DETECTION_NAMES.index(name[3:]) if name.startswith("AP/") else None
+            having = truth if label is None else truth.where(truth.label == label)
+            estimate = Estimate.of(values, len(np.unique(split.scene[having.sample])))
+            known[name] += np.isfinite(estimate.low)
             held[name] += estimate.low <= true[name] <= estimate.high
         fewest = min(fewest, len(truth))
-    return {name: count / repetitions for name, count in held.items()}, fewest
+    return {name: held[name] / known[name] for name in held if known[name]}, fewest
 
 
 @pytest.mark.exhaustive

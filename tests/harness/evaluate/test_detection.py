@@ -122,3 +122,33 @@ def test_attribute_follows_class_and_speed(smoke_root, tmp_path, name, speed, at
     # nuScenes stores width before length.
     assert entry["size"] == [2.0, 4.0, 1.5]
     assert math.hypot(*entry["velocity"]) == pytest.approx(speed, abs=0.02)
+
+
+def test_the_metrics_in_draws_of_scenes_are_kept(score_boxes, tmp_path):
+    from harness.store import RunFolder
+
+    metrics = score_boxes(lambda boxes: replace(boxes, center=boxes.center + torch.tensor([0.6, 0.0, 0.0])))
+    from harness.evaluate.intervals import read_draws
+
+    drawn, scenes = read_draws(RunFolder(tmp_path).draws)
+    assert scenes > 1
+    assert {name: values.shape for name, values in drawn.items()} == dict.fromkeys(metrics, (1001,))
+    assert {name: values[0] for name, values in drawn.items()} == pytest.approx(metrics, abs=1e-6)
+    assert drawn["mAP"].std() > 0
+
+
+def test_the_devkits_pictures_have_the_boxes_as_they_are():
+    import numpy as np
+    from nuscenes.eval.common.utils import quaternion_yaw
+    from pyquaternion import Quaternion
+
+    from harness.evaluate.columns import columns
+    from harness.evaluate.figure import _devkit_boxes
+    from tests.harness.evaluate.sets import random_box
+
+    box = random_box(np.random.default_rng(0))
+    (found,) = _devkit_boxes("a", columns([0], [box], ["a"]))["a"]
+    assert found.translation == pytest.approx(box["translation"])
+    assert found.size == pytest.approx(box["size"])
+    assert quaternion_yaw(Quaternion(found.rotation)) == pytest.approx(quaternion_yaw(Quaternion(box["rotation"])))
+    assert (found.detection_name, found.detection_score) == (box["detection_name"], box["detection_score"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.harness.evaluate.sets import annotations_of, devkit_boxes, devkit_metrics, random_box, split_of
+from tests.harness.evaluate.sets import annotations_of, devkit_boxes, devkit_metrics, random_box, results_of, split_of
 
 EXTENT = st.sampled_from([0.5, 1.0, 2.0, 4.5])
 # Few values, so that distances, scores and centres tie all the time.
@@ -85,7 +85,7 @@ def _ours(truth, results, racks, config):
 
     split = split_of([0] * len(truth), [(number, _rack()) for number, has in enumerate(racks) if has])
     hit = annotations_of([[box for box, points in listed if points != 0] for listed in truth], split)
-    found = predictions(dict(zip(split.tokens, results, strict=True)), split, max_boxes=500)
+    found = predictions(results_of(results, split), split, max_boxes=500)
     return measure(compare(split, hit, found, config), config)
 
 
@@ -147,6 +147,40 @@ def test_large_sets_score_as_with_the_devkit(config, kind):
     assert any(curve.precision.any() for curve in theirs[1].md.values()) == (kind != "no predictions")
 
 
+def _at(name, x, y=0.0):
+    return {
+        "translation": (x, y, 0.5),
+        "size": (1.0, 1.0, 1.0),
+        "rotation": (1.0, 0, 0, 0),
+        "velocity": (0.0, 0.0),
+        "detection_name": name,
+        "detection_score": 0.5,
+        "attribute_name": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("box", "racks", "counts"),
+    [
+        (_at("car", 49.99), [False], True),
+        (_at("car", 50.0), [False], False),  # the range itself is out of range
+        (_at("pedestrian", 0.0, -40.0), [False], False),
+        (_at("barrier", 18.0, 23.9), [False], True),
+        (_at("barrier", 18.0, 24.0), [False], False),
+        (_at("bicycle", 0.5, 0.5), [True], False),
+        (_at("motorcycle", 0.5, 0.5), [True], False),
+        (_at("motorcycle", 0.5, 0.5), [False], True),
+        (_at("pedestrian", 0.5, 0.5), [True], True),  # racks are for cycles
+        (_at("bicycle", 4.0, 4.0), [True], True),
+    ],
+)
+def test_what_counts(config, box, racks, counts):
+    truth, results = [[(box, 5)]], [[box]]
+    ours, theirs = _ours(truth, results, racks, config), _devkit(truth, results, racks, config)
+    _assert_equal(ours, theirs, config)
+    assert (ours[0].mean_ap > 0) == counts
+
+
 def _assert_result_equal(root, split, config, folder):
     """On a dataset, with its annotations shifted, turned and doubled; through a file, as the devkit reads it."""
     from nuscenes.eval.detection.evaluate import DetectionEval
@@ -168,6 +202,8 @@ def _assert_result_equal(root, split, config, folder):
             moved = np.array(box["translation"]) + rng.normal(0, 0.7, 3)
             listed.append(box | {"translation": moved.tolist(), "detection_score": float(rng.random())})
             box["detection_score"] = 0.5
+    # Equal scores all over, and the samples of the file in another order than those of the split.
+    content["results"] = dict(reversed(content["results"].items()))
     path.write_text(json.dumps(content))
     theirs = DetectionEval(root.devkit, config, str(path), split, str(folder), verbose=False).evaluate()
     ours = measure(held_against(root, split, read_result(path)[1], config), config)

@@ -45,7 +45,7 @@ def test_the_second_time_the_tables_stay_closed(root):
 
     first = annotations(root, SPLIT)
     assert len(first[1]) > 20
-    _assert_equal(first, from_tables(root.devkit, root.tokens(SPLIT)))
+    _assert_equal(first, from_tables(root, root.tokens(SPLIT)))
     _assert_equal(annotations(_again(root), SPLIT), first)
     with pytest.raises(AttributeError):  # another split is not kept
         annotations(_again(root), "synthetic_train")
@@ -99,3 +99,30 @@ def test_without_a_place_to_keep_them_they_are_read_each_time(root, tmp_path, ca
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert len(annotations(root, SPLIT)[1]) > 20
     assert "cannot be kept" in caplog.text
+
+
+def test_a_split_without_annotations_is_refused(root):
+    from harness.data.root import NuScenesRoot
+    from harness.errors import InputError
+    from harness.evaluate.truth import annotations
+
+    (root.path / root.version / "sample_annotation.json").write_text("[]")
+    (root.path / root.version / "instance.json").write_text("[]")
+    with pytest.raises(InputError, match="has no annotation"):
+        annotations(NuScenesRoot(root.path, root.version), SPLIT)
+
+
+def test_a_sample_without_a_lidar_keyframe_is_named(root):
+    from harness.data.root import NuScenesRoot
+    from harness.errors import InputError
+    from harness.evaluate.truth import annotations
+
+    token = root.tokens(SPLIT)[0]
+    path = root.path / root.version / "sample_data.json"
+    keyframe = root.sweeps(token, "LIDAR_TOP", 1)[0]["token"]
+    rows = [
+        row | {"is_key_frame": row["is_key_frame"] and row["token"] != keyframe} for row in json.loads(path.read_text())
+    ]
+    path.write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=f"sample {token} has no keyframe of LIDAR_TOP"):
+        annotations(NuScenesRoot(root.path, root.version), SPLIT)

@@ -102,15 +102,15 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
     for row in plan.rows:
         values = drawn.get((row.role, row.seed))
         if values is not None:
-            write_draws(RunFolder(runs / row.job).draws, dict.fromkeys(("mAP", "NDS"), np.array(values)), 5)
+            write_draws(RunFolder(runs / row.job).draws, dict.fromkeys(("mAP", "NDS"), np.array(values)), 12)
     table = summary(results_frame(plan, runs))
     student = table.set_index("role").loc["student"]
-    # A standard deviation of sqrt 2 points, five scenes, and Student's 2.776 for four degrees of freedom.
-    reach = 2.776 * math.sqrt(2) * math.sqrt(5 / 4)
+    # A standard deviation of sqrt 2 points, twelve scenes, and Student's 2.201 for eleven degrees of freedom.
+    reach = 2.201 * math.sqrt(2) * math.sqrt(12 / 11)
     assert student["gain_mAP_low"] == pytest.approx(3 - reach, abs=0.01)
     assert student["gain_mAP_high"] == pytest.approx(3 + reach, abs=0.01)
     text = markdown(table, study)
-    assert "| +3.0 ± 1.4 [-1.4, +7.4] |" in text
+    assert "| +3.0 ± 1.4 [-0.3, +6.3] |" in text
     assert "interval of the mean gain over scenes" in text
     assert math.isnan(table.set_index("role").loc["baseline"]["gain_mAP_low"].max())
 

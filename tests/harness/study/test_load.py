@@ -261,3 +261,31 @@ def test_a_mistake_in_a_variant_is_named(refusal, old, new, said):
 
 def test_a_variant_takes_the_published_weight_of_its_loss(load):
     assert load(VARIANTS, "losses.fitnet.weight=unidistill").loss("fitnet", "lidar->camera").weight == 100
+
+
+def test_a_camera_may_see_earlier_keyframes(load):
+    study = load(STUDY.replace("{preset: tiny_camera}", "{preset: tiny_camera, keyframes: 2}"))
+    assert study.students["camera"].detector.inputs.keyframes == 2
+    assert study.teachers["lidar"].detector.inputs.keyframes == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "{preset: tiny_lidar}",
+            "{preset: tiny_lidar, keyframes: 2}",
+            ["teachers.lidar", "keyframes belong to cameras"],
+        ),
+        ("{preset: tiny_camera}", "{preset: tiny_camera, keyframes: 0}", ["students.camera.keyframes"]),
+        (
+            "tiny_lidar}\nstudents:\n  camera: {preset: tiny_camera}",
+            "tiny_camera_lidar}\nstudents:\n  camera: {preset: tiny_camera, keyframes: 2}",
+            ["lidar->camera", "cannot share a batch", "keyframes"],
+        ),
+    ],
+)
+def test_keyframes_that_make_no_sense_are_refused(refusal, old, new, said):
+    assert old in STUDY
+    message = refusal(STUDY.replace(old, new))
+    assert all(part in message for part in said), message
