@@ -18,6 +18,7 @@ from distill.activation import ActivationSpec
 from distill.adversarial import AdversarialSpec
 from distill.channelwise import ChannelwiseSpec
 from distill.contrastive import ContrastiveSpec
+from distill.depth import DepthSpec
 from distill.feature import FeatureSpec
 from distill.loss import LossSpec
 from distill.output import OutputSpec
@@ -33,6 +34,7 @@ LOSSES: dict[str, type[LossSpec]] = {
     "adversarial": AdversarialSpec,
     "channelwise": ChannelwiseSpec,
     "contrastive": ContrastiveSpec,
+    "depth": DepthSpec,
 }
 """Every distillation loss a study can name."""
 

@@ -1,0 +1,83 @@
+"""Depth supervision: where a LiDAR return falls into an image, the camera's depth is known."""
+
+import torch
+import torch.nn as nn
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from detectors.batch import Batch, CameraViews
+from detectors.detector import DetectorSpec
+from detectors.geometry.lift import LiftGeometry
+from detectors.outputs import DetectorOutput
+from distill.loss import LossSpec
+
+NOW = 0.01
+"""Seconds: returns that are not older are of the keyframe's own sweep; what moved since has not moved yet."""
+
+
+class DepthSpec(LossSpec):
+    """Explicit depth supervision as in BEVDepth (Li et al., AAAI 2023), which X3KD compares itself with.
+
+    The cross entropy of the camera's depth distribution at the features that a return of the teacher's LiDAR falls
+    into; of several returns the nearest counts. BEVDepth has a binary cross entropy of each bin.
+    """
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DepthTerm":
+        """The term between one student and one teacher, of which it takes no more than that its LiDAR is there."""
+        if student.camera is None:
+            raise ValueError("a student without a camera has no depths")
+        if teacher.lidar is None:
+            raise ValueError("depths are known where the teacher has a LiDAR; this one has none")
+        return DepthTerm(student.camera.lift(student.grid))
+
+
+class DepthTerm(nn.Module):
+    """Owns no parameter."""
+
+    def __init__(self, geometry: LiftGeometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
+        """Mean over the features whose depth is known; 0 without any. Annotations and teacher's maps do not enter."""
+        assert student.depth is not None
+        assert batch.views is not None
+        assert batch.lidar is not None
+        newest = slice(0, student.depth.shape[1] // self.geometry.keyframes)
+        known = []
+        for number in range(len(batch)):
+            points = batch.lidar.values[batch.lidar.sample == number]
+            views = CameraViews(*(value[number, newest] for value in vars(batch.views).values()))
+            known.append(depth_bins(points[points[:, 4] <= NOW, :3], views, self.geometry))
+        bins = torch.stack(known)
+        with torch.autocast(bins.device.type, enabled=False):
+            depth = student.depth[:, newest].to(torch.promote_types(student.depth.dtype, torch.float32))
+            chosen = depth.gather(2, rearrange(bins.clamp(min=0), "b n h w -> b n 1 h w"))[:, :, 0]
+            # Of a bin that softmax has rounded to nothing there would be no gradient.
+            errors = -chosen.clamp(min=torch.finfo(chosen.dtype).tiny).log()
+        return errors.masked_fill(bins < 0, 0).sum() / (bins >= 0).sum().clamp(min=1)
+
+
+def depth_bins(points: Float[Tensor, "p 3"], views: CameraViews, geometry: LiftGeometry) -> Int[Tensor, "n h w"]:
+    """The depth bin of the nearest point that falls into each feature, or -1.
+
+    Args:
+        points: In the BEV frame, metres.
+        views: Of one sample.
+        geometry: Features and bins.
+    """
+    (h, w), (low, high) = geometry.feature_size, geometry.depth_range
+    with torch.autocast(points.device.type, enabled=False):
+        camera_from_ego = torch.linalg.inv(views.ego_from_camera)
+        inside = (
+            torch.einsum("n i j, p j -> n p i", camera_from_ego[:, :3, :3], points) + camera_from_ego[:, None, :3, 3]
+        )
+        pixel = torch.einsum("n i j, n p j -> n p i", views.intrinsics, inside)
+    z = inside[..., 2]
+    column, row = (pixel[..., :2] / z[..., None].clamp(min=low) / geometry.stride).floor().unbind(dim=-1)
+    seen = (z >= low) & (z < high) & (row >= 0) & (row < h) & (column >= 0) & (column < w)
+    cell = torch.where(seen, row * w + column, h * w).long()
+    nearest = z.new_full((len(z), h * w + 1), torch.inf).scatter_reduce(1, cell, z, "amin")[:, :-1]
+    bins = ((nearest - low) / ((high - low) / geometry.depth_bins)).floor().clamp(max=geometry.depth_bins - 1)
+    return rearrange(torch.where(nearest.isfinite(), bins, -1).long(), "n (h w) -> n h w", h=h)
