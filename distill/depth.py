@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn as nn
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -69,11 +69,9 @@ def depth_bins(points: Float[Tensor, "p 3"], views: CameraViews, geometry: LiftG
     """
     (h, w), (low, high) = geometry.feature_size, geometry.depth_range
     with torch.autocast(points.device.type, enabled=False):
-        camera_from_ego = torch.linalg.inv(views.ego_from_camera)
-        inside = (
-            torch.einsum("n i j, p j -> n p i", camera_from_ego[:, :3, :3], points) + camera_from_ego[:, None, :3, 3]
-        )
-        pixel = torch.einsum("n i j, n p j -> n p i", views.intrinsics, inside)
+        rotation, origin = torch.linalg.inv(views.ego_from_camera)[:, :3].split([3, 1], dim=2)
+        inside = einsum(rotation, points.to(rotation), "n i j, p j -> n p i") + rearrange(origin, "n i 1 -> n 1 i")
+        pixel = einsum(views.intrinsics, inside, "n i j, n p j -> n p i")
     z = inside[..., 2]
     column, row = (pixel[..., :2] / z[..., None].clamp(min=low) / geometry.stride).floor().unbind(dim=-1)
     seen = (z >= low) & (z < high) & (row >= 0) & (row < h) & (column >= 0) & (column < w)
