@@ -74,8 +74,10 @@ def test_scaled_foreground_by_hand(scene, size, yaw, velocity, cells):
     assert (columns - 6.0, rows - 5.0) == pytest.approx((1.0, 0.0))
 
 
-@pytest.mark.parametrize(("far", "share"), [(19.0, 0.0), (20.0, 0.25), (30.0, 0.5)])
-def test_farther_objects_have_larger_masks(far, share):
+@pytest.mark.parametrize(
+    ("far", "share", "long"), [(19.0, 0.0, 4.0), (20.0, 0.25, 4.0), (30.0, 0.5, 4.0), (32.0, 0.5, 12.0)]
+)
+def test_farther_objects_have_larger_masks(far, share, long):
     from detectors.geometry.boxes import Boxes
     from detectors.geometry.grid import BevGrid
     from distill.regions import scaled_foreground
@@ -84,14 +86,14 @@ def test_farther_objects_have_larger_masks(far, share):
     one = torch.ones(1, 1)
     boxes = Boxes(
         center=torch.tensor([[[far, 0.0, 0.0]]]),
-        size=torch.tensor([[[4.0, 2.0, 1.0]]]),
+        size=torch.tensor([[[long, 2.0, 1.0]]]),
         yaw=0 * one,
         velocity=torch.zeros(1, 1, 2),
         label=torch.zeros(1, 1, dtype=torch.long),
         score=one,
     )
     mask = scaled_foreground(boxes, one.bool(), grid)[0]
-    length, width = 4.0 + max(0.5, 4.0 * share), 2.0 + max(0.5, 2.0 * share)
+    length, width = (side + min(max(0.5, side * share), 4.0) for side in (long, 2.0))
     assert mask.sum() * 0.125**2 == pytest.approx(length * width, rel=0.05)
 
 
