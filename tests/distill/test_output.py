@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-ROW, COLUMN, TASK, LABEL = 3, 9, 5, 5  # a pedestrian
+ROW, COLUMN, TASK, LABEL = 6, 9, 5, 5  # a pedestrian
 
 
 def _with_peak(output, score, code=None):
