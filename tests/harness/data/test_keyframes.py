@@ -94,6 +94,21 @@ def test_each_keyframe_falls_into_a_map_of_its_own(pairs):
     assert not torch.equal(together[:, 0], together[:, 1])
 
 
+def test_samples_of_a_batch_do_not_mix(smoke_root, pairs):
+    from harness.data.loader import SampleSet, evaluation_batches
+    from harness.study.spec import StudentSpec
+
+    spec = StudentSpec(preset="tiny_camera", keyframes=2).detector
+    samples = SampleSet(smoke_root, [now.token for now, _ in pairs[:2]], spec.inputs)
+    torch.manual_seed(0)
+    detector = spec.build().eval()
+    with torch.no_grad():
+        (both,) = (detector(batch).camera_bev for batch in evaluation_batches(samples, batch_size=2, workers=0))
+        alone = [detector(batch).camera_bev for batch in evaluation_batches(samples, batch_size=1, workers=0)]
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+    torch.testing.assert_close(both, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
 def test_views_that_are_not_of_so_many_keyframes_are_refused(pairs):
     from detectors.presets import PRESETS
 
