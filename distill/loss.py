@@ -1,5 +1,6 @@
 """LossSpec: what every distillation loss is to a study and to an objective."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch.nn as nn
@@ -9,7 +10,7 @@ from detectors.detector import DetectorSpec
 from detectors.spec import Spec
 
 
-class LossSpec(Spec):
+class LossSpec(Spec, ABC):
     """A loss with its fields; `build` makes the term that owns whatever it trains beside the student.
 
     A term is called with the outputs of student and teacher and their batch, takes the teacher's maps as constants and
@@ -27,6 +28,6 @@ class LossSpec(Spec):
         """What is wrong with a training whose last epoch had these values of the loss, unweighted; empty if nothing."""
         return ""
 
+    @abstractmethod
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module:
         """The term between one student and one teacher; ValueError where they do not fit."""
-        raise NotImplementedError
