@@ -5,17 +5,8 @@ import math
 import pytest
 import torch
 
-from detectors.geometry.boxes import Boxes
 from detectors.presets import PRESETS
 
-NO_BOXES = Boxes(
-    center=torch.zeros(0, 3),
-    size=torch.zeros(0, 3),
-    yaw=torch.zeros(0),
-    velocity=torch.zeros(0, 2),
-    label=torch.zeros(0, dtype=torch.long),
-    score=torch.zeros(0),
-)
 STUDENT, TEACHER = PRESETS["tiny_camera"], PRESETS["tiny_lidar"]
 
 
@@ -86,13 +77,13 @@ def test_lifting_the_bin_comes_back_to_the_return(geometry):
 
 def _batch(geometry, points, ages):
     from detectors.batch import Batch, CameraViews, Points
-    from detectors.geometry.boxes import pad_boxes
+    from detectors.geometry.boxes import Boxes, pad_boxes
 
     views = _views([_ahead()])
     values = torch.cat([points, torch.zeros(len(points), 1), torch.tensor(ages)[:, None]], dim=1)
     views = CameraViews(*(value[None] for value in vars(views).values()))
     lidar = Points(values, torch.zeros(len(values), dtype=torch.long))
-    boxes, is_box = pad_boxes([NO_BOXES])
+    boxes, is_box = pad_boxes([Boxes.empty()])
     return Batch(tokens=("a",), views=views, lidar=lidar, radar=None, boxes=boxes, is_box=is_box)
 
 
