@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
@@ -74,6 +75,27 @@ class CameraViews:
 
 
 @dataclass(frozen=True)
+class Instances:
+    """Instance masks of images (leading axes: those of the images); a pixel belongs to one instance at most."""
+
+    owner: UInt8[Tensor, "*b h w"]
+    """One more than the index of the instance that a pixel shows; 0 where it shows none."""
+    label: Int[Tensor, "*b m"]
+    """Index into CLASSES; -1 for padding."""
+    score: Float[Tensor, "*b m"]
+    """How sure the teacher is of it, in [0, 1]; 1 for an annotation."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same instances on another device."""
+        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def padded(self, count: int) -> Self:
+        """The same with room for so many instances an image."""
+        more = (0, count - self.label.shape[-1])
+        return type(self)(self.owner, F.pad(self.label, more, value=-1), F.pad(self.score, more))
+
+
+@dataclass(frozen=True)
 class BoxFacts:
     """What is annotated about each box of a sample besides its geometry."""
 
@@ -109,6 +131,8 @@ class Sample:
     """Of the same boxes; None where they were not annotated."""
     lifts: Mapping[LiftGeometry, LiftPlan] = field(default_factory=dict)
     """How these views fall into BEV, as far as it is known already."""
+    instances: Instances | None = None
+    """What an image teacher sees in the views; leading axis n. None where nobody asked it."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +163,8 @@ class Batch:
     """False where ``boxes`` is padding."""
     lifts: Mapping[LiftGeometry, LiftPlan] = field(default_factory=dict)
     """Plans for all samples."""
+    instances: Instances | None = None
+    """Leading axes b n, padded."""
 
     def __len__(self) -> int:
         """Samples in the batch."""
@@ -161,12 +187,13 @@ class Batch:
             boxes=self.boxes.to(device),
             is_box=self.is_box.to(device),
             lifts={geometry: plan.to(device) for geometry, plan in self.lifts.items()},
+            instances=self.instances and self.instances.to(device),
         )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples to a batch; all of them carry the same sensors, or it raises ValueError naming one that does not."""
-    for sensor in ("views", "lidar", "radar"):
+    for sensor in ("views", "lidar", "radar", "instances"):
         for sample in samples:
             if (getattr(sample, sensor) is None) != (getattr(samples[0], sensor) is None):
                 raise ValueError(f"of samples {samples[0].token} and {sample.token} one carries {sensor}, one does not")
@@ -188,7 +215,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
         boxes=boxes,
         is_box=is_box,
         lifts={geometry: _lift(geometry, samples) for geometry in samples[0].lifts},
+        instances=stack_instances([sample.instances for sample in samples if sample.instances is not None]),
     )
+
+
+def stack_instances(each: Sequence[Instances]) -> Instances | None:
+    """Instances of images of one size, stacked and padded to the most there are; None of nothing."""
+    if not each:
+        return None
+    most = max(one.label.shape[-1] for one in each)
+    padded = [one.padded(most) for one in each]
+    return Instances(**{f.name: torch.stack([getattr(one, f.name) for one in padded]) for f in fields(Instances)})
 
 
 def _shape(views: CameraViews) -> str:
@@ -207,3 +244,22 @@ def _points(clouds: list[Tensor | None]) -> Points | None:
     if not present:
         return None
     return Points(torch.cat(present), torch.cat([torch.full((len(cloud),), i) for i, cloud in enumerate(present)]))
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """v annotated images for a segmenter, of one size."""
+
+    tokens: tuple[str, ...]
+    images: UInt8[Tensor, "v 3 h w"]
+    """RGB, not normalised."""
+    instances: Instances
+    """Leading axis v."""
+
+    def __len__(self) -> int:
+        """Images in the batch."""
+        return len(self.tokens)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device."""
+        return replace(self, images=self.images.to(device), instances=self.instances.to(device))

@@ -3,18 +3,22 @@
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from detectors.batch import Batch, CameraViews, Sample, collate
+from detectors.batch import Batch, CameraViews, Instances, Sample, collate
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import CLASSES, Boxes
+from detectors.segmenter import SegmenterSpec
 
 LIDAR_POINTS, RADAR_POINTS = 3000, 60
 """Of a sweep in the example batch: about as many as the embedded world's."""
 CAMERAS = 6
+INSTANCES = 8
+"""In an example image."""
 STEPS = 5
 
 
@@ -38,24 +42,67 @@ def measure(spec: DetectorSpec, batch_size: int, device: str, steps: int = STEPS
     single, batch = (example_batch(spec, b).to(device) for b in (1, batch_size))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         output = detector.eval()(single)
-    optimizer = torch.optim.AdamW(detector.train().parameters(), lr=1e-3)
-    seconds = []
-    for _ in range(steps + 1):
-        began = time.perf_counter()
-        loss = detector.loss(detector(batch), batch)
-        optimizer.zero_grad()
-        (loss.heatmap + loss.boxes).backward()
-        optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+
+    def loss() -> torch.Tensor:
+        parts = detector.loss(detector(batch), batch)
+        return parts.heatmap + parts.boxes
+
+    step_seconds = _time_steps(detector, loss, device, steps)
     _, channels, rows, columns = output.bev_low.shape
     return Cost(
         parameters=sum(p.numel() for p in detector.parameters()),
         flops=counter.get_total_flops(),
         bev_shape=(channels, rows, columns),
-        step_seconds=statistics.median(seconds[1:]),  # the first one warms up
+        step_seconds=step_seconds,
     )
+
+
+@dataclass(frozen=True)
+class SegmenterCost:
+    """Of one segmenter."""
+
+    parameters: int
+    step_seconds: float
+    """As of a detector."""
+
+
+def measure_segmenter(spec: SegmenterSpec, batch_size: int, device: str, steps: int = STEPS) -> SegmenterCost:
+    """Build the segmenter and train it for some steps on random images with a few square instances each."""
+    torch.manual_seed(0)
+    segmenter = spec.build().to(device)
+    height, width = spec.image_size
+    owner = torch.zeros(batch_size, height, width, dtype=torch.uint8)
+    for number in range(INSTANCES):
+        left = number * (width // INSTANCES)
+        owner[:, : height // 4, left : left + width // (2 * INSTANCES)] = number + 1
+    instances = Instances(
+        owner=owner,
+        label=torch.arange(INSTANCES).repeat(batch_size, 1) % len(CLASSES),
+        score=torch.ones(batch_size, INSTANCES),
+    ).to(device)
+    images = torch.randint(256, (batch_size, 3, height, width), dtype=torch.uint8).to(device)
+
+    def loss() -> torch.Tensor:
+        parts = segmenter.loss(segmenter(images), instances)
+        return parts.heatmap + parts.masks
+
+    return SegmenterCost(sum(p.numel() for p in segmenter.parameters()), _time_steps(segmenter, loss, device, steps))
+
+
+def _time_steps(model: torch.nn.Module, loss: Callable[[], torch.Tensor], device: str, steps: int) -> float:
+    """Median seconds of a training step; the first one warms up and does not count."""
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-3)
+    seconds = []
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
 
 
 def example_batch(spec: DetectorSpec, batch_size: int) -> Batch:

@@ -11,11 +11,13 @@ from detectors.detector import DetectorSpec
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.camera import CameraSpec
 from detectors.encoders.fusion import FusionSpec
-from detectors.encoders.image import ImageSpec, ResNetSpec
+from detectors.encoders.image import ImageSpec, ResNetSpec, SwinSpec
 from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.radar import RadarSpec
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
+from detectors.heads.instance_mask import InstanceMaskSpec
+from detectors.segmenter import SegmenterSpec
 
 # The tiny detectors train in minutes on one core; teacher and student differ in their encoders alone.
 _TINY_GRID = BevGrid(x_range=(-16.0, 16.0), y_range=(-16.0, 16.0), z_range=(-3.0, 5.0), cell=0.8)
@@ -61,6 +63,23 @@ PRESETS = {
     "tiny_camera_lidar": _tiny(camera=_TINY_CAMERA, lidar=_TINY_LIDAR),
     "tiny_camera_radar": _tiny(camera=_TINY_CAMERA, radar=_TINY_RADAR),
 }
+
+_TINY_MASKS = InstanceMaskSpec(width=64)
+SEGMENTERS = {
+    "tiny_segmenter": SegmenterSpec(
+        image_size=(160, 288),
+        image=ImageSpec(backbone=ResNetSpec(stem_width=16, widths=(24, 48, 96, 128), depths=(1, 1, 1, 1)), channels=64),
+        head=_TINY_MASKS,
+    ),
+    "tiny_segmenter_swin": SegmenterSpec(
+        image_size=(160, 288),
+        image=ImageSpec(
+            backbone=SwinSpec(width=24, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=5, drop_path=0.0), channels=64
+        ),
+        head=_TINY_MASKS,
+    ),
+}
+"""Image teachers; their images are larger than the tiny cameras', as X3KD's are."""
 
 
 def main(

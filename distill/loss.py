@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch.nn as nn
 from pydantic import Field
@@ -17,6 +18,8 @@ class LossSpec(Spec, ABC):
     returns a scalar, unweighted.
     """
 
+    asks: ClassVar[Literal["detector", "image"]] = "detector"
+    """Which kind of teacher it learns from."""
     weight: float = Field(ge=0, allow_inf_nan=False)
 
     @property
@@ -29,5 +32,14 @@ class LossSpec(Spec, ABC):
         return ""
 
     @abstractmethod
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module:
-        """The term between one student and one teacher; ValueError where they do not fit."""
+    def build(self, student: DetectorSpec, teacher: Any) -> nn.Module:
+        """The term between one student and one teacher.
+
+        Args:
+            student: That learns.
+            teacher: The DetectorSpec it learns from; None for a loss that asks an image teacher, whose labels come
+                with the batch.
+
+        Raises:
+            ValueError: The two do not fit.
+        """

@@ -20,6 +20,7 @@ from distill.channelwise import ChannelwiseSpec
 from distill.contrastive import ContrastiveSpec
 from distill.depth import DepthSpec
 from distill.feature import FeatureSpec
+from distill.instance import InstanceSpec
 from distill.loss import LossSpec
 from distill.output import OutputSpec
 from distill.relation import RelationSpec
@@ -32,6 +33,7 @@ LOSSES: dict[str, type[LossSpec]] = {
     "output": OutputSpec,
     "activation": ActivationSpec,
     "adversarial": AdversarialSpec,
+    "instance": InstanceSpec,
     "channelwise": ChannelwiseSpec,
     "contrastive": ContrastiveSpec,
     "depth": DepthSpec,
@@ -59,12 +61,14 @@ class ObjectiveOutput:
     """Each term before its weight, without gradient: what to log."""
     weighted: dict[str, Float[Tensor, ""]]
     """Each term after its weight, with gradient: what to differentiate to compare the terms' pull."""
-    bev_low: Float[Tensor, "b c y x"]
-    """The student's low-level map, with gradient."""
+    bev_low: Float[Tensor, "b c y x"] | None = None
+    """The student's low-level map, with gradient; None of what has no BEV map."""
 
 
 class Objective(nn.Module):
-    """A student and, with losses, the teacher it learns from.
+    """A student and, with losses that ask a detector, the teacher it learns from.
+
+    What an image teacher says comes with the batch.
 
     The teacher is deliberately no submodule. ``parameters``, ``state_dict``, ``train`` and ``requires_grad_`` are
     therefore about the student and the adapters alone, and what they return can be given to an optimiser or saved for
@@ -80,21 +84,19 @@ class Objective(nn.Module):
         head = student.spec.head
         annotated = all(spec.keeps_annotations for spec in losses.values())
         self.weights = {"heatmap": head.heatmap_weight * annotated, "boxes": head.box_weight * annotated}
-        if teacher is not None:
-            for name, spec in losses.items():
-                self.terms[name] = spec.build(student.spec, teacher.spec)
-                self.weights[name] = spec.weight
+        for name, spec in losses.items():
+            self.terms[name] = spec.build(student.spec, teacher and teacher.spec)
+            self.weights[name] = spec.weight
 
     def forward(self, batch: Batch, ramp: float = 1.0) -> ObjectiveOutput:
         """The weighted sum of every term on one batch, the distillation terms' weights times ``ramp``."""
         student = self.student(batch)
         detection = self.student.loss(student, batch)
         terms = {"heatmap": detection.heatmap, "boxes": detection.boxes}
-        if self.teacher is not None:
-            teacher = self.teacher.observe(batch)
-            terms |= {name: term(student, teacher, batch) for name, term in self.terms.items()}
+        teacher = self.teacher and self.teacher.observe(batch)
+        terms |= {name: term(student, teacher, batch) for name, term in self.terms.items()}
         raw = {name: value.detach() for name, value in terms.items()}
-        _require_finite(raw)
+        require_finite(raw)
         scale = {name: ramp if name in self.terms else 1.0 for name in terms}
         weighted = {name: scale[name] * self.weights[name] * value for name, value in terms.items()}
         total = torch.stack(list(weighted.values())).sum()
@@ -159,11 +161,12 @@ def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[
             raise ValueError(f"loss {name!r}: {type(spec).__name__} is in no row of the table of losses")
         if name in DETECTION_TERMS:
             raise ValueError(f"a loss cannot be called {name!r}: that is a term of the detection loss")
+    asking = [name for name, spec in losses.items() if spec.asks == "detector"]
     if teacher is None:
-        if losses:
-            raise ValueError(f"losses {', '.join(losses)} need a teacher")
+        if asking:
+            raise ValueError(f"losses {', '.join(asking)} need a teacher")
         return
-    if not losses:
+    if not asking:
         raise ValueError("a teacher without losses would only cost time; name losses or leave it out")
     if teacher.spec.grid != student.spec.grid:
         raise ValueError(f"teacher and student see different ground: {teacher.spec.grid!r} and {student.spec.grid!r}")
@@ -171,7 +174,8 @@ def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[
         raise ValueError("teacher and student share parameters: freezing the one would freeze the other")
 
 
-def _require_finite(raw: Mapping[str, Tensor]) -> None:
+def require_finite(raw: Mapping[str, Tensor]) -> None:
+    """Raise FloatingPointError naming the terms that are NaN or infinite."""
     # One transfer to the host a step, whatever the number of terms.
     values = dict(zip(raw, torch.stack(list(raw.values())).tolist(), strict=True))
     broken = {name: value for name, value in values.items() if not math.isfinite(value)}

@@ -18,6 +18,7 @@ def pulls(objective: Objective, output: ObjectiveOutput) -> dict[str, float]:
         ``weight_gradient/TERM``, norms; for the distillation terms ``map_cosine/TERM`` and ``weight_cosine/TERM``, the
         cosine to the detection loss's gradient (0 where one of the two is zero).
     """
+    assert output.bev_low is not None, "a student has a BEV map"
     where = {"map": output.bev_low, "weight": last_layer(objective.student)}
     detection = torch.stack([output.weighted[name] for name in DETECTION_TERMS]).sum()
     terms = {"detection": detection} | {

@@ -45,12 +45,15 @@ def find_run(runs: Path, start: str) -> RunFolder:
 
 def export(folder: RunFolder, out: Path) -> None:
     """Copy a finished run's detector to a new folder, which is there whole or not at all."""
+    from harness.study.jobs import JobSpec
     from harness.train.checkpoint import open_detector
     from harness.train.job import JobOrder
 
     if out.exists():
         raise InputError(f"{out} is there already; OUT must be a new folder")
     order = JobOrder.model_validate(folder.job())
+    if not isinstance(order.spec, JobSpec):
+        raise InputError(f"run {folder.path.name} ({order.label}) is no detector; only detectors are exported")
     detector = open_detector(folder.model)
     if detector.spec != order.spec.detector:
         raise InputError(f"{folder.model} is not the detector of {folder.path / 'job.json'}")
@@ -60,6 +63,7 @@ def export(folder: RunFolder, out: Path) -> None:
         "job": order.spec.id,
         "label": order.label,
         "teacher": order.spec.teacher,
+        "image_teacher": order.spec.labels,
         "losses": order.spec.losses,
         "trained_on": order.spec.data.train_split,
         "scored_on": order.spec.data.eval_split,

@@ -56,7 +56,7 @@ def _run(
 ) -> int:
     """The whole way; the exit status: 0, 1 where a job failed, 2 where all that failed did so by wrong input."""
     # What takes seconds to import is imported after the arguments are known to be good.
-    from harness.data.embedded import open_root
+    from harness.data.embedded import find_images, open_root
     from harness.data.root import count_samples
     from harness.execute.executor import (
         JobState,
@@ -76,7 +76,9 @@ def _run(
     check_device(device)
     study = load_study(study_path, overrides)
     root = open_root(study.data, console)
-    plan = plan_study(study, root.fingerprint(), partial(count_samples, root, study.data.train_split))
+    plan = plan_study(
+        study, root.fingerprint(), partial(count_samples, root, study.data.train_split), find_images(console)
+    )
     workers = workers or default_workers(device)
     if loader_workers is None:
         loader_workers = default_loader_workers(device, workers)

@@ -18,7 +18,7 @@ class Result:
     """What a finished job knows about itself."""
 
     metrics: dict[str, float]
-    """mAP, NDS, the five errors and AP/CLASS, as fractions and the devkit's units."""
+    """mAP, NDS, the five errors and AP/CLASS, as fractions and the devkit's units; AP and AP50 of an image teacher."""
     parameters: int
     """Of the detector alone; adapters and teachers do not count."""
     seconds: float
@@ -42,8 +42,8 @@ class RunFolder:
 
     ``job.json`` what to do, ``metrics.jsonl`` a line a step, ``state.pt`` where to go on, ``model.safetensors`` the
     trained detector, ``predictions.json`` and ``metrics_summary.json`` in nuScenes' formats, ``draws.npz`` the metrics
-    in draws of scenes, ``log.txt``, and, written last, ``result.json``. ``failure.json`` says why the last attempt
-    ended without one.
+    in draws of scenes, ``labels`` what an image teacher sees, ``log.txt``, and, written last, ``result.json``.
+    ``failure.json`` says why the last attempt ended without one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,6 +53,11 @@ class RunFolder:
     def model(self) -> Path:
         """The detector's weights."""
         return self.path / "model.safetensors"
+
+    @property
+    def labels(self) -> Path:
+        """Folder of an image teacher's pseudo labels."""
+        return self.path / "labels"
 
     @property
     def state(self) -> Path:

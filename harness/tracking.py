@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from harness.store import Result, RunFolder
-from harness.study.plan import Job, Plan, Row
+from harness.study.jobs import Job, JobSpec, LabelsJobSpec
+from harness.study.plan import Plan, Row
 from harness.study.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class Mirror:
         self._history(run.info.run_id, folder)
         self._final(run.info.run_id, result)
         for name in ("job.json", "metrics_summary.json", "log.txt"):
-            self._client.log_artifact(run.info.run_id, str(folder.path / name))
+            if (folder.path / name).is_file():  # an image teacher has no boxes to summarise
+                self._client.log_artifact(run.info.run_id, str(folder.path / name))
         self._client.set_terminated(run.info.run_id, "FINISHED", end)
 
     def _run(self, tags: dict[str, str], name: str, start: int | None = None) -> tuple["Run", bool]:
@@ -113,23 +115,29 @@ class Mirror:
 
         spec = job.spec.model_dump(mode="json", exclude={"losses"})
         params = [Param(key, str(value)[:500]) for key, value in _flat(spec)]
-        params += [Param(f"losses.{key}", str(value)) for key, value in _flat(job.spec.losses)]
-        # Of a teacher that is a baseline, too, what is said of the baseline.
-        first = rows[-1] if rows[0].role == "teacher" else rows[0]
         tags = {
             "study": self._name,
             "role": ", ".join(dict.fromkeys(row.role for row in rows)),
-            "model": first.model,
-            "path": first.path,
-            "arm": first.arm,
-            "teacher": first.path.partition("->")[0],
-            "student": first.model if first.role != "teacher" else "",
-            "seed": str(job.spec.seed),
-            "dataset": self._data.version,
-            "split": job.spec.data.eval_split,
             "mlflow.source.git.commit": result.machine.get("commit", "unknown"),
         }
+        if rows:
+            # Of a teacher that is a baseline, too, what is said of the baseline.
+            first = rows[-1] if rows[0].role == "teacher" else rows[0]
+            tags |= {
+                "model": first.model,
+                "path": first.path,
+                "arm": first.arm,
+                "teacher": first.path.partition("->")[0],
+                "student": first.model if first.role not in ("teacher", "image teacher") else "",
+            }
+        if isinstance(job.spec, JobSpec):
+            params += [Param(f"losses.{key}", str(value)) for key, value in _flat(job.spec.losses)]
+            tags |= {"dataset": self._data.version, "split": job.spec.data.eval_split}
+        if not isinstance(job.spec, LabelsJobSpec):
+            tags["seed"] = str(job.spec.seed)
         self._client.log_batch(run, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+        if not isinstance(job.spec, JobSpec):
+            return
         data = job.spec.data
         splits = {"training": data.train_split, "evaluation": data.eval_split}
         inputs = [

@@ -12,12 +12,13 @@ SOURCES = sorted(path for package in ("detectors", "distill", "harness") for pat
 MODULES = [path for path in SOURCES if path.name != "__init__.py"]
 
 HOMES = {
-    "transformers": {"detectors/encoders/image.py"},
+    "transformers": {"detectors/encoders/image.py", "harness/train/pretrained.py"},
     "spconv": {"detectors/encoders/sparse_conv.py"},
     "mlflow": {"harness/tracking.py"},
     "optuna": {"harness/search.py"},
     "ray": {"harness/execute/ray_pool.py"},
     "matplotlib": {"harness/data/picture.py", "harness/evaluate/figure.py"},
+    "pycocotools": {"harness/data/masks.py", "harness/evaluate/mask_ap.py"},
     "numba": {"harness/evaluate/compiled.py"},
     "msgspec": {"harness/evaluate/result_file.py"},
     "pandas": {"harness/report/"},

@@ -49,16 +49,7 @@ def center_targets(boxes: Boxes, is_box: Bool[Tensor, "b k"], spec: CenterHeadSp
 
     extent = torch.where(is_target[..., None], boxes.size[..., :2] / grid.cell, 1.0)
     radius = gaussian_radius(extent, spec.min_overlap).floor().clamp(min=spec.min_radius_cells)
-    # A separable Gaussian whose window of 2 radius + 1 cells spans six standard deviations.
-    deviation = (2 * radius + 1) / 6
-    down = _bump(torch.arange(grid.rows, device=row.device), row, radius, deviation)
-    across = _bump(torch.arange(grid.columns, device=row.device), column, radius, deviation)
-    bumps = rearrange(down * is_target[..., None], "b k y -> b k y 1") * rearrange(across, "b k x -> b k 1 x")
-
-    flat = rearrange(bumps, "b k y x -> b k (y x)")
-    channel = repeat(boxes.label, "b k -> b k cells", cells=flat.shape[-1])
-    empty = flat.new_zeros(len(flat), len(CLASSES), flat.shape[-1])
-    heatmap = rearrange(empty.scatter_reduce(1, channel, flat, "amax"), "b classes (y x) -> b classes y x", y=grid.rows)
+    heatmap = draw_centers(row, column, radius, boxes.label, is_target, (grid.rows, grid.columns))
     return CenterTargets(
         heatmap=heatmap,
         code=torch.where(is_target[..., None], encode_boxes(boxes, grid), torch.nan),
@@ -67,6 +58,27 @@ def center_targets(boxes: Boxes, is_box: Bool[Tensor, "b k"], spec: CenterHeadSp
         column=column,
         is_target=is_target,
     )
+
+
+def draw_centers(
+    row: Int[Tensor, "b k"],
+    column: Int[Tensor, "b k"],
+    radius: Float[Tensor, "b k"],
+    label: Int[Tensor, "b k"],
+    is_target: Bool[Tensor, "b k"],
+    cells: tuple[int, int],
+) -> Float[Tensor, "b classes y x"]:
+    """Class heatmaps of so many rows and columns: 1 in each target's cell, a Gaussian within its radius in cells."""
+    # A separable Gaussian whose window of 2 radius + 1 cells spans six standard deviations.
+    deviation = (2 * radius + 1) / 6
+    down = _bump(torch.arange(cells[0], device=row.device), row, radius, deviation)
+    across = _bump(torch.arange(cells[1], device=row.device), column, radius, deviation)
+    bumps = rearrange(down * is_target[..., None], "b k y -> b k y 1") * rearrange(across, "b k x -> b k 1 x")
+
+    flat = rearrange(bumps, "b k y x -> b k (y x)")
+    channel = repeat(label, "b k -> b k cells", cells=flat.shape[-1])
+    empty = flat.new_zeros(len(flat), len(CLASSES), flat.shape[-1])
+    return rearrange(empty.scatter_reduce(1, channel, flat, "amax"), "b classes (y x) -> b classes y x", y=cells[0])
 
 
 def gaussian_radius(extent: Float[Tensor, "*b 2"], min_overlap: float) -> Float[Tensor, "*b"]:

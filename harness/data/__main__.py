@@ -24,18 +24,24 @@ def synthesize(
     preset: Annotated[str, typer.Option(help="tiny or small (for studies), or smoke (for tests).")] = "tiny",
     seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Scenes rendered at once; all cores if not given.")] = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Instead: single images of other scenes with instance masks, as nuImages.")
+    ] = False,
 ) -> None:
     """Write the synthetic world of a seed as a nuScenes root, version v1.0-synthetic.
 
-    The bytes depend on preset and seed alone. A dataset that is there already is left as it is.
+    With --images as a nuImages root, version v1.0-synthetic-images. The bytes depend on preset and seed alone. A
+    dataset that is there already is left as it is.
     """
     # Imported here so that --help is instant, and that worker processes do not load torch.
     from harness.console import count_progress
-    from harness.data import synthetic_tables
+    from harness.data.synthetic_images import synthesize_images
+    from harness.data.synthetic_tables import synthesize as synthesize_scenes
 
     with exit_2_on_input_error():
         with count_progress(console, "scenes") as show:
-            synthetic_tables.synthesize(out, preset, seed, workers or os.cpu_count() or 1, show)
+            make = synthesize_images if images else synthesize_scenes
+            make(out, preset, seed, workers or os.cpu_count() or 1, show)
         console.print(f"{out} holds preset {preset}, seed {seed}", markup=False, highlight=False, soft_wrap=True)
 
 

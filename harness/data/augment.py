@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from detectors.batch import CameraViews, Sample
-from harness.study.spec import AugmentSpec
+from detectors.batch import CameraViews, Instances, Sample
+from harness.study.schedule import AugmentSpec
 
 
 def augment(
@@ -39,8 +39,36 @@ def augment(
         draws = torch.rand(len(sample.views.age), 4, generator=generator).tolist()
         whole = sample.views.images.shape[-2:]
         warps = [_image_matrix(spec, whole, image_size, mirrored, *draw) for draw in draws]
-        sample = replace(sample, views=warp_images(sample.views, torch.tensor(np.stack(warps)).float(), image_size))
+        matrices = torch.tensor(np.stack(warps)).float()
+        sample = replace(
+            sample,
+            views=warp_images(sample.views, matrices, image_size),
+            instances=sample.instances and warp_instances(sample.instances, matrices, image_size),
+        )
     return move_bev(sample, matrix)
+
+
+def augment_image(
+    image: UInt8[Tensor, "3 h_in w_in"],
+    instances: Instances,
+    spec: AugmentSpec,
+    size: tuple[int, int],
+    generator: torch.Generator,
+) -> tuple[UInt8[Tensor, "3 h w"], Instances]:
+    """A variant of an annotated image that belongs to no sample: mirrored or not, and what `spec.image` says.
+
+    Args:
+        image: At `spec.image.zoom[1]` times `size`.
+        instances: Of this image.
+        spec: The ranges to draw from; what it says of BEV has no meaning here.
+        size: Height and width of the result.
+        generator: Draws.
+    """
+    chance, *draw = torch.rand(5, generator=generator).tolist()
+    warp = _image_matrix(spec, image.shape[-2:], size, chance < spec.mirror_probability, *draw)
+    owner = _moved(instances.owner.numpy()[None], warp, size, cv2.INTER_NEAREST)[0]
+    moved = _moved(image.numpy(), warp, size, cv2.INTER_LINEAR)
+    return torch.from_numpy(np.ascontiguousarray(moved)), replace(instances, owner=torch.from_numpy(owner.copy()))
 
 
 def bev_matrix(
@@ -93,20 +121,33 @@ def move_bev(sample: Sample, matrix: Float[Tensor, "4 4"]) -> Sample:
 
 def warp_images(views: CameraViews, matrices: Float[Tensor, "n 3 3"], size: tuple[int, int]) -> CameraViews:
     """Every image moved by its own affine matrix (pixels after from pixels before, edges at 0), black where it ends."""
-    warped = [
-        _cropped(image, matrix, size) if _is_crop(matrix, image.shape[1:], size) else _warped(image, matrix, size)
-        for image, matrix in zip(views.images.numpy(), matrices.double().numpy(), strict=True)
-    ]
+    pairs = zip(views.images.numpy(), matrices.double().numpy(), strict=True)
+    warped = [_moved(image, matrix, size, cv2.INTER_LINEAR) for image, matrix in pairs]
     return replace(views, images=torch.from_numpy(np.stack(warped)), intrinsics=matrices @ views.intrinsics)
 
 
-def _warped(image: UInt8[np.ndarray, "3 h_in w_in"], matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def warp_instances(instances: Instances, matrices: Float[Tensor, "n 3 3"], size: tuple[int, int]) -> Instances:
+    """Instance masks moved as `warp_images` moves their images; no pixel is shared."""
+    pairs = zip(instances.owner.numpy()[:, None], matrices.double().numpy(), strict=True)
+    moved = [_moved(owner, matrix, size, cv2.INTER_NEAREST)[0] for owner, matrix in pairs]
+    return replace(instances, owner=torch.from_numpy(np.stack(moved)))
+
+
+def _moved(
+    image: UInt8[np.ndarray, "c h_in w_in"], matrix: Float[np.ndarray, "3 3"], size: tuple[int, int], how: int
+) -> UInt8[np.ndarray, "c h w"]:
+    whole = image.shape[1:]
+    return _cropped(image, matrix, size) if _is_crop(matrix, whole, size) else _warped(image, matrix, size, how)
+
+
+def _warped(image: UInt8[np.ndarray, "c h_in w_in"], matrix: np.ndarray, size: tuple[int, int], how: int) -> np.ndarray:
     height, width = size
     # OpenCV counts from the middle of the first pixel.
     to_centre = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
     affine = (to_centre @ matrix @ np.linalg.inv(to_centre))[:2]
     channels_last = np.ascontiguousarray(image.transpose(1, 2, 0))
-    return cv2.warpAffine(channels_last, affine, (width, height), flags=cv2.INTER_LINEAR).transpose(2, 0, 1)
+    # It drops the axis of a single channel.
+    return np.atleast_3d(cv2.warpAffine(channels_last, affine, (width, height), flags=how)).transpose(2, 0, 1)
 
 
 def _is_crop(matrix: Float[np.ndarray, "3 3"], whole: Sequence[int], size: tuple[int, int]) -> bool:
@@ -118,7 +159,7 @@ def _is_crop(matrix: Float[np.ndarray, "3 3"], whole: Sequence[int], size: tuple
     return bool(0 <= left <= whole[1] - size[1] and 0 <= -down <= whole[0] - size[0])
 
 
-def _cropped(image: UInt8[np.ndarray, "3 h_in w_in"], matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _cropped(image: UInt8[np.ndarray, "c h_in w_in"], matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """What `_warped` gives, without interpolating: a tenth of the time."""
     (flip, _, across), (_, _, down) = matrix[:2].astype(int)
     rows = image[:, -down : size[0] - down]

@@ -18,7 +18,7 @@ from detectors.geometry.boxes import CLASSES
 from harness.console import print_table
 from harness.data.root import CAMERAS, LIDAR, RADARS, NuScenesRoot
 from harness.data.sensor_files import READERS, check_image_size, check_sensor_file
-from harness.data.synthetic_tables import MANIFEST
+from harness.data.synthetic_root import MANIFEST
 from harness.data.tables import TABLES, read_json
 from harness.errors import InputError
 

@@ -3,39 +3,53 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from detectors.batch import Batch, Inputs, Sample, collate
+from detectors.batch import Batch, ImageBatch, Inputs, Sample, collate
 from harness.data.augment import augment
+from harness.data.nuimages import ImageSet
 from harness.data.nuscenes import read
+from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
-from harness.study.spec import AugmentSpec
+from harness.study.schedule import AugmentSpec
 
 # Decoded samples are kept in memory up to this size; a larger dataset is decoded anew each epoch.
 CACHE_BYTES = 2**30
+Loaded = TypeVar("Loaded")
 
 
 class SampleSet:
     """The samples of a split, in its order, with what the models want of them; what was decoded is kept in memory."""
 
     def __init__(
-        self, root: NuScenesRoot, tokens: list[str], inputs: Inputs, augmentation: AugmentSpec | None = None
+        self,
+        root: NuScenesRoot,
+        tokens: list[str],
+        inputs: Inputs,
+        augmentation: AugmentSpec | None = None,
+        labels: PseudoLabels | None = None,
     ) -> None:
         self.tokens = tokens
         self.cache_bytes = CACHE_BYTES
         self._root = root
         self._inputs = inputs
         self._augmentation = augmentation
+        self._labels = labels
         self._kept: dict[int, Sample] = {}
         self._kept_bytes = 0
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.tokens)
+
+    def drawn_batch(self, indices: list[int], seeds: list[int]) -> Batch:
+        """Samples as a training sees them, collated."""
+        return collate([self.drawn(index, seed) for index, seed in zip(indices, seeds, strict=True)])
 
     def plain(self, index: int) -> Sample:
         """A sample as it is; needs a set without augmentation, as that changes how images are kept."""
@@ -61,7 +75,7 @@ class SampleSet:
         if index in self._kept:
             return self._kept[index]
         zoom = None if self._augmentation is None else self._augmentation.image.zoom[1]
-        sample = read(self._root, self.tokens[index], self._inputs, zoom)
+        sample = read(self._root, self.tokens[index], self._inputs, zoom, self._labels)
         if self._augmentation is None:
             # Otherwise each draw moves the cameras anew.
             sample = self._planned(sample)
@@ -85,8 +99,13 @@ def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> list[i
 
 
 def training_batches(
-    samples: SampleSet, batch_size: int, steps: range, order_seed: int, augment_seed: int, workers: int = 0
-) -> Iterator[Batch]:
+    samples: SampleSet | ImageSet,
+    batch_size: int,
+    steps: range,
+    order_seed: int,
+    augment_seed: int,
+    workers: int = 0,
+) -> Iterator[Batch | ImageBatch]:
     """The batches of the given steps; order and augmentation have separate seeds, processes load without changing them.
 
     Args:
@@ -98,10 +117,10 @@ def training_batches(
         workers: Processes that load ahead; 0 loads in this one.
     """
 
-    def batch(step: int) -> Batch:
+    def batch(step: int) -> Batch | ImageBatch:
         chosen = batch_indices(len(samples), batch_size, step, order_seed)
         first = augment_seed + step * batch_size
-        return collate([samples.drawn(index, (first + i) % 2**63) for i, index in enumerate(chosen)])
+        return samples.drawn_batch(chosen, [(first + i) % 2**63 for i in range(batch_size)])
 
     return _load(samples, batch, steps, workers)
 
@@ -115,7 +134,7 @@ def evaluation_batches(samples: SampleSet, batch_size: int, workers: int = 0) ->
     return _load(samples, batch, range(0, len(samples), batch_size), workers)
 
 
-def _load(samples: SampleSet, batch: Callable[[int], Batch], keys: range, workers: int) -> Iterator[Batch]:
+def _load(samples: SampleSet | ImageSet, batch: Callable[[int], Loaded], keys: range, workers: int) -> Iterator[Loaded]:
     if workers:
         # Every process has a cache of its own.
         samples.cache_bytes = CACHE_BYTES // workers
@@ -137,10 +156,10 @@ def _load(samples: SampleSet, batch: Callable[[int], Batch], keys: range, worker
 class _Made(Dataset):
     """Whole batches by key."""
 
-    def __init__(self, batch: Callable[[int], Batch]) -> None:
+    def __init__(self, batch: Callable[[int], Any]) -> None:
         self._batch = batch
 
-    def __getitem__(self, key: int) -> Batch | InputError:
+    def __getitem__(self, key: int) -> Any:
         try:
             return self._batch(key)
         except InputError as error:
@@ -160,5 +179,7 @@ def _order(samples: int, seed: int, round_: int) -> list[int]:
 
 
 def _bytes(sample: Sample) -> int:
-    tensors = [sample.lidar, sample.radar, None if sample.views is None else sample.views.images]
+    images = None if sample.views is None else sample.views.images
+    owners = None if sample.instances is None else sample.instances.owner
+    tensors = [sample.lidar, sample.radar, images, owners]
     return sum(held.nbytes for held in (*tensors, *sample.lifts.values()) if held is not None)

@@ -12,9 +12,10 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from pyquaternion import Quaternion
 from torch import Tensor
 
-from detectors.batch import BoxFacts, CameraViews, Inputs, Sample
+from detectors.batch import BoxFacts, CameraViews, Inputs, Instances, Sample
 from detectors.geometry.boxes import ATTRIBUTES, CLASSES, Boxes
-from harness.data.root import CAMERAS, LIDAR, RADARS, NuScenesRoot
+from harness.data.pseudo_labels import PseudoLabels, stack_views
+from harness.data.root import LIDAR, RADARS, NuScenesRoot
 from harness.data.sensor_files import check_image_size, read_image, read_lidar, read_radar
 
 _CLOSE = 1.0
@@ -22,7 +23,13 @@ _CLOSE = 1.0
 _MICROSECONDS = 1e-6
 
 
-def read(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float | None = None) -> Sample:
+def read(
+    root: NuScenesRoot,
+    token: str,
+    inputs: Inputs,
+    uncropped_zoom: float | None = None,
+    labels: PseudoLabels | None = None,
+) -> Sample:
     """One keyframe, and what came before it as far as the inputs ask for it.
 
     Args:
@@ -31,6 +38,7 @@ def read(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float |
         inputs: Which sensors, how many keyframes and sweeps.
         uncropped_zoom: Where given, images are whole and so many times larger than to be cropped to
             `inputs.image_size`: for an augmentation that crops them itself.
+        labels: An image teacher's, of every image that is read here; they come with the sample.
 
     Raises:
         InputError: A sensor file is missing or damaged.
@@ -41,6 +49,7 @@ def read(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float |
     return Sample(
         token=token,
         views=_views(root, token, inputs, uncropped_zoom),
+        instances=None if labels is None else _instances(root, token, inputs, uncropped_zoom, labels),
         lidar=_lidar(root, token, inputs.lidar_sweeps) if inputs.lidar_sweeps else None,
         radar=_radar(root, token, inputs.radar_sweeps) if inputs.radar_sweeps else None,
         boxes=boxes[seen],
@@ -95,23 +104,34 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
         return None
     now = root.sweeps(token, LIDAR, 1)[0]
     images, intrinsics, extrinsics, ages = [], [], [], []
-    for keyframe in root.keyframes(token, inputs.keyframes):
-        for channel in CAMERAS:
-            record = root.sweeps(keyframe, channel, 1)[0]
-            image = read_image(root.path / record["filename"])
-            check_image_size(root.path / record["filename"], image, record)
-            image, input_from_pixels = _fit(image, inputs.image_size, uncropped_zoom)
-            sensor = root.devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
-            images.append(image)
-            intrinsics.append(input_from_pixels @ np.array(sensor["camera_intrinsic"]))
-            extrinsics.append(_bev_from_sensor(root, now, record))
-            ages.append((now["timestamp"] - record["timestamp"]) * _MICROSECONDS)
+    for record in root.images(token, inputs.keyframes):
+        image = read_image(root.path / record["filename"])
+        check_image_size(root.path / record["filename"], image, record)
+        image, input_from_pixels = _fit(image, inputs.image_size, uncropped_zoom)
+        sensor = root.devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
+        images.append(image)
+        intrinsics.append(input_from_pixels @ np.array(sensor["camera_intrinsic"]))
+        extrinsics.append(_bev_from_sensor(root, now, record))
+        ages.append((now["timestamp"] - record["timestamp"]) * _MICROSECONDS)
     return CameraViews(
         images=torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))),
         intrinsics=torch.tensor(np.stack(intrinsics), dtype=torch.float32),
         ego_from_camera=torch.tensor(np.stack(extrinsics), dtype=torch.float32),
         age=torch.tensor(ages, dtype=torch.float32),
     )
+
+
+def _instances(
+    root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float | None, labels: PseudoLabels
+) -> Instances:
+    """An image teacher's labels of the images that `_views` reads, fitted as these are."""
+    assert inputs.image_size is not None, "labels of images are for detectors that see some"
+    fitted = []
+    for record in root.images(token, inputs.keyframes):
+        owner, classes, scores = labels.instances(record["filename"])
+        owner, _ = _fit(owner, inputs.image_size, uncropped_zoom, cv2.INTER_NEAREST_EXACT)
+        fitted.append((owner, classes, scores))
+    return stack_views(fitted)
 
 
 def _lidar(root: NuScenesRoot, token: str, sweeps: int) -> Tensor:
@@ -171,8 +191,8 @@ def _pose(record: dict) -> Float[np.ndarray, "4 4"]:
 
 
 def _fit(
-    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], uncropped_zoom: float | None
-) -> tuple[UInt8[np.ndarray, "h_out w_out 3"], Float[np.ndarray, "3 3"]]:
+    image: UInt8[np.ndarray, "h w *rgb"], size: tuple[int, int], uncropped_zoom: float | None, how: int = cv2.INTER_AREA
+) -> tuple[UInt8[np.ndarray, "h_out w_out *rgb"], Float[np.ndarray, "3 3"]]:
     """Resize to cover `size` (height, width), then crop: sides equally, and the sky before the road.
 
     Returns:
@@ -181,7 +201,7 @@ def _fit(
     height, width = size
     scale = max(height / image.shape[0], width / image.shape[1]) * (uncropped_zoom or 1.0)
     full = (max(width, round(image.shape[1] * scale)), max(height, round(image.shape[0] * scale)))
-    scaled = cv2.resize(image, full, interpolation=cv2.INTER_AREA) if full != image.shape[1::-1] else image
+    scaled = cv2.resize(image, full, interpolation=how) if full != image.shape[1::-1] else image
     matrix = np.diag([full[0] / image.shape[1], full[1] / image.shape[0], 1.0])
     if uncropped_zoom is not None:
         return scaled, matrix

@@ -11,7 +11,7 @@ from nuscenes.utils.splits import create_splits_scenes
 
 from detectors.batch import Inputs
 from harness.data.sensor_files import check_sensor_file
-from harness.data.synthetic_tables import MANIFEST, MARKER
+from harness.data.synthetic_root import MANIFEST, MARKER
 from harness.data.tables import TABLES, check_table_files, open_tables, read_json, read_tables, table_path
 from harness.data.tune_split import cut
 from harness.errors import InputError, unknown
@@ -192,11 +192,15 @@ class NuScenesRoot:
             tokens.append(self.devkit.get("sample", tokens[-1])["prev"] or tokens[-1])
         return tokens
 
+    def images(self, token: str, keyframes: int) -> Iterator[dict]:
+        """sample_data rows of all cameras' images, those of the newest keyframe first."""
+        for keyframe in self.keyframes(token, keyframes):
+            yield from (self.sweeps(keyframe, channel, 1)[0] for channel in CAMERAS)
+
     def files(self, token: str, inputs: Inputs) -> Iterator[dict]:
         """sample_data rows of every file that a sample's inputs are read from."""
         if inputs.image_size is not None:
-            for keyframe in self.keyframes(token, inputs.keyframes):
-                yield from (self.sweeps(keyframe, channel, 1)[0] for channel in CAMERAS)
+            yield from self.images(token, inputs.keyframes)
         # The LiDAR's pose defines the BEV frame, but its points are read only where they are asked for.
         for channels, count in (((LIDAR,), inputs.lidar_sweeps), (RADARS, inputs.radar_sweeps)):
             for channel in channels if count else ():

@@ -51,7 +51,7 @@ def write_scene(job: SceneJob) -> tuple[Tables, dict[str, str]]:
             pose = np.einsum("ij,jk->ik", scene.ego_pose(shot.time), mount.ego_from_sensor)
             if modality == "camera":
                 view = render_camera(scene, shot.time, mount, rng, texture)
-                content = _jpeg(view.image)
+                content = encode_jpeg(view.image)
                 evidence.visible_px[shot.frame] += view.visible_px
                 evidence.alone_px[shot.frame] += view.alone_px
             elif modality == "lidar":
@@ -95,7 +95,8 @@ def _in_boxes(
     return np.array(counts, dtype=np.int64)
 
 
-def _jpeg(image: np.ndarray) -> bytes:
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """An RGB image as the content of a file."""
     content = io.BytesIO()
     Image.fromarray(image).save(content, "jpeg", quality=_JPEG_QUALITY, optimize=True)
     return content.getvalue()

@@ -65,7 +65,7 @@ class SceneJob:
 
     def token(self, *parts: object) -> str:
         """Of something in this scene; equal parts give equal tokens."""
-        return _token(self.preset, self.seed, self.name, *parts)
+        return token_of(self.preset, self.seed, self.name, *parts)
 
     def path(self, shot: Shot) -> str:
         """Of a sensor file, relative to the root."""
@@ -125,8 +125,8 @@ def calibration_row(job: SceneJob, channel: str, mount: Calibration) -> Row:
     """How a sensor of a scene is mounted."""
     return {
         "token": job.token("calibrated_sensor", channel),
-        "sensor_token": _token("sensor", channel),
-        **_pose(mount.ego_from_sensor),
+        "sensor_token": token_of("sensor", channel),
+        **pose_row(mount.ego_from_sensor),
         "camera_intrinsic": [] if mount.intrinsic is None else mount.intrinsic.tolist(),
     }
 
@@ -138,7 +138,7 @@ def shot_rows(job: SceneJob, scene: Scene, fired: list[Shot]) -> Tables:
     for shot, before, token, after in zip(fired, tokens, tokens[1:], tokens[2:], strict=False):
         camera = CHANNELS[shot.channel] == "camera"
         taken = job.timestamp(shot.time)
-        tables["ego_pose"].append({"token": token, "timestamp": taken, **_pose(scene.ego_pose(shot.time))})
+        tables["ego_pose"].append({"token": token, "timestamp": taken, **pose_row(scene.ego_pose(shot.time))})
         tables["sample_data"].append(
             {
                 "token": token,
@@ -176,7 +176,7 @@ def object_rows(job: SceneJob, scene: Scene, evidence: Evidence) -> Tables:
                     "sample_token": job.token("sample", frame),
                     "instance_token": job.token("instance", index),
                     "visibility_token": next(t for t, (_, high) in _VISIBILITIES.items() if 100 * shown <= high),
-                    "attribute_tokens": [_token("attribute", thing.attribute)] if thing.attribute else [],
+                    "attribute_tokens": [token_of("attribute", thing.attribute)] if thing.attribute else [],
                     "translation": list(center),
                     "size": [width, length, height],
                     "rotation": [round(math.cos(yaw / 2), _DIGITS), 0.0, 0.0, round(math.sin(yaw / 2), _DIGITS)],
@@ -194,7 +194,7 @@ def object_rows(job: SceneJob, scene: Scene, evidence: Evidence) -> Tables:
         tables["instance"].append(
             {
                 "token": job.token("instance", index),
-                "category_token": _token("category", KINDS[thing.name].category),
+                "category_token": token_of("category", KINDS[thing.name].category),
                 "nbr_annotations": len(mine),
                 "first_annotation_token": mine[0]["token"],
                 "last_annotation_token": mine[-1]["token"],
@@ -206,25 +206,19 @@ def object_rows(job: SceneJob, scene: Scene, evidence: Evidence) -> Tables:
 def shared_tables(preset: str, seed: int) -> Tables:
     """Tables that all scenes share."""
     return {
-        "attribute": [
-            {"token": _token("attribute", name), "name": name, "description": text}
-            for name, text in _ATTRIBUTES.items()
-        ],
-        "category": [
-            {"token": _token("category", kind.category), "name": kind.category, "description": f"Synthetic {name}."}
-            for name, kind in KINDS.items()
-        ],
+        "attribute": attribute_rows(),
+        "category": category_rows(),
         "visibility": [
             {"token": token, "level": f"v{low}-{high}", "description": f"{low} to {high} % of its pixels are visible."}
             for token, (low, high) in _VISIBILITIES.items()
         ],
         "sensor": [
-            {"token": _token("sensor", channel), "channel": channel, "modality": modality}
+            {"token": token_of("sensor", channel), "channel": channel, "modality": modality}
             for channel, modality in CHANNELS.items()
         ],
         "map": [
             {
-                "token": _token(preset, seed, "map"),
+                "token": token_of(preset, seed, "map"),
                 "category": "semantic_prior",
                 "filename": MAP,
                 "log_tokens": [],
@@ -233,10 +227,27 @@ def shared_tables(preset: str, seed: int) -> Tables:
     }
 
 
-def _pose(matrix: Float[np.ndarray, "4 4"]) -> Row:
+def attribute_rows() -> list[Row]:
+    """Every attribute of nuScenes."""
+    return [
+        {"token": token_of("attribute", name), "name": name, "description": text} for name, text in _ATTRIBUTES.items()
+    ]
+
+
+def category_rows() -> list[Row]:
+    """One category for each detection class."""
+    return [
+        {"token": token_of("category", kind.category), "name": kind.category, "description": f"Synthetic {name}."}
+        for name, kind in KINDS.items()
+    ]
+
+
+def pose_row(matrix: Float[np.ndarray, "4 4"]) -> Row:
+    """A pose as tables write it."""
     turn = Quaternion(matrix=matrix).elements
     return {"translation": matrix[:3, 3].tolist(), "rotation": turn.round(_DIGITS).tolist()}
 
 
-def _token(*parts: object) -> str:
+def token_of(*parts: object) -> str:
+    """Thirty-two hexadecimal digits; equal parts give equal tokens."""
     return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()[:32]

@@ -19,7 +19,7 @@ Tables = Mapping[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class _Reference:
+class Reference:
     """A token of another table, several of them in a list, or none as an empty string where that is allowed."""
 
     table: str
@@ -36,62 +36,64 @@ class _Numbers:
     words: str = ""
 
 
-_Kind = type | _Reference | _Numbers
+_Kind = type | Reference | _Numbers
+Columns = Mapping[str, Mapping[str, _Kind]]
+"""Keys of tables that are looked up, and what their values must be."""
 _POINT = _Numbers(3)
 _SIZE = _Numbers(3, lambda values: min(map(min, values), default=1) > 0, ", all above 0")
 _QUATERNION = _Numbers(4, lambda values: all(map(any, values)), ", not all 0")
 
 # The keys that the devkit, its evaluation or our reader looks up; any others may be missing.
-_COLUMNS: dict[str, dict[str, _Kind]] = {
+_COLUMNS: Columns = {
     "attribute": {"name": str},
     "calibrated_sensor": {
-        "sensor_token": _Reference("sensor"),
+        "sensor_token": Reference("sensor"),
         "translation": _POINT,
         "rotation": _QUATERNION,
         "camera_intrinsic": list,
     },
     "category": {"name": str},
     "ego_pose": {"translation": _POINT, "rotation": _QUATERNION},
-    "instance": {"category_token": _Reference("category")},
+    "instance": {"category_token": Reference("category")},
     "log": {"logfile": str},
     "map": {"filename": str, "log_tokens": list},
     "sample": {
         "timestamp": int,
-        "prev": _Reference("sample", optional=True),
-        "next": _Reference("sample", optional=True),
-        "scene_token": _Reference("scene"),
+        "prev": Reference("sample", optional=True),
+        "next": Reference("sample", optional=True),
+        "scene_token": Reference("scene"),
     },
     "sample_annotation": {
-        "sample_token": _Reference("sample"),
-        "instance_token": _Reference("instance"),
-        "visibility_token": _Reference("visibility", optional=True),
-        "attribute_tokens": _Reference("attribute", many=True),
+        "sample_token": Reference("sample"),
+        "instance_token": Reference("instance"),
+        "visibility_token": Reference("visibility", optional=True),
+        "attribute_tokens": Reference("attribute", many=True),
         "translation": _POINT,
         "size": _SIZE,
         "rotation": _QUATERNION,
-        "prev": _Reference("sample_annotation", optional=True),
-        "next": _Reference("sample_annotation", optional=True),
+        "prev": Reference("sample_annotation", optional=True),
+        "next": Reference("sample_annotation", optional=True),
         "num_lidar_pts": int,
         "num_radar_pts": int,
     },
     "sample_data": {
-        "sample_token": _Reference("sample"),
-        "ego_pose_token": _Reference("ego_pose"),
-        "calibrated_sensor_token": _Reference("calibrated_sensor"),
+        "sample_token": Reference("sample"),
+        "ego_pose_token": Reference("ego_pose"),
+        "calibrated_sensor_token": Reference("calibrated_sensor"),
         "timestamp": int,
         "is_key_frame": bool,
         "filename": str,
-        "prev": _Reference("sample_data", optional=True),
-        "next": _Reference("sample_data", optional=True),
+        "prev": Reference("sample_data", optional=True),
+        "next": Reference("sample_data", optional=True),
     },
-    "scene": {"name": str, "log_token": _Reference("log")},
+    "scene": {"name": str, "log_token": Reference("log")},
     "sensor": {"channel": str, "modality": str},
     "visibility": {},
 }
 TABLES = tuple(_COLUMNS)
 # A test split has no annotations, and nobody needs to use attributes.
-_MAY_BE_EMPTY = {"attribute", "instance", "sample_annotation", "visibility"}
-_NAMES = {str: "string", bool: "true or false", list: "list"}
+_MAY_BE_EMPTY = {"attribute", "instance", "sample_annotation", "visibility", "object_ann"}
+_NAMES = {str: "string", bool: "true or false", list: "list", dict: "object"}
 # Of nuScenes' extensions: the devkit reads them where they are, we never do.
 _EXTENSIONS = ("lidarseg.json", "panoptic.json", "image_annotations.json")
 
@@ -145,12 +147,12 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def read_tables(folder: Path, names: Iterable[str]) -> Tables:
-    """A few small tables of a version folder that refer to no others, without the devkit, checked all the same."""
+def read_tables(folder: Path, names: Iterable[str], columns: Columns = _COLUMNS) -> Tables:
+    """A few tables of a version folder that refer to no others, without the devkit, checked all the same."""
     tables = {table: _rows(folder, table) for table in names}
     tokens = {table: _tokens(folder, table, rows) for table, rows in tables.items()}
     for table in tables:
-        _check_columns(folder, tables, table, tokens)
+        _check_columns(folder, tables, columns[table], table, tokens)
     return tables
 
 
@@ -165,7 +167,7 @@ def check_tables(root: Path, version: str, tables: Tables) -> None:
     folder = root / version
     tokens = {table: _tokens(folder, table, rows) for table, rows in tables.items()}
     for table in tables:
-        _check_columns(folder, tables, table, tokens)
+        _check_columns(folder, tables, _COLUMNS[table], table, tokens)
     for i, row in enumerate(tables["map"]):
         try:
             (root / row["filename"]).stat()
@@ -215,8 +217,10 @@ def _tokens(folder: Path, table: str, rows: list[dict[str, Any]]) -> set[str]:
     return tokens
 
 
-def _check_columns(folder: Path, tables: Tables, table: str, tokens: Mapping[str, set[str]]) -> None:
-    for key, kind in _COLUMNS[table].items():
+def _check_columns(
+    folder: Path, tables: Tables, columns: Mapping[str, _Kind], table: str, tokens: Mapping[str, set[str]]
+) -> None:
+    for key, kind in columns.items():
         good, wrong = _rule(kind, tokens)
         _check_column(folder, table, key, tables[table], good, wrong)
 
@@ -229,13 +233,13 @@ def _rule(kind: _Kind, tokens: Mapping[str, set[str]]) -> tuple[Callable[[list],
                 lambda values: _are_numbers(values, count) and asked(values),
                 f"no list of {count} finite numbers{words}",
             )
-        case _Reference(table, many=True):
+        case Reference(table, many=True):
             known = tokens[table]
             return (
                 lambda values: _are(values, list) and _are_tokens(list(chain.from_iterable(values)), known),
                 f"no list of tokens of {table}.json",
             )
-        case _Reference(table, optional=optional):
+        case Reference(table, optional=optional):
             known = {*tokens[table], ""} if optional else tokens[table]
             return lambda values: _are_tokens(values, known), f"the token of no row of {table}.json"
         case type() if kind is int:

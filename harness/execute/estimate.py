@@ -7,14 +7,18 @@ from typing import Any
 
 import torch
 
-from detectors.cost import measure
+from detectors.cost import CAMERAS, measure, measure_segmenter
 from detectors.detector import DetectorSpec
+from detectors.segmenter import SegmenterSpec
 from harness.execute.executor import Site
-from harness.study.plan import Job, JobSpec, Plan
+from harness.study.jobs import Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
+from harness.study.plan import Plan
 
 FORWARD_SHARE = 1 / 3
 """Of a training step; the backward pass takes about twice the forward one."""
 TIMED_STEPS = 3
+LABELLED_TOGETHER = 8
+"""Images."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,11 @@ class Estimate:
 def estimate(plan: Plan, todo: list[Job], site: Site) -> Estimate:
     """The time of what is to run; steps are timed here, on this machine's processor or GPU."""
     known = _finished(site)
-    costs: dict[tuple[DetectorSpec, int], float] = {}
+    costs: dict[tuple[DetectorSpec | SegmenterSpec, int], float] = {}
     seconds, by_runs = 0.0, 0
     for job in todo:
-        teacher = plan.jobs[job.spec.teacher].spec.detector.model_dump(mode="json") if job.spec.teacher else None
+        taught_by = job.spec.teacher if isinstance(job.spec, JobSpec) else None
+        teacher = plan.detector_spec(taught_by).detector.model_dump(mode="json") if taught_by else None
         kind = _kind(job.spec.model_dump(mode="json"), teacher)
         if kind in known:
             seconds += mean(known[kind])
@@ -50,7 +55,8 @@ def _kind(spec: dict[str, Any], teacher: dict[str, Any] | None) -> str:
     """
     schedule = spec.get("schedule") or {}
     length = [schedule.get(key) for key in ("steps", "batch_size", "precision")]
-    parts = [spec.get("detector"), spec.get("data"), length, sorted(spec.get("losses", {})), teacher]
+    model = [spec.get(key) for key in ("detector", "segmenter", "data", "fingerprint", "split")]
+    parts = [*model, length, sorted(spec.get("losses", {})), teacher]
     return json.dumps(parts, sort_keys=True)
 
 
@@ -70,24 +76,39 @@ def _finished(site: Site) -> dict[str, list[float]]:
     return found
 
 
-def _by_steps(spec: JobSpec, plan: Plan, site: Site, costs: dict[tuple[DetectorSpec, int], float]) -> float:
-    def step(detector: DetectorSpec, batch_size: int) -> float:
-        if (detector, batch_size) not in costs:
+def _by_steps(
+    spec: JobSpec | SegmenterJobSpec | LabelsJobSpec,
+    plan: Plan,
+    site: Site,
+    costs: dict[tuple[DetectorSpec | SegmenterSpec, int], float],
+) -> float:
+    def step(model: DetectorSpec | SegmenterSpec, batch_size: int) -> float:
+        if (model, batch_size) not in costs:
             threads = torch.get_num_threads()
             torch.set_num_threads(site.threads)
-            costs[detector, batch_size] = measure(
-                detector, batch_size, _torch_device(site.device), TIMED_STEPS
-            ).step_seconds
+            on = (batch_size, _torch_device(site.device), TIMED_STEPS)
+            cost = measure(model, *on) if isinstance(model, DetectorSpec) else measure_segmenter(model, *on)
+            costs[model, batch_size] = cost.step_seconds
             torch.set_num_threads(threads)
-        return costs[detector, batch_size]
+        return costs[model, batch_size]
 
+    match spec:
+        case SegmenterJobSpec():
+            return spec.schedule.length * step(spec.segmenter, spec.schedule.batch_size)
+        case LabelsJobSpec(segmenter=None):
+            return 0.0  # a model that is not here, or files to copy
+        case LabelsJobSpec():
+            segmenter = plan.jobs[str(spec.segmenter)].spec
+            assert isinstance(segmenter, SegmenterJobSpec)
+            images = CAMERAS * len(site.root.tokens(spec.split))
+            return FORWARD_SHARE * step(segmenter.segmenter, LABELLED_TOGETHER) * images / LABELLED_TOGETHER
     batch_size = spec.schedule.batch_size if spec.schedule else 8
     one = step(spec.detector, batch_size)
     scored = FORWARD_SHARE * one * len(site.root.tokens(spec.data.eval_split)) / batch_size
     if spec.schedule is None:
         return scored
     if spec.losses and spec.teacher:
-        one += FORWARD_SHARE * step(plan.jobs[spec.teacher].spec.detector, batch_size)
+        one += FORWARD_SHARE * step(plan.detector_spec(spec.teacher).detector, batch_size)
     return spec.schedule.length * one + scored
 
 

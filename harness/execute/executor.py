@@ -7,14 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError, unknown
 from harness.store import Busy, RunFolder
-from harness.study.plan import Job, Plan
+from harness.study.jobs import Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
+from harness.study.plan import Plan
 from harness.train.job import BUSY, STOPPED, JobOrder
 
 Status = Literal["waiting", "running", "done", "failed"]
@@ -122,11 +123,12 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
         while any(state.status in ("waiting", "running") for state in states.values()):
             for id_, state in states.items():
                 if state.status == "waiting" and len(workers) < site.workers:
-                    needs = state.job.spec.needs
-                    if needs and states[needs].status == "failed":
-                        state.status, state.wrong_input = "failed", states[needs].wrong_input
-                        state.reason = f"what it builds on failed ({states[needs].job.label})"
-                    elif (not needs or states[needs].status == "done") and time.monotonic() > not_before.get(id_, 0):
+                    needs = [states[needed] for needed in state.job.spec.needs]
+                    failed = next((needed for needed in needs if needed.status == "failed"), None)
+                    if failed is not None:
+                        state.status, state.wrong_input = "failed", failed.wrong_input
+                        state.reason = f"what it builds on failed ({failed.job.label})"
+                    elif all(n.status == "done" for n in needs) and time.monotonic() > not_before.get(id_, 0):
                         free = set(range(site.workers)) - {worker.slot for worker in workers.values()}
                         try:
                             workers[id_] = _start(plan, state.job, site, min(free))
@@ -155,19 +157,15 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
 
 def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
     folder = site.folder(job.id)
-    teacher = plan.jobs[job.spec.teacher] if job.spec.teacher else None
-    given = site.folder(job.spec.model_of).model if job.spec.model_of else job.checkpoint
     order = JobOrder(
         spec=job.spec,
         label=job.label,
         root=site.root.path.resolve(),
         version=site.root.version,
-        teacher_spec=teacher.spec if teacher else None,
-        teacher_weights=site.folder(teacher.id).model.resolve() if teacher else None,
-        given_weights=given.resolve() if given else None,
         device=site.device,
         threads=site.threads,
         loader_workers=site.loader_workers,
+        **_inputs(plan, job, site),
     )
     with folder.locked():
         folder.write("job.json", order.model_dump(mode="json"))
@@ -184,6 +182,28 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
         )
     newest = folder.last_step()
     return _Worker(process, slot, steps_before=int(newest["step"]) + 1 if newest else 0)
+
+
+def _inputs(plan: Plan, job: Job, site: Site) -> dict[str, Any]:
+    """Fields of an order: what other jobs have made, and what is given."""
+
+    def of_teacher(id_: str | None) -> dict[str, Any]:
+        return {
+            "teacher_spec": plan.jobs[id_].spec if id_ else None,
+            "teacher_weights": site.folder(id_).model.resolve() if id_ else None,
+        }
+
+    source = job.source.resolve() if job.source else None
+    match job.spec:
+        case JobSpec() as spec:
+            return of_teacher(spec.teacher) | {
+                "given_weights": site.folder(spec.model_of).model.resolve() if spec.model_of else source,
+                "labels": site.folder(spec.labels).labels.resolve() if spec.labels else None,
+            }
+        case SegmenterJobSpec():
+            return of_teacher(None) | {"given_weights": None, "source": source}
+        case LabelsJobSpec() as spec:
+            return of_teacher(spec.segmenter) | {"given_weights": None, "source": source}
 
 
 def _one_gpu(device: str, slot: int) -> dict[str, str]:
@@ -212,13 +232,13 @@ def _end(worker: _Worker) -> None:
 
 def _follow(state: JobState, worker: _Worker, site: Site) -> None:
     newest = site.folder(state.job.id).last_step()
-    if newest is None or state.job.spec.schedule is None:
+    if newest is None or not state.job.spec.steps:
         return
     state.step, state.loss = int(newest["step"]) + 1, newest["loss"]
     here = state.step - worker.steps_before
     if here > 0:
         per_step = (time.monotonic() - worker.started) / here
-        state.seconds_left = per_step * (state.job.spec.schedule.length - state.step)
+        state.seconds_left = per_step * (state.job.spec.steps - state.step)
 
 
 def _settle(state: JobState, code: int, site: Site) -> None:

@@ -61,10 +61,10 @@ def progress(console: Console, workers: int) -> Iterator[Progress]:
 
 
 def _steps(state: JobState) -> str:
-    schedule = state.job.spec.schedule
-    if schedule is None or state.status in ("waiting", "failed"):
+    steps = state.job.spec.steps
+    if not steps or state.status in ("waiting", "failed"):
         return ""
-    return f"{schedule.length if state.status == 'done' else state.step}/{schedule.length}"
+    return f"{steps if state.status == 'done' else state.step}/{steps}"
 
 
 def _eta(states: dict[str, JobState], workers: int) -> str:
@@ -73,9 +73,9 @@ def _eta(states: dict[str, JobState], workers: int) -> str:
     done = sum(s.status == "done" for s in states.values())
     text = f"{done} of {len(states)} jobs done"
     whole = [
-        s.seconds_left * s.job.spec.schedule.length / max(s.job.spec.schedule.length - s.step, 1)
+        s.seconds_left * s.job.spec.steps / max(s.job.spec.steps - s.step, 1)
         for s in states.values()
-        if s.status == "running" and s.seconds_left is not None and s.job.spec.schedule is not None
+        if s.status == "running" and s.seconds_left is not None and s.job.spec.steps
     ]
     known = [seconds for seconds in left if seconds is not None]
     if not whole:

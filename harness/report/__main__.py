@@ -28,7 +28,7 @@ def main(
 ) -> None:
     """Print and write the tables of a study from its finished runs; rows without one say so. Nothing is trained."""
     with exit_2_on_input_error():
-        from harness.data.embedded import open_root
+        from harness.data.embedded import find_images, open_root
         from harness.data.root import count_samples
         from harness.report.rebuild import rebuild
         from harness.store import RunFolder
@@ -38,7 +38,9 @@ def main(
 
         study = load_study(study_path, flags.overrides(data_root, version, split, seeds, set_))
         root = open_root(study.data, console)
-        plan = plan_study(study, root.fingerprint(), partial(count_samples, root, study.data.train_split))
+        plan = plan_study(
+            study, root.fingerprint(), partial(count_samples, root, study.data.train_split), find_images(console)
+        )
         tables = out / study_path.stem
         text = rebuild(plan, study, runs_dir, tables, console)
         if sync:

@@ -15,6 +15,8 @@ from harness.study.spec import WARM_START
 POINTS = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
+MASKS = ("mask_AP", "mask_AP50")
+"""Of an image teacher, in points."""
 GAINS = tuple(f"gain_{metric}" for metric in POINTS)
 KEYS = ("role", "model", "path", "arm", "losses", "split")
 """Rows that agree in these differ in the seed alone."""
@@ -24,11 +26,11 @@ def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.Da
     """One row for each row of the plan.
 
     Columns: KEYS (split is empty for the evaluation split), seed, job, missing (why there is no result, else empty),
-    parameters, mAP and NDS in points, the five errors, gain_mAP and gain_NDS in points over the baseline of the same
-    student and seed, paper, paper_mAP and paper_NDS (the gain that it reports for such a path and such losses) with
-    paper_mark, unpaired (why there is no gain although both have results, else empty), warning (what is doubtful about
-    the training, else empty), machine (device kind, torch version and threads), and gain_draws (mAP and NDS of the gain
-    in draws of scenes and the number of scenes, or None).
+    parameters, mAP and NDS in points, the five errors, mask_AP and mask_AP50 (of an image teacher, in points), gain_mAP
+    and gain_NDS in points over the baseline of the same student and seed, paper, paper_mAP and paper_NDS (the gain that
+    it reports for such a path and such losses) with paper_mark, unpaired (why there is no gain although both have
+    results, else empty), warning (what is doubtful about the training, else empty), machine (device kind, torch version
+    and threads), and gain_draws (mAP and NDS of the gain in draws of scenes and the number of scenes, or None).
     """
     found = {id_: RunFolder(runs / id_).result() for id_ in plan.jobs}
     return pd.DataFrame([_record(row, plan, found, runs, papers) for row in plan.rows])
@@ -60,7 +62,11 @@ def _record(
     }
     for metric in (*POINTS, *ERRORS):
         scale = 100 if metric in POINTS else 1
-        record[metric] = result.metrics[metric] * scale if result else float("nan")
+        record[metric] = result.metrics.get(metric, float("nan")) * scale if result else float("nan")
+    for metric in MASKS:
+        record[metric] = (
+            100 * result.metrics.get(metric.removeprefix("mask_"), float("nan")) if result else float("nan")
+        )
     for metric in POINTS:
         record[f"gain_{metric}"] = float("nan")
         if result is not None and baseline is not None:
@@ -94,7 +100,7 @@ def _missing(row: Row, result: Result | None, runs: Path) -> str:
 
 def _began(id_: str, plan: Plan, found: dict[str, Result | None]) -> dict[str, str]:
     """What the training of a job's detector began with; of a detector that is scored again, what that one did."""
-    result = found[plan.jobs[id_].spec.model_of or id_]
+    result = found[plan.detector_spec(id_).model_of or id_]
     return {} if result is None else result.began
 
 
@@ -130,7 +136,7 @@ def cost_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     for row in plan.rows:
         folder = RunFolder(runs / row.job)
         result = folder.result()
-        if row.split or result is None or plan.jobs[row.job].spec.schedule is None:
+        if row.split or result is None or not plan.jobs[row.job].spec.steps:
             continue
         rows.append(
             {
@@ -161,7 +167,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
     Gains have their 95 % interval over scenes in ``*_low`` and ``*_high``.
     """
-    metrics = [*POINTS, *ERRORS, *GAINS]
+    metrics = [*POINTS, *ERRORS, *MASKS, *GAINS]
     groups = frame.groupby(list(KEYS), sort=False)
     # A mean over fewer seeds than were asked for would pass for the whole: one NaN makes the cell NaN.
     means = groups[metrics].mean(skipna=False)

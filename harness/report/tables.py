@@ -8,11 +8,14 @@ import pandas as pd
 from rich.console import Console
 
 from harness.console import print_table as console_table
+from harness.evaluate.mask_ap import SMALLEST_PX
 from harness.report.results import COSTS, ERRORS, GAINS, POINTS
 from harness.store import atomic_write
 from harness.study.papers import MEANINGS, SIGNS, Paper
 from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range
 
+IMAGE_TEACHER = "image teacher"
+"""A row that the table does not show, as it has no boxes; the caption speaks of it."""
 Cells = list[list[str]]
 """A table as it is shown: its first row is the header."""
 
@@ -38,7 +41,9 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
             "In brackets: the 95 % interval of the mean gain over scenes (paired bootstrap). It says how far the gain "
             "of these trainings might be off on other scenes; the spread over seeds, how far other trainings might be."
         )
-    lines += [_teacher(name, study) for name in dict.fromkeys(path.split("->")[0] for path in study.paths)]
+    names = dict.fromkeys(study.ends(path).teacher for path in study.paths)
+    lines += [_teacher(name, study) for name in names if name is not None]
+    lines += [_image_teacher(row, study) for row in summary[summary["role"] == IMAGE_TEACHER].to_dict("records")]
     lines += [f"{arm}: {', '.join(_loss(name, study) for name in losses)}." for arm, losses in study.arms.items()]
     if schedule.distillation_warmup and study.paths:
         lines.append(
@@ -82,6 +87,20 @@ def _teacher(name: str, study: StudySpec) -> str:
     if teacher.seed == "paired":
         return f"Teacher {name}: for every student the one of its own seed{state}."
     return f"Teacher {name}: the one of seed {teacher.seed} for every student{state}."
+
+
+def _image_teacher(row: dict, study: StudySpec) -> str:
+    """What an image teacher is, and how good."""
+    name = row["model"]
+    teacher = study.image_teachers[name]
+    if teacher.preset is None:
+        what = f"{teacher.model} of transformers" if teacher.model else f"labels in {teacher.labels}"
+        return f"Image teacher {name}: {what}, for every student."
+    scored = f"{row['mask_AP']:.1f}, AP50 {row['mask_AP50']:.1f}" if not math.isnan(row["mask_AP"]) else row["missing"]
+    return (
+        f"Image teacher {name}: {teacher.preset} of seed {teacher.seed} for every student, trained on images of other "
+        f"scenes; mask AP {scored} (points, on {teacher.data.eval_split}, objects over {SMALLEST_PX} pixels)."
+    )
 
 
 def _loss(name: str, study: StudySpec) -> str:
@@ -171,7 +190,7 @@ def _cells(summary: pd.DataFrame) -> Cells:
     header = ["row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS", *published, "parameters"]
     kinds = _machines(summary)
     found = [header]
-    for row in summary.to_dict("records"):
+    for row in summary[summary["role"] != IMAGE_TEACHER].to_dict("records"):
         name = _row_name(row)
         if len(kinds) > 1 and row["machine"]:
             name += f" [{', '.join(kinds[kind] for kind in row['machine'].split('; '))}]"

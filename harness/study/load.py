@@ -60,18 +60,20 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
 
 
 def _require_possible(study: StudySpec, route: str) -> None:
-    """Raise InputError for a path whose two detectors cannot be compared as the arms want it."""
-    teacher_name, _, student_name = route.partition("->")
-    teacher, student = study.teachers[teacher_name].detector, study.students[student_name].detector
-    if teacher.grid != student.grid:
+    """Raise InputError for a path whose models cannot teach one another what the arms want."""
+    ends = study.ends(route)
+    student = study.students[ends.student].detector
+    teacher = study.teachers[ends.teacher].detector if ends.teacher else None
+    if teacher is not None and teacher.grid != student.grid:
         raise InputError(f"path {route}: teacher and student see different ground: {teacher.grid!r}, {student.grid!r}")
     try:
-        student.inputs.joined(teacher.inputs)
+        student.inputs.joined(teacher.inputs if teacher else student.inputs)
     except ValueError as error:
         raise InputError(f"path {route}: teacher and student cannot share a batch: {error}") from error
     try:
         for name in dict.fromkeys(name for names in study.arms.values() for name in names):
             if name == WARM_START:
+                assert teacher is not None, "the study's own check is for that"
                 require_same_build(student, teacher)
             else:
                 study.loss(name, route).build(student, teacher)

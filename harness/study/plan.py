@@ -1,7 +1,6 @@
 """StudySpec to a DAG of jobs: what has to be trained, each thing once, and which table row shows it."""
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,80 +8,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
-from detectors.detector import DetectorSpec
-from detectors.spec import Spec
 from harness.errors import InputError
-from harness.study.spec import WARM_START, DetectionConfigName, ScheduleSpec, StudentSpec, StudySpec, TeacherSpec
+from harness.study.jobs import DataIdentity, ImageDataIdentity, Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
+from harness.study.models import ImageDataSpec, ImageTeacherSpec, StudentSpec, TeacherSpec
+from harness.study.schedule import ScheduleSpec
+from harness.study.spec import WARM_START, StudySpec
 
-RESULTS_VERSION = 3
-"""Raised whenever the code would give other numbers for the same spec; runs of an older version are not reused."""
-
-
-class DataIdentity(Spec):
-    """What of the dataset decides a result; where it lies does not."""
-
-    fingerprint: str
-    """Hash of the tables (and of every file, where the root has a manifest)."""
-    train_split: str
-    eval_split: str
-    detection_config: DetectionConfigName
-
-
-class JobSpec(Spec):
-    """Everything that decides a job's result; its hash is the job's name."""
-
-    results_version: int = RESULTS_VERSION
-    detector: DetectorSpec
-    seed: int
-    data: DataIdentity
-    schedule: ScheduleSpec | None
-    """In steps. None: nothing is trained, and weights that are given, or the initial ones, are scored."""
-    weights: str | None = None
-    """Content hash of the given weights."""
-    model_of: str | None = None
-    """Id of the job whose detector is scored."""
-    teacher: str | None = None
-    """Id of the job whose detector teaches."""
-    losses: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Distillation losses with all their fields."""
-    warm_start: bool = False
-    """Neck and head begin as copies of the teacher's."""
-
-    @property
-    def needs(self) -> str | None:
-        """Id of the job that has to be done before."""
-        return self.teacher or self.model_of
-
-    @property
-    def id(self) -> str:
-        """Sixteen hexadecimal digits of the hash of this spec."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A node of the DAG."""
-
-    spec: JobSpec
-    label: str
-    """For people: the first row that wanted this job."""
-    checkpoint: Path | None = None
-    """Where the given weights lie."""
-
-    @property
-    def id(self) -> str:
-        """The job's identity."""
-        return self.spec.id
+ImageData = Callable[[ImageDataSpec], tuple[Path, str]]
+"""Where an image teacher's dataset lies, and its identity."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One training as a table shows it; rows that differ only in seed become one line."""
 
-    role: Literal["teacher", "baseline", "control", "student"]
+    role: Literal["teacher", "image teacher", "baseline", "control", "student"]
     model: str
     """Name of the teacher or student in the study."""
     path: str
@@ -109,10 +49,19 @@ class Plan:
     @property
     def wanted(self) -> int:
         """Trainings of a loop that gives each distilled student a teacher and a baseline of its own."""
-        students = [self.jobs[row.job].spec for row in self.rows if row.role == "student" and not row.split]
+        students = [self.detector_spec(row.job) for row in self.rows if row.role == "student" and not row.split]
         controls = sum(1 for row in self.rows if row.role == "control" and not row.split)
-        taught = sum(1 for student in students if student.teacher and self.jobs[student.teacher].spec.schedule)
-        return 2 * len(students) + taught + controls if students else sum(1 for row in self.rows if not row.split)
+        taught = sum(1 for student in students if student.teacher and self.detector_spec(student.teacher).schedule)
+        segmenters = sum(1 for job in self.jobs.values() if isinstance(job.spec, SegmenterJobSpec))
+        shown = sum(1 for student in students if student.labels) if segmenters else 0
+        trained = 2 * len(students) + taught + shown + controls
+        return trained if students else sum(1 for row in self.rows if not row.split)
+
+    def detector_spec(self, id_: str) -> JobSpec:
+        """Of a job that is a detector's."""
+        spec = self.jobs[id_].spec
+        assert isinstance(spec, JobSpec), f"{self.jobs[id_].label} is no detector"
+        return spec
 
     def add(self, job: Job) -> str:
         """Take a job in, unless an equal one is there; its id."""
@@ -120,13 +69,14 @@ class Plan:
         return job.id
 
 
-def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int]) -> Plan:
+def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], images: ImageData | None = None) -> Plan:
     """The smallest set of trainings that answers the study.
 
     Args:
         study: The question.
         fingerprint: Identity of the dataset, `NuScenesRoot.fingerprint`.
         samples: Counts those of its training split; called where epochs have to become steps.
+        images: Finds an image teacher's dataset; called for those that are trained here.
     """
     plan = Plan()
     data = DataIdentity(
@@ -144,8 +94,10 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int]) -
         return JobSpec(detector=model.detector, seed=seed, data=data, schedule=schedule)
 
     untrained = data.model_copy(update={"train_split": ""})
-    teachers = {}
-    for name in _used(study, 0):
+    teachers: dict[tuple[str | None, int], str] = {}
+    for name in dict.fromkeys(study.ends(path).teacher for path in study.paths):
+        if name is None:
+            continue
         teacher = study.teachers[name]
         for seed in dict.fromkeys(map(teacher.seed_for, study.seeds)):
             job_spec = spec(teacher, seed)
@@ -160,7 +112,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int]) -
             plan.rows.append(Row("teacher", name, "", "teacher", (), seed, teachers[name, seed], None))
 
     baselines = {}
-    for name in _used(study, 1) if study.paths else study.students:
+    for name in dict.fromkeys(study.ends(path).student for path in study.paths) if study.paths else study.students:
         for seed in study.seeds:
             job = Job(spec(study.students[name], seed), f"{name} baseline, seed {seed}")
             baselines[name, seed] = plan.add(job)
@@ -175,24 +127,26 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int]) -
             plan.rows.append(Row("control", name, "", arm, (), seed, plan.add(control), baselines[name, seed]))
 
     for path in study.paths:
-        teacher_name, student = path.split("->")
         for arm, names in study.arms.items():
+            asked = study.teachers_asked(names, path)
+            taught_by = study.teachers[asked.teacher] if asked.teacher else None
             losses = _losses(study, names, path)
+            labels = _add_image_teacher(plan, study, asked.image_teacher, data, images) if asked.image_teacher else None
             for seed in study.seeds:
-                teacher_seed = study.teachers[teacher_name].seed_for(seed)
-                with_teacher = {
-                    "teacher": teachers[teacher_name, teacher_seed],
+                distilled = {
+                    "teacher": teachers[asked.teacher, taught_by.seed_for(seed)] if taught_by else None,
                     "losses": losses,
                     "warm_start": WARM_START in names,
+                    "labels": labels,
                 }
                 schedule = taught if losses else plain
-                job_spec = spec(study.students[student], seed, schedule).model_copy(update=with_teacher)
+                job_spec = spec(study.students[asked.student], seed, schedule).model_copy(update=distilled)
                 id_ = plan.add(Job(job_spec, f"{path} {arm}, seed {seed}"))
-                known_as = study.sensors(path) if study.teachers[teacher_name].trained else ""
-                own = baselines[student, seed]
-                plan.rows.append(Row("student", student, path, arm, names, seed, id_, own, published_as=known_as))
+                known_as = study.sensors(asked) if taught_by is None or taught_by.trained else ""
+                own = baselines[asked.student, seed]
+                plan.rows.append(Row("student", asked.student, path, arm, names, seed, id_, own, published_as=known_as))
 
-    for row in list(plan.rows):
+    for row in [row for row in plan.rows if row.role != "image teacher"]:
         for split in study.data.also_score:
             scored = plan.add(_scored_on(plan.jobs[row.job], split))
             baseline = row.baseline and plan.add(_scored_on(plan.jobs[row.baseline], split))
@@ -220,23 +174,53 @@ def _losses(study: StudySpec, names: Sequence[str], path: str) -> dict[str, dict
 
 def _scored_on(job: Job, split: str) -> Job:
     """The detector of a job, scored on another split."""
+    scored = job.spec
+    assert isinstance(scored, JobSpec)
     spec = JobSpec(
-        detector=job.spec.detector,
-        seed=job.spec.seed,
-        data=job.spec.data.model_copy(update={"eval_split": split}),
+        detector=scored.detector,
+        seed=scored.seed,
+        data=scored.data.model_copy(update={"eval_split": split}),
         schedule=None,
         model_of=job.id,
     )
     return Job(spec, f"{job.label}, on {split}")
 
 
-def _used(study: StudySpec, end: int) -> list[str]:
-    """The teachers (0) or students (1) that a path of the study touches, each once."""
-    return list(dict.fromkeys(path.split("->")[end] for path in study.paths))
+def _add_image_teacher(plan: Plan, study: StudySpec, name: str, data: DataIdentity, images: ImageData | None) -> str:
+    """The jobs of an image teacher, taken in once; the id of the one that has its labels of the training split."""
+    teacher: ImageTeacherSpec = study.image_teachers[name]
+    labels: dict[str, Any] = {"fingerprint": data.fingerprint, "split": data.train_split}
+    if teacher.preset is not None:
+        assert images is not None, "a study with an image teacher to train has to be told where its images are"
+        root, fingerprint = images(teacher.data)
+        spec = SegmenterJobSpec(
+            segmenter=teacher.segmenter,
+            seed=teacher.seed,
+            data=ImageDataIdentity(
+                fingerprint=fingerprint, train_split=teacher.data.train_split, eval_split=teacher.data.eval_split
+            ),
+            schedule=teacher.schedule,
+        )
+        made = Job(spec, f"image teacher {name}", root)
+        job = Job(LabelsJobSpec(segmenter=spec.id, **labels), f"labels of {name}")
+        plan.add(made)
+    elif teacher.model is not None:
+        made = job = Job(LabelsJobSpec(model=teacher.model, **labels), f"labels of {name}")
+    else:
+        assert teacher.labels is not None
+        files = sorted(teacher.labels.glob("*.json"))
+        if not files:
+            raise InputError(f"image_teachers.{name}.labels: {teacher.labels} is no folder with a .json file of labels")
+        content = hashlib.sha256("".join(_content_hash(file) for file in files).encode()).hexdigest()
+        made = job = Job(LabelsJobSpec(given=content, **labels), f"labels of {name}", teacher.labels)
+    row = Row("image teacher", name, "", "image teacher", (), teacher.seed, made.id, None)
+    if row not in plan.rows:
+        plan.rows.append(row)
+    return plan.add(job)
 
 
-def _content_hash(checkpoint: Path) -> str:
+def _content_hash(path: Path) -> str:
     try:
-        return hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise InputError(f"teacher checkpoint {checkpoint} cannot be read: {error.strerror}") from error
+        raise InputError(f"teacher {path} cannot be read: {error.strerror}") from error

@@ -2,19 +2,21 @@
 
 import math
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from detectors.detector import DetectorSpec
-from detectors.presets import PRESETS
 from detectors.spec import Spec
 from distill.loss import LossSpec
 from distill.objective import DETECTION_TERMS, LOSSES
 from distill.weights import PUBLISHED, published_weight
 from harness.errors import unknown
 from harness.study.arms import expand
+from harness.study.models import ImageTeacherSpec, StudentSpec, TeacherSpec
+from harness.study.schedule import ScheduleSpec
 
 DETECTION_CONFIG_PATTERN = r"^(nuscenes|within_[1-9]\d{0,2}m)$"
 DetectionConfigName = Annotated[str, Field(pattern=DETECTION_CONFIG_PATTERN)]
@@ -24,12 +26,6 @@ DetectionConfigName = Annotated[str, Field(pattern=DETECTION_CONFIG_PATTERN)]
 def scored_range(config: DetectionConfigName) -> int:
     """Distance from the ego car up to which objects are scored, metres; nuScenes' longest is 50, that of vehicles."""
     return 50 if config == "nuscenes" else min(50, int(config.removeprefix("within_").removesuffix("m")))
-
-
-def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError(f"{list(bounds)} is not [smallest, largest]")
-    return bounds
 
 
 class DataSpec(Spec):
@@ -55,147 +51,6 @@ class DataSpec(Spec):
         if len(set(splits)) < len(splits):
             raise ValueError(f"{list(splits)} name a split twice")
         return splits
-
-
-class ImageAugmentSpec(Spec):
-    """How each image is varied on its own."""
-
-    zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
-    """Smallest and largest size, in multiples of what just covers the detector's input; what stands over is cropped."""
-    rotation_degrees: float = Field(default=0.0, ge=0, le=45)
-    """Turned by up to so much either way."""
-    flip_probability: float = Field(default=0.0, ge=0, le=1)
-    """Left and right of one image exchanged, and of what it shows nothing else: orientation becomes ambiguous."""
-
-    @field_validator("zoom")
-    @classmethod
-    def _in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
-        return _ordered(bounds)
-
-
-class AugmentSpec(Spec):
-    """How training samples are varied; teacher and student see the same variant.
-
-    Only mirrored unless a study says more: in the few epochs of the tiny studies more variation hides the training
-    scenes from a detector and does nothing for other ones.
-    """
-
-    mirror_probability: float = Field(default=0.5, ge=0, le=1)
-    """The whole world with its images, left and right exchanged."""
-    rotation_degrees: float = Field(default=0.0, ge=0, le=180)
-    """The BEV frame is turned by up to so much either way."""
-    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
-    """The BEV frame is scaled by a factor between the two."""
-    flip_probability: float = Field(default=0.0, ge=0, le=1)
-    """Of x to -x and of y to -y in the BEV frame, the images staying as they are."""
-    shift: float = Field(default=0.0, ge=0)
-    """The BEV frame is shifted by up to so many metres either way along x and along y."""
-    image: ImageAugmentSpec = ImageAugmentSpec()
-
-    @field_validator("scale")
-    @classmethod
-    def _in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
-        return _ordered(bounds)
-
-
-Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-class ScheduleSpec(Spec):
-    """How long and how fast every training of the study learns, with AdamW."""
-
-    steps: int | None = Field(default=None, gt=0)
-    epochs: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
-    """Instead of steps: so many times every training sample; a step that has begun is done."""
-    batch_size: int = Field(default=8, gt=0)
-    lr: float = Field(default=2e-3, gt=0)
-    """The highest learning rate."""
-    policy: Literal["one_cycle", "multi_step"] = "one_cycle"
-    """Up and down again, or a tenth from each milestone on."""
-    milestones: tuple[Share, ...] = (0.7, 0.9)
-    """Of "multi_step", in shares of the training."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip_norm: float = Field(default=10.0, gt=0)
-    """Largest norm of all gradients together."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    distillation_warmup: float = Field(default=0.0, ge=0, lt=1)
-    """Share of a distilled training in which the weights of its losses grow, linearly, from nothing to full."""
-    augment: AugmentSpec = AugmentSpec()
-
-    @model_validator(mode="after")
-    def _length_is_given_once(self) -> Self:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs, and one of them")
-        return self
-
-    def for_samples(self, samples: int) -> Self:
-        """The same schedule in steps, for a training split of so many samples."""
-        if self.epochs is None:
-            return self
-        return self.model_copy(update={"steps": math.ceil(self.epochs * samples / self.batch_size), "epochs": None})
-
-    @property
-    def length(self) -> int:
-        """Steps of a schedule that has them, as those of all jobs do."""
-        assert self.steps is not None, "a schedule in epochs has to be put in steps by for_samples first"
-        return self.steps
-
-
-class _Model(Spec):
-    preset: str
-    keyframes: int = Field(default=1, ge=1, le=8)
-    """Of a camera: how many it sees, the newest and the ones before it."""
-
-    @property
-    def detector(self) -> DetectorSpec:
-        """The preset with what this says of it."""
-        preset = PRESETS[self.preset]
-        if preset.camera is None or self.keyframes == preset.camera.keyframes:
-            return preset
-        return preset.model_copy(update={"camera": preset.camera.model_copy(update={"keyframes": self.keyframes})})
-
-    @field_validator("preset")
-    @classmethod
-    def _preset_is_known(cls, name: str) -> str:
-        if name not in PRESETS:
-            raise ValueError(unknown("preset", name, PRESETS))
-        return name
-
-    @model_validator(mode="after")
-    def _keyframes_are_a_cameras(self) -> Self:
-        if self.keyframes > 1 and self.preset in PRESETS and PRESETS[self.preset].camera is None:
-            raise ValueError(f"keyframes belong to cameras; preset {self.preset!r} has none")
-        return self
-
-
-class TeacherSpec(_Model):
-    """A detector to learn from: trained here with its seed, given as a checkpoint, or, as a control, not trained."""
-
-    seed: int | Literal["paired"] = 0
-    """One teacher for all students; or "paired": each student has the teacher of its own seed."""
-    checkpoint: Path | None = None
-    """A model.safetensors of the same preset; nothing is trained then."""
-    trained: bool = True
-    """False: it teaches with its initial weights, a control for what a loss does whatever the teacher knows."""
-
-    @model_validator(mode="after")
-    def _weights_have_no_seed(self) -> Self:
-        if self.checkpoint is not None and self.seed == "paired":
-            raise ValueError("a teacher that is given as a checkpoint is one for all; its seed cannot be 'paired'")
-        if self.checkpoint is not None and not self.trained:
-            raise ValueError("a teacher is either given as a checkpoint or not trained")
-        return self
-
-    def seed_for(self, student_seed: int) -> int:
-        """Of the teacher that a student of a seed learns from."""
-        return student_seed if self.seed == "paired" else self.seed
-
-
-class StudentSpec(_Model):
-    """A detector that learns; trained without a teacher (the baseline) and once for each path and arm."""
-
-    longer_baseline: float | None = Field(default=None, gt=1, allow_inf_nan=False)
-    """A control: one more baseline of so many times the steps, for a distilled step takes longer than a plain one."""
 
 
 OTHERS = "others"
@@ -244,11 +99,22 @@ class LossChoice(Spec):
 
 
 def _tidy_path(text: Any) -> Any:
-    return re.sub(r"\s*->\s*", "->", text.strip()) if isinstance(text, str) else text
+    return re.sub(r"\s*(->|\+)\s*", r"\1", text.strip()) if isinstance(text, str) else text
 
 
 Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
-PathText = Annotated[str, BeforeValidator(_tidy_path), Field(pattern=r"^\w+->\w+$")]
+PathText = Annotated[str, BeforeValidator(_tidy_path), Field(pattern=r"^\w+(\+\w+)?->\w+$")]
+"""TEACHER->STUDENT, the teacher a detector or an image teacher, or both: lidar+instance->camera."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Whom a path connects, by name in the study."""
+
+    teacher: str | None
+    """A detector."""
+    image_teacher: str | None
+    student: str
 
 
 class ReportSpec(Spec):
@@ -268,6 +134,7 @@ class StudySpec(Spec):
     data: DataSpec = DataSpec()
     schedule: ScheduleSpec
     teachers: dict[str, TeacherSpec] = Field(default_factory=dict)
+    image_teachers: dict[str, ImageTeacherSpec] = Field(default_factory=dict)
     students: dict[str, StudentSpec]
     paths: tuple[PathText, ...] = ()
     losses: dict[str, LossChoice] = Field(default_factory=dict)
@@ -289,24 +156,46 @@ class StudySpec(Spec):
         """
         fields = self.losses[name].at(path)
         if fields["weight"] == PUBLISHED:
-            fields["weight"] = published_weight(self.kind(name), self.sensors(path))
+            ends = replace(self.ends(path), image_teacher=None)
+            fields["weight"] = published_weight(self.kind(name), self.sensors(ends))
         return LOSSES[self.kind(name)].model_validate(fields)
 
-    def sensors(self, path: str) -> str:
-        """A path by what its two detectors sense, such as camera+lidar->camera, as papers name it."""
-        teacher, _, student = path.partition("->")
-        models = self.teachers[teacher], self.students[student]
-        return "->".join("+".join(sorted(model.detector.inputs.sensors)) for model in models)
+    def ends(self, path: str) -> Ends:
+        """Teachers and student of a path."""
+        before, _, student = path.partition("->")
+        names = before.split("+")
+        detectors = [name for name in names if name not in self.image_teachers]
+        images = [name for name in names if name in self.image_teachers]
+        return Ends(detectors[0] if detectors else None, images[0] if images else None, student)
+
+    def teachers_asked(self, names: Iterable[str], path: str) -> Ends:
+        """The ends of a path, without the teacher that none of these losses (or WARM_START) asks."""
+        asked = {"detector" if name == WARM_START else LOSSES[self.kind(name)].asks for name in names}
+        ends = self.ends(path)
+        return Ends(
+            ends.teacher if "detector" in asked else None,
+            ends.image_teacher if "image" in asked else None,
+            ends.student,
+        )
+
+    def sensors(self, ends: Ends) -> str:
+        """A path by what its detectors sense, such as camera+lidar->camera, as papers name it; "images" in front of
+        them where an image teacher has a part in it.
+        """
+        taught = sorted(self.teachers[ends.teacher].detector.inputs.sensors) if ends.teacher else []
+        student = sorted(self.students[ends.student].detector.inputs.sensors)
+        return "->".join("+".join(each) for each in (["images"] * bool(ends.image_teacher) + taught, student))
 
     @property
     def unused_teachers(self) -> list[str]:
         """The teachers that no path begins with."""
-        return [name for name in self.teachers if not any(path.split("->")[0] == name for path in self.paths)]
+        used = {name for path in self.paths for name in path.split("->")[0].split("+")}
+        return [name for name in (*self.teachers, *self.image_teachers) if name not in used]
 
     @property
     def unused_students(self) -> list[str]:
         """The students that no path ends with, in a study that has paths; in one without, all are trained."""
-        ends = {path.split("->")[1] for path in self.paths}
+        ends = {self.ends(path).student for path in self.paths}
         return [name for name in self.students if self.paths and name not in ends]
 
     @field_validator("losses")
@@ -340,7 +229,9 @@ class StudySpec(Spec):
 
     @model_validator(mode="after")
     def _grids_cover_what_is_scored(self) -> Self:
-        models: dict[str, _Model] = {f"teachers.{name}": teacher for name, teacher in self.teachers.items()}
+        models: dict[str, TeacherSpec | StudentSpec] = {
+            f"teachers.{name}": teacher for name, teacher in self.teachers.items()
+        }
         models |= {f"students.{name}": student for name, student in self.students.items()}
         scored = scored_range(self.data.detection_config)
         for at, model in models.items():
@@ -357,17 +248,30 @@ class StudySpec(Spec):
     def _paths_lead_somewhere(self) -> Self:
         if bool(self.paths) != bool(self.arms):
             raise ValueError("paths and arms belong together: a path without an arm, or an arm without a path, is idle")
+        if both := self.teachers.keys() & self.image_teachers.keys():
+            raise ValueError(f"{min(both)!r} is a teacher and an image teacher; give one of them another name")
         for path in self.paths:
-            teacher, student = path.split("->")
-            if teacher not in self.teachers:
-                raise ValueError(f"path {path!r}: {unknown('teacher', teacher, self.teachers)}")
+            teachers, student = path.split("->")
+            for teacher in teachers.split("+"):
+                if teacher not in {**self.teachers, **self.image_teachers}:
+                    raise ValueError(
+                        f"path {path!r}: {unknown('teacher', teacher, [*self.teachers, *self.image_teachers])}"
+                    )
             if student not in self.students:
                 raise ValueError(f"path {path!r}: {unknown('student', student, self.students)}")
+            if "+" in teachers and None in (self.ends(path).teacher, self.ends(path).image_teacher):
+                raise ValueError(
+                    f"path {path!r}: two teachers at once are a detector, one of {', '.join(self.teachers) or 'none'}, "
+                    f"and an image teacher, one of {', '.join(self.image_teachers) or 'none'}"
+                )
+            self._require_asked_teachers(path)
             for name, choice in self.losses.items():
                 if "weight" not in choice.at(path):
                     raise ValueError(f"losses.{name}.weight has no entry for path {path!r}, nor one for {OTHERS!r}")
         # Also of paths that are not asked for this time.
-        possible = [f"{teacher}->{student}" for teacher in self.teachers for student in self.students]
+        every = (*self.teachers, *self.image_teachers)
+        possible = [f"{teacher}->{student}" for teacher in every for student in self.students]
+        possible += [path for path in self.paths if "+" in path]
         for name, choice in self.losses.items():
             for field, given in choice.by_path().items():
                 for path in given:
@@ -378,3 +282,18 @@ class StudySpec(Spec):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} name one twice")
         return self
+
+    def _require_asked_teachers(self, path: str) -> None:
+        """Raise ValueError where a loss on a path asks a teacher that the path does not begin with."""
+        ends = self.ends(path)
+        for arm, names in self.arms.items():
+            for name in names:
+                asked = self.teachers_asked([name], path)
+                if (asked.teacher, asked.image_teacher) == (None, None):
+                    kind, known = (
+                        ("an image teacher", self.image_teachers) if ends.teacher else ("a detector", self.teachers)
+                    )
+                    raise ValueError(
+                        f"path {path!r}, arm {arm!r}: {name!r} learns from {kind}, and the path begins with none; "
+                        f"of this study: {', '.join(known) or 'none'}"
+                    )

@@ -1,8 +1,8 @@
-"""Save and load detectors as safetensors with their spec; loading is strict and names what does not fit."""
+"""Save and load models as safetensors with their spec; loading is strict and names what does not fit."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -10,20 +10,21 @@ from safetensors.torch import load_file, save
 
 from detectors.detector import Detector, DetectorSpec
 from detectors.geometry.boxes import CLASSES
+from detectors.segmenter import Segmenter, SegmenterSpec
 from harness.errors import InputError
 from harness.store import atomic_write
 
 
-def save_detector(path: Path, detector: Detector) -> None:
+def save_model(path: Path, model: Detector | Segmenter) -> None:
     """Write weights, running statistics and spec."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     # One entry: safetensors keeps several in an order that changes from call to call.
-    written = json.dumps({"classes": CLASSES, "spec": detector.spec.model_dump(mode="json")})
+    written = json.dumps({"classes": CLASSES, "spec": model.spec.model_dump(mode="json")})
     atomic_write(path, save(tensors, metadata={"detector": written}))
 
 
-def check_checkpoint(path: Path, spec: DetectorSpec) -> None:
-    """Raise InputError where the file does not hold exactly the tensors of this detector."""
+def check_checkpoint(path: Path, spec: DetectorSpec | SegmenterSpec) -> None:
+    """Raise InputError where the file does not hold exactly the tensors of this model."""
     metadata, found = _header(path)
     if difference := _difference(metadata.get("classes", list(CLASSES)), list(CLASSES), "classes"):
         raise InputError(f"checkpoint {path} has other classes, or in another order: {difference}")
@@ -39,26 +40,30 @@ def check_checkpoint(path: Path, spec: DetectorSpec) -> None:
             )
 
 
-def load_detector(path: Path, spec: DetectorSpec) -> Detector:
-    """Build the detector and fill every tensor of it from the file, or raise InputError."""
+@overload
+def load_model(path: Path, spec: DetectorSpec) -> Detector: ...
+@overload
+def load_model(path: Path, spec: SegmenterSpec) -> Segmenter: ...
+def load_model(path: Path, spec: DetectorSpec | SegmenterSpec) -> Detector | Segmenter:
+    """Build the model and fill every tensor of it from the file, or raise InputError."""
     check_checkpoint(path, spec)
-    detector = spec.build()
-    detector.load_state_dict(load_file(path), strict=True)
-    return detector
+    model = spec.build()
+    model.load_state_dict(load_file(path), strict=True)
+    return model
 
 
 def open_detector(path: Path) -> Detector:
-    """The detector of a file that `save_detector` wrote, built to the spec that is written in it."""
+    """The detector of a file that `save_model` wrote, built to the spec that is written in it."""
     metadata, _ = _header(path)
     try:
         spec = DetectorSpec.model_validate(metadata.get("spec"))
     except ValidationError as error:
         raise InputError(f"checkpoint {path} carries no spec of a detector: {error.errors()[0]['msg']}") from error
-    return load_detector(path, spec)
+    return load_model(path, spec)
 
 
 def _header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """What `save_detector` wrote of the detector (empty in files from elsewhere), and the tensors' shapes."""
+    """What `save_model` wrote of the detector (empty in files from elsewhere), and the tensors' shapes."""
     try:
         with safe_open(path, framework="pt") as file:
             written = json.loads((file.metadata() or {}).get("detector", "{}"))

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,13 +23,25 @@ from distill.loss import LossSpec
 from distill.objective import DETECTION_TERMS, Objective, fingerprint, loss_spec
 from distill.warm_start import inherit
 from harness.data.loader import SampleSet, evaluation_batches
+from harness.data.nuimages import NuImagesRoot
+from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.evaluate.detection import score
 from harness.evaluate.submission import write_submission
 from harness.store import Busy, Result, RunFolder
-from harness.study.plan import Job, JobSpec
-from harness.train.checkpoint import check_checkpoint, load_detector, save_detector
+from harness.study.jobs import Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
+from harness.train.checkpoint import check_checkpoint, load_model, save_model
+from harness.train.image_teacher import (
+    Labeller,
+    check_labels,
+    copy_labels,
+    score_segmenter,
+    segmenter_labeller,
+    train_segmenter,
+    write_labels,
+)
+from harness.train.pretrained import PretrainedLabeller, check_pretrained
 from harness.train.streams import seeded
 from harness.train.trainer import Interrupted, batch_name, fit
 
@@ -42,63 +55,152 @@ FIRST_BATCHES = 8
 class JobOrder(Spec):
     """A job and everything about where and on what it runs, which does not decide its result."""
 
-    spec: JobSpec
+    spec: JobSpec | SegmenterJobSpec | LabelsJobSpec
     label: str
     root: Path
     version: str
-    teacher_spec: JobSpec | None
+    teacher_spec: JobSpec | SegmenterJobSpec | None
+    """Of the detector that teaches, or of the segmenter whose labels are wanted."""
     teacher_weights: Path | None
     given_weights: Path | None
+    source: Path | None = None
+    """The root of an image teacher's dataset, or a folder of labels that were made elsewhere."""
+    labels: Path | None = None
+    """Folder of the image teacher's labels that the student learns from."""
     device: str
     threads: int
     loader_workers: int
 
 
+class Timer:
+    """Wall and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._began, self._cpu_began = time.monotonic(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Of wall time."""
+        return time.monotonic() - self._began
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of this process, all its threads together."""
+        return time.process_time() - self._cpu_began
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job comes to, whatever kind it is; fields as in `Result`."""
+
+    metrics: dict[str, float]
+    parameters: int
+    scored: Timer
+    """From the end of the training on."""
+    warnings: dict[str, str] = field(default_factory=dict)
+    began: dict[str, str] = field(default_factory=dict)
+
+
 def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     """Train and score, or go on where an earlier attempt stopped."""
-    spec, commit = order.spec, _commit()
-    root = NuScenesRoot(order.root, order.version)
+    commit = _commit()
     fabric = _fabric(order)
+    match order.spec:
+        case JobSpec() as spec:
+            outcome = _run_detector(order, spec, fabric, folder, stop)
+        case SegmenterJobSpec() as spec:
+            outcome = _run_segmenter(order, spec, fabric, folder, stop)
+        case LabelsJobSpec() as spec:
+            outcome = _run_labels(order, spec, fabric, folder, stop)
+    steps = folder.steps()
+    return Result(
+        metrics=outcome.metrics,
+        parameters=outcome.parameters,
+        seconds=sum(line["seconds"] for line in steps) + outcome.scored.seconds,
+        machine=_machine(fabric, order) | {"commit": commit},
+        cpu_seconds=sum(line["cpu_seconds"] for line in steps) + outcome.scored.cpu_seconds,
+        warnings=outcome.warnings,
+        began=outcome.began,
+    )
 
+
+def _run_detector(
+    order: JobOrder, spec: JobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+) -> Outcome:
+    root = NuScenesRoot(order.root, order.version)
     began: dict[str, str] = {}
     warnings: dict[str, str] = {}
     if order.given_weights is not None:
-        student = load_detector(order.given_weights, spec.detector)
+        student = load_model(order.given_weights, spec.detector)
     elif spec.schedule is None:
         student = _initial(spec)
     else:
-        student, began, warnings = _train(order, root, fabric, folder, stop)
-    save_detector(folder.model, student)
+        student, began, warnings = _train(order, spec, root, fabric, folder, stop)
+    save_model(folder.model, student)
 
-    since, cpu_since = time.monotonic(), time.process_time()
+    scored = Timer()
     samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
     predictions = _predict(student, samples, fabric, order.loader_workers)
     content = write_submission(folder.path / "predictions.json", root, predictions, spec.detector.inputs.sensors)
     metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder)
-    steps = folder.steps()
-    return Result(
-        metrics=metrics,
-        parameters=sum(p.numel() for p in student.parameters()),
-        seconds=sum(line["seconds"] for line in steps) + time.monotonic() - since,
-        machine=_machine(fabric, order) | {"commit": commit},
-        cpu_seconds=sum(line["cpu_seconds"] for line in steps) + time.process_time() - cpu_since,
-        warnings=warnings,
-        began=began,
-    )
+    return Outcome(metrics, _parameters(student), scored, warnings, began)
+
+
+def _run_segmenter(
+    order: JobOrder, spec: SegmenterJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+) -> Outcome:
+    assert order.source is not None, "an image teacher is trained on a dataset of its own"
+    root = NuImagesRoot(order.source)
+    segmenter = train_segmenter(spec, root, fabric, folder, stop, order.loader_workers)
+    scored = Timer()
+    metrics = score_segmenter(segmenter, root, spec.data.eval_split, fabric)
+    return Outcome(metrics, _parameters(segmenter), scored)
+
+
+def _run_labels(
+    order: JobOrder, spec: LabelsJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+) -> Outcome:
+    scored, root = Timer(), NuScenesRoot(order.root, order.version)
+    if order.source is not None:
+        return Outcome(copy_labels(spec, root, order.source, folder), 0, scored)
+    if spec.model is not None:
+        labeller: Labeller = PretrainedLabeller(spec.model, fabric.device)
+    else:
+        assert isinstance(order.teacher_spec, SegmenterJobSpec)
+        assert order.teacher_weights is not None
+        labeller = segmenter_labeller(order.teacher_weights, order.teacher_spec.segmenter, fabric)
+    return Outcome(write_labels(spec, root, labeller, folder, stop), 0, scored)
+
+
+def _parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def check_inputs(jobs: list[Job], root: NuScenesRoot) -> None:
     """Raise InputError, before anything is trained, for a file that one of these jobs would miss."""
     # A view of its own: a large root's tables are not kept in memory while others train.
     root = NuScenesRoot(root.path, root.version)
+    detecting: list[JobSpec] = []
     for job in jobs:
-        if job.checkpoint is not None:
-            check_checkpoint(job.checkpoint, job.spec.detector)
-    scored = {job.spec.data.eval_split for job in jobs}
-    trained_on = {job.spec.data.train_split for job in jobs if job.spec.schedule is not None}
+        match job.spec:
+            case JobSpec() as spec:
+                detecting.append(spec)
+                if job.source is not None:
+                    check_checkpoint(job.source, spec.detector)
+            case SegmenterJobSpec() as spec:
+                assert job.source is not None
+                for split in (spec.data.train_split, spec.data.eval_split):
+                    NuImagesRoot(job.source).check_files(split)
+            case LabelsJobSpec(split=split, model=model):
+                if job.source is not None:
+                    check_labels(root, split, job.source)
+                if model is not None:
+                    check_pretrained(model)
+    scored = {spec.data.eval_split for spec in detecting}
+    trained_on = {spec.data.train_split for spec in detecting if spec.schedule is not None}
     for split in sorted(scored | trained_on):
         tokens = root.tokens(split)
-        for inputs in {job.spec.detector.inputs for job in jobs}:
+        for inputs in {spec.detector.inputs for spec in detecting}:
             root.check_files(tokens, inputs)
         root.check_annotations(split, tokens)
 
@@ -110,29 +212,30 @@ def _initial(spec: JobSpec) -> Detector:
 
 
 def _train(
-    order: JobOrder, root: NuScenesRoot, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+    order: JobOrder, spec: JobSpec, root: NuScenesRoot, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
 ) -> tuple[Detector, dict[str, str], dict[str, str]]:
     """The trained detector, what it began with, and what is doubtful about its training (`Result`)."""
-    spec = order.spec
     assert spec.schedule is not None
     student, teacher = _initial(spec), None
     began = {"weights": fingerprint(student)}
-    if order.teacher_spec is not None and order.teacher_weights is not None:
-        teacher = load_detector(order.teacher_weights, order.teacher_spec.detector)
+    if isinstance(order.teacher_spec, JobSpec) and order.teacher_weights is not None:
+        teacher = load_model(order.teacher_weights, order.teacher_spec.detector)
         if spec.warm_start:
             inherit(student, teacher)
     losses = {name: loss_spec(name, fields) for name, fields in spec.losses.items()}
     with seeded(spec.seed, "training_only"):
-        objective = Objective(student, teacher if losses else None, losses)
+        asked = any(loss.asks == "detector" for loss in losses.values())
+        objective = Objective(student, teacher if asked else None, losses)
 
     inputs = spec.detector.inputs
-    if teacher is not None and losses:
+    if objective.teacher is not None and teacher is not None:
         try:
             inputs = inputs.joined(teacher.spec.inputs)
         except ValueError as error:
             raise InputError(f"teacher and student cannot share a batch: {error}") from error
     tokens = root.tokens(spec.data.train_split)
-    samples = SampleSet(root, tokens, inputs, spec.schedule.augment)
+    labels = PseudoLabels(order.labels) if order.labels is not None else None
+    samples = SampleSet(root, tokens, inputs, spec.schedule.augment, labels)
     fit(fabric, objective, samples, spec.schedule, spec.seed, folder, stop, order.loader_workers)
     _require_logged(folder, losses)
     began["batches"] = _batches(folder, tokens, spec.schedule.batch_size)
@@ -182,7 +285,8 @@ def _predict(detector: Detector, samples: SampleSet, fabric: Fabric, loader_work
 
 def _fabric(order: JobOrder) -> Fabric:
     torch.set_num_threads(order.threads)
-    precision = order.spec.schedule.precision if order.spec.schedule else "32-true"
+    schedule = None if isinstance(order.spec, LabelsJobSpec) else order.spec.schedule
+    precision = schedule.precision if schedule else "32-true"
     return Fabric(accelerator=order.device, devices=1, precision=precision)
 
 

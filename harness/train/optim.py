@@ -6,7 +6,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 
-from harness.study.spec import ScheduleSpec
+from harness.study.schedule import ScheduleSpec
 
 
 def optimizer_of(parameters: Iterable[Parameter], schedule: ScheduleSpec) -> AdamW:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn as nn
 from lightning.fabric import Fabric
 from lightning.fabric.wrappers import _FabricOptimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -14,9 +15,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from distill.objective import Objective, ObjectiveOutput
 from distill.pull import pulls
 from harness.data.loader import SampleSet, training_batches
+from harness.data.nuimages import ImageSet
 from harness.store import RunFolder, atomic_write
-from harness.study.spec import ScheduleSpec
+from harness.study.schedule import ScheduleSpec
 from harness.train.optim import learning_rate, optimizer_of
+from harness.train.segmentation import SegmentationObjective
 from harness.train.streams import stream_seed
 
 SAVE_EVERY_SECONDS = 30.0
@@ -30,8 +33,8 @@ class Interrupted(Exception):
 
 def fit(
     fabric: Fabric,
-    objective: Objective,
-    samples: SampleSet,
+    objective: Objective | SegmentationObjective,
+    samples: SampleSet | ImageSet,
     schedule: ScheduleSpec,
     seed: int,
     run: RunFolder,
@@ -59,7 +62,9 @@ def fit(
         with fabric.autocast():
             output = objective(batch.to(fabric.device), _ramp(step, schedule))
         optimizer.zero_grad(set_to_none=True)
-        pull = pulls(objective, output) if objective.teacher is not None and step % PULL_EVERY == 0 else {}
+        pull: dict[str, float] = {}
+        if isinstance(objective, Objective) and len(objective.terms) and step % PULL_EVERY == 0:
+            pull = pulls(objective, output)
         fabric.backward(output.total)
         norm = float(fabric.clip_gradients(objective, optimizer, max_norm=schedule.clip_norm, error_if_nonfinite=False))
         if not math.isfinite(norm):
@@ -87,7 +92,7 @@ def fit(
             saved = time.monotonic()
         if stopping:
             raise Interrupted(f"stopped after step {step + 1} of {schedule.length}")
-    if objective.teacher is not None:
+    if isinstance(objective, Objective) and objective.teacher is not None:
         objective.check_teacher_unchanged()
     # Whatever interrupts the scoring does not cost the training.
     _save(run, objective, optimizer, course, schedule.length)
@@ -114,7 +119,7 @@ def _ramp(step: int, schedule: ScheduleSpec) -> float:
     return min(1.0, (step + 1) / growing) if growing else 1.0
 
 
-def _save(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, course: LRScheduler, step: int) -> None:
+def _save(run: RunFolder, objective: nn.Module, optimizer: _FabricOptimizer, course: LRScheduler, step: int) -> None:
     state = {
         "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -126,7 +131,7 @@ def _save(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, cou
     atomic_write(run.state, content.getvalue())
 
 
-def _restore(run: RunFolder, objective: Objective, optimizer: _FabricOptimizer, course: LRScheduler) -> int:
+def _restore(run: RunFolder, objective: nn.Module, optimizer: _FabricOptimizer, course: LRScheduler) -> int:
     """The step to go on with."""
     if not run.state.is_file():
         run.rewind(0)

@@ -70,8 +70,8 @@ def _differentiable(output):
 def test_these_are_all_losses():
     from distill.objective import LOSSES
 
-    # Depth supervision compares no maps of the two; it has tests of its own.
-    assert set(LOSSES) == {name.split(",")[0] for name in CASES} | {"depth"}
+    # These two compare no maps of the two detectors; they have tests of their own.
+    assert set(LOSSES) == {name.split(",")[0] for name in CASES} | {"depth", "instance"}
 
 
 def test_is_a_positive_scalar_with_a_finite_gradient_to_the_student_and_none_to_the_teacher(term, scene, outputs):

@@ -114,7 +114,7 @@ def test_a_velocity_that_was_not_annotated_stays_unknown(sample):
 
 def test_nothing_is_edited_in_place(sample):
     from harness.data.augment import augment
-    from harness.study.spec import AugmentSpec
+    from harness.study.schedule import AugmentSpec
 
     kept = [t.clone() for t in (sample.lidar, sample.radar, sample.views.images, sample.boxes.center)]
     augment(sample, AugmentSpec(mirror_probability=1.0), SIZE, torch.Generator().manual_seed(0))
@@ -182,7 +182,7 @@ def test_mirrored_world_is_the_mirrored_image(sample):
 
 
 def _still(mirror=0.0, **image):
-    from harness.study.spec import AugmentSpec
+    from harness.study.schedule import AugmentSpec
 
     return AugmentSpec(mirror_probability=mirror, rotation_degrees=0, scale=(1, 1), image={"zoom": (1, 1), **image})
 
@@ -200,7 +200,7 @@ def test_no_augmentation_returns_the_sample(sample):
 
 def test_bev_draw_is_the_same_with_one_sensor_less(sample):
     from harness.data.augment import augment
-    from harness.study.spec import AugmentSpec
+    from harness.study.schedule import AugmentSpec
 
     variants = (sample, replace(sample, lidar=None), replace(sample, views=None))
     drawn = [
@@ -214,7 +214,7 @@ def test_bev_draw_is_the_same_with_one_sensor_less(sample):
 
 def test_every_knob_turns_something(sample):
     from harness.data.augment import augment
-    from harness.study.spec import AugmentSpec
+    from harness.study.schedule import AugmentSpec
 
     def draw(spec):
         moved = augment(sample, spec, SIZE, torch.Generator().manual_seed(3))
@@ -242,7 +242,7 @@ def test_projection_commutes_with_augmentation_in_both_worlds(root, request):
     from detectors.batch import Inputs
     from harness.data.augment import augment
     from harness.data.nuscenes import read
-    from harness.study.spec import AugmentSpec
+    from harness.study.schedule import AugmentSpec
 
     root = request.getfixturevalue(root)
     inputs = Inputs(image_size=(64, 176), lidar_sweeps=1, radar_sweeps=1)

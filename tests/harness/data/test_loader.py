@@ -61,7 +61,7 @@ def _same(one, other):
 
 def test_workers_change_no_batch(samples):
     from harness.data.loader import evaluation_batches, training_batches
-    from harness.study.spec import AugmentSpec
+    from harness.study.schedule import AugmentSpec
 
     state = torch.get_rng_state()
     drawn = [_content(training_batches(samples(AugmentSpec()), 2, range(5), 1, 2, workers)) for workers in (0, 1, 2)]
@@ -78,7 +78,7 @@ def test_workers_change_no_batch(samples):
 
 def test_a_resumed_training_goes_on_with_the_same_batches(samples):
     from harness.data.loader import training_batches
-    from harness.study.spec import AugmentSpec
+    from harness.study.schedule import AugmentSpec
 
     whole = _content(training_batches(samples(AugmentSpec()), 2, range(6), 1, 2))
     resumed = _content(training_batches(samples(AugmentSpec()), 2, range(4, 6), 1, 2))
@@ -123,7 +123,7 @@ def test_a_batch_brings_the_plan_that_the_detector_would_make(smoke_root, augmen
     from dataclasses import fields
 
     from harness.data.loader import SampleSet, evaluation_batches, training_batches
-    from harness.study.spec import AugmentSpec
+    from harness.study.schedule import AugmentSpec
 
     spec = PRESETS["tiny_camera"]
     samples = SampleSet(

@@ -130,7 +130,8 @@ def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
 
 def test_what_cannot_be_deleted_is_named(tmp_path, monkeypatch):
     from harness.data import synthetic_tables
-    from harness.data.synthetic_tables import MARKER, synthesize
+    from harness.data.synthetic_root import MARKER
+    from harness.data.synthetic_tables import synthesize
     from harness.errors import InputError
 
     (tmp_path / "sweeps").mkdir()

@@ -193,7 +193,8 @@ def test_missing_file_is_refused(tmp_path):
 def test_any_key_is_either_a_field_or_refused_by_name(tmp_path_factory, key, at):
     from harness.errors import InputError
     from harness.study.load import load_study
-    from harness.study.spec import ScheduleSpec, StudySpec
+    from harness.study.schedule import ScheduleSpec
+    from harness.study.spec import StudySpec
 
     path = tmp_path_factory.mktemp("study") / "study.yaml"
     path.write_text(STUDY)
@@ -207,7 +208,7 @@ def test_any_key_is_either_a_field_or_refused_by_name(tmp_path_factory, key, at)
 def test_published_weights_are_those_of_the_sensors_whatever_the_names(load):
     weights = ("losses.feature.weight=unidistill", "losses.relation.weight=unidistill")
     study = load(STUDY.replace("tiny_lidar", "tiny_camera_lidar"), *weights)
-    assert study.sensors("lidar->camera") == "camera+lidar->camera"
+    assert study.sensors(study.ends("lidar->camera")) == "camera+lidar->camera"
     assert study.loss("feature", "lidar->camera").weight == 10
     assert study.loss("relation", "lidar->camera").weight == 5
 

@@ -123,7 +123,7 @@ def test_given_checkpoint_is_scored_not_trained(study, tmp_path):
     plan = _plan(study(f"teachers.lidar.checkpoint={path}"))
     teacher = next(plan.jobs[row.job] for row in plan.rows if row.role == "teacher" and row.model == "lidar")
     assert teacher.spec.schedule is None
-    assert teacher.checkpoint == path
+    assert teacher.source == path
     path.write_bytes(b"other weights")
     assert teacher.id not in _plan(study(f"teachers.lidar.checkpoint={path}")).jobs
 
@@ -136,7 +136,7 @@ def test_missing_checkpoint_is_named(study):
 
 
 def test_identity_survives_the_way_through_json(study):
-    from harness.study.plan import JobSpec
+    from harness.study.jobs import JobSpec
 
     for job in _plan(study()).jobs.values():
         assert JobSpec.model_validate_json(job.spec.model_dump_json()).id == job.id
@@ -172,7 +172,8 @@ def test_scoring_on_another_split_trains_nothing_more(study):
         spec = more.jobs[scored.job].spec
         assert spec.model_of == row.job
         assert spec.data.eval_split == scored.split == "synthetic_train"
-        assert order.index(spec.needs) < order.index(scored.job)
+        assert spec.needs == (row.job,)
+        assert order.index(row.job) < order.index(scored.job)
         if row.role == "student":
             assert more.jobs[scored.baseline].spec.model_of == row.baseline
 

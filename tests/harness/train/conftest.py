@@ -7,8 +7,8 @@ import pytest
 def order_on():
     """``order_on(root, preset, **spec)``: an order on that root; more fields of the job's spec, or of the order."""
     from detectors.presets import PRESETS
-    from harness.study.plan import DataIdentity, JobSpec
-    from harness.study.spec import ScheduleSpec
+    from harness.study.jobs import DataIdentity, JobSpec
+    from harness.study.schedule import ScheduleSpec
     from harness.train.job import JobOrder
 
     def make(root, /, preset="tiny_lidar", schedule=None, eval_split="synthetic_val", **more):

@@ -8,20 +8,20 @@ from safetensors.torch import load_file, save_file
 @pytest.fixture
 def saved(tmp_path):
     from detectors.presets import PRESETS
-    from harness.train.checkpoint import save_detector
+    from harness.train.checkpoint import save_model
 
     detector = PRESETS["tiny_lidar"].build()
     path = tmp_path / "model.safetensors"
-    save_detector(path, detector)
+    save_model(path, detector)
     return path, detector
 
 
 def test_saved_detector_returns_bit_for_bit(saved):
-    from harness.train.checkpoint import load_detector
+    from harness.train.checkpoint import load_model
 
     path, detector = saved
     torch.manual_seed(1)
-    again = load_detector(path, detector.spec)
+    again = load_model(path, detector.spec)
     assert again.state_dict().keys() == detector.state_dict().keys()
     for name, tensor in detector.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
@@ -30,16 +30,16 @@ def test_saved_detector_returns_bit_for_bit(saved):
 def test_other_preset_is_refused_by_the_field_that_differs(saved):
     from detectors.presets import PRESETS
     from harness.errors import InputError
-    from harness.train.checkpoint import load_detector
+    from harness.train.checkpoint import load_model
 
     with pytest.raises(InputError, match=r"another preset: spec\.camera"):
-        load_detector(saved[0], PRESETS["tiny_camera"])
+        load_model(saved[0], PRESETS["tiny_camera"])
 
 
 @pytest.mark.parametrize("damage", ["missing", "misshapen", "extra"])
 def test_tensor_that_does_not_fit_is_named(saved, damage):
     from harness.errors import InputError
-    from harness.train.checkpoint import load_detector
+    from harness.train.checkpoint import load_model
 
     path, detector = saved
     tensors = load_file(path)
@@ -53,18 +53,18 @@ def test_tensor_that_does_not_fit_is_named(saved, damage):
         tensors[name] = torch.zeros(1)
     save_file(tensors, path)
     with pytest.raises(InputError, match=f"tensor {name} is"):
-        load_detector(path, detector.spec)
+        load_model(path, detector.spec)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 1000])
 def test_truncated_file_is_refused_by_name(saved, keep):
     from harness.errors import InputError
-    from harness.train.checkpoint import load_detector
+    from harness.train.checkpoint import load_model
 
     path, detector = saved
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
-        load_detector(path, detector.spec)
+        load_model(path, detector.spec)
 
 
 def test_file_with_other_classes_is_refused(saved, monkeypatch):
@@ -75,4 +75,4 @@ def test_file_with_other_classes_is_refused(saved, monkeypatch):
     path, detector = saved
     monkeypatch.setattr(checkpoint, "CLASSES", (CLASSES[1], CLASSES[0], *CLASSES[2:]))
     with pytest.raises(InputError, match="other classes, or in another order"):
-        checkpoint.load_detector(path, detector.spec)
+        checkpoint.load_model(path, detector.spec)

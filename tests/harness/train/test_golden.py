@@ -22,8 +22,8 @@ def _numbers():
     from distill.objective import LOSSES, Objective
     from distill.warm_start import inherit
     from harness.data.loader import batch_indices
-    from harness.study.plan import RESULTS_VERSION
-    from harness.study.spec import ScheduleSpec
+    from harness.study.jobs import RESULTS_VERSION
+    from harness.study.schedule import ScheduleSpec
     from harness.train.optim import learning_rate, optimizer_of
     from harness.train.streams import stream_seed
 

@@ -5,7 +5,7 @@ import torch
 
 
 def _rates(**schedule):
-    from harness.study.spec import ScheduleSpec
+    from harness.study.schedule import ScheduleSpec
     from harness.train.optim import learning_rate, optimizer_of
 
     spec = ScheduleSpec(steps=20, lr=0.1, **schedule)

@@ -87,7 +87,7 @@ def test_other_classes_in_the_teacher(distil, teacher, tmp_path, monkeypatch):
     path = tmp_path / "other.safetensors"
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "CLASSES", CLASSES[::-1])
-        checkpoint.save_detector(path, teacher[1].detector.build())
+        checkpoint.save_model(path, teacher[1].detector.build())
     with pytest.raises(InputError, match="other classes"):
         distil(path)
 

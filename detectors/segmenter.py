@@ -1,0 +1,59 @@
+"""SegmenterSpec and Segmenter: images to instance masks, the image teacher of camera students."""
+
+from typing import Self
+
+from jaxtyping import UInt8
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from detectors.batch import Instances
+from detectors.encoders.image import STRIDE, ImageSpec
+from detectors.heads.instance_mask import (
+    FoundInstances,
+    InstanceLoss,
+    InstanceMaps,
+    InstanceMaskSpec,
+    instance_targets,
+)
+from detectors.spec import Spec
+
+
+class SegmenterSpec(Spec):
+    """An image encoder and the head on its features."""
+
+    image_size: tuple[int, int]
+    """Height and width that whole images are resized to, multiples of 8."""
+    image: ImageSpec
+    head: InstanceMaskSpec
+
+    @model_validator(mode="after")
+    def _size_is_possible(self) -> Self:
+        if any(side < STRIDE or side % STRIDE for side in self.image_size):
+            raise ValueError(f"image_size {self.image_size} is not in whole multiples of {STRIDE}")
+        return self
+
+    def build(self) -> "Segmenter":
+        """The segmenter with fresh weights from torch's global random state, which the caller seeds."""
+        return Segmenter(self)
+
+
+class Segmenter(nn.Module):
+    """Images to maps, what these cost, and which instances they mean."""
+
+    def __init__(self, spec: SegmenterSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.image = spec.image.build()
+        self.head = spec.head.build(spec.image.channels)
+
+    def forward(self, images: UInt8[Tensor, "v 3 h w"]) -> InstanceMaps:
+        """Maps of RGB images with values from 0 to 255."""
+        return self.head(self.image(images))
+
+    def loss(self, maps: InstanceMaps, instances: Instances) -> InstanceLoss:
+        """What the maps cost against annotations of the same images."""
+        return self.head.loss(maps, instance_targets(instances, maps.size, self.spec.head))
+
+    def decode(self, maps: InstanceMaps) -> list[FoundInstances]:
+        """The instances of each image, in its pixels, best first."""
+        return self.head.decode(maps, self.spec.image_size)

@@ -1,0 +1,72 @@
+"""X-IS: the student's image features also learn to segment what an image teacher sees, before they are lifted."""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn as nn
+from einops import rearrange
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from detectors.batch import Batch, Instances
+from detectors.detector import DetectorSpec
+from detectors.heads.instance_mask import InstanceMaskSpec, instance_targets
+from detectors.outputs import DetectorOutput
+from distill.loss import LossSpec
+
+Confidence = Literal["masks", "none"]
+"""What the teacher's scores weigh: each mask's own error, or nothing."""
+
+
+class InstanceSpec(LossSpec):
+    """X3KD's cross-task instance segmentation distillation, X-IS.
+
+    A head on the student's perspective-view features is trained, with the usual losses of its kind, against what an
+    image teacher detects in the same image with a score above a threshold, and is dropped after the training. The
+    features are those before the view transformation, so no gradient passes through it.
+
+    X3KD's head is Mask R-CNN's; this one has no proposals (object centres and a mask kernel for each), a deviation.
+    Unknown of the paper: the head's size and whether scores weigh anything; here a field each.
+    """
+
+    asks: ClassVar[Literal["detector", "image"]] = "image"
+
+    score_threshold: float = Field(default=0.2, ge=0, lt=1)
+    """The paper's value, as it is recalled."""
+    confidence: Confidence = "none"
+    head: InstanceMaskSpec = InstanceMaskSpec(width=48)
+
+    def build(self, student: DetectorSpec, teacher: DetectorSpec | None) -> "InstanceTerm":
+        """The term of one student; ValueError where it has no camera."""
+        if student.camera is None:
+            raise ValueError("instance masks are learned in camera images, and the student has no camera")
+        return InstanceTerm(self, student.camera.image.channels)
+
+
+class InstanceTerm(nn.Module):
+    """Owns the head, which only training needs."""
+
+    def __init__(self, spec: InstanceSpec, image_channels: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.head = spec.head.build(image_channels)
+
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput | None, batch: Batch) -> Float[Tensor, ""]:
+        """Loss of the head on the student's image features against the labels in the batch."""
+        if batch.instances is None:
+            raise ValueError("the batch carries no labels of an image teacher")
+        assert student.image_features is not None
+        maps = self.head(rearrange(student.image_features, "b n c h w -> (b n) c h w"))
+        labels = self._sure(batch.instances)
+        loss = self.head.loss(maps, instance_targets(labels, maps.size, self.spec.head))
+        return loss.heatmap + self.spec.head.mask_weight * loss.masks
+
+    def _sure(self, instances: Instances) -> Instances:
+        """Those above the threshold, of all views one after the other."""
+        flat = Instances(
+            *(rearrange(each, "b n ... -> (b n) ...") for each in (instances.owner, instances.label, instances.score))
+        )
+        sure = flat.score > self.spec.score_threshold
+        score = flat.score if self.spec.confidence == "masks" else torch.ones_like(flat.score)
+        return Instances(flat.owner, flat.label.masked_fill(~sure, -1), score)

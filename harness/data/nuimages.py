@@ -1,0 +1,209 @@
+"""A nuImages root: single images with instance masks, from which an image teacher learns; synthetic and real alike."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from nuscenes.eval.detection.utils import category_to_detection_name
+
+from detectors.batch import ImageBatch, Instances, stack_instances
+from detectors.geometry.boxes import CLASSES
+from harness.data.augment import augment_image
+from harness.data.masks import MAX_INSTANCES, decode_nuimages, paint
+from harness.data.root import versions_in
+from harness.data.sensor_files import check_image_size, check_sensor_file, read_image
+from harness.data.tables import Columns, Reference, read_json, read_tables, table_path
+from harness.errors import InputError, unknown
+from harness.study.schedule import AugmentSpec
+
+_COLUMNS: Columns = {
+    "category": {"name": str},
+    "log": {"logfile": str},
+    "sample": {"log_token": Reference("log"), "key_camera_token": Reference("sample_data")},
+    "sample_data": {"filename": str, "width": int, "height": int},
+    "object_ann": {
+        "sample_data_token": Reference("sample_data"),
+        "category_token": Reference("category"),
+        "mask": dict,
+    },
+}
+CACHE_BYTES = 2**30
+"""Decoded images are kept in memory up to this size."""
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image and what is annotated in it, not yet decoded."""
+
+    token: str
+    """Of its sample_data row."""
+    path: Path
+    size: tuple[int, int]
+    """Height and width."""
+    masks: tuple[tuple[int, dict[str, Any]], ...]
+    """Index into CLASSES and nuImages' run lengths, of those objects that are of the ten classes."""
+
+
+@dataclass(frozen=True)
+class NuImagesRoot:
+    """An existing nuImages root.
+
+    A split of it is a whole version, such as v1.0-train, or one that the version's splits.json gives as names of logs:
+    v1.0-synthetic-images/val.
+    """
+
+    path: Path
+
+    def check_split(self, split: str) -> None:
+        """Raise InputError for a split that is not there."""
+        version, _, name = split.partition("/")
+        if version not in (versions := versions_in(self.path)):
+            raise InputError(f"{self.path}: {unknown('version', version, versions)}")
+        if name and name not in (splits := self._splits(version)):
+            raise InputError(f"{self.path / version}: {unknown('split', name, splits)}")
+
+    def fingerprint(self, *splits: str) -> str:
+        """Identity of the content of these splits' versions: hash of the tables, which name every image."""
+        digest = hashlib.sha256()
+        for version in sorted({split.partition("/")[0] for split in splits}):
+            for path in sorted((self.path / version).glob("*.json")):
+                digest.update(f"{version}/{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+        return digest.hexdigest()
+
+    def images(self, split: str) -> list[AnnotatedImage]:
+        """The annotated images of a split, in the order of the sample table; raises InputError where there is none."""
+        self.check_split(split)
+        version, _, name = split.partition("/")
+        folder = self.path / version
+        tables = self._tables(version)
+        names = {row["token"]: row["logfile"] for row in tables["log"]}
+        labels = {row["token"]: category_to_detection_name(row["name"]) for row in tables["category"]}
+        if not any(labels.values()):
+            known = ", ".join(sorted(row["name"] for row in tables["category"]))
+            raise InputError(f"{table_path(folder, 'category')}: none of {known} is one of the ten detection classes")
+        wanted = set(self._splits(version)[name]) if name else set(names.values())
+        shown: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for row in tables["object_ann"]:
+            label = labels[row["category_token"]]
+            if label is not None:
+                shown.setdefault(row["sample_data_token"], []).append((CLASSES.index(label), row["mask"]))
+        files = {row["token"]: row for row in tables["sample_data"]}
+        found = []
+        for sample in tables["sample"]:
+            if names[sample["log_token"]] in wanted:
+                row = files[sample["key_camera_token"]]
+                masks = tuple(shown.get(row["token"], ())[:MAX_INSTANCES])
+                found.append(
+                    AnnotatedImage(row["token"], self.path / row["filename"], (row["height"], row["width"]), masks)
+                )
+        if not any(image.masks for image in found):
+            raise InputError(f"split {split!r} of {self.path} has no annotated image")
+        return found
+
+    def check_files(self, split: str) -> None:
+        """Raise InputError naming the first image of a split that is not there."""
+        for image in self.images(split):
+            check_sensor_file(image.path, "camera", f"an image of split {split!r}")
+
+    def _tables(self, version: str) -> Any:
+        if version not in self._read:
+            self._read[version] = read_tables(self.path / version, _COLUMNS, _COLUMNS)
+        return self._read[version]
+
+    @cached_property
+    def _read(self) -> dict[str, Any]:
+        return {}
+
+    def _splits(self, version: str) -> dict[str, list[str]]:
+        path = self.path / version / "splits.json"
+        return read_json(path) if path.is_file() else {}
+
+
+class ImageSet:
+    """The annotated images of a split as a segmenter of some input size sees them."""
+
+    def __init__(
+        self, images: list[AnnotatedImage], size: tuple[int, int], augmentation: AugmentSpec | None = None
+    ) -> None:
+        self.tokens = [image.token for image in images]
+        self.cache_bytes = CACHE_BYTES
+        self._images = images
+        self._size = size
+        self._augmentation = augmentation
+        self._kept: dict[int, tuple[torch.Tensor, Instances]] = {}
+        self._kept_bytes = 0
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._images)
+
+    def drawn_batch(self, indices: list[int], seeds: list[int]) -> ImageBatch:
+        """Images as a training sees them: varied by the draws of these seeds."""
+        assert self._augmentation is not None
+        drawn = []
+        for index, seed in zip(indices, seeds, strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            drawn.append(augment_image(*self._get(index), self._augmentation, self._size, generator))
+        return self._batch(indices, drawn)
+
+    def plain_batches(self, batch_size: int) -> Iterator[ImageBatch]:
+        """Every image once, in order, as it is."""
+        assert self._augmentation is None
+        for first in range(0, len(self), batch_size):
+            indices = list(range(first, min(first + batch_size, len(self))))
+            yield self._batch(indices, [self._get(index) for index in indices])
+
+    def _batch(self, indices: list[int], each: list[tuple[torch.Tensor, Instances]]) -> ImageBatch:
+        instances = stack_instances([instances for _, instances in each])
+        assert instances is not None
+        return ImageBatch(tuple(self.tokens[index] for index in indices), torch.stack([i for i, _ in each]), instances)
+
+    def _get(self, index: int) -> tuple[torch.Tensor, Instances]:
+        if index in self._kept:
+            return self._kept[index]
+        zoom = 1.0 if self._augmentation is None else self._augmentation.image.zoom[1]
+        pair = read_annotated(self._images[index], (round(self._size[0] * zoom), round(self._size[1] * zoom)))
+        size = pair[0].nbytes + pair[1].owner.nbytes
+        if self._kept_bytes + size <= self.cache_bytes:
+            self._kept[index] = pair
+            self._kept_bytes += size
+        return pair
+
+
+def read_annotated(image: AnnotatedImage, size: tuple[int, int]) -> tuple[UInt8[torch.Tensor, "3 h w"], Instances]:
+    """An image and its instances, resized as a whole to a height and width; raises InputError for what is damaged."""
+    pixels = read_image(image.path)
+    check_image_size(image.path, pixels, {"height": image.size[0], "width": image.size[1]})
+    masks = list(_decoded(image))
+    # What is small stands before what is large where the annotations of the two overlap.
+    owner = paint(masks, np.array([-mask.sum() for mask in masks], dtype=float), image.size)
+    labels = torch.tensor([label for label, _ in image.masks], dtype=torch.long)
+    return resize_whole(pixels, size), Instances(
+        torch.from_numpy(resize_owner(owner, size)), labels, torch.ones(len(labels))
+    )
+
+
+def resize_whole(pixels: UInt8[np.ndarray, "h_in w_in 3"], size: tuple[int, int]) -> UInt8[torch.Tensor, "3 h w"]:
+    """An image resized to a height and width, whatever happens to its aspect."""
+    scaled = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+
+
+def resize_owner(owner: UInt8[np.ndarray, "h_in w_in"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """A map of who owns each pixel, resized: every pixel takes its owner from the nearest one."""
+    return cv2.resize(owner, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _decoded(image: AnnotatedImage) -> Iterator[Bool[np.ndarray, "h w"]]:
+    for _, mask in image.masks:
+        try:
+            yield decode_nuimages(mask, image.size)
+        except ValueError as error:
+            raise InputError(f"object_ann.json: a mask of {image.path}: {error}") from error

@@ -1,0 +1,177 @@
+"""Pseudo labels of an image teacher: files of instances as COCO writes them, checked against a root, read by image."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from nuscenes.eval.detection.utils import category_to_detection_name
+
+from detectors.batch import Instances
+from detectors.geometry.boxes import CLASSES
+from detectors.heads.instance_mask import FoundInstances
+from harness.data.masks import MAX_INSTANCES, decode, encode, paint
+from harness.data.tables import read_json
+from harness.errors import InputError
+from harness.store import atomic_write
+
+# What COCO and Cityscapes call the classes that nuScenes has, too; their other classes are left out.
+_ELSEWHERE = {
+    "person": "pedestrian",
+    "rider": "pedestrian",
+    "motorbike": "motorcycle",
+    "traffic cone": "traffic_cone",
+    "construction vehicle": "construction_vehicle",
+}
+
+
+def class_index(name: str) -> int | None:
+    """Index into CLASSES of a class as we, nuScenes or COCO call it; None of one that is none of the ten."""
+    known = category_to_detection_name(name) or _ELSEWHERE.get(name.lower(), name.lower())
+    return CLASSES.index(known) if known in CLASSES else None
+
+
+def map_classes(names: Mapping[int, str], whose: str) -> dict[int, int]:
+    """A teacher's own class numbers to indices into CLASSES; raises InputError where none of its classes maps."""
+    found = {number: index for number, name in names.items() if (index := class_index(name)) is not None}
+    if not found:
+        raise InputError(
+            f"{whose}: none of its classes ({', '.join(map(str, names.values()))}) is one of {', '.join(CLASSES)}"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """What a teacher sees in an image, not yet decoded."""
+
+    size: tuple[int, int]
+    """Height and width of the image."""
+    found: tuple[tuple[int, float, Any], ...]
+    """Index into CLASSES, score and COCO's segmentation of each instance, the surest first."""
+
+
+class PseudoLabels:
+    """The labels in the JSON files of a folder, by the path of an image in its root."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read all of them; raises InputError for what is not in COCO's format."""
+        self.folder = folder
+        self.images: dict[str, LabelledImage] = {}
+        files = sorted(folder.glob("*.json"))
+        if not files:
+            raise InputError(f"{folder} is no folder with a .json file of labels in COCO's format")
+        for file in files:
+            self._add(file)
+
+    def check(self, rows: Iterable[Mapping[str, Any]], known: Iterable[str]) -> None:
+        """Raise InputError where the labels do not fit a root.
+
+        Args:
+            rows: sample_data rows of the images that need labels.
+            known: filename of every image in the root.
+        """
+        if strangers := self.images.keys() - set(known):
+            raise InputError(
+                f"{self.folder}: {min(strangers)!r} is no image of the dataset ({len(strangers)} such); file_name must "
+                "be a path in its root, such as samples/CAM_FRONT/....jpg"
+            )
+        for row in rows:
+            labelled = self.images.get(row["filename"])
+            if labelled is None:
+                raise InputError(f"{self.folder} has no labels of {row['filename']}, an image that is trained on")
+            if labelled.size != (row["height"], row["width"]):
+                raise InputError(
+                    f"{self.folder}: {row['filename']} is labelled as {labelled.size[1]} x {labelled.size[0]} pixels; "
+                    f"the image has {row['width']} x {row['height']}"
+                )
+
+    def instances(self, filename: str) -> tuple[UInt8[np.ndarray, "h w"], list[int], list[float]]:
+        """Who owns each pixel of an image (of several the surest), and the instances' labels and scores."""
+        image = self.images[filename]
+        found = image.found[:MAX_INSTANCES]
+        try:
+            masks = [decode(segmentation, image.size) for _, _, segmentation in found]
+        except ValueError as error:
+            raise InputError(f"{self.folder}: a mask of {filename}: {error}") from error
+        labels, scores = [label for label, _, _ in found], [score for _, score, _ in found]
+        return paint(masks, np.array(scores, dtype=float), image.size), labels, scores
+
+    def _add(self, file: Path) -> None:
+        content = read_json(file)
+        try:
+            classes = map_classes({row["id"]: str(row["name"]) for row in content["categories"]}, str(file))
+            numbers = {row["id"] for row in content["categories"]}
+            names = {row["id"]: row["file_name"] for row in content["images"]}
+            sizes = {row["file_name"]: (int(row["height"]), int(row["width"])) for row in content["images"]}
+            found: dict[str, list[tuple[int, float, Any]]] = {name: [] for name in names.values()}
+            for row in content["annotations"]:
+                if row["category_id"] not in numbers:
+                    raise InputError(f"{file}: category_id {row['category_id']!r} is in no row of its categories")
+                if row["category_id"] in classes:
+                    score = float(row.get("score", 1.0))
+                    if not 0 <= score <= 1:
+                        raise InputError(f"{file}: score {score} of an annotation is not in [0, 1]")
+                    found[names[row["image_id"]]].append((classes[row["category_id"]], score, row["segmentation"]))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"{file} is no file of instances in COCO's format: {error!r}") from error
+        for name, instances in found.items():
+            if name in self.images:
+                raise InputError(f"{self.folder}: {name} is labelled twice, the second time in {file.name}")
+            self.images[name] = LabelledImage(sizes[name], tuple(sorted(instances, key=lambda each: -each[1])))
+
+
+def stack_views(each: Sequence[tuple[UInt8[np.ndarray, "h w"], list[int], list[float]]]) -> Instances:
+    """The labels of some images of one size as one, padded."""
+    most = max((len(labels) for _, labels, _ in each), default=0)
+    return Instances(
+        owner=torch.from_numpy(np.stack([owner for owner, _, _ in each])),
+        label=torch.tensor([labels + [-1] * (most - len(labels)) for _, labels, _ in each], dtype=torch.long),
+        score=torch.tensor([scores + [0.0] * (most - len(scores)) for _, _, scores in each], dtype=torch.float32),
+    )
+
+
+class LabelsWriter:
+    """Collects what a teacher finds, and writes it as one file."""
+
+    def __init__(self) -> None:
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def add(self, filename: str, found: FoundInstances) -> None:
+        """Take in the instances of an image; masks have the image's own size."""
+        height, width = found.mask.shape[-2:]
+        image = len(self._images) + 1
+        self._images.append({"id": image, "file_name": filename, "height": height, "width": width})
+        for mask, label, score in zip(found.mask.numpy(), found.label.tolist(), found.score.tolist(), strict=True):
+            if mask.any():
+                self._annotations.append(
+                    {
+                        "id": len(self._annotations) + 1,
+                        "image_id": image,
+                        "category_id": label + 1,
+                        "segmentation": encode(mask),
+                        "area": int(mask.sum()),
+                        "iscrowd": 0,
+                        "score": round(score, 4),
+                    }
+                )
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Of images and of instances."""
+        return len(self._images), len(self._annotations)
+
+    def write(self, folder: Path) -> None:
+        """Write labels.json into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)],
+        }
+        atomic_write(folder / "labels.json", json.dumps(content, separators=(",", ":")).encode())

@@ -1,0 +1,141 @@
+"""Jobs, the nodes of a study's DAG: everything that decides a result, and the hash of it, which is the job's name."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from detectors.detector import DetectorSpec
+from detectors.segmenter import SegmenterSpec
+from detectors.spec import Spec
+from harness.study.schedule import ScheduleSpec
+from harness.study.spec import DetectionConfigName
+
+RESULTS_VERSION = 3
+"""Raised whenever the code would give other numbers for the same spec; runs of an older version are not reused."""
+
+
+class DataIdentity(Spec):
+    """What of the dataset decides a result; where it lies does not."""
+
+    fingerprint: str
+    """Hash of the tables (and of every file, where the root has a manifest)."""
+    train_split: str
+    eval_split: str
+    detection_config: DetectionConfigName
+
+
+class AnyJobSpec(Spec):
+    """What every job has."""
+
+    results_version: int = RESULTS_VERSION
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the jobs that have to be done before."""
+        return ()
+
+    @property
+    def steps(self) -> int:
+        """How long it trains; 0 where nothing is trained."""
+        return 0
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits of the hash of this spec."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class JobSpec(AnyJobSpec):
+    """A detector, trained or given, and scored."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"labels"})
+
+    detector: DetectorSpec
+    seed: int
+    data: DataIdentity
+    schedule: ScheduleSpec | None
+    """In steps. None: nothing is trained, and weights that are given, or the initial ones, are scored."""
+    weights: str | None = None
+    """Content hash of the given weights."""
+    model_of: str | None = None
+    """Id of the job whose detector is scored."""
+    teacher: str | None = None
+    """Id of the job whose detector teaches."""
+    losses: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Distillation losses with all their fields."""
+    warm_start: bool = False
+    """Neck and head begin as copies of the teacher's."""
+    labels: str | None = None
+    """Id of the job that has an image teacher's pseudo labels of the training split."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Its teachers, or the job whose detector is scored."""
+        return tuple(id_ for id_ in (self.teacher, self.model_of, self.labels) if id_)
+
+    @property
+    def steps(self) -> int:
+        """Of its schedule."""
+        return self.schedule.length if self.schedule else 0
+
+
+class ImageDataIdentity(Spec):
+    """What of an image teacher's dataset decides its result."""
+
+    fingerprint: str
+    train_split: str
+    eval_split: str
+
+
+class SegmenterJobSpec(AnyJobSpec):
+    """An image teacher, trained and scored."""
+
+    segmenter: SegmenterSpec
+    seed: int
+    data: ImageDataIdentity
+    schedule: ScheduleSpec
+
+    @property
+    def steps(self) -> int:
+        """Of its schedule."""
+        return self.schedule.length
+
+
+class LabelsJobSpec(AnyJobSpec):
+    """What an image teacher sees in every image of a split of the detection data."""
+
+    fingerprint: str
+    """Of the detection data."""
+    split: str
+    segmenter: str | None = None
+    """Id of the job that trained it."""
+    model: str | None = None
+    """Name of a model of transformers."""
+    given: str | None = None
+    """Content hash of labels that were made elsewhere."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The segmenter."""
+        return (self.segmenter,) if self.segmenter else ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A node of the DAG."""
+
+    spec: JobSpec | SegmenterJobSpec | LabelsJobSpec
+    label: str
+    """For people: the first row that wanted this job."""
+    source: Path | None = None
+    """Where what is given lies: weights, the root of an image teacher's dataset, a folder of labels."""
+
+    @property
+    def id(self) -> str:
+        """The job's identity."""
+        return self.spec.id

@@ -1,0 +1,136 @@
+"""What a study trains: teachers and students that detect, and image teachers that segment."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from detectors.detector import DetectorSpec
+from detectors.presets import PRESETS, SEGMENTERS
+from detectors.segmenter import SegmenterSpec
+from detectors.spec import Spec
+from harness.errors import unknown
+from harness.study.schedule import AugmentSpec, ImageAugmentSpec, ScheduleSpec
+
+
+class _Model(Spec):
+    preset: str
+    keyframes: int = Field(default=1, ge=1, le=8)
+    """Of a camera: how many it sees, the newest and the ones before it."""
+
+    @property
+    def detector(self) -> DetectorSpec:
+        """The preset with what this says of it."""
+        preset = PRESETS[self.preset]
+        if preset.camera is None or self.keyframes == preset.camera.keyframes:
+            return preset
+        return preset.model_copy(update={"camera": preset.camera.model_copy(update={"keyframes": self.keyframes})})
+
+    @field_validator("preset")
+    @classmethod
+    def _preset_is_known(cls, name: str) -> str:
+        if name not in PRESETS:
+            raise ValueError(unknown("preset", name, PRESETS))
+        return name
+
+    @model_validator(mode="after")
+    def _keyframes_are_a_cameras(self) -> Self:
+        if self.keyframes > 1 and self.preset in PRESETS and PRESETS[self.preset].camera is None:
+            raise ValueError(f"keyframes belong to cameras; preset {self.preset!r} has none")
+        return self
+
+
+class TeacherSpec(_Model):
+    """A detector to learn from: trained here with its seed, given as a checkpoint, or, as a control, not trained."""
+
+    seed: int | Literal["paired"] = 0
+    """One teacher for all students; or "paired": each student has the teacher of its own seed."""
+    checkpoint: Path | None = None
+    """A model.safetensors of the same preset; nothing is trained then."""
+    trained: bool = True
+    """False: it teaches with its initial weights, a control for what a loss does whatever the teacher knows."""
+
+    @model_validator(mode="after")
+    def _weights_have_no_seed(self) -> Self:
+        if self.checkpoint is not None and self.seed == "paired":
+            raise ValueError("a teacher that is given as a checkpoint is one for all; its seed cannot be 'paired'")
+        if self.checkpoint is not None and not self.trained:
+            raise ValueError("a teacher is either given as a checkpoint or not trained")
+        return self
+
+    def seed_for(self, student_seed: int) -> int:
+        """Of the teacher that a student of a seed learns from."""
+        return student_seed if self.seed == "paired" else self.seed
+
+
+class StudentSpec(_Model):
+    """A detector that learns; trained without a teacher (the baseline) and once for each path and arm."""
+
+    longer_baseline: float | None = Field(default=None, gt=1, allow_inf_nan=False)
+    """A control: one more baseline of so many times the steps, for a distilled step takes longer than a plain one."""
+
+
+class ImageDataSpec(Spec):
+    """What an image teacher learns from: a dataset in nuImages' format, of other scenes than the detectors' own."""
+
+    preset: Literal["tiny", "small", "smoke"] = "tiny"
+    """The embedded images to make on first use; ignored where a root is given."""
+    seed: int = 0
+    """Of the embedded images."""
+    root: Path | None = None
+    """A nuImages root of the user's; its splits then apply."""
+    train_split: str = "v1.0-synthetic-images/train"
+    """A version of the root, such as v1.0-train; or VERSION/NAME, of those that the version's splits.json has."""
+    eval_split: str = "v1.0-synthetic-images/val"
+
+
+class ImageTeacherSpec(Spec):
+    """A teacher that segments images: trained here, a model of transformers by its name, or labels made elsewhere."""
+
+    preset: str | None = None
+    """A key of SEGMENTERS, to be trained here."""
+    model: str | None = None
+    """A model of transformers for instance segmentation: its name on the Hugging Face hub, or a folder."""
+    labels: Path | None = None
+    """A folder of pseudo labels as COCO writes instances, file_name being the path of an image in the root."""
+    seed: int = 0
+    """Of a teacher that is trained here: one teacher for all students."""
+    data: ImageDataSpec = ImageDataSpec()
+    schedule: ScheduleSpec = ScheduleSpec(
+        steps=1200,
+        batch_size=8,
+        lr=3e-3,
+        weight_decay=0.05,
+        augment=AugmentSpec(image=ImageAugmentSpec(zoom=(1.0, 1.3))),
+    )
+
+    @model_validator(mode="after")
+    def _is_one_of_three(self) -> Self:
+        given = [name for name in ("preset", "model", "labels") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"an image teacher needs one of preset, model and labels, not {' and '.join(given) or 'none'}"
+            )
+        if self.preset is None and (unused := self.model_fields_set & {"data", "schedule", "seed"}):
+            raise ValueError(f"{min(unused)} belongs to an image teacher that is trained here, one with a preset")
+        return self
+
+    @field_validator("schedule")
+    @classmethod
+    def _is_in_steps(cls, schedule: ScheduleSpec) -> ScheduleSpec:
+        if schedule.steps is None:
+            raise ValueError("an image teacher's schedule is in steps")
+        return schedule
+
+    @field_validator("preset")
+    @classmethod
+    def _preset_is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in SEGMENTERS:
+            raise ValueError(unknown("preset", name, SEGMENTERS))
+        return name
+
+    @property
+    def segmenter(self) -> SegmenterSpec:
+        """Of a preset."""
+        assert self.preset is not None, "only a teacher that is trained here is one of ours"
+        return SEGMENTERS[self.preset]

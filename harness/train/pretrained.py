@@ -1,0 +1,88 @@
+"""Instance segmentation models of transformers by name, as image teachers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+
+from detectors.heads.instance_mask import FoundInstances
+from harness.data.pseudo_labels import map_classes
+from harness.errors import InputError
+
+SCORE_FLOOR = 0.05
+"""Instances that the model is less sure of are not written down; a loss has a threshold of its own."""
+
+
+def check_pretrained(name: str) -> None:
+    """Raise InputError for a model that cannot be had, is for something else, or knows none of the ten classes."""
+    _mapped(_config(name), name)
+
+
+class PretrainedLabeller:
+    """A model for instance segmentation (Mask2Former, MaskFormer, OneFormer, EoMT, ...), looking at single images."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        """Load it; raises InputError where that is impossible."""
+        # Its image processors are imported here: some of them want packages that only they need.
+        from transformers import AutoImageProcessor
+
+        config = _config(name)
+        self._classes = _mapped(config, name)
+        self._device = device
+        try:
+            self._model = _auto_class(config, name).from_pretrained(name).to(device).eval()
+            # Not the processors on torchvision, which is no dependency of ours.
+            self._processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+        except (OSError, ValueError, ImportError) as error:
+            raise InputError(f"model {name!r} of transformers cannot be loaded: {_first_line(error)}") from error
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[UInt8[Any, "h w 3"]]) -> list[FoundInstances]:
+        """What is seen in each image, the surest first."""
+        inputs = self._processor(images=list(images), return_tensors="pt").to(self._device)
+        seen = self._processor.post_process_instance_segmentation(
+            self._model(**inputs),
+            threshold=SCORE_FLOOR,
+            target_sizes=[image.shape[:2] for image in images],
+            return_binary_maps=True,
+        )
+        return [self._found(each, image.shape[:2]) for each, image in zip(seen, images, strict=True)]
+
+    def _found(self, seen: dict[str, Any], size: tuple[int, int]) -> FoundInstances:
+        kept = [(i, info) for i, info in enumerate(seen["segments_info"]) if info["label_id"] in self._classes]
+        kept.sort(key=lambda pair: -pair[1]["score"])
+        masks = [seen["segmentation"][i].cpu() > 0.5 for i, _ in kept]
+        return FoundInstances(
+            mask=torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool),
+            label=torch.tensor([self._classes[info["label_id"]] for _, info in kept], dtype=torch.long),
+            score=torch.tensor([float(info["score"]) for _, info in kept], dtype=torch.float32),
+        )
+
+
+def _config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {name!r} of transformers cannot be read: {_first_line(error)}") from error
+
+
+def _auto_class(config: Any, name: str) -> Any:
+    from transformers import AutoModelForInstanceSegmentation, AutoModelForUniversalSegmentation
+
+    kinds = (AutoModelForUniversalSegmentation, AutoModelForInstanceSegmentation)
+    for kind in kinds:
+        if type(config) in kind._model_mapping:
+            return kind
+    raise InputError(f"model {name!r} is a {config.model_type}, no model of transformers for instance segmentation")
+
+
+def _mapped(config: Any, name: str) -> dict[int, int]:
+    _auto_class(config, name)
+    return map_classes({int(number): label for number, label in config.id2label.items()}, f"model {name!r}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

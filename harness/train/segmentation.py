@@ -1,0 +1,25 @@
+"""SegmentationObjective: what an image teacher is trained to, in the form that `fit` takes."""
+
+import torch
+
+from detectors.batch import ImageBatch
+from detectors.segmenter import Segmenter
+from distill.objective import ObjectiveOutput, require_finite
+
+
+class SegmentationObjective(torch.nn.Module):
+    """A segmenter and its two losses, for `fit`."""
+
+    def __init__(self, student: Segmenter) -> None:
+        super().__init__()
+        self.student = student
+        self.weights = {"heatmap": 1.0, "masks": student.spec.head.mask_weight}
+
+    def forward(self, batch: ImageBatch, ramp: float = 1.0) -> ObjectiveOutput:
+        """Both losses of a batch; no teacher, so no ramp."""
+        loss = self.student.loss(self.student(batch.images), batch.instances)
+        terms = {"heatmap": loss.heatmap, "masks": loss.masks}
+        raw = {name: value.detach() for name, value in terms.items()}
+        require_finite(raw)
+        weighted = {name: self.weights[name] * value for name, value in terms.items()}
+        return ObjectiveOutput(total=torch.stack(list(weighted.values())).sum(), raw=raw, weighted=weighted)
