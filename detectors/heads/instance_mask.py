@@ -175,7 +175,9 @@ class InstanceMaskHead(nn.Module):
             order = (score[kept] * maskness).argsort(descending=True, stable=True)
             label, rated, logits = label[order], (score[kept] * maskness)[order], logits[order]
             overlap = mask_iou(logits > 0, logits > 0)
-            keep = suppress((overlap > self.spec.nms_overlap)[None], label[None], (rated > 0)[None])[0]
+            keep = suppress(
+                (overlap > self.spec.nms_overlap)[None], label[None], (rated > self.spec.score_threshold)[None]
+            )[0]
             found.append(FoundInstances(_resized(logits[keep], size) > 0, label[keep], rated[keep]))
         return found
 

@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 @app.callback()
 def main() -> None:
-    """Datasets in nuScenes format."""
+    """Datasets in nuScenes and nuImages format."""
 
 
 @app.command()
@@ -56,7 +56,7 @@ def inspect(
     picture: Annotated[Path | None, typer.Option(help="Draw a sample into this file: png, jpg or pdf.")] = None,
     sample: Annotated[str | None, typer.Option(help="Token of the sample to draw; the first one if not given.")] = None,
 ) -> None:
-    """Check every table and sensor file of a nuScenes root, and count what is in it.
+    """Check every table and sensor file of a nuScenes or nuImages root, and count what is in it.
 
     What is missing or damaged is named, and the exit status is 2. Nothing is written but the picture. Without hashes,
     which only synthetic datasets have, a LiDAR sweep that was cut between two points goes unnoticed, and damage in the
@@ -72,7 +72,8 @@ def _inspect(
     path: Path, version: str | None, split: str | None, fast: bool, picture: Path | None, sample: str | None
 ) -> None:
     from harness.console import count_progress
-    from harness.data import inspection
+    from harness.data import image_inspection, inspection
+    from harness.data.nuimages import NuImagesRoot
     from harness.data.root import NuScenesRoot, versions_in
 
     if picture is not None:
@@ -82,7 +83,16 @@ def _inspect(
     versions = versions_in(path)
     if version is None and len(versions) > 1:
         raise InputError(f"{path} has several versions: {', '.join(versions)}; choose one with --version")
-    root = NuScenesRoot(path, version if version is not None else versions[0])
+    chosen = version if version is not None else versions[0]
+    if (path / chosen / "object_ann.json").is_file():
+        image_inspection.check_no_sample(sample)
+        images = NuImagesRoot(path)
+        image_inspection.inspect_images(images, chosen, split, fast, console)
+        if picture is not None:
+            image_inspection.draw_images(images, split or chosen, picture)
+            console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
+        return
+    root = NuScenesRoot(path, chosen)
     every = [row["token"] for row in root.devkit.sample]
     splits = inspection.samples_by_split(root, split)
     tokens = splits[split] if split is not None else every

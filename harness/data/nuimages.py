@@ -61,6 +61,10 @@ class NuImagesRoot:
 
     path: Path
 
+    def splits(self, version: str) -> list[str]:
+        """A version as a split, and those of its splits.json."""
+        return [version, *(f"{version}/{name}" for name in self._splits(version))]
+
     def check_split(self, split: str) -> None:
         """Raise InputError for a split that is not there."""
         version, _, name = split.partition("/")

@@ -1,26 +1,28 @@
-"""One sample as a picture: what the cameras, the LiDAR and the RADARs saw, and the annotated boxes on it.
+"""Samples and images as pictures: what the cameras, the LiDAR and the RADARs saw, and the annotated boxes on it.
 
 It is drawn from what the reader returns and nothing else: where boxes lie on objects and points, its frames are right.
 """
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon
 from torch import Tensor
 
-from detectors.batch import CameraViews, Inputs, Sample
+from detectors.batch import CameraViews, Inputs, Instances, Sample
 from detectors.geometry.boxes import CLASSES, Boxes
 from harness.data.nuscenes import annotations, read
 from harness.data.root import CAMERAS, RADARS, NuScenesRoot
@@ -125,6 +127,32 @@ def draw(root: NuScenesRoot, token: str) -> Figure:
         fontsize=11,
         handlelength=1.2,
     )
+    return figure
+
+
+def draw_instances(images: Sequence[tuple[UInt8[Tensor, "3 h w"], Instances]]) -> Figure:
+    """Images with the masks of their instances in the colours of their classes, two in a row."""
+    rows = math.ceil(len(images) / 2)
+    height, width = images[0][0].shape[1:]
+    figure = Figure(figsize=(2 * _IMAGE_INCHES, rows * _IMAGE_INCHES * height / width), facecolor=_PAPER)
+    FigureCanvasAgg(figure)
+    palette = np.array([to_rgb(color) for color in _COLORS.values()])
+    grid = figure.subplots(rows, 2, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
+    figure.subplots_adjust(0, 0, 1, 1)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for axes, (image, instances) in zip(grid.ravel(), images, strict=False):
+        shown = rearrange(image.numpy(), "c h w -> h w c") / 255
+        owner = instances.owner.numpy()
+        is_mine = owner > 0
+        color = palette[instances.label.numpy()[owner[is_mine].astype(int) - 1]]
+        shown[is_mine] = 0.45 * shown[is_mine] + 0.55 * color
+        axes.imshow(shown)
+        for number, label in enumerate(instances.label.tolist(), start=1):
+            rows_of, columns_of = np.nonzero(owner == number)
+            if len(rows_of):
+                axes.contour(owner == number, levels=[0.5], colors="white", linewidths=0.5)
+                axes.text(columns_of.mean(), rows_of.min(), CLASSES[label], color="white", fontsize=5, ha="center")
     return figure
 
 

@@ -20,7 +20,8 @@ MEANINGS = {
     "†": "† Recalled from memory, not verified.",
 }
 
-SENSORS = {"camera", "lidar", "radar"}
+SENSORS = {"camera", "images", "lidar", "radar"}
+"""What a model of a path sees; images: those of an image teacher."""
 
 Points = Annotated[float, Field(ge=-100, le=100)]
 

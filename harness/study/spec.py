@@ -124,6 +124,8 @@ class ReportSpec(Spec):
     """Files of published numbers; a relative one is looked for beside the study."""
 
 
+IMAGES = "images"
+"""What an image teacher sees, where a path is named by sensors."""
 WARM_START = "warm_start"
 """What an arm names beside or instead of losses: the student's neck and head start as copies of the teacher's."""
 
@@ -179,12 +181,11 @@ class StudySpec(Spec):
         )
 
     def sensors(self, ends: Ends) -> str:
-        """A path by what its detectors sense, such as camera+lidar->camera, as papers name it; "images" in front of
-        them where an image teacher has a part in it.
-        """
-        taught = sorted(self.teachers[ends.teacher].detector.inputs.sensors) if ends.teacher else []
-        student = sorted(self.students[ends.student].detector.inputs.sensors)
-        return "->".join("+".join(each) for each in (["images"] * bool(ends.image_teacher) + taught, student))
+        """A path by what its models see, such as camera+lidar->camera or images+lidar->camera, as papers name it."""
+        teaching = self.teachers[ends.teacher].detector.inputs.sensors if ends.teacher else frozenset()
+        images = {IMAGES} if ends.image_teacher else set()
+        learning = self.students[ends.student].detector.inputs.sensors
+        return "->".join("+".join(sorted(each)) for each in (teaching | images, learning))
 
     @property
     def unused_teachers(self) -> list[str]:
