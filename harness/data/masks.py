@@ -1,6 +1,7 @@
 """Instance masks as run lengths, in the two spellings that there are: nuImages' (base64) and COCO's."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,23 +31,57 @@ def decode(segmentation: Mapping[str, Any] | Sequence[Any], size: tuple[int, int
     Raises:
         ValueError: It is none of these, or of another size.
     """
-    try:
-        if isinstance(segmentation, Mapping):
-            stated = tuple(segmentation["size"])
-            if stated != size:
-                raise ValueError(
-                    f"a mask of {stated[0]} x {stated[1]} (height x width), the image has {size[0]} x {size[1]}"
-                )
-            whole = (
-                segmentation
-                if isinstance(segmentation["counts"], str | bytes)
-                else coco.frPyObjects(segmentation, *size)
-            )
-        else:
-            whole = coco.merge(coco.frPyObjects(segmentation, *size))
-        return coco.decode(whole).astype(bool)
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"no mask in COCO's format: {error!r}") from error
+    # pycocotools trusts what it is given with its memory, so that everything is looked at before.
+    if not isinstance(segmentation, Mapping):
+        _check_polygons(segmentation, size)
+        return coco.decode(coco.merge(coco.frPyObjects(segmentation, *size))).astype(bool)
+    stated, counts = segmentation.get("size"), segmentation.get("counts")
+    if not isinstance(stated, list | tuple) or tuple(stated) != size:
+        raise ValueError(f"a mask of size {stated} (height, width); the image has {list(size)}")
+    runs = _decompressed(counts) if isinstance(counts, str | bytes) else counts
+    if (
+        not isinstance(runs, list)
+        or any(type(run) is not int or run < 0 for run in runs)
+        or sum(runs) != math.prod(size)
+    ):
+        raise ValueError(f"the run lengths of a mask are no {math.prod(size)} pixels")
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return inside.reshape(size[::-1]).T
+
+
+def _check_polygons(polygons: Any, size: tuple[int, int]) -> None:
+    reach = 2 * max(size)
+    if not isinstance(polygons, list) or not polygons:
+        raise ValueError("no mask in COCO's format: neither run lengths nor a list of polygons")
+    for corners in polygons:
+        numbers = isinstance(corners, list) and all(type(place) in (int, float) for place in corners)
+        if (
+            not numbers
+            or len(corners) < 6
+            or len(corners) % 2
+            or not all(-reach <= place <= reach for place in corners)
+        ):
+            raise ValueError("a polygon of a mask is no list x, y, x, y, ... of three corners or more in the image")
+
+
+def _decompressed(counts: str | bytes) -> list[int]:
+    """COCO's compressed run lengths: five bits a character, the lowest first; from the fourth on differences."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts if isinstance(counts, bytes) else counts.encode("utf-8"):
+        bits = character - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"run lengths of a mask hold {chr(character)!r}, which is none of COCO's characters")
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            if bits & 0x10:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("the run lengths of a mask end in the middle of a number")
+    return runs
 
 
 def decode_nuimages(mask: Mapping[str, Any], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

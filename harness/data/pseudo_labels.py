@@ -58,9 +58,10 @@ class LabelledImage:
 class PseudoLabels:
     """The labels in the JSON files of a folder, by the path of an image in its root."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read all of them; raises InputError for what is not in COCO's format."""
+    def __init__(self, folder: Path, above: float = -1.0) -> None:
+        """Read those with a score above a threshold; raises InputError for what is not in COCO's format."""
         self.folder = folder
+        self._above = above
         self.images: dict[str, LabelledImage] = {}
         files = sorted(folder.glob("*.json"))
         if not files:
@@ -116,7 +117,9 @@ class PseudoLabels:
                     score = float(row.get("score", 1.0))
                     if not 0 <= score <= 1:
                         raise InputError(f"{file}: score {score} of an annotation is not in [0, 1]")
-                    found[names[row["image_id"]]].append((classes[row["category_id"]], score, row["segmentation"]))
+                    name = names[row["image_id"]]
+                    if score > self._above:
+                        found[name].append((classes[row["category_id"]], score, row["segmentation"]))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"{file} is no file of instances in COCO's format: {error!r}") from error
         for name, instances in found.items():

@@ -111,6 +111,15 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             teachers[name, seed] = plan.add(Job(job_spec, f"teacher {name}{paired}", teacher.checkpoint))
             plan.rows.append(Row("teacher", name, "", "teacher", (), seed, teachers[name, seed], None))
 
+    asked_images = (
+        study.teachers_asked(names, path).image_teacher for path in study.paths for names in study.arms.values()
+    )
+    labels = {
+        name: _add_image_teacher(plan, study, name, data, images)
+        for name in dict.fromkeys(asked_images)
+        if name is not None
+    }
+
     baselines = {}
     for name in dict.fromkeys(study.ends(path).student for path in study.paths) if study.paths else study.students:
         for seed in study.seeds:
@@ -131,13 +140,12 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             asked = study.teachers_asked(names, path)
             taught_by = study.teachers[asked.teacher] if asked.teacher else None
             losses = _losses(study, names, path)
-            labels = _add_image_teacher(plan, study, asked.image_teacher, data, images) if asked.image_teacher else None
             for seed in study.seeds:
                 distilled = {
                     "teacher": teachers[asked.teacher, taught_by.seed_for(seed)] if taught_by else None,
                     "losses": losses,
                     "warm_start": WARM_START in names,
-                    "labels": labels,
+                    "labels": labels[asked.image_teacher] if asked.image_teacher else None,
                 }
                 schedule = taught if losses else plain
                 job_spec = spec(study.students[asked.student], seed, schedule).model_copy(update=distilled)
@@ -187,7 +195,7 @@ def _scored_on(job: Job, split: str) -> Job:
 
 
 def _add_image_teacher(plan: Plan, study: StudySpec, name: str, data: DataIdentity, images: ImageData | None) -> str:
-    """The jobs of an image teacher, taken in once; the id of the one that has its labels of the training split."""
+    """The jobs of an image teacher; the id of the one that has its labels of the training split."""
     teacher: ImageTeacherSpec = study.image_teachers[name]
     labels: dict[str, Any] = {"fingerprint": data.fingerprint, "split": data.train_split}
     if teacher.preset is not None:
@@ -213,9 +221,7 @@ def _add_image_teacher(plan: Plan, study: StudySpec, name: str, data: DataIdenti
             raise InputError(f"image_teachers.{name}.labels: {teacher.labels} is no folder with a .json file of labels")
         content = hashlib.sha256("".join(_content_hash(file) for file in files).encode()).hexdigest()
         made = job = Job(LabelsJobSpec(given=content, **labels), f"labels of {name}", teacher.labels)
-    row = Row("image teacher", name, "", "image teacher", (), teacher.seed, made.id, None)
-    if row not in plan.rows:
-        plan.rows.append(row)
+    plan.rows.append(Row("image teacher", name, "", "image teacher", (), teacher.seed, made.id, None))
     return plan.add(job)
 
 

@@ -19,6 +19,7 @@ from lightning.fabric import Fabric
 
 from detectors.detector import Detector
 from detectors.spec import Spec
+from distill.instance import InstanceSpec
 from distill.loss import LossSpec
 from distill.objective import DETECTION_TERMS, Objective, fingerprint, loss_spec
 from distill.warm_start import inherit
@@ -234,7 +235,11 @@ def _train(
         except ValueError as error:
             raise InputError(f"teacher and student cannot share a batch: {error}") from error
     tokens = root.tokens(spec.data.train_split)
-    labels = PseudoLabels(order.labels) if order.labels is not None else None
+    labels = None
+    if order.labels is not None:
+        # Most of what a teacher sees it is not sure of; that need not be decoded.
+        sure = [loss.score_threshold for loss in losses.values() if isinstance(loss, InstanceSpec)]
+        labels = PseudoLabels(order.labels, min(sure))
     samples = SampleSet(root, tokens, inputs, spec.schedule.augment, labels)
     fit(fabric, objective, samples, spec.schedule, spec.seed, folder, stop, order.loader_workers)
     _require_logged(folder, losses)
