@@ -10,6 +10,7 @@ from detectors.batch import Instances
 from detectors.encoders.image import STRIDE, ImageSpec
 from detectors.heads.instance_mask import (
     FoundInstances,
+    InstanceDecodeSpec,
     InstanceLoss,
     InstanceMaps,
     InstanceMaskSpec,
@@ -25,6 +26,7 @@ class SegmenterSpec(Spec):
     """Height and width that whole images are resized to, multiples of 8."""
     image: ImageSpec
     head: InstanceMaskSpec
+    decode: InstanceDecodeSpec = InstanceDecodeSpec()
 
     @model_validator(mode="after")
     def _size_is_possible(self) -> Self:
@@ -56,4 +58,4 @@ class Segmenter(nn.Module):
 
     def decode(self, maps: InstanceMaps) -> list[FoundInstances]:
         """The instances of each image, in its pixels, best first."""
-        return self.head.decode(maps, self.spec.image_size)
+        return self.head.decode(maps, self.spec.image_size, self.spec.decode)

@@ -37,15 +37,20 @@ class InstanceMaskSpec(Spec):
     """Intersection over union that a mask's bounding box keeps when it is as far off as its centre's Gaussian."""
     min_cells: float = Field(default=1.0, gt=0)
     """Instances that cover fewer cells of the head's maps are not looked for."""
+
+    def build(self, in_channels: int) -> "InstanceMaskHead":
+        """The head with fresh weights."""
+        return InstanceMaskHead(self, in_channels)
+
+
+class InstanceDecodeSpec(Spec):
+    """Which of the peaks of a head's maps are instances."""
+
     score_threshold: float = Field(default=0.05, ge=0, lt=1)
     max_instances: int = Field(default=50, ge=1, le=255)
     """Of an image."""
     nms_overlap: float = Field(default=0.5, gt=0, lt=1)
     """Of two masks of a class with a larger intersection over union, the better one stays."""
-
-    def build(self, in_channels: int) -> "InstanceMaskHead":
-        """The head with fresh weights."""
-        return InstanceMaskHead(self, in_channels)
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class InstanceMaskHead(nn.Module):
         return rearrange(drawn, "k 1 (h w) -> k h w", w=columns)
 
     @torch.no_grad()
-    def decode(self, maps: InstanceMaps, size: tuple[int, int]) -> list[FoundInstances]:
+    def decode(self, maps: InstanceMaps, size: tuple[int, int], spec: InstanceDecodeSpec) -> list[FoundInstances]:
         """The instances of each view, as masks of a size: peaks whose masks are no duplicates of better ones.
 
         The score is the centre's probability times the mean one of the mask's own cells (SOLOv2's maskness).
@@ -164,10 +169,10 @@ class InstanceMaskHead(nn.Module):
         probability = maps.heatmap.float().sigmoid()
         is_peak = probability == F.max_pool2d(probability, kernel_size=3, stride=1, padding=1)
         flat = rearrange(probability * is_peak, "v classes h w -> v (classes h w)")
-        scores, index = flat.topk(min(self.spec.max_instances, flat.shape[1]), dim=1)
+        scores, index = flat.topk(min(spec.max_instances, flat.shape[1]), dim=1)
         found = []
         for view, (score, place) in enumerate(zip(scores, index, strict=True)):
-            kept = score > self.spec.score_threshold
+            kept = score > spec.score_threshold
             label, row, column = torch.unravel_index(place[kept], maps.heatmap.shape[1:])
             logits = self.draw(maps, torch.full_like(row, view), row, column).float()
             inside = logits > 0
@@ -175,9 +180,7 @@ class InstanceMaskHead(nn.Module):
             order = (score[kept] * maskness).argsort(descending=True, stable=True)
             label, rated, logits = label[order], (score[kept] * maskness)[order], logits[order]
             overlap = mask_iou(logits > 0, logits > 0)
-            keep = suppress(
-                (overlap > self.spec.nms_overlap)[None], label[None], (rated > self.spec.score_threshold)[None]
-            )[0]
+            keep = suppress((overlap > spec.nms_overlap)[None], label[None], (rated > spec.score_threshold)[None])[0]
             found.append(FoundInstances(_resized(logits[keep], size) > 0, label[keep], rated[keep]))
         return found
 
@@ -202,8 +205,9 @@ def instance_targets(instances: Instances, cells: tuple[int, int], spec: Instanc
 
     area = share.sum((1, 2))
     down, across = (torch.arange(size, device=area.device, dtype=share.dtype) for size in cells)
-    row = (reduce(share, "k h w -> k h", "sum") @ down / area).round().long()
-    column = (reduce(share, "k h w -> k w", "sum") @ across / area).round().long()
+    # Sums, not matrix products: under autocast those would round a place to bfloat16's eight bits.
+    row = ((reduce(share, "k h w -> k h", "sum") * down).sum(1) / area).round().long()
+    column = ((reduce(share, "k h w -> k w", "sum") * across).sum(1) / area).round().long()
     # Cells of which half is covered, or more; of the thinnest objects, one.
     covered = share >= 0.5
     extent = torch.stack([covered.any(2).sum(1), covered.any(1).sum(1)], dim=-1).clamp(min=1)

@@ -88,9 +88,10 @@ def decode_nuimages(mask: Mapping[str, Any], size: tuple[int, int]) -> Bool[np.n
     """A mask as nuImages' tables hold it; ValueError as `decode`."""
     try:
         counts = base64.b64decode(mask["counts"], validate=True)
+        stated = mask["size"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no mask in nuImages' format: {error!r}") from error
-    return decode({"size": mask["size"], "counts": counts}, size)
+    return decode({"size": stated, "counts": counts}, size)
 
 
 def paint(

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from detectors.batch import ImageBatch, Instances, stack_instances
 from detectors.geometry.boxes import CLASSES
 from harness.data.augment import augment_image
 from harness.data.masks import MAX_INSTANCES, decode_nuimages, paint
-from harness.data.root import versions_in
+from harness.data.root import check_whole, read_splits, versions_in
 from harness.data.sensor_files import check_image_size, check_sensor_file, read_image
-from harness.data.tables import Columns, Reference, read_json, read_tables, table_path
+from harness.data.synthetic_root import MANIFEST
+from harness.data.tables import Columns, Reference, read_tables, table_path
 from harness.errors import InputError, unknown
 from harness.study.schedule import AugmentSpec
 
@@ -31,7 +31,7 @@ _COLUMNS: Columns = {
     "object_ann": {
         "sample_data_token": Reference("sample_data"),
         "category_token": Reference("category"),
-        "mask": dict,
+        "mask": (dict, type(None)),
     },
 }
 CACHE_BYTES = 2**30
@@ -61,6 +61,10 @@ class NuImagesRoot:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        """Raise InputError for a synthetic root that is not whole."""
+        check_whole(self.path)
+
     def splits(self, version: str) -> list[str]:
         """A version as a split, and those of its splits.json."""
         return [version, *(f"{version}/{name}" for name in self._splits(version))]
@@ -79,6 +83,8 @@ class NuImagesRoot:
         for version in sorted({split.partition("/")[0] for split in splits}):
             for path in sorted((self.path / version).glob("*.json")):
                 digest.update(f"{version}/{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+        if (manifest := self.path / MANIFEST).is_file():
+            digest.update(hashlib.sha256(manifest.read_bytes()).hexdigest().encode())
         return digest.hexdigest()
 
     def images(self, split: str) -> list[AnnotatedImage]:
@@ -86,7 +92,7 @@ class NuImagesRoot:
         self.check_split(split)
         version, _, name = split.partition("/")
         folder = self.path / version
-        tables = self._tables(version)
+        tables = read_tables(folder, _COLUMNS, _COLUMNS)
         names = {row["token"]: row["logfile"] for row in tables["log"]}
         labels = {row["token"]: category_to_detection_name(row["name"]) for row in tables["category"]}
         if not any(labels.values()):
@@ -96,7 +102,7 @@ class NuImagesRoot:
         shown: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         for row in tables["object_ann"]:
             label = labels[row["category_token"]]
-            if label is not None:
+            if label is not None and row["mask"] is not None:
                 shown.setdefault(row["sample_data_token"], []).append((CLASSES.index(label), row["mask"]))
         files = {row["token"]: row for row in tables["sample_data"]}
         found = []
@@ -116,18 +122,9 @@ class NuImagesRoot:
         for image in self.images(split):
             check_sensor_file(image.path, "camera", f"an image of split {split!r}")
 
-    def _tables(self, version: str) -> Any:
-        if version not in self._read:
-            self._read[version] = read_tables(self.path / version, _COLUMNS, _COLUMNS)
-        return self._read[version]
-
-    @cached_property
-    def _read(self) -> dict[str, Any]:
-        return {}
-
     def _splits(self, version: str) -> dict[str, list[str]]:
         path = self.path / version / "splits.json"
-        return read_json(path) if path.is_file() else {}
+        return read_splits(path, "LOG") if path.is_file() else {}
 
 
 class ImageSet:

@@ -109,6 +109,8 @@ class PseudoLabels:
             numbers = {row["id"] for row in content["categories"]}
             names = {row["id"]: row["file_name"] for row in content["images"]}
             sizes = {row["file_name"]: (int(row["height"]), int(row["width"])) for row in content["images"]}
+            if len(sizes) < len(content["images"]) or len(names) < len(content["images"]):
+                raise InputError(f"{file}: two rows of its images have one id or one file_name")
             found: dict[str, list[tuple[int, float, Any]]] = {name: [] for name in names.values()}
             for row in content["annotations"]:
                 if row["category_id"] not in numbers:
@@ -117,6 +119,8 @@ class PseudoLabels:
                     score = float(row.get("score", 1.0))
                     if not 0 <= score <= 1:
                         raise InputError(f"{file}: score {score} of an annotation is not in [0, 1]")
+                    if row["image_id"] not in names:
+                        raise InputError(f"{file}: image_id {row['image_id']!r} is in no row of its images")
                     name = names[row["image_id"]]
                     if score > self._above:
                         found[name].append((classes[row["category_id"]], score, row["segmentation"]))

@@ -49,6 +49,22 @@ def versions_in(path: Path) -> list[str]:
     return found
 
 
+def check_whole(path: Path) -> None:
+    """Raise InputError for a synthetic root that was not finished."""
+    if (path / MARKER).is_file() and not (path / MANIFEST).is_file():
+        raise InputError(
+            f"{path} is an unfinished synthetic dataset: `python -m harness.data synthesize` makes it whole"
+        )
+
+
+def read_splits(path: Path, what: str) -> dict[str, list[str]]:
+    """Split name to names of what it consists of; raises InputError where a file says anything else."""
+    custom = read_json(path)
+    if not isinstance(custom, dict) or not all(_are_names(names) for names in custom.values()):
+        raise InputError(f'{path} must be {{"SPLIT": ["{what}", ...], ...}}')
+    return custom
+
+
 @dataclass(frozen=True)
 class NuScenesRoot:
     """An existing dataset root and version; the devkit opens it when it is first read."""
@@ -62,10 +78,7 @@ class NuScenesRoot:
         # Any name is allowed, but it must be that of a folder right here: not "", nor "..".
         if self.version not in {folder.name for folder in self.path.iterdir() if folder.is_dir()}:
             raise InputError(f"{self.path}: {unknown('version', self.version, versions)}")
-        if (self.path / MARKER).is_file() and not (self.path / MANIFEST).is_file():
-            raise InputError(
-                f"{self.path} is an unfinished synthetic dataset: `python -m harness.data synthesize` makes it whole"
-            )
+        check_whole(self.path)
         check_table_files(self._folder)
 
     @property
@@ -121,9 +134,7 @@ class NuScenesRoot:
         predefined = create_splits_scenes()
         known = {name: scenes for name, scenes in predefined.items() if _VERSION_OF_SPLIT.get(name) == suffix}
         if self._custom_splits.is_file():
-            custom = read_json(self._custom_splits)
-            if not isinstance(custom, dict) or not all(_are_names(scenes) for scenes in custom.values()):
-                raise InputError(f'{self._custom_splits} must be {{"SPLIT": ["SCENE", ...], ...}}')
+            custom = read_splits(self._custom_splits, "SCENE")
             if taken := custom.keys() & predefined.keys():
                 # The devkit would score its own scenes under that name.
                 raise InputError(f"{self._custom_splits}: {min(taken)!r} is a split of nuScenes; choose another name")

@@ -36,7 +36,7 @@ class _Numbers:
     words: str = ""
 
 
-_Kind = type | Reference | _Numbers
+_Kind = type | tuple[type, ...] | Reference | _Numbers
 Columns = Mapping[str, Mapping[str, _Kind]]
 """Keys of tables that are looked up, and what their values must be."""
 _POINT = _Numbers(3)
@@ -242,6 +242,8 @@ def _rule(kind: _Kind, tokens: Mapping[str, set[str]]) -> tuple[Callable[[list],
         case Reference(table, optional=optional):
             known = {*tokens[table], ""} if optional else tokens[table]
             return lambda values: _are_tokens(values, known), f"the token of no row of {table}.json"
+        case tuple():
+            return lambda values: _are(values, *kind), "no object or null"
         case type() if kind is int:
             return lambda values: _are(values, int) and _fits(values), "no whole number of 64 bits"
         case _:

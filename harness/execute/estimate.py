@@ -55,7 +55,7 @@ def _kind(spec: dict[str, Any], teacher: dict[str, Any] | None) -> str:
     """
     schedule = spec.get("schedule") or {}
     length = [schedule.get(key) for key in ("steps", "batch_size", "precision")]
-    model = [spec.get(key) for key in ("detector", "segmenter", "data", "fingerprint", "split")]
+    model = [spec.get(key) for key in ("detector", "segmenter", "model", "given", "data", "fingerprint", "split")]
     parts = [*model, length, sorted(spec.get("losses", {})), teacher]
     return json.dumps(parts, sort_keys=True)
 

@@ -95,11 +95,13 @@ def _image_teacher(row: dict, study: StudySpec) -> str:
     teacher = study.image_teachers[name]
     if teacher.preset is None:
         what = f"{teacher.model} of transformers" if teacher.model else f"labels in {teacher.labels}"
-        return f"Image teacher {name}: {what}, for every student."
+        return f"Image teacher {name}: {what}, for every student{'; ' + row['missing'] if row['missing'] else ''}."
+    where = "other scenes" if teacher.data.root is None else f"{teacher.data.root}"
     scored = f"{row['mask_AP']:.1f}, AP50 {row['mask_AP50']:.1f}" if not math.isnan(row["mask_AP"]) else row["missing"]
     return (
-        f"Image teacher {name}: {teacher.preset} of seed {teacher.seed} for every student, trained on images of other "
-        f"scenes; mask AP {scored} (points, on {teacher.data.eval_split}, objects over {SMALLEST_PX} pixels)."
+        f"Image teacher {name}: {teacher.preset} of seed {teacher.seed} for every student, trained on images of "
+        f"{where} ({teacher.data.train_split}); mask AP {scored} (points, on {teacher.data.eval_split}, objects over "
+        f"{SMALLEST_PX} pixels)."
     )
 
 
@@ -129,16 +131,16 @@ def write_tables(
     numbers = summary.select_dtypes("number").columns.difference(["seeds"])
     rounded = summary.assign(**{name: summary[name].round(6) for name in numbers})
     atomic_write(out / "table.csv", rounded.to_csv(index=False, lineterminator="\n").encode())
-    atomic_write(out / "cost.md", (_markdown(_cost_cells(cost)) + f"\n\n{_COST_NOTE}\n").encode())
+    atomic_write(out / "cost.md", (markdown_table(_cost_cells(cost)) + f"\n\n{_COST_NOTE}\n").encode())
     atomic_write(out / "cost.csv", cost.to_csv(index=False, lineterminator="\n").encode())
 
 
 def markdown(summary: pd.DataFrame, study: StudySpec, papers: Sequence[Paper] = ()) -> str:
     """The table with its caption, and the rows that papers published."""
-    parts = [_markdown(_cells(summary)), *caption(summary, study)]
+    parts = [markdown_table(_cells(summary)), *caption(summary, study)]
     for paper in papers:
         parts += [f"**Published: {paper.name}** ({paper.venue}, arXiv {paper.arxiv})"]
-        parts += [_markdown(_published_cells(paper)), *_published_notes(paper)]
+        parts += [markdown_table(_published_cells(paper)), *_published_notes(paper)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -245,7 +247,8 @@ def _cost_cells(cost: pd.DataFrame) -> Cells:
     return [header, *rows]
 
 
-def _markdown(cells: Cells) -> str:
+def markdown_table(cells: Cells) -> str:
+    """Cells as Markdown writes a table."""
     header, *rows = cells
     rule = "|---|" + "---:|" * (len(header) - 1)
     return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])

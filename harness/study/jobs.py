@@ -117,12 +117,20 @@ class LabelsJobSpec(AnyJobSpec):
     model: str | None = None
     """Name of a model of transformers."""
     given: str | None = None
-    """Content hash of labels that were made elsewhere."""
+    """Content hash of labels that were made elsewhere, or of the weights of a model in a folder."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The segmenter."""
         return (self.segmenter,) if self.segmenter else ()
+
+
+def labels_hash(folder: Path) -> str:
+    """Hash of the files of labels in a folder, whatever they are called; raises FileNotFoundError without any."""
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise FileNotFoundError(f"no folder with a .json file of labels: {folder}")
+    return hashlib.sha256("".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,27 @@ class ImageDataSpec(Spec):
     eval_split: str = "v1.0-synthetic-images/val"
 
 
+class ImageScheduleSpec(ScheduleSpec):
+    """A schedule whose samples are single images; what is left out is as for the tiny segmenters."""
+
+    steps: int | None = Field(default=1200, gt=0)
+    batch_size: int = Field(default=8, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    augment: AugmentSpec = AugmentSpec(image=ImageAugmentSpec(zoom=(1.0, 1.3)))
+
+    @model_validator(mode="after")
+    def _is_of_images(self) -> Self:
+        if self.epochs is not None:
+            raise ValueError("the schedule of an image teacher is in steps")
+        if self.distillation_warmup:
+            raise ValueError("distillation_warmup means nothing to an image teacher: nobody teaches it")
+        of_images = {name: getattr(self.augment, name) for name in ("mirror_probability", "image")}
+        if self.augment != AugmentSpec(**of_images):
+            raise ValueError("of augment only mirror_probability and image mean something to an image teacher")
+        return self
+
+
 class ImageTeacherSpec(Spec):
     """A teacher that segments images: trained here, a model of transformers by its name, or labels made elsewhere."""
 
@@ -96,13 +117,7 @@ class ImageTeacherSpec(Spec):
     seed: int = 0
     """Of a teacher that is trained here: one teacher for all students."""
     data: ImageDataSpec = ImageDataSpec()
-    schedule: ScheduleSpec = ScheduleSpec(
-        steps=1200,
-        batch_size=8,
-        lr=3e-3,
-        weight_decay=0.05,
-        augment=AugmentSpec(image=ImageAugmentSpec(zoom=(1.0, 1.3))),
-    )
+    schedule: ImageScheduleSpec = ImageScheduleSpec()
 
     @model_validator(mode="after")
     def _is_one_of_three(self) -> Self:
@@ -114,13 +129,6 @@ class ImageTeacherSpec(Spec):
         if self.preset is None and (unused := self.model_fields_set & {"data", "schedule", "seed"}):
             raise ValueError(f"{min(unused)} belongs to an image teacher that is trained here, one with a preset")
         return self
-
-    @field_validator("schedule")
-    @classmethod
-    def _is_in_steps(cls, schedule: ScheduleSpec) -> ScheduleSpec:
-        if schedule.steps is None:
-            raise ValueError("an image teacher's schedule is in steps")
-        return schedule
 
     @field_validator("preset")
     @classmethod

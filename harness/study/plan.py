@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import InputError
-from harness.study.jobs import DataIdentity, ImageDataIdentity, Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
+from harness.study.jobs import (
+    DataIdentity,
+    ImageDataIdentity,
+    Job,
+    JobSpec,
+    LabelsJobSpec,
+    SegmenterJobSpec,
+    labels_hash,
+)
 from harness.study.models import ImageDataSpec, ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
 from harness.study.spec import WARM_START, StudySpec
@@ -94,10 +102,9 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
         return JobSpec(detector=model.detector, seed=seed, data=data, schedule=schedule)
 
     untrained = data.model_copy(update={"train_split": ""})
-    teachers: dict[tuple[str | None, int], str] = {}
-    for name in dict.fromkeys(study.ends(path).teacher for path in study.paths):
-        if name is None:
-            continue
+    teachers: dict[tuple[str, int], str] = {}
+    asked = [study.teachers_asked(names, path) for path in study.paths for names in study.arms.values()]
+    for name in dict.fromkeys(ends.teacher for ends in asked if ends.teacher):
         teacher = study.teachers[name]
         for seed in dict.fromkeys(map(teacher.seed_for, study.seeds)):
             job_spec = spec(teacher, seed)
@@ -111,13 +118,9 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             teachers[name, seed] = plan.add(Job(job_spec, f"teacher {name}{paired}", teacher.checkpoint))
             plan.rows.append(Row("teacher", name, "", "teacher", (), seed, teachers[name, seed], None))
 
-    asked_images = (
-        study.teachers_asked(names, path).image_teacher for path in study.paths for names in study.arms.values()
-    )
     labels = {
         name: _add_image_teacher(plan, study, name, data, images)
-        for name in dict.fromkeys(asked_images)
-        if name is not None
+        for name in dict.fromkeys(ends.image_teacher for ends in asked if ends.image_teacher)
     }
 
     baselines = {}
@@ -137,22 +140,22 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
 
     for path in study.paths:
         for arm, names in study.arms.items():
-            asked = study.teachers_asked(names, path)
-            taught_by = study.teachers[asked.teacher] if asked.teacher else None
+            ends = study.teachers_asked(names, path)
+            taught_by = study.teachers[ends.teacher] if ends.teacher else None
             losses = _losses(study, names, path)
             for seed in study.seeds:
                 distilled = {
-                    "teacher": teachers[asked.teacher, taught_by.seed_for(seed)] if taught_by else None,
+                    "teacher": teachers[ends.teacher, taught_by.seed_for(seed)] if ends.teacher and taught_by else None,
                     "losses": losses,
                     "warm_start": WARM_START in names,
-                    "labels": labels[asked.image_teacher] if asked.image_teacher else None,
+                    "labels": labels[ends.image_teacher] if ends.image_teacher else None,
                 }
                 schedule = taught if losses else plain
-                job_spec = spec(study.students[asked.student], seed, schedule).model_copy(update=distilled)
+                job_spec = spec(study.students[ends.student], seed, schedule).model_copy(update=distilled)
                 id_ = plan.add(Job(job_spec, f"{path} {arm}, seed {seed}"))
-                known_as = study.sensors(asked) if taught_by is None or taught_by.trained else ""
-                own = baselines[asked.student, seed]
-                plan.rows.append(Row("student", asked.student, path, arm, names, seed, id_, own, published_as=known_as))
+                known_as = study.sensors(ends) if taught_by is None or taught_by.trained else ""
+                own = baselines[ends.student, seed]
+                plan.rows.append(Row("student", ends.student, path, arm, names, seed, id_, own, published_as=known_as))
 
     for row in [row for row in plan.rows if row.role != "image teacher"]:
         for split in study.data.also_score:
@@ -213,13 +216,16 @@ def _add_image_teacher(plan: Plan, study: StudySpec, name: str, data: DataIdenti
         job = Job(LabelsJobSpec(segmenter=spec.id, **labels), f"labels of {name}")
         plan.add(made)
     elif teacher.model is not None:
-        made = job = Job(LabelsJobSpec(model=teacher.model, **labels), f"labels of {name}")
+        # A folder may come to hold other weights; a name on the hub is taken for what it is when first used.
+        local = Path(teacher.model) / "model.safetensors"
+        content = _content_hash(local) if local.is_file() else None
+        made = job = Job(LabelsJobSpec(model=teacher.model, given=content, **labels), f"labels of {name}")
     else:
         assert teacher.labels is not None
-        files = sorted(teacher.labels.glob("*.json"))
-        if not files:
-            raise InputError(f"image_teachers.{name}.labels: {teacher.labels} is no folder with a .json file of labels")
-        content = hashlib.sha256("".join(_content_hash(file) for file in files).encode()).hexdigest()
+        try:
+            content = labels_hash(teacher.labels)
+        except OSError as error:
+            raise InputError(f"image_teachers.{name}.labels: {teacher.labels} cannot be read: {error}") from error
         made = job = Job(LabelsJobSpec(given=content, **labels), f"labels of {name}", teacher.labels)
     plan.rows.append(Row("image teacher", name, "", "image teacher", (), teacher.seed, made.id, None))
     return plan.add(job)

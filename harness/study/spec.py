@@ -57,7 +57,9 @@ OTHERS = "others"
 
 
 def _by_path(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {OTHERS: value}
+    # A field of a loss may be a mapping itself, such as head: {width: 32}.
+    is_by_path = isinstance(value, dict) and any("->" in str(key) or key == OTHERS for key in value)
+    return {_tidy_path(key): each for key, each in value.items()} if is_by_path else {OTHERS: value}
 
 
 class LossChoice(Spec):
@@ -189,8 +191,9 @@ class StudySpec(Spec):
 
     @property
     def unused_teachers(self) -> list[str]:
-        """The teachers that no path begins with."""
-        used = {name for path in self.paths for name in path.split("->")[0].split("+")}
+        """The teachers that no arm asks on any path."""
+        asked = [self.teachers_asked(names, path) for path in self.paths for names in self.arms.values()]
+        used = {name for ends in asked for name in (ends.teacher, ends.image_teacher)}
         return [name for name in (*self.teachers, *self.image_teachers) if name not in used]
 
     @property
@@ -278,7 +281,7 @@ class StudySpec(Spec):
                 for path in given:
                     if path != OTHERS and path not in possible:
                         raise ValueError(f"losses.{name}.{field}: {unknown('path', str(path), [*possible, OTHERS])}")
-        if len(set(self.paths)) < len(self.paths):
+        if len({self.ends(path) for path in self.paths}) < len(self.paths):
             raise ValueError(f"paths {list(self.paths)} name one twice")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} name one twice")

@@ -18,9 +18,10 @@ from harness.data.nuimages import ImageSet, NuImagesRoot, resize_whole
 from harness.data.pseudo_labels import LabelsWriter, PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.data.sensor_files import check_image_size, read_image
+from harness.errors import InputError
 from harness.evaluate.mask_ap import mask_ap
-from harness.store import RunFolder
-from harness.study.jobs import LabelsJobSpec, SegmenterJobSpec
+from harness.store import RunFolder, atomic_write
+from harness.study.jobs import LabelsJobSpec, SegmenterJobSpec, labels_hash
 from harness.train.checkpoint import load_model, save_model
 from harness.train.segmentation import SegmentationObjective
 from harness.train.streams import seeded
@@ -94,10 +95,13 @@ def write_labels(
 
 def copy_labels(spec: LabelsJobSpec, root: NuScenesRoot, given: Path, folder: RunFolder) -> dict[str, float]:
     """Labels that were made elsewhere, checked against the root, taken over as they are."""
-    labels = check_labels(root, spec.split, given)
     folder.labels.mkdir(parents=True, exist_ok=True)
     for file in sorted(given.glob("*.json")):
-        (folder.labels / file.name).write_bytes(file.read_bytes())
+        atomic_write(folder.labels / file.name, file.read_bytes())
+    # What was copied, not what lies there by now.
+    if labels_hash(folder.labels) != spec.given:
+        raise InputError(f"the labels in {given} are no longer those that the study was planned with; call it again")
+    labels = check_labels(root, spec.split, folder.labels)
     found = [labels.images[row["filename"]] for row in label_rows(root, spec.split)]
     return {"images": float(len(found)), "instances": float(sum(len(image.found) for image in found))}
 

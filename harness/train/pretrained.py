@@ -10,6 +10,8 @@ from detectors.heads.instance_mask import FoundInstances
 from harness.data.pseudo_labels import map_classes
 from harness.errors import InputError
 
+_KNOWN = ("mask2former", "maskformer")
+# Those whose image processors give one mask an instance.
 SCORE_FLOOR = 0.05
 """Instances that the model is less sure of are not written down; a loss has a threshold of its own."""
 
@@ -20,7 +22,7 @@ def check_pretrained(name: str) -> None:
 
 
 class PretrainedLabeller:
-    """A model for instance segmentation (Mask2Former, MaskFormer, OneFormer, EoMT, ...), looking at single images."""
+    """A model for instance segmentation (Mask2Former, MaskFormer), looking at single images."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         """Load it; raises InputError where that is impossible."""
@@ -31,11 +33,16 @@ class PretrainedLabeller:
         self._classes = _mapped(config, name)
         self._device = device
         try:
-            self._model = _auto_class(config, name).from_pretrained(name).to(device).eval()
+            model, told = _auto_class(config, name).from_pretrained(name, output_loading_info=True)
             # Not the processors on torchvision, which is no dependency of ours.
             self._processor = AutoImageProcessor.from_pretrained(name, backend="pil")
         except (OSError, ValueError, ImportError) as error:
             raise InputError(f"model {name!r} of transformers cannot be loaded: {_first_line(error)}") from error
+        # The weights of the classes in its training loss may be missing, all others would be random ones.
+        absent = [*told["missing_keys"], *told["mismatched_keys"]]
+        if absent := sorted(str(key) for key in absent if not str(key).startswith("criterion.")):
+            raise InputError(f"model {name!r} of transformers has no weights for {absent[0]} ({len(absent)} such)")
+        self._model = model.to(device).eval()
 
     @torch.no_grad()
     def __call__(self, images: Sequence[UInt8[Any, "h w 3"]]) -> list[FoundInstances]:
@@ -74,9 +81,9 @@ def _auto_class(config: Any, name: str) -> Any:
 
     kinds = (AutoModelForUniversalSegmentation, AutoModelForInstanceSegmentation)
     for kind in kinds:
-        if type(config) in kind._model_mapping:
+        if config.model_type in _KNOWN and type(config) in kind._model_mapping:
             return kind
-    raise InputError(f"model {name!r} is a {config.model_type}, no model of transformers for instance segmentation")
+    raise InputError(f"model {name!r} is a {config.model_type}; allowed: {' and '.join(_KNOWN)}")
 
 
 def _mapped(config: Any, name: str) -> dict[int, int]:
