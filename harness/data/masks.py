@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 from pycocotools import mask as coco
 
 Rle = dict[str, Any]
 """``size`` (height, width) and ``counts``, column by column."""
+Segmentation = Mapping[str, Any] | Sequence[Any]
+"""Run lengths, or a list of polygons."""
 
 
 def encode(mask: Bool[np.ndarray, "h w"]) -> Rle:
@@ -25,28 +27,56 @@ def encode_nuimages(mask: Bool[np.ndarray, "h w"]) -> Rle:
     return {"size": found["size"], "counts": base64.b64encode(found["counts"].encode("ascii")).decode("ascii")}
 
 
-def decode(segmentation: Mapping[str, Any] | Sequence[Any], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+def decode(segmentation: Segmentation, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """COCO's run lengths, compressed or not, or polygons, as a mask of an image of this height and width.
 
     Raises:
         ValueError: It is none of these, or of another size.
     """
-    # pycocotools trusts what it is given with its memory, so that everything is looked at before.
-    if not isinstance(segmentation, Mapping):
+    return paint([segmentation], size) > 0
+
+
+def paint(
+    segmentations: Sequence[Segmentation], size: tuple[int, int], small_first: bool = False
+) -> UInt8[np.ndarray, "h w"]:
+    """Who owns each pixel of an image: one more than the index of the first mask on it, 0 nobody.
+
+    Run by run, which costs what masks' outlines are long, not what images are large.
+
+    Args:
+        segmentations: The masks, 255 at most.
+        size: Height and width of the image.
+        small_first: The smallest mask on a pixel owns it instead.
+
+    Raises:
+        ValueError: As `decode`.
+    """
+    runs = [_runs(segmentation, size) for segmentation in segmentations]
+    order = sorted(range(len(runs)), key=lambda i: (-sum(runs[i][1::2]), -i)) if small_first else range(len(runs))[::-1]
+    owner = np.zeros(math.prod(size), dtype=np.uint8)
+    for index in order:
+        ends = np.cumsum(runs[index]).tolist()
+        for start, end in zip(ends[::2], ends[1::2], strict=False):
+            owner[start:end] = index + 1
+    # Runs go down the columns.
+    return owner.reshape(size[::-1]).T.copy()
+
+
+def _runs(segmentation: Segmentation, size: tuple[int, int]) -> list[int]:
+    """Lengths of the runs outside and inside a mask, by turns, all pixels of the image together."""
+    if isinstance(segmentation, Mapping):
+        stated, counts = segmentation.get("size"), segmentation.get("counts")
+        if not isinstance(stated, list | tuple) or tuple(stated) != size:
+            raise ValueError(f"a mask of size {stated} (height, width); the image has {list(size)}")
+    else:
+        # pycocotools trusts what it is given with its memory.
         _check_polygons(segmentation, size)
-        return coco.decode(coco.merge(coco.frPyObjects(segmentation, *size))).astype(bool)
-    stated, counts = segmentation.get("size"), segmentation.get("counts")
-    if not isinstance(stated, list | tuple) or tuple(stated) != size:
-        raise ValueError(f"a mask of size {stated} (height, width); the image has {list(size)}")
-    runs = _decompressed(counts) if isinstance(counts, str | bytes) else counts
-    if (
-        not isinstance(runs, list)
-        or any(type(run) is not int or run < 0 for run in runs)
-        or sum(runs) != math.prod(size)
-    ):
-        raise ValueError(f"the run lengths of a mask are no {math.prod(size)} pixels")
-    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return inside.reshape(size[::-1]).T
+        counts = coco.merge(coco.frPyObjects(segmentation, *size))["counts"]
+    runs: Any = _decompressed(counts) if isinstance(counts, str | bytes) else counts
+    whole = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
+    if not whole or sum(runs) != math.prod(size):
+        raise ValueError(f"the run lengths of a mask are not those of {math.prod(size)} pixels")
+    return list(runs)
 
 
 def _check_polygons(polygons: Any, size: tuple[int, int]) -> None:
@@ -84,27 +114,15 @@ def _decompressed(counts: str | bytes) -> list[int]:
     return runs
 
 
-def decode_nuimages(mask: Mapping[str, Any], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """A mask as nuImages' tables hold it; ValueError as `decode`."""
+def from_nuimages(mask: Mapping[str, Any]) -> Rle:
+    """A mask as nuImages' tables hold it, as COCO writes it; ValueError where it is none."""
     try:
-        counts = base64.b64decode(mask["counts"], validate=True)
-        stated = mask["size"]
+        return {"size": mask["size"], "counts": base64.b64decode(mask["counts"], validate=True)}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no mask in nuImages' format: {error!r}") from error
-    return decode({"size": stated, "counts": counts}, size)
 
 
-def paint(
-    masks: Sequence[Bool[np.ndarray, "h w"]], first: Float[np.ndarray, " k"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "h w"]:
-    """Who owns each pixel: one more than the index of the mask with the highest `first` of those on it, 0 nobody."""
-    owner = np.zeros(size, dtype=np.uint8)
-    for index in np.argsort(first, kind="stable"):
-        owner[masks[index]] = index + 1
-    return owner
-
-
-def boxes_around(mask: Bool[np.ndarray, "h w"]) -> list[int]:
+def box_around(mask: Bool[np.ndarray, "h w"]) -> list[int]:
     """Bounding box of a mask that is not empty: left, top, right, bottom; the last two are the last pixels' own."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return [int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])]

@@ -9,13 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from nuscenes.eval.detection.utils import category_to_detection_name
 
 from detectors.batch import ImageBatch, Instances, stack_instances
 from detectors.geometry.boxes import CLASSES
 from harness.data.augment import augment_image
-from harness.data.masks import MAX_INSTANCES, decode_nuimages, paint
+from harness.data.masks import MAX_INSTANCES, from_nuimages, paint
 from harness.data.root import check_whole, read_splits, versions_in
 from harness.data.sensor_files import check_image_size, check_sensor_file, read_image
 from harness.data.synthetic_root import MANIFEST
@@ -182,9 +182,11 @@ def read_annotated(image: AnnotatedImage, size: tuple[int, int]) -> tuple[UInt8[
     """An image and its instances, resized as a whole to a height and width; raises InputError for what is damaged."""
     pixels = read_image(image.path)
     check_image_size(image.path, pixels, {"height": image.size[0], "width": image.size[1]})
-    masks = list(_decoded(image))
-    # What is small stands before what is large where the annotations of the two overlap.
-    owner = paint(masks, np.array([-mask.sum() for mask in masks], dtype=float), image.size)
+    try:
+        # What is small stands before what is large where annotations overlap.
+        owner = paint([from_nuimages(mask) for _, mask in image.masks], image.size, small_first=True)
+    except ValueError as error:
+        raise InputError(f"object_ann.json: a mask of {image.path}: {error}") from error
     labels = torch.tensor([label for label, _ in image.masks], dtype=torch.long)
     return resize_whole(pixels, size), Instances(
         torch.from_numpy(resize_owner(owner, size)), labels, torch.ones(len(labels))
@@ -200,11 +202,3 @@ def resize_whole(pixels: UInt8[np.ndarray, "h_in w_in 3"], size: tuple[int, int]
 def resize_owner(owner: UInt8[np.ndarray, "h_in w_in"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """A map of who owns each pixel, resized: every pixel takes its owner from the nearest one."""
     return cv2.resize(owner, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def _decoded(image: AnnotatedImage) -> Iterator[Bool[np.ndarray, "h w"]]:
-    for _, mask in image.masks:
-        try:
-            yield decode_nuimages(mask, image.size)
-        except ValueError as error:
-            raise InputError(f"object_ann.json: a mask of {image.path}: {error}") from error

@@ -4,6 +4,8 @@ The BEV frame of a sample is the ego frame at the time of its LIDAR_TOP keyframe
 file is the only place that decides so: sensors and boxes are moved into it here, and `global_from_bev` leads back.
 """
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import torch
@@ -12,9 +14,9 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from pyquaternion import Quaternion
 from torch import Tensor
 
-from detectors.batch import BoxFacts, CameraViews, Inputs, Instances, Sample
+from detectors.batch import BoxFacts, CameraViews, Inputs, Instances, Sample, stack_instances
 from detectors.geometry.boxes import ATTRIBUTES, CLASSES, Boxes
-from harness.data.pseudo_labels import PseudoLabels, stack_views
+from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import LIDAR, RADARS, NuScenesRoot
 from harness.data.sensor_files import check_image_size, read_image, read_lidar, read_radar
 
@@ -128,10 +130,12 @@ def _instances(
     assert inputs.image_size is not None, "labels of images are for detectors that see some"
     fitted = []
     for record in root.images(token, inputs.keyframes):
-        owner, classes, scores = labels.instances(record["filename"])
-        owner, _ = _fit(owner, inputs.image_size, uncropped_zoom, cv2.INTER_NEAREST_EXACT)
-        fitted.append((owner, classes, scores))
-    return stack_views(fitted)
+        seen = labels.instances(record["filename"])
+        owner, _ = _fit(seen.owner.numpy(), inputs.image_size, uncropped_zoom, cv2.INTER_NEAREST_EXACT)
+        fitted.append(replace(seen, owner=torch.from_numpy(np.ascontiguousarray(owner))))
+    instances = stack_instances(fitted)
+    assert instances is not None, "a sample without a view"
+    return instances
 
 
 def _lidar(root: NuScenesRoot, token: str, sweeps: int) -> Tensor:

@@ -1,20 +1,18 @@
 """Pseudo labels of an image teacher: files of instances as COCO writes them, checked against a root, read by image."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 from nuscenes.eval.detection.utils import category_to_detection_name
 
 from detectors.batch import Instances
 from detectors.geometry.boxes import CLASSES
 from detectors.heads.instance_mask import FoundInstances
-from harness.data.masks import MAX_INSTANCES, decode, encode, paint
+from harness.data.masks import MAX_INSTANCES, encode, paint
 from harness.data.tables import read_json
 from harness.errors import InputError
 from harness.store import atomic_write
@@ -91,16 +89,20 @@ class PseudoLabels:
                     f"the image has {row['width']} x {row['height']}"
                 )
 
-    def instances(self, filename: str) -> tuple[UInt8[np.ndarray, "h w"], list[int], list[float]]:
-        """Who owns each pixel of an image (of several the surest), and the instances' labels and scores."""
+    def instances(self, filename: str) -> Instances:
+        """What is seen in an image, the surest first; it owns the pixels that others claim, too."""
         image = self.images[filename]
         found = image.found[:MAX_INSTANCES]
         try:
-            masks = [decode(segmentation, image.size) for _, _, segmentation in found]
+            # The surest is painted last, over all others.
+            owner = paint([segmentation for _, _, segmentation in found], image.size)
         except ValueError as error:
             raise InputError(f"{self.folder}: a mask of {filename}: {error}") from error
-        labels, scores = [label for label, _, _ in found], [score for _, score, _ in found]
-        return paint(masks, np.array(scores, dtype=float), image.size), labels, scores
+        return Instances(
+            owner=torch.from_numpy(owner),
+            label=torch.tensor([label for label, _, _ in found], dtype=torch.long),
+            score=torch.tensor([score for _, score, _ in found], dtype=torch.float32),
+        )
 
     def _add(self, file: Path) -> None:
         content = read_json(file)
@@ -132,16 +134,6 @@ class PseudoLabels:
             self.images[name] = LabelledImage(sizes[name], tuple(sorted(instances, key=lambda each: -each[1])))
 
 
-def stack_views(each: Sequence[tuple[UInt8[np.ndarray, "h w"], list[int], list[float]]]) -> Instances:
-    """The labels of some images of one size as one, padded."""
-    most = max((len(labels) for _, labels, _ in each), default=0)
-    return Instances(
-        owner=torch.from_numpy(np.stack([owner for owner, _, _ in each])),
-        label=torch.tensor([labels + [-1] * (most - len(labels)) for _, labels, _ in each], dtype=torch.long),
-        score=torch.tensor([scores + [0.0] * (most - len(scores)) for _, _, scores in each], dtype=torch.float32),
-    )
-
-
 class LabelsWriter:
     """Collects what a teacher finds, and writes it as one file."""
 
@@ -168,17 +160,12 @@ class LabelsWriter:
                     }
                 )
 
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Of images and of instances."""
-        return len(self._images), len(self._annotations)
-
-    def write(self, folder: Path) -> None:
-        """Write labels.json into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def write(self, file: Path) -> None:
+        """Write them into a file, which is there whole or not at all."""
+        file.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "images": self._images,
             "annotations": self._annotations,
             "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)],
         }
-        atomic_write(folder / "labels.json", json.dumps(content, separators=(",", ":")).encode())
+        atomic_write(file, json.dumps(content, separators=(",", ":")).encode())

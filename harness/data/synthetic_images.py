@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.masks import MAX_INSTANCES, boxes_around, encode_nuimages
+from harness.data.masks import MAX_INSTANCES, box_around, encode_nuimages
 from harness.data.synthetic_cameras import View, ground_texture, render_camera
 from harness.data.synthetic_files import encode_jpeg, write, writing
 from harness.data.synthetic_mounts import CAMERA_MOUNTS, HEIGHT, WIDTH, calibrate
@@ -186,7 +186,7 @@ def _annotations(job: ImagesJob, channel: str, scene: Scene, view: View) -> list
                 "sample_data_token": job.token("sample_data", channel),
                 "category_token": token_of("category", KINDS[thing.name].category),
                 "attribute_tokens": [token_of("attribute", thing.attribute)] if thing.attribute else [],
-                "bbox": boxes_around(mask),
+                "bbox": box_around(mask),
                 "mask": encode_nuimages(mask),
             }
         )

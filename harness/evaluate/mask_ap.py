@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detectors.geometry.boxes import CLASSES
-from harness.data.masks import boxes_around, encode
+from harness.data.masks import box_around, encode
 
 SMALLEST_PX = 64
 """Objects of fewer pixels count neither as missed nor as false alarms."""
@@ -18,28 +18,27 @@ MOST = 100
 """Instances of an image that are looked at."""
 
 Masks = Bool[np.ndarray, "k h w"]
+Truth = tuple[Masks, Int[np.ndarray, " k"]]
+"""Of an image: masks, and labels as indices into CLASSES."""
+Found = tuple[Masks, Int[np.ndarray, " k"], Float[np.ndarray, " k"]]
+"""Of an image: masks, labels and scores."""
 
 
-def mask_ap(
-    truth: Sequence[tuple[Masks, Int[np.ndarray, " k"]]],
-    found: Sequence[tuple[Masks, Int[np.ndarray, " k"], Float[np.ndarray, " k"]]],
-) -> dict[str, float]:
+def mask_ap(pairs: Iterable[tuple[Truth, Found]]) -> dict[str, float]:
     """AP over the overlaps 0.5 to 0.95, AP50 and AP50/CLASS, as fractions; NaN of a class that nothing is of.
 
     Args:
-        truth: Of each image, masks and labels (indices into CLASSES).
-        found: Of the same images, masks, labels and scores.
+        pairs: What there is in each image and what was found in it; masks are kept as run lengths alone.
     """
-    images = [
-        {"id": number, "height": masks.shape[1], "width": masks.shape[2]}
-        for number, (masks, _) in enumerate(truth, start=1)
-    ]
+    images: list[dict] = []
+    annotations: list[dict] = []
+    results: list[dict] = []
+    for number, (truth, found) in enumerate(pairs, start=1):
+        images.append({"id": number, "height": truth[0].shape[1], "width": truth[0].shape[2]})
+        for row in _rows(number, *truth):
+            annotations.append(row | {"id": len(annotations) + 1, "iscrowd": 0})
+        results += _rows(number, *found)
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
-    annotations = [
-        row | {"id": number, "iscrowd": 0}
-        for number, row in enumerate(_rows([(*pair, None) for pair in truth]), start=1)
-    ]
-    results = _rows([(masks, labels, scores) for masks, labels, scores in found])
     # It prints its progress and its table.
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO()
@@ -62,21 +61,18 @@ def mask_ap(
     }
 
 
-def _rows(each: Sequence[tuple[Masks, np.ndarray, np.ndarray | None]]) -> list[dict]:
+def _rows(image: int, masks: Masks, labels: np.ndarray, scores: np.ndarray | None = None) -> list[dict]:
     rows = []
-    for image, (masks, labels, scores) in enumerate(each, start=1):
-        for index, mask in enumerate(masks):
-            if not mask.any():
-                continue
-            left, top, right, bottom = boxes_around(mask)
-            row = {
-                "image_id": image,
-                "category_id": int(labels[index]) + 1,
-                "segmentation": encode(mask),
-                "area": int(mask.sum()),
-                "bbox": [left, top, right - left + 1, bottom - top + 1],
-            }
-            rows.append(row if scores is None else row | {"score": float(scores[index])})
+    for index in np.flatnonzero(masks.any(axis=(1, 2))):
+        left, top, right, bottom = box_around(masks[index])
+        row = {
+            "image_id": image,
+            "category_id": int(labels[index]) + 1,
+            "segmentation": encode(masks[index]),
+            "area": int(masks[index].sum()),
+            "bbox": [left, top, right - left + 1, bottom - top + 1],
+        }
+        rows.append(row if scores is None else row | {"score": float(scores[index])})
     return rows
 
 

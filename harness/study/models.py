@@ -93,10 +93,15 @@ class ImageScheduleSpec(ScheduleSpec):
     weight_decay: float = Field(default=0.05, ge=0)
     augment: AugmentSpec = AugmentSpec(image=ImageAugmentSpec(zoom=(1.0, 1.3)))
 
+    @field_validator("epochs")
+    @classmethod
+    def _is_in_steps(cls, epochs: float | None) -> float | None:
+        if epochs is not None:
+            raise ValueError("the schedule of an image teacher is in steps")
+        return epochs
+
     @model_validator(mode="after")
     def _is_of_images(self) -> Self:
-        if self.epochs is not None:
-            raise ValueError("the schedule of an image teacher is in steps")
         if self.distillation_warmup:
             raise ValueError("distillation_warmup means nothing to an image teacher: nobody teaches it")
         of_images = {name: getattr(self.augment, name) for name in ("mirror_probability", "image")}

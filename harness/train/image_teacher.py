@@ -19,7 +19,7 @@ from harness.data.pseudo_labels import LabelsWriter, PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.data.sensor_files import check_image_size, read_image
 from harness.errors import InputError
-from harness.evaluate.mask_ap import mask_ap
+from harness.evaluate.mask_ap import Found, Truth, mask_ap
 from harness.store import RunFolder, atomic_write
 from harness.study.jobs import LabelsJobSpec, SegmenterJobSpec, labels_hash
 from harness.train.checkpoint import load_model, save_model
@@ -29,6 +29,8 @@ from harness.train.trainer import Interrupted, fit
 
 BATCH = 8
 """Images that are looked at together where nothing is learned."""
+IMAGES_A_FILE = 1200
+"""Of labels: what an interruption may cost."""
 TOLD_EVERY_SECONDS = 20.0
 
 Labeller = Callable[[Sequence[UInt8[Any, "h w 3"]]], list[FoundInstances]]
@@ -53,20 +55,28 @@ def train_segmenter(
 
 
 @torch.no_grad()
-def score_segmenter(segmenter: Segmenter, root: NuImagesRoot, split: str, fabric: Fabric) -> dict[str, float]:
+def score_segmenter(
+    segmenter: Segmenter, root: NuImagesRoot, split: str, fabric: Fabric, stop: Callable[[], bool]
+) -> dict[str, float]:
     """Mask AP on a split, in pixels of the segmenter's input."""
     segmenter.to(fabric.device).eval()
-    truth, found = [], []
-    for batch in ImageSet(root.images(split), segmenter.spec.image_size).plain_batches(BATCH):
-        with fabric.autocast():
-            maps = segmenter(batch.images.to(fabric.device))
-        each = zip(batch.instances.owner, batch.instances.label, segmenter.decode(maps), strict=True)
-        for owner, label, seen in each:
-            number = (label >= 0).nonzero()[:, 0]
-            masks = owner == rearrange(number + 1, "k -> k 1 1")
-            truth.append((masks.numpy(), label[number].numpy()))
-            found.append((seen.mask.cpu().numpy(), seen.label.cpu().numpy(), seen.score.cpu().numpy()))
-    return mask_ap(truth, found)
+    images = ImageSet(root.images(split), segmenter.spec.image_size)
+    images.cache_bytes = 0  # each is seen once
+
+    def pairs() -> Iterator[tuple[Truth, Found]]:
+        for batch in images.plain_batches(BATCH):
+            with fabric.autocast():
+                maps = segmenter(batch.images.to(fabric.device))
+            each = zip(batch.instances.owner, batch.instances.label, segmenter.decode(maps), strict=True)
+            for owner, label, seen in each:
+                number = (label >= 0).nonzero()[:, 0]
+                masks = owner == rearrange(number + 1, "k -> k 1 1")
+                found = (seen.mask.cpu().numpy(), seen.label.cpu().numpy(), seen.score.cpu().numpy())
+                yield (masks.numpy(), label[number].numpy()), found
+            if stop():
+                raise Interrupted(f"stopped while scoring on {split}")
+
+    return mask_ap(pairs())
 
 
 def write_labels(
@@ -75,22 +85,26 @@ def write_labels(
     """What a labeller sees in every image of the split, written into the folder; counts of images and instances.
 
     Raises:
-        Interrupted: `stop` said so; nothing is kept, as it is a matter of minutes.
+        Interrupted: `stop` said so; whole files of labels are kept for the next attempt.
     """
-    rows = list(label_rows(root, spec.split))
-    writer, told = LabelsWriter(), time.monotonic()
-    for first in range(0, len(rows), BATCH):
-        chosen = rows[first : first + BATCH]
-        for row, found in zip(chosen, labeller([_image(root, row) for row in chosen]), strict=True):
-            writer.add(row["filename"], found)
-        if stop():
-            raise Interrupted(f"stopped after {first + len(chosen)} of {len(rows)} images")
-        if time.monotonic() - told > TOLD_EVERY_SECONDS:
-            told = time.monotonic()
-            print(f"{first + len(chosen)} of {len(rows)} images labelled", flush=True)
-    writer.write(folder.labels)
-    images, instances = writer.counts
-    return {"images": float(images), "instances": float(instances)}
+    rows, told = list(label_rows(root, spec.split)), time.monotonic()
+    for start in range(0, len(rows), IMAGES_A_FILE):
+        file = folder.labels / f"labels-{start:06d}.json"
+        if file.is_file():  # by an earlier attempt
+            continue
+        writer, of_file = LabelsWriter(), rows[start : start + IMAGES_A_FILE]
+        for first in range(0, len(of_file), BATCH):
+            chosen = of_file[first : first + BATCH]
+            for row, found in zip(chosen, labeller([_image(root, row) for row in chosen]), strict=True):
+                writer.add(row["filename"], found)
+            done = start + first + len(chosen)
+            if stop() and done < len(rows):
+                raise Interrupted(f"stopped after {done} of {len(rows)} images")
+            if time.monotonic() - told > TOLD_EVERY_SECONDS:
+                told = time.monotonic()
+                print(f"{done} of {len(rows)} images labelled", flush=True)
+        writer.write(file)
+    return _counts(PseudoLabels(folder.labels))
 
 
 def copy_labels(spec: LabelsJobSpec, root: NuScenesRoot, given: Path, folder: RunFolder) -> dict[str, float]:
@@ -101,9 +115,12 @@ def copy_labels(spec: LabelsJobSpec, root: NuScenesRoot, given: Path, folder: Ru
     # What was copied, not what lies there by now.
     if labels_hash(folder.labels) != spec.given:
         raise InputError(f"the labels in {given} are no longer those that the study was planned with; call it again")
-    labels = check_labels(root, spec.split, folder.labels)
-    found = [labels.images[row["filename"]] for row in label_rows(root, spec.split)]
-    return {"images": float(len(found)), "instances": float(sum(len(image.found) for image in found))}
+    return _counts(check_labels(root, spec.split, folder.labels))
+
+
+def _counts(labels: PseudoLabels) -> dict[str, float]:
+    instances = sum(len(image.found) for image in labels.images.values())
+    return {"images": float(len(labels.images)), "instances": float(instances)}
 
 
 def check_labels(root: NuScenesRoot, split: str, given: Path) -> PseudoLabels:

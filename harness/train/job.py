@@ -154,7 +154,7 @@ def _run_segmenter(
     root = NuImagesRoot(order.source)
     segmenter = train_segmenter(spec, root, fabric, folder, stop, order.loader_workers)
     scored = Timer()
-    metrics = score_segmenter(segmenter, root, spec.data.eval_split, fabric)
+    metrics = score_segmenter(segmenter, root, spec.data.eval_split, fabric, stop)
     return Outcome(metrics, _parameters(segmenter), scored)
 
 
