@@ -126,6 +126,8 @@ class PseudoLabels:
                     name = names[row["image_id"]]
                     if score > self._above:
                         found[name].append((classes[row["category_id"]], score, row["segmentation"]))
+        except InputError:
+            raise  # is a ValueError, and says what is wrong
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"{file} is no file of instances in COCO's format: {error!r}") from error
         for name, instances in found.items():

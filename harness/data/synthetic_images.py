@@ -68,7 +68,7 @@ def synthesize_images(
     """As `synthetic_tables.synthesize`, in nuImages' format: one annotated image a sample, of scenes of their own."""
     check_choice(preset, PRESETS, seed)
     identity = {"preset": preset, "seed": seed, "image_generator": GENERATOR, "scenes": asdict(PRESETS[preset])}
-    make_root(out, identity, ("samples", VERSION), lambda: _fill(out, preset, seed, workers, progress))
+    make_root(out, identity, lambda: _fill(out, preset, seed, workers, progress))
 
 
 def _fill(out: Path, preset: str, seed: int, workers: int, progress: Progress) -> dict[str, Any]:

@@ -21,6 +21,7 @@ MARKER = ".crossbev-synthetic.json"
 """Written first: tells an unfinished dataset of ours from a stranger's folder."""
 MANIFEST = "manifest.json"
 """Written last: a dataset without it is unfinished."""
+_FOLDERS = ("samples", "sweeps", "maps")
 _LOCK = ".crossbev-synthetic.lock"
 
 Job = TypeVar("Job")
@@ -37,7 +38,7 @@ def check_choice(preset: str, presets: Iterable[str], seed: int) -> None:
         raise InputError(f"seed {seed} is negative; a seed is 0 or more")
 
 
-def make_root(out: Path, identity: dict[str, Any], folders: Sequence[str], fill: Callable[[], dict[str, Any]]) -> None:
+def make_root(out: Path, identity: dict[str, Any], fill: Callable[[], dict[str, Any]]) -> None:
     """Fill a folder with a dataset, or return at once where the same one already is.
 
     What an interrupted call left is thrown away and made again.
@@ -45,8 +46,7 @@ def make_root(out: Path, identity: dict[str, Any], folders: Sequence[str], fill:
     Args:
         out: A folder that is new, empty, or one of ours.
         identity: What tells this dataset from another; goes into its manifest.
-        folders: Those directly in `out` that `fill` may have written to.
-        fill: Writes the files; returns what the manifest says besides.
+        fill: Writes the files, into _FOLDERS and folders of versions; returns what the manifest says besides.
 
     Raises:
         InputError: For an `out` that is not ours, holds another dataset, or cannot be written. What was written until
@@ -65,7 +65,7 @@ def make_root(out: Path, identity: dict[str, Any], folders: Sequence[str], fill:
     with held:
         # Another process may have made it while this one waited.
         if not _is_complete(out, identity):
-            _clear(out, folders)
+            _clear(out)
             with writing(out / MARKER):
                 atomic_write(out / MARKER, json.dumps(identity, indent=1).encode())
             described = fill()
@@ -91,12 +91,12 @@ def _is_complete(out: Path, identity: dict[str, Any]) -> bool:
     return True
 
 
-def _clear(out: Path, folders: Sequence[str]) -> None:
+def _clear(out: Path) -> None:
     """Delete what an unfinished call has left."""
     for torn in out.glob(".*.tmp"):
         with writing(torn):
             torn.unlink()
-    for folder in folders:
+    for folder in (*_FOLDERS, *(version.name for version in out.glob("v1.0-synthetic*"))):
         if (out / folder).exists():
             with writing(out / folder):
                 shutil.rmtree(out / folder)

@@ -18,8 +18,6 @@ GENERATOR = 4
 """Raised whenever the bytes of a dataset change for the same preset and seed."""
 VERSION = "v1.0-synthetic"
 
-_FOLDERS = ("samples", "sweeps", "maps", VERSION)
-
 
 @dataclass(frozen=True)
 class Preset:
@@ -71,7 +69,7 @@ def synthesize(
     """
     check_choice(preset, PRESETS, seed)
     identity = {"preset": preset, "seed": seed, "generator": GENERATOR, "scenes": asdict(PRESETS[preset])}
-    make_root(out, identity, _FOLDERS, lambda: _fill(out, preset, seed, workers, progress))
+    make_root(out, identity, lambda: _fill(out, preset, seed, workers, progress))
 
 
 def _fill(out: Path, preset: str, seed: int, workers: int, progress: Progress) -> dict[str, Any]:

@@ -198,6 +198,8 @@ def check_tables(root: Path, version: str, tables: Tables) -> None:
 def _rows(folder: Path, table: str) -> list[dict[str, Any]]:
     """A table read by ourselves; its files have been looked at before, so that it begins and ends as a list."""
     rows = read_json(table_path(folder, table))
+    if not isinstance(rows, list):
+        raise InputError(f"{table_path(folder, table)} is no table: expected a JSON list, from [ to ]")
     if not _are(rows, dict):
         index = next(i for i, row in enumerate(rows) if type(row) is not dict)
         raise InputError(f"{_row(folder, table, index)} must be an object, not {_short(rows[index])}")

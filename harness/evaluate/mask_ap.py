@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detectors.geometry.boxes import CLASSES
-from harness.data.masks import box_around, encode
+from harness.data.masks import encode
 
 SMALLEST_PX = 64
 """Objects of fewer pixels count neither as missed nor as false alarms."""
@@ -62,15 +62,14 @@ def mask_ap(pairs: Iterable[tuple[Truth, Found]]) -> dict[str, float]:
 
 
 def _rows(image: int, masks: Masks, labels: np.ndarray, scores: np.ndarray | None = None) -> list[dict]:
+    # Without a bounding box: pycocotools would take the area of a result from that.
     rows = []
     for index in np.flatnonzero(masks.any(axis=(1, 2))):
-        left, top, right, bottom = box_around(masks[index])
         row = {
             "image_id": image,
             "category_id": int(labels[index]) + 1,
             "segmentation": encode(masks[index]),
             "area": int(masks[index].sum()),
-            "bbox": [left, top, right - left + 1, bottom - top + 1],
         }
         rows.append(row if scores is None else row | {"score": float(scores[index])})
     return rows

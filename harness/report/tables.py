@@ -41,8 +41,7 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
             "In brackets: the 95 % interval of the mean gain over scenes (paired bootstrap). It says how far the gain "
             "of these trainings might be off on other scenes; the spread over seeds, how far other trainings might be."
         )
-    names = dict.fromkeys(study.ends(path).teacher for path in study.paths)
-    lines += [_teacher(name, study) for name in names if name is not None]
+    lines += [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
     lines += [_image_teacher(row, study) for row in summary[summary["role"] == IMAGE_TEACHER].to_dict("records")]
     lines += [f"{arm}: {', '.join(_loss(name, study) for name in losses)}." for arm, losses in study.arms.items()]
     if schedule.distillation_warmup and study.paths:

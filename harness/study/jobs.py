@@ -129,7 +129,7 @@ def labels_hash(folder: Path) -> str:
     """Hash of the files of labels in a folder, whatever they are called; raises FileNotFoundError without any."""
     files = sorted(folder.glob("*.json"))
     if not files:
-        raise FileNotFoundError(f"{folder} is no folder with a .json file of labels")
+        raise FileNotFoundError("no folder with a .json file of labels")
     return hashlib.sha256("".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files).encode()).hexdigest()
 
 

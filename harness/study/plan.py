@@ -225,7 +225,7 @@ def _add_image_teacher(plan: Plan, study: StudySpec, name: str, data: DataIdenti
         try:
             content = labels_hash(teacher.labels)
         except OSError as error:
-            raise InputError(f"image_teachers.{name}.labels: {error.strerror or error}") from error
+            raise InputError(f"image_teachers.{name}.labels: {teacher.labels}: {error.strerror or error}") from error
         made = job = Job(LabelsJobSpec(given=content, **labels), f"labels of {name}", teacher.labels)
     plan.rows.append(Row("image teacher", name, "", "image teacher", (), teacher.seed, made.id, None))
     return plan.add(job)

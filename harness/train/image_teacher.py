@@ -1,5 +1,6 @@
 """Jobs of image teachers: train and score a segmenter, and write down what a teacher sees in the detection images."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -109,7 +110,9 @@ def write_labels(
 
 def copy_labels(spec: LabelsJobSpec, root: NuScenesRoot, given: Path, folder: RunFolder) -> dict[str, float]:
     """Labels that were made elsewhere, checked against the root, taken over as they are."""
-    folder.labels.mkdir(parents=True, exist_ok=True)
+    if folder.labels.exists():  # of an earlier attempt
+        shutil.rmtree(folder.labels)
+    folder.labels.mkdir(parents=True)
     for file in sorted(given.glob("*.json")):
         atomic_write(folder.labels / file.name, file.read_bytes())
     # What was copied, not what lies there by now.

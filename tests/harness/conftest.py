@@ -33,6 +33,16 @@ def smoke_root(smoke_path):
 
 
 @pytest.fixture(scope="session")
+def smoke_images(tmp_path_factory):
+    """The folder of the smallest preset of single images with instance masks, of the same seed."""
+    from harness.data.synthetic_images import synthesize_images
+
+    path = tmp_path_factory.mktemp("images") / "smoke"
+    synthesize_images(path, "smoke", seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
 def real_root():
     """One real nuScenes frame (CROSSBEV_REAL_FRAME, or shared/real beside the repository), which we may not ship."""
     from harness.data.root import NuScenesRoot

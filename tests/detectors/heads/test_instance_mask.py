@@ -22,6 +22,14 @@ def spec():
 
 
 @pytest.fixture
+def decode(head):
+    """``decode(maps, size, **fields)``: the instances of each view, and how they are chosen."""
+    from detectors.heads.instance_mask import InstanceDecodeSpec
+
+    return lambda maps, size, **fields: head.decode(maps, size, InstanceDecodeSpec(**fields))
+
+
+@pytest.fixture
 def head(spec):
     torch.manual_seed(0)
     return spec.build(5)
@@ -127,6 +135,16 @@ def test_target_of_a_rectangle_by_hand(spec):
     assert heatmap.count_nonzero() == heatmap[BUS, 3:8, 8:13].count_nonzero() == 25
 
 
+def test_cells_of_which_half_is_covered_count_for_the_size_of_a_window(spec):
+    from detectors.heads.instance_mask import instance_targets
+
+    # As above without a margin of one pixel, half a cell: still nine by thirteen cells. Of the seven by eleven that are
+    # covered in whole the radius would be (18 - sqrt(18^2 - 4 * 77 * 0.7)) / 4 = 1.9, so 1.
+    targets = instance_targets(_instances((24, 40), [(slice(3, 19), slice(9, 33), BUS)]), (12, 20), spec)
+    assert (targets.row.tolist(), targets.column.tolist()) == ([5], [10])
+    assert targets.heatmap.count_nonzero() == targets.heatmap[0, BUS, 3:8, 8:13].count_nonzero() == 25
+
+
 def test_a_centre_is_the_centroid_of_the_mask_not_of_its_bounding_box(spec):
     from detectors.heads.instance_mask import instance_targets
 
@@ -215,6 +233,19 @@ def test_instances_of_several_views_stay_in_their_own(spec):
     assert peaks == [[1, CAR, 0, 1], [2, BUS, 4, 6]]
 
 
+def test_autocast_does_not_round_where_a_centre_is(spec):
+    from detectors.heads.instance_mask import instance_targets
+
+    # Of bfloat16's eight bits none is left for a single column from 256 on, nor for a single row.
+    for size, rows, columns in (((4, 600), (0, 3), (500, 552)), ((600, 4), (500, 552), (0, 3))):
+        instances = _instances(size, [(slice(*rows), slice(*columns), CAR)])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            targets = instance_targets(instances, size, spec)
+        middle = [(first + last - 1) / 2 for first, last in (rows, columns)]
+        # The middle of columns 500 to 551 is 525.5, which rounds to the even one.
+        assert [targets.row.item(), targets.column.item()] == [round(place) for place in middle]
+
+
 def test_maps_that_do_not_divide_the_images_are_refused(spec):
     from detectors.heads.instance_mask import instance_targets
 
@@ -300,12 +331,12 @@ def _plant(maps, view, label, row, column, logit, feature):
     maps.kernel[view, :, row, column] = _kernel(2 + feature, bias=-2.0, scale=4.0)
 
 
-def test_a_peak_becomes_a_mask_in_pixels_of_the_input(head, drawing):
+def test_a_peak_becomes_a_mask_in_pixels_of_the_input(decode, drawing):
     _plant(drawing, 1, BUS, 2, 4, 1.0, feature=0)
-    nothing, found = head.decode(drawing, (24, 36))
+    nothing, found = decode(drawing, (24, 36))
     assert nothing.mask.shape == (0, 24, 36)
     assert len(nothing.label) == len(nothing.score) == 0
-    # Logits are interpolated, by which a rectangle loses its corners: there 5/8 of 5/8 of a cell is inside, less than 1/2.
+    # Logits are interpolated, by which a rectangle loses its corners: of these 5/8 times 5/8 is inside, less than half.
     expected = torch.zeros(24, 36, dtype=torch.bool)
     expected[4:16, 8:28] = True
     expected[[4, 4, 15, 15], [8, 27, 8, 27]] = False
@@ -315,58 +346,55 @@ def test_a_peak_becomes_a_mask_in_pixels_of_the_input(head, drawing):
     assert_close(found.score, torch.tensor([1 / (1 + math.exp(-1)) / (1 + math.exp(-2))]))
 
 
-def test_slopes_of_a_peak_are_no_objects(head, drawing):
+def test_slopes_of_a_peak_are_no_objects(decode, drawing):
     _plant(drawing, 0, CAR, 2, 4, 1.0, feature=0)
     _plant(drawing, 0, CAR, 3, 5, 0.9, feature=1)
-    assert len(head.decode(drawing, (24, 36))[0].label) == 1
+    assert len(decode(drawing, (24, 36))[0].label) == 1
 
 
-def test_of_equal_masks_of_a_class_the_better_stays_and_of_two_classes_both(head, drawing):
+def test_of_equal_masks_of_a_class_the_better_stays_and_of_two_classes_both(decode, drawing):
     _plant(drawing, 0, CAR, 2, 3, 0.5, feature=2)
     _plant(drawing, 0, CAR, 2, 6, 1.5, feature=0)  # of 15 cells, 12 of them the other's: an overlap of 0.8
     _plant(drawing, 1, CAR, 2, 4, 0.5, feature=0)
     _plant(drawing, 1, BUS, 2, 4, 1.5, feature=0)
-    one_class, two_classes = head.decode(drawing, (6, 9))
+    one_class, two_classes = decode(drawing, (6, 9))
     assert one_class.label.tolist() == [CAR]
     assert torch.equal(one_class.mask[0], drawing.feature[0, 0] > 0)
     assert two_classes.label.tolist() == [BUS, CAR]
     assert torch.equal(two_classes.mask[0], two_classes.mask[1])
 
 
-def test_masks_of_a_class_that_overlap_little_are_two_objects(head, drawing, spec):
+def test_masks_of_a_class_that_overlap_little_are_two_objects(decode, drawing):
     _plant(drawing, 0, CAR, 2, 3, 0.5, feature=0)
     _plant(drawing, 0, CAR, 4, 7, 1.5, feature=1)
-    assert len(head.decode(drawing, (6, 9))[0].label) == 2
+    assert len(decode(drawing, (6, 9))[0].label) == 2
     # They share two of 25 cells.
-    stricter = spec.model_copy(update={"nms_overlap": 0.07}).build(5)
-    assert len(stricter.decode(drawing, (6, 9))[0].label) == 1
+    assert len(decode(drawing, (6, 9), nms_overlap=0.07)[0].label) == 1
 
 
-def test_best_first_by_centre_and_mask_together(head, drawing):
+def test_best_first_by_centre_and_mask_together(decode, drawing):
     _plant(drawing, 0, CAR, 2, 3, 2.0, feature=0)
     _plant(drawing, 0, CAR, 4, 7, 1.5, feature=1)
     # A mask that is drawn with little certainty, where it is drawn: logits of 0.4.
     drawing.feature[0, 0] *= 0.6
-    (found, _) = head.decode(drawing, (6, 9))
+    (found, _) = decode(drawing, (6, 9))
     assert torch.equal(found.mask[0], drawing.feature[0, 1] > 0)
     sure, unsure = 1 / (1 + math.exp(-1.5)) / (1 + math.exp(-2)), 1 / (1 + math.exp(-2)) / (1 + math.exp(-0.4))
     assert_close(found.score, torch.tensor([sure, unsure]))
 
 
-def test_scores_below_the_threshold_and_empty_masks_are_not_found(head, drawing, spec):
+def test_scores_below_the_threshold_and_empty_masks_are_not_found(decode, drawing):
     _plant(drawing, 0, CAR, 2, 3, 0.0, feature=0)  # a score of 0.5 / (1 + exp(-2)) = 0.44
     _plant(drawing, 0, BUS, 4, 7, 3.0, feature=1)
     _plant(drawing, 1, BUS, 4, 7, 3.0, feature=1)
     drawing.feature[1] = 0.0
-    assert [len(found.label) for found in head.decode(drawing, (6, 9))] == [2, 0]
+    assert [len(found.label) for found in decode(drawing, (6, 9))] == [2, 0]
     for threshold, left in (0.435, [CAR, BUS]), (0.445, [BUS]):
-        stricter = spec.model_copy(update={"score_threshold": threshold}).build(5)
-        assert sorted(stricter.decode(drawing, (6, 9))[0].label.tolist()) == left
+        assert sorted(decode(drawing, (6, 9), score_threshold=threshold)[0].label.tolist()) == left
 
 
-def test_only_so_many_of_the_best_centres_are_drawn(head, drawing, spec):
+def test_only_so_many_of_the_best_centres_are_drawn(decode, drawing):
     _plant(drawing, 0, CAR, 2, 3, 0.5, feature=0)
     _plant(drawing, 0, BUS, 4, 7, 1.5, feature=1)
-    few = spec.model_copy(update={"max_instances": 1}).build(5)
-    assert few.decode(drawing, (6, 9))[0].label.tolist() == [BUS]
-    assert len(head.decode(drawing, (6, 9))[0].label) == 2
+    assert decode(drawing, (6, 9), max_instances=1)[0].label.tolist() == [BUS]
+    assert len(decode(drawing, (6, 9))[0].label) == 2

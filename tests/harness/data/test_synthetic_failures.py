@@ -89,13 +89,13 @@ def test_a_full_disk_is_named_and_the_rest_is_made_again(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("name", [".crossbev-synthetic.json", "manifest.json"])
 def test_a_disk_that_is_full_at_the_first_or_last_file_is_named(tmp_path, monkeypatch, name):
-    from harness.data import synthetic_tables
+    from harness.data import synthetic_root, synthetic_tables
     from harness.data.synthetic_tables import Preset, synthesize
     from harness.errors import InputError
 
     preset = Preset(train=1, tune=0, val=0, keyframes=1, sweeps=synthetic_tables.SWEEPS)
     monkeypatch.setitem(synthetic_tables.PRESETS, "smoke", preset)
-    atomic_write = synthetic_tables.atomic_write
+    atomic_write = synthetic_root.atomic_write
 
     def full(path, content):
         if path.name == name:
@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_at_the_first_or_last_file_is_named(tmp_path, monkey
         atomic_write(path, content)
 
     with monkeypatch.context() as disk:
-        disk.setattr(synthetic_tables, "atomic_write", full)
+        disk.setattr(synthetic_root, "atomic_write", full)
         with pytest.raises(InputError, match=rf"{name} cannot be written: No space left on device"):
             synthesize(tmp_path / "out", "smoke", 0)
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -129,7 +129,7 @@ def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_deleted_is_named(tmp_path, monkeypatch):
-    from harness.data import synthetic_tables
+    from harness.data import synthetic_root
     from harness.data.synthetic_root import MARKER
     from harness.data.synthetic_tables import synthesize
     from harness.errors import InputError
@@ -140,7 +140,7 @@ def test_what_cannot_be_deleted_is_named(tmp_path, monkeypatch):
     def denied(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(synthetic_tables.shutil, "rmtree", denied)
+    monkeypatch.setattr(synthetic_root.shutil, "rmtree", denied)
     with pytest.raises(InputError, match=r"sweeps cannot be written: Permission denied"):
         synthesize(tmp_path, "smoke", 0)
 
