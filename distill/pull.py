@@ -11,7 +11,8 @@ def pulls(objective: Objective, output: ObjectiveOutput) -> dict[str, float]:
     """Gradients of the weighted terms where all of them meet: on the student's low-level BEV map, and on its making.
 
     Every term reaches the low-level map, those on later maps through the neck; so there, and on the weights of the last
-    layer before it, their gradients can be compared. Call it before ``output.total.backward()``, which frees the graph.
+    layer before it, their gradients can be compared. Only X-IS ends before it, so that its pull is 0. Call it before
+    ``output.total.backward()``, which frees the graph.
 
     Returns:
         For "detection" (heatmap and boxes together) and each distillation term: ``map_gradient/TERM`` and

@@ -34,7 +34,7 @@ IMAGES_A_FILE = 1200
 """Of labels: what an interruption may cost."""
 TOLD_EVERY_SECONDS = 20.0
 
-Labeller = Callable[[Sequence[UInt8[Any, "h w 3"]]], list[FoundInstances]]
+Labeller = Callable[[Sequence[UInt8[Any, "_ _ 3"]]], list[FoundInstances]]
 """RGB images to what is seen in each, masks in its own pixels."""
 
 
@@ -99,12 +99,13 @@ def write_labels(
             for row, found in zip(chosen, labeller([_image(root, row) for row in chosen]), strict=True):
                 writer.add(row["filename"], found)
             done = start + first + len(chosen)
+            if first + len(chosen) == len(of_file):
+                writer.write(file)
             if stop() and done < len(rows):
                 raise Interrupted(f"stopped after {done} of {len(rows)} images")
             if time.monotonic() - told > TOLD_EVERY_SECONDS:
                 told = time.monotonic()
                 print(f"{done} of {len(rows)} images labelled", flush=True)
-        writer.write(file)
     return _counts(PseudoLabels(folder.labels))
 
 
@@ -144,7 +145,7 @@ def segmenter_labeller(weights: Path, spec: SegmenterSpec, fabric: Fabric) -> La
     segmenter = load_model(weights, spec).to(fabric.device).eval()
 
     @torch.no_grad()
-    def look(images: Sequence[UInt8[Any, "h w 3"]]) -> list[FoundInstances]:
+    def look(images: Sequence[UInt8[Any, "_ _ 3"]]) -> list[FoundInstances]:
         batch = torch.stack([resize_whole(image, spec.image_size) for image in images])
         with fabric.autocast():
             maps = segmenter(batch.to(fabric.device))

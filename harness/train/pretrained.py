@@ -44,17 +44,23 @@ class PretrainedLabeller:
             raise InputError(f"model {name!r} of transformers has no weights for {absent[0]} ({len(absent)} such)")
         self._model = model.to(device).eval()
 
+    def __call__(self, images: Sequence[UInt8[Any, "_ _ 3"]]) -> list[FoundInstances]:
+        """What is seen in each image, the surest first.
+
+        One image at a time: processors pad a batch of several sizes, and stretch its masks with the padding.
+        """
+        return [self._look(image) for image in images]
+
     @torch.no_grad()
-    def __call__(self, images: Sequence[UInt8[Any, "h w 3"]]) -> list[FoundInstances]:
-        """What is seen in each image, the surest first."""
-        inputs = self._processor(images=list(images), return_tensors="pt").to(self._device)
-        seen = self._processor.post_process_instance_segmentation(
+    def _look(self, image: UInt8[Any, "h w 3"]) -> FoundInstances:
+        inputs = self._processor(images=[image], return_tensors="pt").to(self._device)
+        (seen,) = self._processor.post_process_instance_segmentation(
             self._model(**inputs),
             threshold=SCORE_FLOOR,
-            target_sizes=[image.shape[:2] for image in images],
+            target_sizes=[image.shape[:2]],
             return_binary_maps=True,
         )
-        return [self._found(each, image.shape[:2]) for each, image in zip(seen, images, strict=True)]
+        return self._found(seen, image.shape[:2])
 
     def _found(self, seen: dict[str, Any], size: tuple[int, int]) -> FoundInstances:
         kept = [(i, info) for i, info in enumerate(seen["segments_info"]) if info["label_id"] in self._classes]

@@ -244,6 +244,16 @@ def test_published_weights_are_those_of_the_detectors(load):
     assert study.loss("feature", "lidar+images->camera").weight == 100
 
 
+def test_fields_of_a_loss_may_be_those_of_a_path_of_two_teachers(load):
+    study = load(
+        STUDY,
+        "losses.instance.weight={lidar+images->camera: 0.25, others: 4}",
+        "paths=[lidar+images->camera, images->camera]",
+        "arms={instance: [instance]}",
+    )
+    assert [study.loss("instance", path).weight for path in study.paths] == [0.25, 4]
+
+
 def test_identity_survives_the_way_through_json(plan):
     found = plan()
     for job in found.jobs.values():

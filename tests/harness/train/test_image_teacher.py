@@ -271,7 +271,7 @@ def test_an_interrupted_labelling_goes_on_where_it_was(
     assert not list((tmp_path / "none").glob("labels/*"))
 
     monkeypatch.setattr(image_teacher, "IMAGES_A_FILE", 5)
-    with pytest.raises(Interrupted, match="after 10 of"):
+    with pytest.raises(Interrupted, match="after 5 of"):
         run_job(spec, tmp_path / "parts", lambda folder: any(folder.labels.glob("*")), **given)
     looked = []
     read = image_teacher._image
