@@ -17,7 +17,7 @@ STEPS = 3
 
 
 def _numbers():
-    """Every number by name: of all presets without a teacher, and of a camera that a fusion teaches, in two ways."""
+    """Every number by name: of all presets without a teacher, and of a camera that is taught, in several ways."""
     from detectors.presets import PRESETS
     from distill.objective import LOSSES, Objective
     from distill.warm_start import inherit
@@ -31,7 +31,9 @@ def _numbers():
     found["order"] = batch_indices(1000, 4, 300, stream_seed(7, "order"))
     found["augmentation"] = stream_seed(7, "augmentation")
     losses = {name: LOSSES[name](weight=0.5) for name in ("feature", "relation", "response")}
-    others = {name: spec(weight=0.5) for name, spec in LOSSES.items() if name not in losses}
+    rest = {name: spec(weight=0.5) for name, spec in LOSSES.items() if name not in losses}
+    others = {name: loss for name, loss in rest.items() if loss.asks == "detector"}
+    of_images = {name: loss for name, loss in rest.items() if loss.asks == "image"}
     varied = {
         "feature": LOSSES["feature"](weight=0.5, adapter="conv3x3", level="high", points="swapped"),
         "relation": LOSSES["relation"](weight=0.1, adapter="conv3x3", level="low"),
@@ -42,13 +44,14 @@ def _numbers():
         "taught": (PRESETS["tiny_camera"], teacher_spec, losses),
         "taught otherwise": (PRESETS["tiny_camera"], teacher_spec, varied),
         "taught by others' losses": (PRESETS["tiny_camera"], teacher_spec, others),
+        "taught by an image teacher": (PRESETS["tiny_camera"], None, of_images),
     }
     for name, (spec, taught_by, chosen) in cases.items():
         student, teacher = _filled(spec), _filled(taught_by) if taught_by else None
         if chosen is varied:
             inherit(student, teacher)
         objective = Objective(student, teacher, chosen).double().train()
-        if chosen is others:
+        if chosen in (others, of_images):
             _fill(objective.terms)
         batch = _batch(taught_by or spec)
         schedule = ScheduleSpec(steps=STEPS, lr=1e-3)
@@ -92,7 +95,20 @@ def _batch(spec):
     rng = np.random.default_rng(7)
     velocity = torch.from_numpy(rng.normal(size=batch.boxes.velocity.shape))
     parts = {name: _double(getattr(batch, name)) for name in ("lidar", "radar", "boxes")}
+    if batch.views is not None:
+        parts["instances"] = _labels(batch.views.images)
     return replace(batch, **parts | {"boxes": replace(parts["boxes"], velocity=velocity)})
+
+
+def _labels(images):
+    """Two instances in every view, one before the other."""
+    from detectors.batch import Instances
+
+    owner = torch.zeros(images[:, :, 0].shape, dtype=torch.uint8)
+    owner[..., 10:52, 16:97] = 1
+    owner[..., 30:60, 80:130] = 2
+    views = owner.shape[:2]
+    return Instances(owner, torch.tensor([2, 7]).expand(*views, 2), torch.tensor([0.9, 0.4]).expand(*views, 2))
 
 
 def _double(part):

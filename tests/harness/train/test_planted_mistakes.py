@@ -30,7 +30,8 @@ def distil(smoke_root, order_on, teacher, tmp_path):
     from harness.train.job import run
 
     def distil(weights=None, steps=2):
-        losses = {name: {"weight": 1.0} for name in LOSSES if name != "depth"}  # that one is of cameras
+        # Those two are of cameras.
+        losses = {name: {"weight": 1.0} for name in LOSSES if name not in ("depth", "instance")}
         order = order_on(smoke_root, schedule={"steps": steps, "batch_size": 2})
         taught = order.spec.model_copy(update={"teacher": "a teacher", "losses": losses})
         fields = {"spec": taught, "teacher_spec": teacher[1], "teacher_weights": weights or teacher[0]}
