@@ -39,6 +39,8 @@ class Site:
     threads: int = 1
     """A training; one thread repeats to the bit, and two trainings side by side use two cores better than one does."""
 
+    first_slot: int = 0
+    """Of the GPUs: where several walks share a machine, each begins with another one."""
     loader_workers: int = 0
     """Processes that load data for each training; none of them changes what is loaded."""
 
@@ -176,7 +178,7 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | _one_gpu(site.device, slot) | {"OMP_NUM_THREADS": str(site.threads)},
+            env=os.environ | _one_gpu(site.device, site.first_slot + slot) | {"OMP_NUM_THREADS": str(site.threads)},
             # Ctrl-C reaches this process alone; closing the pipe is how a worker is asked to stop.
             start_new_session=True,
         )

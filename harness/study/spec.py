@@ -17,6 +17,7 @@ from harness.errors import unknown
 from harness.study.arms import expand
 from harness.study.models import ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
+from harness.study.space import SearchSpec
 
 DETECTION_CONFIG_PATTERN = r"^(nuscenes|within_[1-9]\d{0,2}m)$"
 DetectionConfigName = Annotated[str, Field(pattern=DETECTION_CONFIG_PATTERN)]
@@ -146,6 +147,8 @@ class StudySpec(Spec):
     """Name of an arm to the losses it uses together, and WARM_START; or a design (arms.py) to what it combines."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     report: ReportSpec = ReportSpec()
+    search: SearchSpec | None = None
+    """What `harness.search` varies; nothing to `harness.run`."""
 
     def kind(self, name: str) -> str:
         """Which of LOSSES a loss of the study is."""

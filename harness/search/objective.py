@@ -1,0 +1,113 @@
+"""What a trial is worth: its student trained as an ordinary job of an ordinary plan, scored on scenes that choose."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from harness.data.root import NuScenesRoot, count_samples
+from harness.errors import InputError
+from harness.execute.executor import JobState, Site, execute
+from harness.search.loop import Pruned, Report, Stopped, TrialFailed
+from harness.search.question import Question
+from harness.store import RunFolder
+from harness.study.plan import ImageData, Plan, Row, plan_study
+from harness.study.space import Value
+from harness.study.spec import StudySpec
+
+POINTS = 100.0
+
+
+class Trainer:
+    """Trains and scores the values of trials."""
+
+    def __init__(
+        self,
+        question: Question,
+        root: NuScenesRoot,
+        site: Site,
+        images: ImageData,
+    ) -> None:
+        self._question = question
+        self._root = root
+        self._site = site
+        self._images = images
+
+    def plan(self, values: Mapping[str, Value]) -> Plan:
+        """The jobs of a trial."""
+        return self.planned(self._question.trial_study(values), self._root)
+
+    def baseline(self) -> Plan:
+        """The jobs of the student without a teacher, as a trial would have it."""
+        return self.planned(self._question.alone(self._question.trial_study({})), self._root)
+
+    def planned(self, study: StudySpec, root: NuScenesRoot) -> Plan:
+        """The plan of a study on a root."""
+        samples = partial(count_samples, root, study.data.train_split)
+        return plan_study(study, root.fingerprint(), samples, self._images)
+
+    def evaluate(
+        self, values: Mapping[str, Value], report: Report, stopping: Callable[[], bool], worker: int
+    ) -> tuple[float, ...]:
+        """The objectives of some values, in points, in the mean over the search's seeds; raises as `loop.Evaluate`."""
+        try:
+            plan = self.plan(values)
+        except InputError as error:
+            raise TrialFailed(str(error)) from error
+        return self.score(plan, report, stopping, worker)
+
+    def score(self, plan: Plan, report: Report, stopping: Callable[[], bool], worker: int) -> tuple[float, ...]:
+        """Run a plan; the objectives of its distilled students, or of its baselines where it has none, in the mean."""
+        students = [row for row in plan.rows if row.role == "student"]
+        rows = students or [row for row in plan.rows if row.role == "baseline"]
+        needed = _needed(plan, rows)
+        told = 0
+
+        def watch(states: dict[str, JobState]) -> None:
+            nonlocal told
+            if stopping():
+                raise Stopped
+            epochs = self._epochs(plan, rows[0])
+            for epoch in range(told, len(epochs)):
+                if report(epoch, -epochs[epoch]):
+                    raise Pruned
+            told = max(told, len(epochs))
+
+        states = execute(needed, replace(self._site, first_slot=worker), watch)
+        failed = next((state for state in states.values() if state.status == "failed"), None)
+        if failed is not None:
+            raise TrialFailed(f"{failed.job.label} [{failed.job.id}]: {failed.reason}")
+        results = [RunFolder(self._site.runs / row.job).result() for row in rows]
+        found = []
+        for metric in self._question.search.objective:
+            values = [POINTS * result.metrics[metric] for result in results if result is not None]
+            found.append(sum(values) / len(values))
+        if not all(map(math.isfinite, found)):
+            raise TrialFailed(f"{' and '.join(self._question.search.objective)} are {found}")
+        return tuple(found)
+
+    def _epochs(self, plan: Plan, row: Row) -> list[float]:
+        """Mean detection loss of each whole epoch of a row's training so far."""
+        schedule = plan.detector_spec(row.job).schedule
+        assert schedule is not None
+        each = math.ceil(count_samples(self._root, self._question.search.train_split) / schedule.batch_size)
+        folder = RunFolder(self._site.runs / row.job)
+        steps = folder.steps() if (folder.last_step() or {"step": 0})["step"] >= each - 1 else []
+        losses = [line["raw/heatmap"] + line["raw/boxes"] for line in steps]
+        return [_mean(losses[first : first + each]) for first in range(0, len(losses) - each + 1, each)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _needed(plan: Plan, rows: Sequence[Row]) -> Plan:
+    """The jobs of some rows and what these need, no others: a search does not train a baseline a second time."""
+    wanted: set[str] = set()
+    open_ = [row.job for row in rows]
+    while open_:
+        id_ = open_.pop()
+        if id_ not in wanted:
+            wanted.add(id_)
+            open_ += plan.jobs[id_].spec.needs
+    return Plan({id_: job for id_, job in plan.jobs.items() if id_ in wanted}, list(rows))

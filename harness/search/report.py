@@ -1,0 +1,219 @@
+"""What a search says: a line a trial, and at the end what was found, confirmed, drawn and written down."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from harness.console import print_table
+from harness.data.embedded import open_root
+from harness.execute.executor import Site, execute
+from harness.execute.progress import progress
+from harness.report.results import results_frame, summary
+from harness.report.tables import markdown_table
+from harness.search.figures import draw
+from harness.search.loop import Ended
+from harness.search.objective import Trainer
+from harness.search.outcome import CURRENT, FOUND, PAPER, joined, own_values, paper_values, variant, write_found
+from harness.search.question import Question
+from harness.search.trials import NAME, TrialBook
+from harness.store import atomic_write
+from harness.study.space import Value
+
+Cells = list[list[str]]
+
+
+class Tell:
+    """A line a trial."""
+
+    def __init__(self, console: Console, book: TrialBook, objective: Sequence[str], wanted: int) -> None:
+        self._console, self._book, self._objective, self._wanted = console, book, objective, wanted
+        self._began, self._before = time.monotonic(), len(book.counted())
+
+    def __call__(self, ended: Ended) -> None:
+        """Say how it ended."""
+        counted = len(self._book.counted())
+        left = (self._wanted - counted) * (time.monotonic() - self._began) / max(1, counted - self._before)
+        values = " ".join(f" {name} {value:.2f}" for name, value in zip(self._objective, ended.values, strict=False))
+        fields = ", ".join(f"{key} {shown(value)}" for key, value in ended.params.items())
+        reason = f" ({ended.reason})" if ended.reason else ""
+        self._console.print(
+            f"trial {ended.number} {ended.how}{values}{reason}: {fields}; {counted} of {self._wanted}, about "
+            f"{timedelta(seconds=round(max(0.0, left)))} left",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def finish(
+    question: Question,
+    trainer: Trainer,
+    book: TrialBook,
+    baseline: tuple[float, ...],
+    site: Site,
+    confirm: bool,
+    out: Path,
+    console: Console,
+) -> None:
+    """Confirm the best values, and write what the search found.
+
+    Args:
+        question: The search.
+        trainer: Of its trials.
+        book: Of its trials.
+        baseline: The objectives of the student without a teacher, as trials are scored.
+        site: Where the confirmation is trained.
+        confirm: Whether it is.
+        out: Folder of tables and figures.
+        console: For the table.
+    """
+    best = book.best()
+    if not best:
+        console.print("no trial is complete yet; nothing to report")
+        return
+    # Of two objectives, of those that none beats the one that is best in the first.
+    chosen = max(best, key=lambda trial: trial.values[0])
+    out.mkdir(parents=True, exist_ok=True)
+    parts = [f"# Search {question.path.stem}", "", *_said(question, book, chosen, baseline), ""]
+    parts += [markdown_table(trial_cells(question, book, chosen)), ""]
+    importances = book.importances()
+    if importances:
+        cells = [["field", "importance"], *([key, f"{value:.2f}"] for key, value in importances.items())]
+        parts += [f"Importance ({question.search.importance}):", "", markdown_table(cells), ""]
+    if confirm:
+        frame = _confirmed(question, trainer, chosen.params, site, console)
+        cells = confirmation_cells(question, frame, book, chosen, baseline)
+        print_table(console, cells[0], cells[1:])
+        parts += ["Confirmed at the whole schedule, on fresh seeds and on what is reported:", ""]
+        parts += [markdown_table(cells), "", _OPTIMISM, ""]
+    pictures = draw(book.study, question.search.objective, importances, out)
+    parts += [f"![{name}]({name}.png)" for name in pictures]
+    atomic_write(out / "search.md", ("\n".join(parts) + "\n").encode())
+    found = question.path.parent / "found" / question.path.name
+    write_found(question, chosen.params, found, _headline(question, chosen))
+    console.print(f"search: {out}/search.md; the study with what was found: {found}", highlight=False, soft_wrap=True)
+
+
+_OPTIMISM = (
+    "Optimism: the value that the search gave, less the confirmed one; of gains, over the baseline of the same scenes "
+    "and seeds. What is chosen for a high value has, on the whole, been lucky in it."
+)
+
+
+def trial_cells(question: Question, book: TrialBook, chosen: FrozenTrial) -> Cells:
+    """Every finished trial, the best first; what was pruned or failed last."""
+    fields = list(question.search.space)
+    found: Cells = [["trial", *question.search.objective, *fields, "what"]]
+    trials = book.study.get_trials(deepcopy=False)
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    ended.sort(key=lambda trial: (trial.state != TrialState.COMPLETE, -(trial.values or [0.0])[0], trial.number))
+    for trial in ended:
+        complete = trial.state == TrialState.COMPLETE
+        values = [f"{value:.2f}" for value in trial.values] if complete else [""] * len(question.search.objective)
+        named = [
+            trial.user_attrs.get(NAME, ""),
+            trial.user_attrs.get("reason", ""),
+            "" if complete else trial.state.name,
+        ]
+        what = [FOUND] if trial.number == chosen.number else []
+        found.append(
+            [
+                str(trial.number),
+                *values,
+                *(shown(trial.params.get(key)) for key in fields),
+                ", ".join(what + [name.lower() for name in named if name]),
+            ]
+        )
+    return found
+
+
+def shown(value: Value) -> str:
+    """A value as people read it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def confirmation_cells(
+    question: Question, frame: pd.DataFrame, book: TrialBook, chosen: FrozenTrial, baseline: tuple[float, ...]
+) -> Cells:
+    """One line for each of the confirmed values and the baseline, what the search said of them, and its optimism."""
+    metrics = question.search.objective
+    header = ["row", "seeds", *(f"{metric}" for metric in metrics), *(f"gain {metric}" for metric in metrics)]
+    header += [f"search {metric}" for metric in metrics] + [f"optimism {metric}" for metric in metrics]
+    header += [f"optimism of gain {metric}" for metric in metrics]
+    searched = {"baseline": baseline, FOUND: tuple(chosen.values)}
+    for name, values in ((CURRENT, own_values(question)), (PAPER, paper_values(question))):
+        if (trial := _trial_of(book, values)) is not None:
+            searched[name] = tuple(trial.values)
+    found: Cells = [header]
+    for row in frame[frame["role"].isin(["baseline", "student"])].to_dict("records"):
+        cells = [row["arm"], str(row["seeds"])]
+        if row["missing"]:
+            found.append([*cells, row["missing"], *[""] * (len(header) - 3)])
+            continue
+        cells += [_mean(row, metric, "{:.1f}") for metric in metrics]
+        cells += [_mean(row, f"gain_{metric}", "{:+.1f}") for metric in metrics]
+        said = searched.get(row["arm"])
+        cells += [f"{value:.1f}" for value in said] if said else [""] * len(metrics)
+        cells += (
+            [f"{value - row[m]:+.1f}" for value, m in zip(said, metrics, strict=True)] if said else [""] * len(metrics)
+        )
+        if said and row["role"] == "student":
+            gains = zip(said, baseline, metrics, strict=True)
+            cells += [f"{value - plain - row[f'gain_{m}']:+.1f}" for value, plain, m in gains]
+        else:
+            cells += [""] * len(metrics)
+        found.append(cells)
+    return found
+
+
+def _mean(row: Mapping, metric: str, form: str) -> str:
+    mean, std = row[metric], row[f"{metric}_std"]
+    if pd.isna(mean):
+        return ""
+    return form.format(mean) + ("" if pd.isna(std) else f" ± {std:.1f}")
+
+
+def _trial_of(book: TrialBook, values: Mapping[str, Value]) -> FrozenTrial | None:
+    complete = book.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return next((trial for trial in complete if values and trial.params == dict(values)), None)
+
+
+def _confirmed(
+    question: Question, trainer: Trainer, values: Mapping[str, Value], site: Site, console: Console
+) -> pd.DataFrame:
+    """Train and score the found values, the study's own and the published ones; the rows of all."""
+    variants: dict[str, Mapping[str, Value]] = {FOUND: values, CURRENT: {}}
+    if paper := paper_values(question):
+        variants[PAPER] = paper
+    root = open_root(question.study.data, console)
+    site = Site(site.runs, root, site.device, site.workers, loader_workers=site.loader_workers)
+    plan = joined([trainer.planned(variant(question, name, each), root) for name, each in variants.items()])
+    with progress(console, site.workers) as display:
+        display(execute(plan, site, display))
+    return summary(results_frame(plan, site.runs))
+
+
+def _said(question: Question, book: TrialBook, chosen: FrozenTrial, baseline: Sequence[float]) -> list[str]:
+    search, counted = question.search, book.counted()
+    complete = sum(trial.state == TrialState.COMPLETE for trial in counted)
+    metrics = search.objective
+    values = ", ".join(f"{metric} {value:.2f}" for metric, value in zip(metrics, chosen.values, strict=True))
+    plain = ", ".join(f"{metric} {value:.2f}" for metric, value in zip(metrics, baseline, strict=True))
+    return [
+        f"{question.route}, {question.arm}: {', '.join(metrics)} on {search.eval_split}, seeds "
+        f"{', '.join(map(str, search.seeds))}, {search.share:.0%} of the schedule; sampler {search.sampler}, pruner "
+        f"{search.pruner}; {complete} trials complete, {len(counted) - complete} pruned.",
+        "",
+        f"Best: trial {chosen.number}, {values}; baseline {plain}.",
+    ]
+
+
+def _headline(question: Question, chosen: FrozenTrial) -> list[str]:
+    question_line = question.path.read_text().splitlines()[0].lstrip("# ")
+    values = ", ".join(f"{key} {shown(value)}" for key, value in chosen.params.items())
+    return [question_line, f"Found by harness.search ({question.path.name}, trial {chosen.number}): {values}."]

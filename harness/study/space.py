@@ -1,0 +1,152 @@
+"""SearchSpec: which fields of a study a search may vary, between what bounds, and what it looks for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
+
+from detectors.spec import Spec
+
+Metric = Literal["mAP", "NDS"]
+Value = bool | int | float | str | None
+
+
+class Range(Spec):
+    """All numbers between two, both included."""
+
+    low: FiniteFloat
+    high: FiniteFloat
+    log: bool = False
+    """Every order of magnitude is as likely as the next; wants bounds above 0."""
+    step: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Only the low end and whole steps above it. A grid needs it."""
+    whole: bool = False
+    """Whole numbers only."""
+
+    @model_validator(mode="after")
+    def _bounds_span_something(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"on a log scale low has to be above 0, not {self.low:g}")
+        if self.log and self.step is not None:
+            raise ValueError("a range on a log scale has no step")
+        if self.whole and any(number % 1 for number in (self.low, self.high, self.step or 1)):
+            raise ValueError("a range of whole numbers needs whole bounds and a whole step")
+        return self
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """Values that have to be possible, if all are."""
+        return tuple(map(self.rounded, (self.low, self.high)))
+
+    def rounded(self, number: float) -> int | float:
+        """A number as a study writes it."""
+        return int(number) if self.whole else float(number)
+
+    def holds(self, value: Value) -> bool:
+        """Whether a study's own value lies in it."""
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+class Choices(Spec):
+    """Some values."""
+
+    choices: Annotated[tuple[Value, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if len({json.dumps(value) for value in self.choices}) < len(self.choices):
+            raise ValueError(f"choices {list(self.choices)} name one twice")
+        return self
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """All of them."""
+        return self.choices
+
+    def holds(self, value: Value) -> bool:
+        """Whether a study's own value is one of them."""
+        return any(type(choice) is type(value) and choice == value for choice in self.choices)
+
+
+def _objectives(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class ConfirmSpec(Spec):
+    """The best values once more, at the whole schedule, on scenes and seeds that the search never saw."""
+
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    """The study's evaluation split is what is reported."""
+
+
+class SearchSpec(Spec):
+    """A search over fields of the study that it stands in."""
+
+    space: Annotated[dict[str, Range | Choices], Field(min_length=1)]
+    """Dotted key of a study's field to what it may be; `arms.ARM.LOSS` with choices true and false: whether the arm
+    has the loss at all."""
+    objective: Annotated[tuple[Metric, ...], BeforeValidator(_objectives), Field(min_length=1, max_length=2)] = ("NDS",)
+    """The student's metric, in the mean over the seeds; of two the trade-off is searched."""
+    path: str | None = None
+    """The only one of the study, if not given."""
+    arm: str | None = None
+    """The only one of the study, if not given."""
+    trials: int = Field(default=20, gt=0)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100,)
+    """Of the students; no seed that is reported belongs here."""
+    train_split: str = "synthetic_train"
+    eval_split: str = "synthetic_tune"
+    """Scenes that choose; the study's own evaluation split is for the confirmation alone."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Of the study's schedule that a trial trains."""
+    sampler: Literal["tpe", "gp", "nsga2", "grid", "random"] = "tpe"
+    sampler_seed: int = Field(default=0, ge=0)
+    pruner: Literal["none", "median", "hyperband"] = "none"
+    """Ends trials early whose detection loss on training batches, epoch for epoch, is worse than that of others."""
+    importance: Literal["ped_anova", "fanova", "mean_decrease_impurity"] = "ped_anova"
+    """What says how much each field matters."""
+    confirm: ConfirmSpec = ConfirmSpec()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.sampler == "grid" and (
+            open_ := [key for key, kind in self.space.items() if isinstance(kind, Range) and kind.step is None]
+        ):
+            raise ValueError(f"a grid needs a step in every range; space.{open_[0]} has none")
+        if len(self.objective) > 1 and self.pruner != "none":
+            raise ValueError("trials of two objectives cannot be pruned; allowed: pruner: none")
+        if len(set(self.objective)) < len(self.objective):
+            raise ValueError(f"objective {list(self.objective)} names one twice")
+        return self
+
+
+def overrides(values: Mapping[str, Value], arms: Mapping[str, Sequence[str]]) -> list[str]:
+    """Values of a space as KEY=VALUE overrides for `load_study`.
+
+    Args:
+        values: Dotted key to value; `arms.ARM.LOSS` to whether the arm has it.
+        arms: The study's, with all their losses.
+    """
+    found = []
+    dropped: dict[str, set[str]] = {}
+    for key, value in values.items():
+        if (switch := arm_switch(key, arms)) is None:
+            found.append(f"{key}={json.dumps(value)}")
+        elif not value:
+            dropped.setdefault(switch[0], set()).add(switch[1])
+    for arm, losses in dropped.items():
+        kept = [name for name in arms[arm] if name not in losses]
+        found.append(f"arms.{arm}={json.dumps(kept)}")
+    return found
+
+
+def arm_switch(key: str, arms: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
+    """Arm and loss of a key that says whether the one has the other; None for a key of a field."""
+    for arm, losses in arms.items():
+        for name in losses:
+            if key == f"arms.{arm}.{name}":
+                return arm, name
+    return None

@@ -1,0 +1,166 @@
+"""The loop of a search: counted trials, dead owners, failures, and samplers that are better than chance."""
+
+import math
+import threading
+
+import pytest
+
+
+@pytest.fixture
+def spec():
+    """A search over two weights and a switch."""
+    from harness.study.space import SearchSpec
+
+    def make(**fields):
+        space = {
+            "losses.a.weight": {"low": 0.01, "high": 100.0, "log": True},
+            "losses.b.weight": {"low": 0.01, "high": 100.0, "log": True},
+        }
+        return SearchSpec.model_validate({"space": space, **fields})
+
+    return make
+
+
+def planted(values, report, stopping, worker):
+    """Best at a = 3 and b = 0.2, where it is 0; falls with the distance in orders of magnitude."""
+    gap = math.log10(values["losses.a.weight"] / 3) ** 2 + math.log10(values["losses.b.weight"] / 0.2) ** 2
+    return (-gap,)
+
+
+def run(folder, search_spec, evaluate=planted, trials=5, workers=1):
+    from harness.search.loop import search
+    from harness.search.trials import opened
+
+    ended = []
+    with opened(folder, None, search_spec, {"what": "a test"}) as book:
+        search(book, evaluate, trials, workers, None, ended.append)
+        return [(trial.state.name, trial.values, trial.params) for trial in book.study.trials], ended
+
+
+def best(trials):
+    return max(values[0] for state, values, _ in trials if state == "COMPLETE")
+
+
+def test_tpe_finds_a_planted_optimum_better_than_chance_does(tmp_path, spec):
+    wins = 0
+    for seed in range(10):
+        found = {
+            sampler: best(run(tmp_path / f"{sampler}-{seed}", spec(sampler=sampler, sampler_seed=seed), trials=40)[0])
+            for sampler in ("tpe", "random")
+        }
+        wins += found["tpe"] > found["random"]
+    assert wins >= 8
+
+
+def test_as_many_trials_as_asked_for_and_no_more_by_several_workers(tmp_path, spec):
+    trials, ended = run(tmp_path / "search", spec(), trials=13, workers=4)
+    assert [state for state, *_ in trials] == ["COMPLETE"] * 13
+    assert sorted(each.number for each in ended) == list(range(13))
+    # Called again with the same number there is nothing left to do.
+    again, more = run(tmp_path / "search", spec(), trials=13)
+    assert (len(again), more) == (13, [])
+
+
+def test_an_interrupted_trial_is_tried_again_with_its_values(tmp_path, spec):
+    from harness.search.loop import Stopped
+
+    calls = []
+
+    def interrupted(values, report, stopping, worker):
+        calls.append(dict(values))
+        if len(calls) == 3:
+            raise Stopped
+        return planted(values, report, stopping, worker)
+
+    trials, _ = run(tmp_path / "search", spec(), interrupted, trials=4)
+    assert sorted(state for state, *_ in trials) == ["COMPLETE"] * 4 + ["FAIL"]
+    assert calls.count(calls[2]) == 2
+
+
+def test_a_dead_owners_trial_is_told_fail_and_tried_again(tmp_path, spec):
+    from harness.search.trials import OWNER, opened
+
+    folder = tmp_path / "search"
+    with opened(folder, None, spec(), {"what": "a test"}) as book:
+        trial = book.ask(5)
+        values = dict(trial.params)
+        # An owner of this machine whose lock nobody holds.
+        trial.set_user_attr(OWNER, book.study.trials[0].user_attrs[OWNER].replace(book._owner, "gone"))
+    trials, _ = run(folder, spec(), trials=3)
+    assert [state for state, *_ in trials].count("FAIL") == 1
+    assert next(params for state, _, params in trials if state == "COMPLETE") == values
+    assert sum(state == "COMPLETE" for state, *_ in trials) == 3
+
+
+def test_failures_have_a_reason_and_too_many_in_a_row_end_the_search(tmp_path, spec):
+    from harness.search.loop import MOST_FAILURES, TrialFailed, search
+    from harness.search.trials import REASON, opened
+
+    def failing(values, report, stopping, worker):
+        raise TrialFailed("loss 'a' is nan")
+
+    with opened(tmp_path / "search", None, spec(), {}) as book:
+        with pytest.raises(
+            TrialFailed, match=f"{MOST_FAILURES} trials in a row failed, the last one for: loss 'a' is nan"
+        ):
+            search(book, failing, 20, 1, None, lambda ended: None)
+        trials = book.study.trials
+    assert [trial.state.name for trial in trials] == ["FAIL"] * MOST_FAILURES
+    assert {trial.user_attrs[REASON] for trial in trials} == {"loss 'a' is nan"}
+
+
+def test_a_storage_of_another_search_is_refused(tmp_path, spec):
+    from harness.errors import InputError
+    from harness.search.trials import opened
+
+    with opened(tmp_path / "search", None, spec(), {"share": 0.5}):
+        pass
+    said = "holds another search of the name 'search': share is 0.5 there, 1.0 here"
+    with pytest.raises(InputError, match=said), opened(tmp_path / "search", None, spec(), {"share": 1.0}):
+        pass
+
+
+def test_a_line_that_a_killed_process_left_unfinished_is_cut_off(tmp_path, spec):
+    run(tmp_path / "search", spec(), trials=2)
+    with (tmp_path / "search" / "journal.log").open("ab") as journal:
+        journal.write(b'{"op_code": 4, "half')
+    trials, _ = run(tmp_path / "search", spec(), trials=4)
+    assert [state for state, *_ in trials] == ["COMPLETE"] * 4
+
+
+def test_median_pruner_ends_what_is_worse_than_the_others(tmp_path, spec):
+    from harness.search.loop import Pruned
+
+    number = iter(range(100))
+    lock = threading.Lock()
+
+    def course(values, report, stopping, worker):
+        with lock:
+            mine = next(number)
+        for epoch in range(6):
+            if report(epoch, -float(mine)):
+                raise Pruned
+        return (-float(mine),)
+
+    trials, ended = run(tmp_path / "search", spec(pruner="median"), course, trials=10)
+    assert [each.how for each in ended][:5] == ["complete"] * 5
+    assert {each.how for each in ended[5:]} == {"pruned"}
+    assert sum(state == "PRUNED" for state, *_ in trials) == 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"space": {"losses.a.weight": {"low": 2.0, "high": 1.0}}}, "low 2 is not below high 1"),
+        (
+            {"space": {"losses.a.weight": {"low": 0.0, "high": 1.0, "log": True}}},
+            "on a log scale low has to be above 0",
+        ),
+        ({"sampler": "grid"}, "a grid needs a step in every range; space.losses.a.weight has none"),
+        ({"objective": ["mAP", "NDS"], "pruner": "median"}, "cannot be pruned"),
+        ({"trials": 0}, "greater than 0"),
+    ],
+)
+def test_a_space_that_spans_nothing_is_refused(spec, fields, said):
+    with pytest.raises(ValueError, match=said):
+        spec(**fields)
