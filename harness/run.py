@@ -90,9 +90,12 @@ def _run(
         f"(a loop over rows would train {plan.wanted})",
         highlight=False,
     )
-    for what, names in (("teacher", study.unused_teachers), ("student", study.unused_students)):
+    for what, names in (
+        ("teacher that no arm asks", study.unused_teachers),
+        ("student without a path", study.unused_students),
+    ):
         if names:
-            console.print(f"{what} without a path, not trained: {', '.join(names)}", highlight=False)
+            console.print(f"{what}, not trained: {', '.join(names)}", highlight=False)
     if dry_run:
         for job in plan.jobs.values():
             console.print(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}", highlight=False)

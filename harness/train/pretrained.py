@@ -10,8 +10,8 @@ from detectors.heads.instance_mask import FoundInstances
 from harness.data.pseudo_labels import map_classes
 from harness.errors import InputError
 
-_KNOWN = ("mask2former", "maskformer")
 # Those whose image processors give one mask an instance.
+_KNOWN = ("mask2former", "maskformer")
 SCORE_FLOOR = 0.05
 """Instances that the model is less sure of are not written down; a loss has a threshold of its own."""
 
