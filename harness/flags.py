@@ -1,6 +1,7 @@
 """Flags that mean the same in every command, and what those about the study change in it."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -37,3 +38,19 @@ def overrides(
         train, _, evaluated = split.partition(":")
         found += [f"data.train_split={json.dumps(train)}", f"data.eval_split={json.dumps(evaluated or train)}"]
     return found
+
+
+def ui_command(study: Path, given: Sequence[str], runs_dir: Path, out: Path, tracking_uri: str) -> str:
+    """The command that compares a study's arms in a browser, for a shell.
+
+    Args:
+        study: Its file.
+        given: What `overrides` made of its flags.
+        runs_dir: As passed.
+        out: As passed.
+        tracking_uri: As passed.
+    """
+    chosen = (("--runs-dir", runs_dir, RUNS), ("--out", out, OUT), ("--tracking-uri", tracking_uri, TRACKING))
+    flags = [word for flag, value, default in chosen if value != default for word in (flag, str(value))]
+    flags += [word for override in given for word in ("--set", override)]
+    return shlex.join(["python", "-m", "harness.report", str(study), *flags, "--ui"])

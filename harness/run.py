@@ -70,7 +70,8 @@ def _run(
     from harness.report.rebuild import rebuild
     from harness.study.load import load_study
     from harness.study.plan import plan_study
-    from harness.tracking import Mirror
+    from harness.tracking.store import check_store
+    from harness.tracking.study import Mirror
     from harness.train.job import check_inputs
 
     check_device(device)
@@ -114,6 +115,7 @@ def _run(
     for folder in (runs_dir, tables):
         _make(folder)
     check_inputs(todo, root)
+    check_store(tracking_uri)
 
     mirror = Mirror(tracking_uri, study_path.stem, study, plan, runs_dir, console)
 
@@ -130,12 +132,13 @@ def _run(
         console.print(f"stopped; finished steps are kept in {runs_dir}; the same command goes on")
         raise typer.Exit(130) from None
 
-    text = rebuild(plan, study, runs_dir, tables, console)
+    text, arms = rebuild(plan, study, runs_dir, tables, console)
     failed = [state for state in states.values() if state.status == "failed"]
     for state in failed:
         console.print(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="red")
-    mirror.finish(tables, text, bool(failed))
-    console.print(f"compare runs: mlflow ui --backend-store-uri {tracking_uri}", highlight=False)
+    mirror.finish(tables, text, arms, bool(failed))
+    command = flags.ui_command(study_path, overrides, runs_dir, out, tracking_uri)
+    console.print(f"compare in a browser: {command}", markup=False, highlight=False, soft_wrap=True)
     return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
 
 

@@ -14,7 +14,7 @@ MODULES = [path for path in SOURCES if path.name != "__init__.py"]
 HOMES = {
     "transformers": {"detectors/encoders/image.py", "harness/train/pretrained.py"},
     "spconv": {"detectors/encoders/sparse_conv.py"},
-    "mlflow": {"harness/tracking.py"},
+    "mlflow": {"harness/tracking/"},
     "optuna": {"harness/search/"},
     "ray": {"harness/execute/ray_pool.py"},
     "matplotlib": {"harness/data/picture.py", "harness/evaluate/figure.py", "harness/search/figures.py"},

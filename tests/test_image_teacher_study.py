@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-STUDENT = "lidar+images->camera all, seed 0"
+STUDENT = "lidar+images->camera · all · seed 0"
 STUDY = """\
 # Do an image teacher and a LiDAR teacher teach together? Plumbing only: after two steps no number means anything.
 data: {preset: smoke}
@@ -99,13 +99,13 @@ def jobs(first, workplace):
 def test_first_call_trains_each_thing_once(first, jobs):
     assert "4 rows, 5 jobs, 5 to run" in first
     assert jobs.keys() == {
-        "teacher lidar",
-        "image teacher images",
-        "labels of images",
-        "camera baseline, seed 0",
+        "lidar · teacher",
+        "images · image teacher",
+        "images · labels",
+        "camera · baseline · seed 0",
         STUDENT,
     }
-    segmenter, labels, student = (jobs[name] for name in ("image teacher images", "labels of images", STUDENT))
+    segmenter, labels, student = (jobs[name] for name in ("images · image teacher", "images · labels", STUDENT))
     assert (segmenter[0] / "model.safetensors").is_file()
     assert labels[1]["spec"]["segmenter"] == segmenter[0].name
     assert list(labels[0].glob("labels/*.json"))
@@ -119,7 +119,7 @@ def test_table_shows_detectors_and_its_caption_the_mask_ap_of_the_image_teacher(
     with (workplace / "reports" / "study" / "table.csv").open() as file:
         rows = {row["role"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["teacher", "image teacher", "baseline", "student"]
-    metrics = json.loads((jobs["image teacher images"][0] / "result.json").read_text())["metrics"]
+    metrics = json.loads((jobs["images · image teacher"][0] / "result.json").read_text())["metrics"]
     assert float(rows["image teacher"]["mask_AP"]) == pytest.approx(100 * metrics["AP"], abs=1e-5)
     assert rows["image teacher"]["mAP"] == rows["student"]["mask_AP"] == ""
     table, caption = (workplace / "reports" / "study" / "table.md").read_text().split("\n\n", 1)
@@ -154,9 +154,9 @@ def test_mlflow_has_a_child_a_job_with_its_numbers(first, jobs, workplace):
         run = runs[path.name]
         assert (run.info.run_name, run.info.status) == (name, "FINISHED")
         metrics = json.loads((path / "result.json").read_text())["metrics"]
-        shown = {"image teacher images": "AP50", "labels of images": "instances"}.get(name, "NDS")
+        shown = {"images · image teacher": "AP50", "images · labels": "instances"}.get(name, "NDS")
         assert run.data.metrics[shown] == metrics[shown]
-    assert runs[jobs["image teacher images"][0].name].data.tags["role"] == "image teacher"
+    assert runs[jobs["images · image teacher"][0].name].data.tags["role"] == "image teacher"
 
 
 def test_an_exported_student_is_its_baseline_with_other_weights(jobs, crossbev, workplace):
@@ -167,7 +167,7 @@ def test_an_exported_student_is_its_baseline_with_other_weights(jobs, crossbev, 
     from harness.study.load import load_study
 
     trained, origins = [], []
-    for name in (STUDENT, "camera baseline, seed 0"):
+    for name in (STUDENT, "camera · baseline · seed 0"):
         out = workplace / "exports" / jobs[name][0].name
         done = crossbev(jobs[name][0].name, str(out), command=app)
         assert done.exit_code == 0, done.output
@@ -176,8 +176,8 @@ def test_an_exported_student_is_its_baseline_with_other_weights(jobs, crossbev, 
     shapes = [{key: tensor.shape for key, tensor in weights.items()} for weights in trained]
     assert shapes[0] == shapes[1]
     assert any(not trained[0][key].equal(trained[1][key]) for key in shapes[0])
-    assert (origins[0]["teacher"], origins[1]["teacher"]) == (jobs["teacher lidar"][0].name, None)
-    assert (origins[0]["image_teacher"], origins[1]["image_teacher"]) == (jobs["labels of images"][0].name, None)
+    assert (origins[0]["teacher"], origins[1]["teacher"]) == (jobs["lidar · teacher"][0].name, None)
+    assert (origins[0]["image_teacher"], origins[1]["image_teacher"]) == (jobs["images · labels"][0].name, None)
     # There was something to leave behind.
     study = load_study(workplace / "study.yaml")
     terms = {
@@ -190,7 +190,7 @@ def test_an_exported_student_is_its_baseline_with_other_weights(jobs, crossbev, 
 def test_only_detectors_are_exported(jobs, crossbev, workplace):
     from harness.export import app
 
-    for name in ("image teacher images", "labels of images"):
+    for name in ("images · image teacher", "images · labels"):
         done = crossbev(jobs[name][0].name, str(workplace / "no export"), command=app)
         assert done.exit_code == 2
         assert f"({name}) is no detector" in done.output

@@ -34,6 +34,11 @@ def crossbev(workplace):
     return run
 
 
+def _table(folder):
+    with (folder / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture(scope="module")
 def first(crossbev):
     """The first call: it makes the world, trains three detectors and prints the table."""
@@ -46,9 +51,8 @@ def test_first_call_trains_everything_and_prints_the_table(first, workplace):
     for row in ("lidar teacher", "camera baseline", "lidar->camera unidistill"):
         assert row in first.stdout
     assert "not of nuScenes" in first.stdout
-    assert "mlflow ui" in first.stdout
-    with (workplace / "reports" / "smoke" / "table.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    assert "--ui" in first.stdout
+    rows = _table(workplace / "reports" / "smoke")
     assert [row["role"] for row in rows] == ["teacher", "baseline", "student"]
     assert all(0 <= float(row["mAP"]) <= 100 and 0 <= float(row["NDS"]) <= 100 for row in rows)
     assert "lidar->camera unidistill" in (workplace / "reports" / "smoke" / "table.md").read_text()
@@ -72,10 +76,10 @@ def test_mlflow_has_one_parent_and_a_child_a_job_with_the_run_folders_numbers(fi
 
     client = MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("smoke").experiment_id
-    children = client.search_runs([experiment], "metrics.NDS >= 0")
+    children = client.search_runs([experiment], "metrics.NDS >= 0 and tags.kind = 'training'")
     assert len(children) == 3
     assert len({run.data.tags["mlflow.parentRunId"] for run in children}) == 1
-    assert len(client.search_runs([experiment])) == 4
+    assert len(client.search_runs([experiment])) == 1 + 3 + 3
     for run in children:
         folder = workplace / "runs" / run.data.tags["crossbev.job"]
         result = json.loads((folder / "result.json").read_text())
@@ -91,7 +95,7 @@ def test_mlflow_has_one_parent_and_a_child_a_job_with_the_run_folders_numbers(fi
     names = {run.info.run_name for run in children}
     taught = next(run.data.tags for run in children if run.data.tags["role"] == "student")
     assert (taught["teacher"], taught["student"], taught["arm"]) == ("lidar", "camera", "unidistill")
-    assert names == {"teacher lidar", "camera baseline, seed 0", "lidar->camera unidistill, seed 0"}
+    assert names == {"lidar · teacher", "camera · baseline · seed 0", "lidar->camera · unidistill · seed 0"}
 
 
 def test_report_rebuilds_tables_and_mirror_from_the_run_folders(first, crossbev, workplace):
@@ -107,20 +111,83 @@ def test_report_rebuilds_tables_and_mirror_from_the_run_folders(first, crossbev,
         ).read_bytes()
     client = MlflowClient(f"sqlite:///{workplace}/again.db")
     experiment = client.get_experiment_by_name("smoke").experiment_id
-    assert len(client.search_runs([experiment], "metrics.NDS >= 0")) == 3
+    assert len(client.search_runs([experiment], "metrics.NDS >= 0 and tags.kind = 'training'")) == 3
     # Of a study that has not run, every row says so.
     other = crossbev("smoke.yaml", "--out", "other", "--seeds", "7", module="harness.report")
     assert other.returncode == 0
     assert "not run" in other.stdout
 
 
-@pytest.mark.parametrize("uri", ["sqlite:////dev/null/mlflow.db", "sqlite://nonsense", "postgresql://nobody@nowhere/x"])
-def test_broken_tracking_store_does_not_cost_the_study(first, crossbev, uri):
+def test_arms_are_runs_with_means_spreads_and_gains_as_fractions(first, crossbev, workplace):
     assert first.returncode == 0
-    run = crossbev("smoke.yaml", "--tracking-uri", uri)
-    assert run.returncode == 0
-    assert "MLflow is not mirrored" in run.stdout
-    assert "lidar->camera unidistill" in run.stdout
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{workplace}/arms.db"
+    # With a seed that has not run, an arm has no mean that would pass for the whole.
+    for seeds, number in (("0", 3), ("0,1", 1)):
+        said = crossbev("smoke.yaml", "--seeds", seeds, "--tracking-uri", uri, "--sync", module="harness.report")
+        assert said.returncode == 0, said.stderr
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name("smoke").experiment_id
+        parent = client.search_runs([experiment], "tags.`mlflow.runName` = 'study smoke'", max_results=1)[0]
+        arms = client.search_runs(
+            [experiment], f"tags.kind = 'arm' and tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+        )
+        assert len(arms) == 3
+        assert sum("NDS" in run.data.metrics for run in arms) == number
+        if seeds == "0":
+            table = {row["path"] or row["model"] + row["role"]: row for row in _table(workplace / "reports" / "smoke")}
+            student = next(run for run in arms if run.data.tags["role"] == "student")
+            assert student.info.run_name == "lidar->camera · unidistill · 1 seed"
+            assert student.data.params["losses.feature.weight"] == "1.0"
+            assert student.data.metrics["seeds"] == 1
+            for metric in ("mAP", "NDS", "gain_mAP", "gain_NDS"):
+                assert student.data.metrics[metric] == pytest.approx(
+                    float(table["lidar->camera"][metric]) / 100, abs=1e-7
+                )
+            assert student.data.metrics["mATE"] == pytest.approx(float(table["lidar->camera"]["mATE"]), abs=1e-5)
+            assert "NDS_std" not in student.data.metrics
+    assert "lidar->camera unidistill" in parent.data.tags["mlflow.note.content"]
+    assert {item.path for item in client.list_artifacts(parent.info.run_id, "tables")} >= {"tables/table.md"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("sqlite:////dev/null/mlflow.db", "cannot be used"),
+        ("sqlite://nonsense", "cannot be used"),
+        ("postgresql://nobody@nowhere/x", "cannot be used"),
+        ("http://127.0.0.1:9", "the MLflow server does not answer"),
+    ],
+)
+def test_a_tracking_store_that_cannot_be_used_is_an_error_before_anything_runs(first, crossbev, workplace, uri, said):
+    assert first.returncode == 0
+    run = crossbev("smoke.yaml", "--tracking-uri", uri, "--set", "schedule.lr=0.002")
+    assert run.returncode == 2
+    assert f"--tracking-uri {uri}" in run.stderr
+    assert said in run.stderr
+    assert "Traceback" not in run.stderr + run.stdout
+    assert len(list(workplace.glob("runs/*/job.json"))) == 3
+
+
+def test_a_tracking_store_that_breaks_meanwhile_does_not_cost_the_study(tmp_path):
+    import io
+
+    from rich.console import Console
+
+    from harness.study.load import load_study
+    from harness.study.plan import plan_study
+    from harness.tracking.study import Mirror
+
+    study = load_study(ROOT / "studies" / "smoke.yaml")
+    plan = plan_study(study, "data", int)
+    said = io.StringIO()
+    mirror = Mirror(f"sqlite:///{tmp_path}/mlflow.db", "smoke", study, plan, tmp_path, Console(file=said))
+    # A folder without a result is what the mirror cannot read.
+    mirror.follow(plan.jobs.values())
+    assert not mirror.store.alive
+    mirror.finish(tmp_path, "a table", [], failed=False)
+    assert said.getvalue().count("MLflow is not mirrored any more") == 1
 
 
 def test_dry_run_shows_the_plan_and_runs_nothing(first, crossbev, workplace):

@@ -21,7 +21,7 @@ def test_study_asks_a_question_and_plans(path):
     study = load_study(path)
     plan = plan_study(study, "any data", int, IMAGES)
     assert len(plan.jobs) > 0
-    assert {row.job for row in plan.rows} == {id_ for id_, job in plan.jobs.items() if "labels of" not in job.label}
+    assert {row.job for row in plan.rows} == {id_ for id_, job in plan.jobs.items() if not job.label.endswith("labels")}
     # The count that its second comment promises.
     trained = sum(job.spec.steps > 0 for job in plan.jobs.values())
     assert f"= {trained} trainings" in path.read_text()

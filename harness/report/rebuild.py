@@ -4,19 +4,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.report.results import cost_frame, results_frame, summary
+from harness.report.results import arms, cost_frame, results_frame, summary
 from harness.report.tables import markdown, print_table, write_tables
 from harness.study.papers import read_paper
 from harness.study.plan import Plan
 from harness.study.spec import StudySpec
+from harness.tracking.study import Arm
 
 
-def rebuild(plan: Plan, study: StudySpec, runs: Path, tables: Path, console: Console) -> str:
-    """Write the tables into a folder and print the first one; that one as Markdown."""
+def rebuild(plan: Plan, study: StudySpec, runs: Path, tables: Path, console: Console) -> tuple[str, list[Arm]]:
+    """Write the tables into a folder and print the first one; that one as Markdown, and its lines."""
     papers = [read_paper(path) for path in study.report.papers]
     results = summary(results_frame(plan, runs, papers))
     write_tables(results, cost_frame(plan, runs), study, tables, papers)
     print_table(results, study, console, papers)
     files = f"tables: {tables}/table.md, table.tex, table.csv; what it cost: {tables}/cost.md"
     console.print(files, highlight=False, soft_wrap=True)
-    return markdown(results, study, papers)
+    return markdown(results, study, papers), arms(results)

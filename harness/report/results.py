@@ -11,6 +11,7 @@ from harness.store import Result, RunFolder
 from harness.study.papers import SIGNS, Paper
 from harness.study.plan import Plan, Row
 from harness.study.spec import WARM_START
+from harness.tracking.study import Arm
 
 POINTS = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
@@ -177,6 +178,21 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     intervals = groups["gain_draws"].agg(list).map(_over_scenes)
     scenes = pd.DataFrame(intervals.tolist(), index=intervals.index)
     return means.join(spread).join(scenes).join(groups.size().rename("seeds")).join(same).join(said).reset_index()
+
+
+def arms(summary: pd.DataFrame) -> list[Arm]:
+    """The lines of a summary for who compares them elsewhere: metrics with ``_std`` over seeds, gains with ``_low`` and
+    ``_high``, all as fractions again, and the number of seeds."""
+    points = [column for column in summary.columns if column.startswith((*POINTS, *MASKS, *GAINS))]
+    shown = [*points, *(error + end for error in ERRORS for end in ("", "_std")), "seeds", "parameters"]
+    fractions = summary.assign(**{column: summary[column] / 100 for column in points})
+    return [
+        Arm(
+            **{key: line[key] for key in ("role", "model", "path", "arm", "split", "missing")},
+            metrics={column: float(line[column]) for column in shown},
+        )
+        for line in fractions.to_dict("records")
+    ]
 
 
 def _over_scenes(draws: list[tuple[dict[str, np.ndarray], int] | None]) -> dict[str, float]:

@@ -114,8 +114,8 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
                 job_spec = job_spec.model_copy(update=given | {"data": untrained})
             elif not teacher.trained:
                 job_spec = job_spec.model_copy(update={"schedule": None, "data": untrained})
-            paired = f", seed {seed}" if teacher.seed == "paired" else ""
-            teachers[name, seed] = plan.add(Job(job_spec, f"teacher {name}{paired}", teacher.checkpoint))
+            paired = f" · seed {seed}" if teacher.seed == "paired" else ""
+            teachers[name, seed] = plan.add(Job(job_spec, f"{name} · teacher{paired}", teacher.checkpoint))
             plan.rows.append(Row("teacher", name, "", "teacher", (), seed, teachers[name, seed], None))
 
     labels = {
@@ -126,7 +126,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     baselines = {}
     for name in dict.fromkeys(study.ends(path).student for path in study.paths) if study.paths else study.students:
         for seed in study.seeds:
-            job = Job(spec(study.students[name], seed), f"{name} baseline, seed {seed}")
+            job = Job(spec(study.students[name], seed), f"{name} · baseline · seed {seed}")
             baselines[name, seed] = plan.add(job)
             plan.rows.append(Row("baseline", name, "", "baseline", (), seed, job.id, job.id))
         if (longer := study.students[name].longer_baseline) is None:
@@ -135,7 +135,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
         schedule = plain.model_copy(update={"steps": math.ceil(round(longer * plain.length, 6))})
         arm = f"baseline, {longer:g} x steps"
         for seed in study.seeds:
-            control = Job(spec(study.students[name], seed, schedule), f"{name} {arm}, seed {seed}")
+            control = Job(spec(study.students[name], seed, schedule), f"{name} · {arm} · seed {seed}")
             plan.rows.append(Row("control", name, "", arm, (), seed, plan.add(control), baselines[name, seed]))
 
     for path in study.paths:
@@ -152,7 +152,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
                 }
                 schedule = taught if losses else plain
                 job_spec = spec(study.students[ends.student], seed, schedule).model_copy(update=distilled)
-                id_ = plan.add(Job(job_spec, f"{path} {arm}, seed {seed}"))
+                id_ = plan.add(Job(job_spec, f"{path} · {arm} · seed {seed}"))
                 known_as = study.sensors(ends) if taught_by is None or taught_by.trained else ""
                 own = baselines[ends.student, seed]
                 plan.rows.append(Row("student", ends.student, path, arm, names, seed, id_, own, published_as=known_as))
@@ -194,7 +194,7 @@ def _scored_on(job: Job, split: str) -> Job:
         schedule=None,
         model_of=job.id,
     )
-    return Job(spec, f"{job.label}, on {split}")
+    return Job(spec, f"{job.label} · on {split}")
 
 
 def _add_image_teacher(plan: Plan, study: StudySpec, name: str, data: DataIdentity, images: ImageData | None) -> str:
@@ -212,21 +212,21 @@ def _add_image_teacher(plan: Plan, study: StudySpec, name: str, data: DataIdenti
             ),
             schedule=teacher.schedule,
         )
-        made = Job(spec, f"image teacher {name}", root)
-        job = Job(LabelsJobSpec(segmenter=spec.id, **labels), f"labels of {name}")
+        made = Job(spec, f"{name} · image teacher", root)
+        job = Job(LabelsJobSpec(segmenter=spec.id, **labels), f"{name} · labels")
         plan.add(made)
     elif teacher.model is not None:
         # A folder may come to hold other weights; a name on the hub is taken for what it is when first used.
         local = Path(teacher.model) / "model.safetensors"
         content = _content_hash(local) if local.is_file() else None
-        made = job = Job(LabelsJobSpec(model=teacher.model, given=content, **labels), f"labels of {name}")
+        made = job = Job(LabelsJobSpec(model=teacher.model, given=content, **labels), f"{name} · labels")
     else:
         assert teacher.labels is not None
         try:
             content = labels_hash(teacher.labels)
         except OSError as error:
             raise InputError(f"image_teachers.{name}.labels: {teacher.labels}: {error.strerror or error}") from error
-        made = job = Job(LabelsJobSpec(given=content, **labels), f"labels of {name}", teacher.labels)
+        made = job = Job(LabelsJobSpec(given=content, **labels), f"{name} · labels", teacher.labels)
     plan.rows.append(Row("image teacher", name, "", "image teacher", (), teacher.seed, made.id, None))
     return plan.add(job)
 

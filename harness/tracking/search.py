@@ -1,0 +1,100 @@
+"""Mirrors a search to MLflow: one parent run, and below it one run a trial; Optuna's storage stays the truth."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from harness.tracking.store import PARENT, Store, digest
+
+SEARCH, TRIAL = "crossbev.search", "crossbev.trial"
+_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+MOST = 100
+"""Of trials on one page: it fetches each of them by itself."""
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """A trial of which nothing changes any more."""
+
+    number: int
+    state: Literal["COMPLETE", "PRUNED", "FAIL"]
+    name: str
+    """Where its values come from, such as paper; empty where the sampler proposed them."""
+    params: Mapping[str, Any]
+    values: Mapping[str, float]
+    """Metric to its value, a fraction; empty where it did not complete."""
+    losses: Mapping[int, float]
+    """Epoch to the detection loss that a pruner sees."""
+    reason: str
+    """Why it failed, else empty."""
+    began: int
+    """Milliseconds since 1970."""
+    ended: int
+
+
+class SearchMirror:
+    """Calling it again adds what is new and repeats nothing. Processes of one search have to take turns."""
+
+    def __init__(self, uri: str, name: str, identity: Mapping[str, Any], console: Console) -> None:
+        """Connect, and find or make the experiment of the study and the parent run of its search.
+
+        Args:
+            uri: Of the tracking store.
+            name: Of the study.
+            identity: What makes two searches one.
+            console: For what goes wrong.
+        """
+        self._name, self._identity = name, digest([f"{key} {value}" for key, value in sorted(identity.items())])
+        self._mirrored: set[int] = set()
+        self._parent = ""
+        self.store = Store(uri, name, console)
+        self.store.attempt(self._open)
+
+    def follow(self, ended: Iterable[EndedTrial]) -> None:
+        """Mirror those trials that were not mirrored yet."""
+        for trial in ended:
+            if trial.number not in self._mirrored:
+                self._mirrored.add(trial.number)
+                self.store.attempt(lambda trial=trial: self._add(trial))  # type: ignore[misc]
+
+    def finish(self, found: Path, markdown: str) -> None:
+        """Attach what the search wrote into a folder, its text as the description, and close the parent run."""
+
+        def mirror() -> None:
+            self.store.note(self._parent, markdown)
+            self.store.files(self._parent, found, "search")
+            self.store.end(self._parent)
+
+        self.store.attempt(mirror)
+
+    def stop(self) -> None:
+        """Close the parent run of a search that was interrupted; the next call opens it again."""
+        self.store.attempt(lambda: self.store.end(self._parent, "KILLED"))
+
+    def _open(self) -> None:
+        self._parent, _ = self.store.run({SEARCH: self._identity}, f"search {self._name}")
+        self.store.begin(self._parent)
+
+    def _add(self, trial: EndedTrial) -> None:
+        name = f"trial {trial.number}" + (f" · {trial.name}" if trial.name else "")
+        run, complete = self.store.run({TRIAL: str(trial.number), PARENT: self._parent}, name, trial.began)
+        if complete:
+            return
+        tags = {"study": self._name, "kind": "trial", "state": trial.state, "reason": trial.reason}
+        self.store.describe(run, trial.params, tags)
+        self.store.history(run, [(epoch, {"detection_loss": loss}) for epoch, loss in sorted(trial.losses.items())])
+        self.store.metrics(run, trial.values)
+        self.store.end(run, _STATUS[trial.state], trial.ended)
+
+
+def complete_trials(store: Store) -> list[str]:
+    """The runs of complete trials of an experiment's newest search, the first ones first; empty without a search."""
+    searches = store.runs({"mlflow.runName": f"search {store.name}"}, 1)
+    if not searches:
+        return []
+    trials = store.runs({PARENT: searches[0].info.run_id, "state": "COMPLETE"})
+    trials.sort(key=lambda run: int(run.data.tags[TRIAL]))
+    return [run.info.run_id for run in trials[:MOST]]

@@ -1,0 +1,169 @@
+"""Mirrors a study to MLflow, from the parent process only: its run folders, which stay the truth, and its arms."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.store import Result, RunFolder
+from harness.study.jobs import Job, JobSpec, LabelsJobSpec
+from harness.study.plan import Plan, Row
+from harness.study.spec import StudySpec
+from harness.tracking.store import PARENT, Store, digest
+
+HISTORY_EVERY = 10
+"""Every so many steps go to MLflow; metrics.jsonl has them all."""
+PLAN, JOB, ARM = "crossbev.plan", "crossbev.job", "crossbev.arm"
+"""Tags by which runs are found again."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A line of a table: the rows of a plan that differ in their seed alone, in the mean."""
+
+    role: str
+    model: str
+    path: str
+    arm: str
+    split: str
+    metrics: dict[str, float]
+    """Fractions and the devkit's units, as in a result; NaN where there is none."""
+    missing: str
+    """Why there are none, else empty."""
+
+    def has(self, row: Row) -> bool:
+        """Whether a row of the plan is one of its trainings."""
+        return self.key == (row.role, row.model, row.path, row.arm, row.split)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """All but the seed."""
+        return self.role, self.model, self.path, self.arm, self.split
+
+
+class Mirror:
+    """One parent run a study, and below it one run a job and one a line of the table, which is an arm over its seeds.
+
+    Calling it again adds what is new and repeats nothing.
+    """
+
+    def __init__(self, uri: str, name: str, study: StudySpec, plan: Plan, runs: Path, console: Console) -> None:
+        """Connect, and find or make the experiment and the parent run of this plan."""
+        self._name, self._data, self._plan, self._runs = name, study.data, plan, runs
+        self._mirrored: set[str] = set()
+        self._parent = ""
+        self.store = Store(uri, name, console)
+        self.store.attempt(self._open)
+
+    def follow(self, done: Iterable[Job]) -> None:
+        """Mirror those finished jobs that were not mirrored yet."""
+        for job in done:
+            if job.id not in self._mirrored:
+                self._mirrored.add(job.id)
+                self.store.attempt(lambda job=job: self._add(job, RunFolder(self._runs / job.id)))  # type: ignore[misc]
+
+    def finish(self, tables: Path, markdown: str, arms: Sequence[Arm], failed: bool) -> None:
+        """Mirror the arms, attach the tables to the parent run, and close it.
+
+        Args:
+            tables: Folder of the tables and pictures.
+            markdown: The main table.
+            arms: Its lines.
+            failed: Whether a job did.
+        """
+
+        def mirror() -> None:
+            for arm in arms:
+                self._add_arm(arm)
+            self.store.note(self._parent, markdown)
+            self.store.files(self._parent, tables, "tables")
+            self.store.end(self._parent, "FAILED" if failed else "FINISHED")
+
+        self.store.attempt(mirror)
+
+    def stop(self) -> None:
+        """Close the parent run of a study that was interrupted; the next call opens it again."""
+        self.store.attempt(lambda: self.store.end(self._parent, "KILLED"))
+
+    def arms(self) -> list[str]:
+        """The runs of the arms that have numbers, in the order of the table."""
+        found = self.store.runs({PARENT: self._parent, "kind": "arm"})
+        return [run.info.run_id for run in reversed(found) if "NDS" in run.data.metrics]
+
+    def _open(self) -> None:
+        rows = sorted(f"{row.role} {row.model} {row.path} {row.arm} {row.seed} {row.job}" for row in self._plan.rows)
+        self._parent, _ = self.store.run({PLAN: digest(rows)}, f"study {self._name}")
+        self.store.begin(self._parent)
+
+    def _add(self, job: Job, folder: RunFolder) -> None:
+        result = folder.result()
+        assert result is not None, f"{folder.path} has no result to mirror"
+        # The times of the training, not of its mirroring, in milliseconds.
+        end = int(1000 * folder.finished_at())
+        start = end - int(1000 * result.seconds)
+        run, complete = self.store.run({JOB: job.id, PARENT: self._parent}, job.label, start)
+        if complete:
+            return
+        rows = [row for row in self._plan.rows if row.job == job.id]
+        # Of a teacher that is a baseline, too, what is said of the baseline.
+        first = rows[-1:] if rows and rows[0].role == "teacher" else rows[:1]
+        tags = self._tags("training", ", ".join(dict.fromkeys(row.role for row in rows)), first)
+        tags |= {"mlflow.source.git.commit": result.machine.get("commit", "unknown")}
+        tags |= {f"machine.{key}": value for key, value in result.machine.items()}
+        if not isinstance(job.spec, LabelsJobSpec):
+            tags["seed"] = str(job.spec.seed)
+        if isinstance(job.spec, JobSpec):
+            tags |= {"dataset": self._data.version, "split": job.spec.data.eval_split}
+            splits = {"training": job.spec.data.train_split, "evaluation": job.spec.data.eval_split}
+            self.store.inputs(run, self._data.version, job.spec.data.fingerprint, splits)
+        self.store.describe(run, _params(job), tags)
+        steps = [line for line in folder.steps() if line["step"] % HISTORY_EVERY == 0]
+        self.store.history(run, [(int(line["step"]), _trained(line)) for line in steps])
+        self._final(run, result)
+        for name in ("job.json", "metrics_summary.json", "log.txt"):
+            if (folder.path / name).is_file():  # an image teacher has no boxes to summarise
+                self.store.files(run, folder.path / name)
+        self.store.end(run, at=end)
+
+    def _final(self, run: str, result: Result) -> None:
+        self.store.metrics(run, result.metrics | {"parameters": result.parameters, "seconds": result.seconds})
+
+    def _add_arm(self, arm: Arm) -> None:
+        rows = [row for row in self._plan.rows if arm.has(row)]
+        seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
+        name = " · ".join([arm.path or arm.model, arm.arm, *([f"on {arm.split}"] if arm.split else []), seeds])
+        run, _ = self.store.run({ARM: digest(arm.key), PARENT: self._parent}, name)
+        # What its trainings have in common.
+        params = [_params(self._plan.jobs[row.job]) for row in rows]
+        common = {key: value for key, value in params[0].items() if all(other.get(key) == value for other in params)}
+        tags = self._tags("arm", arm.role, rows[:1]) | {"split": arm.split or self._data.eval_split}
+        self.store.describe(run, common, tags | {"dataset": self._data.version, "missing": arm.missing})
+        self.store.metrics(run, arm.metrics)
+        if not arm.missing:
+            self.store.end(run)
+
+    def _tags(self, kind: str, role: str, row: Sequence[Row]) -> dict[str, str]:
+        tags = {"study": self._name, "kind": kind, "role": role}
+        for first in row:
+            student = first.model if first.role not in ("teacher", "image teacher") else ""
+            tags |= {"model": first.model, "path": first.path, "arm": first.arm}
+            tags |= {"teacher": first.path.partition("->")[0], "student": student}
+        return tags
+
+
+def _trained(line: Mapping[str, float]) -> dict[str, float]:
+    return {f"train/{key}": value for key, value in line.items() if key not in ("step", "batch")}
+
+
+def _params(job: Job) -> dict[str, Any]:
+    return dict(_flat(job.spec.model_dump(mode="json")))
+
+
+def _flat(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", value
