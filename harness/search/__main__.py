@@ -38,6 +38,7 @@ def main(
     split: flags.Split = None,
     runs_dir: flags.RunsDir = flags.RUNS,
     out: flags.Out = flags.OUT,
+    tracking_uri: flags.TrackingUri = flags.TRACKING,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     set_: flags.Set = None,
 ) -> None:
@@ -52,7 +53,20 @@ def main(
         if timeout is not None and not timeout > 0:
             raise InputError(f"--timeout {timeout:g} is no time; more than 0 minutes")
         given = flags.overrides(data_root, version, split, None, set_)
-        _search(study_path, given, trials, timeout, workers, storage, searches_dir, confirm, runs_dir, out, device)
+        _search(
+            study_path,
+            given,
+            trials,
+            timeout,
+            workers,
+            storage,
+            searches_dir,
+            confirm,
+            runs_dir,
+            out,
+            tracking_uri,
+            device,
+        )
 
 
 def _search(
@@ -66,6 +80,7 @@ def _search(
     confirm: bool,
     runs_dir: Path,
     out: Path,
+    tracking_uri: str,
     device: str,
 ) -> None:
     from harness.data.embedded import find_images, open_root
@@ -76,9 +91,12 @@ def _search(
     from harness.search.question import ask
     from harness.search.report import Tell, finish
     from harness.search.trials import opened
+    from harness.tracking.search import SearchMirror
+    from harness.tracking.store import check_store
     from harness.train.job import check_inputs
 
     check_device(device)
+    check_store(tracking_uri)
     question = ask(study_path, given)
     chosen = question.trial_study({}).data
     root = open_root(chosen, console)
@@ -89,9 +107,10 @@ def _search(
     deadline = None if timeout is None else time.monotonic() + 60 * timeout
     check_inputs(list(trainer.plan({}).jobs.values()), root)
 
-    with opened(
-        searches_dir / study_path.stem, storage, question.search, question.identity(root.fingerprint())
-    ) as book:
+    identity = question.identity(root.fingerprint())
+    with opened(searches_dir / study_path.stem, storage, question.search, identity) as book:
+        with book.turn():
+            mirror = SearchMirror(tracking_uri, study_path.stem, identity, console)
         console.print(
             f"search {study_path.stem}: {question.route} {question.arm}, {', '.join(question.search.objective)} on "
             f"{chosen.eval_split}, seeds {', '.join(map(str, question.search.seeds))}; "
@@ -109,11 +128,14 @@ def _search(
                 wanted,
                 workers,
                 deadline,
-                Tell(console, book, question.search.objective, wanted),
+                Tell(console, book, question.search.objective, wanted, mirror),
             )
             several = replace(site, workers=workers)
-            finish(question, trainer, book, baseline, several, confirm, out / study_path.stem, console)
+            finish(question, trainer, book, baseline, several, confirm, out / study_path.stem, mirror, console)
+            command = flags.ui_command(study_path, given, runs_dir, out, tracking_uri)
+            console.print(f"compare in a browser: {command}", markup=False, highlight=False, soft_wrap=True)
         except (KeyboardInterrupt, Stopped):
+            mirror.stop()
             console.print(
                 f"stopped; finished trials are kept in {searches_dir}, steps in {runs_dir}; the same command goes on"
             )

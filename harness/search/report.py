@@ -20,18 +20,22 @@ from harness.search.loop import Ended
 from harness.search.objective import Trainer
 from harness.search.outcome import CURRENT, FOUND, PAPER, joined, own_values, paper_values, variant, write_found
 from harness.search.question import Question
-from harness.search.trials import NAME, TrialBook
+from harness.search.trials import NAME, REASON, TrialBook
 from harness.store import atomic_write
 from harness.study.space import Value
+from harness.tracking.search import EndedTrial, SearchMirror
 
 Cells = list[list[str]]
 
 
 class Tell:
-    """A line a trial."""
+    """A line a trial, and its run in MLflow."""
 
-    def __init__(self, console: Console, book: TrialBook, objective: Sequence[str], wanted: int) -> None:
+    def __init__(
+        self, console: Console, book: TrialBook, objective: Sequence[str], wanted: int, mirror: SearchMirror
+    ) -> None:
         self._console, self._book, self._objective, self._wanted = console, book, objective, wanted
+        self._mirror = mirror
         self._began, self._before = time.monotonic(), len(book.counted())
 
     def __call__(self, ended: Ended) -> None:
@@ -48,6 +52,29 @@ class Tell:
             highlight=False,
             soft_wrap=True,
         )
+        follow(self._mirror, self._book, self._objective)
+
+
+def follow(mirror: SearchMirror, book: TrialBook, objective: Sequence[str]) -> None:
+    """Mirror the trials that have ended, whoever ran them."""
+    with book.turn():
+        mirror.follow([_ended(trial, objective) for trial in book.study.trials if trial.state.is_finished()])
+
+
+def _ended(trial: FrozenTrial, objective: Sequence[str]) -> EndedTrial:
+    began, ended = (int(1000 * at.timestamp()) if at else 0 for at in (trial.datetime_start, trial.datetime_complete))
+    complete = trial.state == TrialState.COMPLETE
+    return EndedTrial(
+        trial.number,
+        trial.state.name,  # type: ignore[arg-type]
+        trial.user_attrs.get(NAME, ""),
+        trial.params,
+        {metric: value / 100 for metric, value in zip(objective, trial.values, strict=True)} if complete else {},
+        {epoch: -value for epoch, value in trial.intermediate_values.items()},
+        trial.user_attrs.get(REASON, ""),
+        began,
+        ended,
+    )
 
 
 def finish(
@@ -58,6 +85,7 @@ def finish(
     site: Site,
     confirm: bool,
     out: Path,
+    mirror: SearchMirror,
     console: Console,
 ) -> None:
     """Confirm the best values, and write what the search found.
@@ -70,8 +98,10 @@ def finish(
         site: Where the confirmation is trained.
         confirm: Whether it is.
         out: Folder of tables and figures.
+        mirror: Of the search.
         console: For the table.
     """
+    follow(mirror, book, question.search.objective)
     best = book.best()
     if not best:
         console.print("no trial is complete yet; nothing to report")
@@ -93,9 +123,11 @@ def finish(
         parts += [markdown_table(cells), "", _OPTIMISM, ""]
     pictures = draw(book.study, question.search.objective, importances, out)
     parts += [f"![{name}]({name}.png)" for name in pictures]
-    atomic_write(out / "search.md", ("\n".join(parts) + "\n").encode())
+    text = "\n".join(parts) + "\n"
+    atomic_write(out / "search.md", text.encode())
     found = question.path.parent / "found" / question.path.name
     write_found(question, chosen.params, found, _headline(question, chosen))
+    mirror.finish(out, text)
     console.print(f"search: {out}/search.md; the study with what was found: {found}", highlight=False, soft_wrap=True)
 
 

@@ -116,6 +116,10 @@ class TrialBook:
             self._again(trial, "its process died")
         return len(dead)
 
+    def turn(self) -> FileLock:
+        """A lock for what only one thread of one process may do at a time."""
+        return FileLock(self._folder / "turn.lock")
+
     def counted(self) -> list[FrozenTrial]:
         """Trials that were completed or pruned."""
         return self.study.get_trials(deepcopy=False, states=COUNTED)
