@@ -1,4 +1,4 @@
-"""What every command prints in one way: tables as wide as they need, and progress with the time left."""
+"""What every command prints in one way: tables as wide as they need, sizes, ages, and progress with the time left."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +15,34 @@ from rich.text import Text
 LINE_EVERY_SECONDS = 10.0
 
 
-def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table, names left and numbers right."""
+def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> None:
+    """A table, names left and numbers right; so many columns are names."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        table.add_column(name, justify="left" if number < names else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as it is: [a] is no markup
     # A cut number is worse than a wrapped line: the table takes the width it needs, whatever the terminal has.
     whole = Measurement.get(console, console.options.update(width=1000), table).maximum
     Console(file=console.file, width=max(whole, console.width), force_terminal=console.is_terminal).print(table)
+
+
+def size_text(count: int) -> str:
+    """Bytes as people read them: 812 B, 4.1 kB, 145 MB."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.1f} {unit}" if unit != "B" and size < 9.95 else f"{size:.0f} {unit}"
+
+
+def age_text(seconds: float) -> str:
+    """A time that has passed, in its largest unit: 40 s, 5 min, 3 h, 2 d."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 @contextmanager

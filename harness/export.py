@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from harness.errors import InputError, exit_2_on_input_error
-from harness.store import RunFolder
+from harness.store import RunFolder, find_run
 
 app = typer.Typer(add_completion=False)
 
@@ -25,19 +25,13 @@ def main(
     A student has the parameters of its baseline: adapters, teachers and what else only training needed are left behind.
     """
     with exit_2_on_input_error():
-        export(find_run(runs_dir, job), out)
+        export(find_finished(runs_dir, job), out)
     typer.echo(f"exported to {out}")
 
 
-def find_run(runs: Path, start: str) -> RunFolder:
+def find_finished(runs: Path, start: str) -> RunFolder:
     """The finished run whose id begins so, or InputError."""
-    found = sorted(path for path in runs.glob("*/job.json") if path.parent.name.startswith(start))
-    if not found:
-        raise InputError(f"{runs} holds no run whose id begins with {start!r}")
-    if len(found) > 1:
-        names = ", ".join(path.parent.name for path in found[:5])
-        raise InputError(f"{len(found)} runs in {runs} begin with {start!r}: {names}; give more of the id")
-    folder = RunFolder(found[0].parent)
+    folder = find_run(runs, start)
     if folder.result() is None:
         raise InputError(f"run {folder.path.name} is not finished; harness.run goes on with it")
     return folder

@@ -54,3 +54,19 @@ def ui_command(study: Path, given: Sequence[str], runs_dir: Path, out: Path, tra
     flags = [word for flag, value, default in chosen if value != default for word in (flag, str(value))]
     flags += [word for override in given for word in ("--set", override)]
     return shlex.join(["python", "-m", "harness.report", str(study), *flags, "--ui"])
+
+
+def called(
+    study: Path,
+    data_root: Path | None,
+    version: str | None,
+    split: str | None,
+    seeds: str | None,
+    set_: Sequence[str] | None,
+) -> str:
+    """How people tell this call of a study from others: ``paths --seeds 0,1,2``."""
+    # Whole, for a relative path is another dataset elsewhere.
+    root = data_root and data_root.resolve()
+    given = {"--data-root": root, "--version": version, "--split": split, "--seeds": seeds}
+    once = [f"{flag} {value}" for flag, value in given.items() if value is not None]
+    return " ".join([study.stem, *once, *(f"--set {each}" for each in set_ or [])])

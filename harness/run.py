@@ -1,6 +1,6 @@
 """python -m harness.run STUDY.yaml: plan, execute, report."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -39,13 +39,17 @@ def main(
     """
     with exit_2_on_input_error():
         overrides = flags.overrides(data_root, version, split, seeds, set_)
-        status = _run(study_path, overrides, runs_dir, out, tracking_uri, workers, loader_workers, device, dry_run)
+        call = flags.called(study_path, data_root, version, split, seeds, set_)
+        status = _run(
+            study_path, overrides, call, runs_dir, out, tracking_uri, workers, loader_workers, device, dry_run
+        )
     raise typer.Exit(status)
 
 
 def _run(
     study_path: Path,
     overrides: list[str],
+    call: str,
     runs_dir: Path,
     out: Path,
     tracking_uri: str,
@@ -73,6 +77,7 @@ def _run(
     from harness.tracking.store import check_store
     from harness.tracking.study import Mirror
     from harness.train.job import check_inputs
+    from harness.wanted import Records, Wanted
 
     check_device(device)
     study = load_study(study_path, overrides)
@@ -116,6 +121,9 @@ def _run(
         _make(folder)
     check_inputs(todo, root)
     check_store(tracking_uri)
+    # Before `execute` looks which results are there: from here on harness.runs leaves them alone.
+    wanted = Wanted(name=call, study=study_path.resolve(), called=datetime.now(UTC), jobs=tuple(plan.jobs))
+    Records(runs_dir).replace(wanted)
 
     mirror = Mirror(tracking_uri, study_path.stem, study, plan, runs_dir, console)
 

@@ -12,6 +12,9 @@ from filelock import FileLock, Timeout
 
 from harness.errors import InputError
 
+JOB_ID = "[0-9a-f]" * 16
+"""What a job's id, and so a run folder, is called: a pattern for globs and regular expressions alike."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -167,9 +170,41 @@ class RunFolder:
         finally:
             lock.release()
 
+    def in_use(self) -> bool:
+        """Whether a process owns the folder; asking leaves no trace in it."""
+        path = self.path / "lock"
+        if not path.is_file():
+            return False
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        except PermissionError:
+            return False  # another user's folder: who may not write there cannot ask
+        lock.release()
+        return False
+
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
         return json.loads(path.read_text()) if path.is_file() else None
+
+
+def run_folders(runs: Path) -> list[RunFolder]:
+    """Those of jobs, by id; nothing else that lies there."""
+    return [RunFolder(path) for path in sorted(runs.glob(JOB_ID)) if path.is_dir() and not path.is_symlink()]
+
+
+def find_run(runs: Path, start: str) -> RunFolder:
+    """The run whose id begins so, or InputError."""
+    folders = run_folders(runs)
+    found = [folder for folder in folders if folder.path.name.startswith(start)]
+    if len(found) == 1:
+        return found[0]
+    shown = ", ".join(folder.path.name for folder in (found or folders)[:5]) or "none"
+    if found:
+        raise InputError(f"{len(found)} runs in {runs} begin with {start!r}: {shown}; give more of the id")
+    raise InputError(f"{runs} holds no run whose id begins with {start!r}; the first of its {len(folders)}: {shown}")
 
 
 def atomic_write(path: Path, content: bytes) -> None:

@@ -201,7 +201,7 @@ def test_another_weight_of_the_loss_is_one_more_training(first, crossbev, workpl
     done = crossbev("--dry-run", "--set", "losses.instance.weight=0.5")
     assert done.exit_code == 0, done.output
     assert "5 jobs, 1 to run" in done.output
-    assert len(list(workplace.glob("runs/*"))) == 5
+    assert len(list(workplace.glob("runs/*/job.json"))) == 5
 
 
 @pytest.mark.parametrize(
@@ -217,4 +217,4 @@ def test_bad_input_is_one_message_and_exit_status_2(first, crossbev, workplace, 
     done = crossbev("--set", override)
     assert done.exit_code == 2
     assert said in done.output
-    assert len(list(workplace.glob("runs/*"))) == 5
+    assert len(list(workplace.glob("runs/*/job.json"))) == 5

@@ -118,6 +118,19 @@ def test_report_rebuilds_tables_and_mirror_from_the_run_folders(first, crossbev,
     assert "not run" in other.stdout
 
 
+def test_the_study_wants_its_three_runs_and_a_call_that_trains_nothing_wants_none(first, crossbev, workplace):
+    assert first.returncode == 0
+    from typer.testing import CliRunner
+
+    from harness.runs.__main__ import app
+
+    assert crossbev("smoke.yaml", "--seeds", "7", "--dry-run").returncode == 0
+    listed = CliRunner().invoke(app, ["list", "--runs-dir", str(workplace / "runs")]).output
+    assert listed.startswith("smoke: 3 runs, ")
+    assert "(3 done); prune would free 0 runs" in listed
+    assert len(list((workplace / "runs" / "studies").glob("*.json"))) == 1
+
+
 def test_arms_are_runs_with_means_spreads_and_gains_as_fractions(first, crossbev, workplace):
     assert first.returncode == 0
     from mlflow import MlflowClient
@@ -197,7 +210,7 @@ def test_dry_run_shows_the_plan_and_runs_nothing(first, crossbev, workplace):
     assert "3 jobs, 1 to run" in run.stdout
     # The finished student of another weight tells the time.
     assert "by finished jobs alike: 1 of 1 jobs" in run.stdout
-    assert len(list(workplace.glob("runs/*"))) == 3
+    assert len(list(workplace.glob("runs/*/job.json"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -232,7 +245,7 @@ def test_checkpoint_of_another_preset_is_refused_before_anything_runs(first, cro
     run = crossbev("smoke.yaml", "--set", f"teachers.lidar.checkpoint={camera}")
     assert run.returncode == 2
     assert "of another preset" in run.stderr
-    assert len(list(workplace.glob("runs/*"))) == 3
+    assert len(list(workplace.glob("runs/*/job.json"))) == 3
 
 
 def test_missing_sensor_file_is_named_before_anything_runs(first, crossbev, workplace):
@@ -244,4 +257,4 @@ def test_missing_sensor_file_is_named_before_anything_runs(first, crossbev, work
     image.write_bytes(content)
     assert run.returncode == 2
     assert image.name in run.stderr
-    assert len(list(workplace.glob("runs/*"))) == 3
+    assert len(list(workplace.glob("runs/*/job.json"))) == 3

@@ -11,6 +11,7 @@ from detectors.cost import CAMERAS, measure, measure_segmenter
 from detectors.detector import DetectorSpec
 from detectors.segmenter import SegmenterSpec
 from harness.execute.executor import Site
+from harness.store import run_folders
 from harness.study.jobs import Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
 from harness.study.plan import Plan
 
@@ -64,9 +65,9 @@ def _finished(site: Site) -> dict[str, list[float]]:
     """Seconds of the finished jobs in the runs folder that ran on such a device with as many threads, by kind."""
     found: dict[str, list[float]] = {}
     here = _torch_device(site.device)
-    for path in sorted(site.runs.glob("*/result.json")):
+    for folder in run_folders(site.runs):
         try:
-            result, order = json.loads(path.read_text()), json.loads((path.parent / "job.json").read_text())
+            result, order = (json.loads((folder.path / name).read_text()) for name in ("result.json", "job.json"))
             machine, seconds = result["machine"], float(result["seconds"])
             kind = _kind(order["spec"], (order.get("teacher_spec") or {}).get("detector"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

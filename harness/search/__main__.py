@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -53,9 +54,11 @@ def main(
         if timeout is not None and not timeout > 0:
             raise InputError(f"--timeout {timeout:g} is no time; more than 0 minutes")
         given = flags.overrides(data_root, version, split, None, set_)
+        call = "search " + flags.called(study_path, data_root, version, split, None, set_)
         _search(
             study_path,
             given,
+            call,
             trials,
             timeout,
             workers,
@@ -72,6 +75,7 @@ def main(
 def _search(
     study_path: Path,
     given: list[str],
+    call: str,
     trials: int | None,
     timeout: float | None,
     workers: int | None,
@@ -91,21 +95,28 @@ def _search(
     from harness.search.question import ask
     from harness.search.report import Tell, finish
     from harness.search.trials import opened
+    from harness.study.plan import Plan
     from harness.tracking.search import SearchMirror
     from harness.tracking.store import check_store
     from harness.train.job import check_inputs
+    from harness.wanted import Records, Wanted
 
     check_device(device)
-    check_store(tracking_uri)
     question = ask(study_path, given)
     chosen = question.trial_study({}).data
     root = open_root(chosen, console)
     workers = workers or default_workers(device)
     site = Site(runs_dir, root, device, 1, loader_workers=default_loader_workers(device, workers))
-    trainer = Trainer(question, root, site, find_images(console))
+    records = Records(runs_dir)
+
+    def want(plan: Plan) -> None:
+        records.extend(Wanted(name=call, study=study_path.resolve(), called=datetime.now(UTC), jobs=tuple(plan.jobs)))
+
+    trainer = Trainer(question, root, site, find_images(console), want)
     wanted = trials or question.search.trials
     deadline = None if timeout is None else time.monotonic() + 60 * timeout
     check_inputs(list(trainer.plan({}).jobs.values()), root)
+    check_store(tracking_uri)
 
     identity = question.identity(root.fingerprint())
     with opened(searches_dir / study_path.stem, storage, question.search, identity) as book:

@@ -27,11 +27,22 @@ class Trainer:
         root: NuScenesRoot,
         site: Site,
         images: ImageData,
+        want: Callable[[Plan], None],
     ) -> None:
+        """Of a question's trials.
+
+        Args:
+            question: The search.
+            root: What trials are trained and scored on.
+            site: Where.
+            images: Finds an image teacher's dataset.
+            want: Called with every plan before it is run, so that its runs are not deleted.
+        """
         self._question = question
         self._root = root
         self._site = site
         self._images = images
+        self.want = want
 
     def plan(self, values: Mapping[str, Value]) -> Plan:
         """The jobs of a trial."""
@@ -73,6 +84,7 @@ class Trainer:
                     raise Pruned
             told = max(told, len(epochs))
 
+        self.want(needed)
         states = execute(needed, replace(self._site, first_slot=worker), watch)
         failed = next((state for state in states.values() if state.status == "failed"), None)
         if failed is not None:

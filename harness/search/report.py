@@ -225,6 +225,7 @@ def _confirmed(
     root = open_root(question.study.data, console)
     site = Site(site.runs, root, site.device, site.workers, loader_workers=site.loader_workers)
     plan = joined([trainer.planned(variant(question, name, each), root) for name, each in variants.items()])
+    trainer.want(plan)
     with progress(console, site.workers) as display:
         display(execute(plan, site, display))
     return summary(results_frame(plan, site.runs))

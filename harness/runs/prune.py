@@ -1,0 +1,63 @@
+"""Deleting runs that no study needs, so that other processes may start and stop meanwhile, and this one be killed."""
+
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.runs.stored import StoredRun, stored_runs, unneeded
+from harness.store import JOB_ID, Busy, RunFolder
+from harness.wanted import Records, Wanted
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What a person is asked to agree to."""
+
+    forget: tuple[Wanted, ...]
+    """Records of studies that are to want nothing any more."""
+    delete: tuple[StoredRun, ...]
+    before: float
+    """What was written at this time, in seconds since 1970, or later stays."""
+
+
+def propose(
+    stored: Mapping[str, StoredRun], records: Mapping[str, Wanted], forget: Collection[str], before: float
+) -> Pruning:
+    """What may be deleted once the records of these names are forgotten."""
+    left = [record for name, record in records.items() if name not in forget]
+    gone = tuple(record for name, record in records.items() if name in forget)
+    return Pruning(gone, tuple(unneeded(stored, left, before)), before)
+
+
+def prune(runs: Path, pruning: Pruning) -> list[StoredRun]:
+    """Delete what was agreed to, but for what is needed or running by now; what was deleted.
+
+    A study that was called again since is not forgotten. What an earlier call was interrupted in is ended, too.
+    """
+    records = Records(runs)
+    # A study that begins waits for the end of this, and looks only then which results are there.
+    with records.locked():
+        for path in runs.glob(f".{JOB_ID}.deleted"):
+            shutil.rmtree(path)
+        found = records.read().values()
+        for record in pruning.forget:
+            if record in found:
+                records.forget(record)
+        left = [record for record in found if record not in pruning.forget]
+        free = {run.id for run in unneeded(stored_runs(runs), left, pruning.before)}
+        return [run for run in pruning.delete if run.id in free and _delete(run.folder)]
+
+
+def _delete(folder: RunFolder) -> bool:
+    """Delete a run folder, unless a process owns it; whether it did."""
+    path = folder.path
+    try:
+        with folder.locked():
+            # Under its own name an interruption would leave a result without the files that belong to it.
+            hidden = path.rename(path.with_name(f".{path.name}.deleted"))
+    except Busy:
+        return False
+    # Only now: a network file system does not delete a file that is open, as the lock is.
+    shutil.rmtree(hidden)
+    return True
