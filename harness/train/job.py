@@ -362,4 +362,8 @@ def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    status = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is written; to take torch and the others apart would cost every job seconds.
+    os._exit(status)
