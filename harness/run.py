@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from harness import flags
-from harness.errors import InputError, exit_2_on_input_error
+from harness.errors import exit_2_on_input_error
 
 console = Console()
 app = typer.Typer(add_completion=False)
@@ -72,6 +72,7 @@ def _run(
     )
     from harness.execute.progress import progress
     from harness.report.rebuild import rebuild
+    from harness.store import make_folder
     from harness.study.load import load_study
     from harness.study.plan import plan_study
     from harness.tracking.store import check_store
@@ -118,7 +119,7 @@ def _run(
         return 0
     tables = out / study_path.stem
     for folder in (runs_dir, tables):
-        _make(folder)
+        make_folder(folder)
     check_inputs(todo, root)
     check_store(tracking_uri)
     # Before `execute` looks which results are there: from here on harness.runs leaves them alone.
@@ -148,14 +149,6 @@ def _run(
     command = flags.ui_command(study_path, overrides, runs_dir, out, tracking_uri)
     console.print(f"compare in a browser: {command}", markup=False, highlight=False, soft_wrap=True)
     return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
-
-
-def _make(folder: Path) -> None:
-    """The folder, before hours of training find out that it cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"folder {folder} cannot be made: {error.strerror}") from error
 
 
 if __name__ == "__main__":

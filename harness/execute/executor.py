@@ -131,6 +131,10 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
                         state.status, state.wrong_input = "failed", failed.wrong_input
                         state.reason = f"what it builds on failed ({failed.job.label})"
                     elif all(n.status == "done" for n in needs) and time.monotonic() > not_before.get(id_, 0):
+                        if site.folder(id_).result() is not None:
+                            # Another study has trained it meanwhile.
+                            state.status = "done"
+                            continue
                         free = set(range(site.workers)) - {worker.slot for worker in workers.values()}
                         try:
                             workers[id_] = _start(plan, state.job, site, min(free))

@@ -1,5 +1,6 @@
 """python -m harness.search STUDY.yaml: Optuna proposes, ordinary jobs answer, fresh seeds and scenes confirm."""
 
+import signal
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -91,10 +92,11 @@ def _search(
     from harness.execute.executor import Site, check_device, default_loader_workers, default_workers
     from harness.search.loop import Stopped, TrialFailed, search
     from harness.search.objective import Trainer
-    from harness.search.outcome import first_values
+    from harness.search.outcome import CURRENT, first_values, variant
     from harness.search.question import ask
-    from harness.search.report import Tell, finish
+    from harness.search.report import Tell, finish, found_path
     from harness.search.trials import opened
+    from harness.store import make_folder
     from harness.study.plan import Plan
     from harness.tracking.search import SearchMirror
     from harness.tracking.store import check_store
@@ -105,6 +107,8 @@ def _search(
     question = ask(study_path, given)
     chosen = question.trial_study({}).data
     root = open_root(chosen, console)
+    if confirm:
+        open_root(question.study.data, console)
     workers = workers or default_workers(device)
     site = Site(runs_dir, root, device, 1, loader_workers=default_loader_workers(device, workers))
     records = Records(runs_dir)
@@ -115,10 +119,14 @@ def _search(
     trainer = Trainer(question, root, site, find_images(console), want)
     wanted = trials or question.search.trials
     deadline = None if timeout is None else time.monotonic() + 60 * timeout
-    check_inputs(list(trainer.plan({}).jobs.values()), root)
+    confirmed = trainer.planned(variant(question, CURRENT, {})).jobs if confirm else {}
+    check_inputs([*trainer.plan({}).jobs.values(), *confirmed.values()], root)
+    reports = out / study_path.stem
+    for folder in (runs_dir, reports, found_path(question).parent):
+        make_folder(folder)
     check_store(tracking_uri)
 
-    identity = question.identity(root.fingerprint())
+    identity = question.identity(trainer.fingerprint)
     with opened(searches_dir / study_path.stem, storage, question.search, identity) as book:
         with book.turn():
             mirror = SearchMirror(tracking_uri, study_path.stem, identity, console)
@@ -142,7 +150,7 @@ def _search(
                 Tell(console, book, question.search.objective, wanted, mirror),
             )
             several = replace(site, workers=workers)
-            finish(question, trainer, book, baseline, several, confirm, out / study_path.stem, mirror, console)
+            whole = finish(question, trainer, book, baseline, several, confirm, reports, mirror, console)
             command = flags.ui_command(study_path, given, runs_dir, out, tracking_uri)
             console.print(f"compare in a browser: {command}", markup=False, highlight=False, soft_wrap=True)
         except (KeyboardInterrupt, Stopped):
@@ -154,7 +162,11 @@ def _search(
         except TrialFailed as error:
             console.print(f"given up: {error}", markup=False, style="red")
             raise typer.Exit(1) from None
+        if not whole:
+            raise typer.Exit(1)
 
 
 if __name__ == "__main__":
+    # A batch system that ends the job says so by SIGTERM; it is taken like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

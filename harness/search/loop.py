@@ -49,6 +49,8 @@ class Ended:
     seconds: float
 
 
+WAIT_SECONDS = 1.0
+"""Between two looks at trials that others are at."""
 MOST_FAILURES = 5
 """In a row, and the search is given up: what fails so often is not the values' fault."""
 
@@ -73,9 +75,13 @@ def search(
     def work(worker: int) -> None:
         while not stop.is_set() and (deadline is None or time.monotonic() < deadline):
             trial = book.ask(trials)
-            if trial is None:
+            if trial is not None:
+                _one(book, trial, evaluate, stop, worker, tell, failures)
+            elif book.running():
+                # It may fail, or its process may die: then there is one more to try. And a report waits for it.
+                stop.wait(WAIT_SECONDS)
+            else:
                 return
-            _one(book, trial, evaluate, stop, worker, tell, failures)
 
     with ThreadPoolExecutor(workers) as pool:
         running = [pool.submit(work, worker) for worker in range(workers)]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 from harness.data.root import NuScenesRoot, count_samples
 from harness.errors import InputError
@@ -39,23 +39,24 @@ class Trainer:
             want: Called with every plan before it is run, so that its runs are not deleted.
         """
         self._question = question
-        self._root = root
         self._site = site
-        self._images = images
+        # A large root's tables take seconds to read, and trials ask again and again.
+        self._samples = cache(partial(count_samples, root))
+        self.fingerprint = root.fingerprint()
+        self._images = cache(images)
         self.want = want
 
     def plan(self, values: Mapping[str, Value]) -> Plan:
         """The jobs of a trial."""
-        return self.planned(self._question.trial_study(values), self._root)
+        return self.planned(self._question.trial_study(values))
 
     def baseline(self) -> Plan:
         """The jobs of the student without a teacher, as a trial would have it."""
-        return self.planned(self._question.alone(self._question.trial_study({})), self._root)
+        return self.planned(self._question.alone(self._question.trial_study({})))
 
-    def planned(self, study: StudySpec, root: NuScenesRoot) -> Plan:
-        """The plan of a study on a root."""
-        samples = partial(count_samples, root, study.data.train_split)
-        return plan_study(study, root.fingerprint(), samples, self._images)
+    def planned(self, study: StudySpec) -> Plan:
+        """The plan of a study."""
+        return plan_study(study, self.fingerprint, partial(self._samples, study.data.train_split), self._images)
 
     def evaluate(
         self, values: Mapping[str, Value], report: Report, stopping: Callable[[], bool], worker: int
@@ -78,11 +79,10 @@ class Trainer:
             nonlocal told
             if stopping():
                 raise Stopped
-            epochs = self._epochs(plan, rows[0])
-            for epoch in range(told, len(epochs)):
-                if report(epoch, -epochs[epoch]):
+            for loss in self._epochs(plan, rows[0], told):
+                told += 1
+                if report(told - 1, -loss):
                     raise Pruned
-            told = max(told, len(epochs))
 
         self.want(needed)
         states = execute(needed, replace(self._site, first_slot=worker), watch)
@@ -98,15 +98,17 @@ class Trainer:
             raise TrialFailed(f"{' and '.join(self._question.search.objective)} are {found}")
         return tuple(found)
 
-    def _epochs(self, plan: Plan, row: Row) -> list[float]:
-        """Mean detection loss of each whole epoch of a row's training so far."""
+    def _epochs(self, plan: Plan, row: Row, told: int) -> list[float]:
+        """Mean detection loss of each whole epoch of a row's training so far, but for the first `told`."""
         schedule = plan.detector_spec(row.job).schedule
         assert schedule is not None
-        each = math.ceil(count_samples(self._root, self._question.search.train_split) / schedule.batch_size)
+        each = math.ceil(self._samples(self._question.search.train_split) / schedule.batch_size)
         folder = RunFolder(self._site.runs / row.job)
-        steps = folder.steps() if (folder.last_step() or {"step": 0})["step"] >= each - 1 else []
-        losses = [line["raw/heatmap"] + line["raw/boxes"] for line in steps]
-        return [_mean(losses[first : first + each]) for first in range(0, len(losses) - each + 1, each)]
+        newest = folder.last_step()
+        if newest is None or newest["step"] + 1 < (told + 1) * each:
+            return []
+        losses = [line["raw/heatmap"] + line["raw/boxes"] for line in folder.steps()]
+        return [_mean(losses[first : first + each]) for first in range(told * each, len(losses) - each + 1, each)]
 
 
 def _mean(values: Sequence[float]) -> float:

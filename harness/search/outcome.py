@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from distill.weights import published_weight
 from harness.errors import InputError
 from harness.search.question import Question
 from harness.store import atomic_write
-from harness.study.plan import Plan
+from harness.study.load import put
+from harness.study.plan import Plan, Row
 from harness.study.space import Value, arm_switch, overrides
 from harness.study.spec import StudySpec
 
@@ -78,27 +80,42 @@ def variant(question: Question, name: str, values: Mapping[str, Value]) -> Study
     return study.model_copy(update={"arms": arms, "seeds": question.search.confirm.seeds})
 
 
-def joined(plans: Sequence[Plan]) -> Plan:
-    """Several plans as one, each job and each row once."""
+def joined(plans: Mapping[str, Plan]) -> Plan:
+    """The plans of variants as one, each job and each row once.
+
+    A searched field of the schedule or the student changes more than the distilled student. A row whose job is another
+    one than that of CURRENT then says so in its arm, for rows of one arm are taken for seeds of one training.
+    """
+    usual = {_what(row): row.job for row in plans[CURRENT].rows}
     whole = Plan()
-    for plan in plans:
+    for name, plan in plans.items():
         for job in plan.jobs.values():
             whole.add(job)
-        whole.rows += [row for row in plan.rows if row not in whole.rows]
+        for row in plan.rows:
+            own = row if usual.get(_what(row), row.job) == row.job else replace(row, arm=own_arm(row.arm, name))
+            whole.rows += [] if own in whole.rows else [own]
     return whole
+
+
+def own_arm(arm: str, variant: str) -> str:
+    """What the arm of a baseline is called that a variant has for itself."""
+    return f"{arm} of {variant}"
+
+
+def _what(row: Row) -> tuple[str | int, ...]:
+    return row.role, row.model, row.arm, row.split, row.seed
 
 
 def write_found(question: Question, values: Mapping[str, Value], out: Path, headline: Sequence[str]) -> None:
     """The study with the values put in and without its search, as a file that `harness.run` takes."""
     content = yaml.safe_load(question.path.read_text())
+    for override in (*question.given, *overrides(values, question.study.arms)):
+        put(content, override)
     content.pop("search", None)
-    for override in overrides(values, question.study.arms):
-        key, _, value = override.partition("=")
-        *parents, last = key.split(".")
-        at = content
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        at[last] = yaml.safe_load(value)
+    if content["arms"].get(question.arm) == []:
+        # No loss at all is best: that is the baseline, which every study has.
+        del content["arms"][question.arm]
+        content["paths"] = content["paths"] if content["arms"] else []
     papers = content.get("report", {}).get("papers", [])
     if papers:
         beside = [os.path.relpath(question.path.parent / paper, out.parent) for paper in papers]

@@ -64,7 +64,9 @@ class Question:
 
     def identity(self, fingerprint: str) -> dict[str, Any]:
         """What makes the trials of two calls comparable; how many there are and who proposes them is no part of it."""
-        trial = self.trial_study({}).model_dump(mode="json", exclude={"search", "report", "seeds"})
+        trial = self.trial_study({})
+        # Where the data lies may differ from machine to machine, what it is may not.
+        trial = trial.model_copy(update={"data": trial.data.model_copy(update={"root": None})})
         free = {"trials", "confirm", "sampler", "sampler_seed", "pruner", "importance"}
         return {
             "results_version": RESULTS_VERSION,
@@ -72,7 +74,7 @@ class Question:
             "search": self.search.model_dump(mode="json", exclude=free),
             "path": self.route,
             "arm": self.arm,
-            "study": trial,
+            "study": trial.model_dump(mode="json", exclude={"search", "report", "seeds"}),
         }
 
 
@@ -91,31 +93,38 @@ def ask(path: Path, given: Sequence[str]) -> Question:
     route = _chosen("path", search.path, study.paths, path)
     arm = _chosen("arm", search.arm, study.arms, path)
     for key, kind in search.space.items():
-        loss = key.split(".")[1] if key.startswith("losses.") and "." in key[len("losses.") :] else None
-        if loss is not None and loss in study.losses and loss not in study.arms[arm]:
-            raise InputError(
-                f"{path}: search.space.{key}: arm {arm!r} has no loss {loss!r}, so that it decides nothing"
-            )
+        top, name = (*key.split("."), "")[:2]
+        # Of others it would decide nothing.
+        for table, what, searched in (
+            ("losses", "loss", study.arms[arm]),
+            ("students", "student", (study.ends(route).student,)),
+        ):
+            if top == table and name not in searched:
+                raise InputError(
+                    f"{path}: search.space.{key}: of path {route} and arm {arm!r}, {unknown(what, name, searched)}"
+                )
         switch = arm_switch(key, study.arms)
         if switch is not None:
-            if switch[0] != arm or set(kind.ends) != {True, False}:
+            if switch[0] != arm or not all(isinstance(value, bool) for value in kind.probes):
                 raise InputError(f"{path}: search.space.{key}: needs choices true and false, and arm {arm!r}")
             continue
-        if key.split(".")[0] in ("search", "seeds", "data", "arms", "paths", "teachers", "image_teachers", "report"):
+        if top in ("search", "seeds", "data", "arms", "paths", "teachers", "image_teachers", "report"):
             raise InputError(
                 f"{path}: search.space.{key} is nothing to search; allowed: fields below losses, schedule and "
                 f"students, and arms.{arm}.LOSS for {', '.join(study.arms[arm])}"
             )
-        for value in kind.ends:
+        for value in kind.probes:
             try:
                 load_study(path, [*given, *overrides({key: value}, study.arms)])
             except InputError as error:
-                raise InputError(f"{path}: search.space.{key}: {json.dumps(value)} is not possible: {error}") from error
+                hint = "; whole: true keeps to whole numbers" if "valid integer" in str(error) else ""
+                said = f"{json.dumps(value)} is not possible: {' '.join(str(error).split())}{hint}"
+                raise InputError(f"{path}: search.space.{key}: {said}") from error
     if both := set(search.seeds) & set(search.confirm.seeds):
         raise InputError(
             f"{path}: search.seeds: seed {min(both)} is also one of search.confirm.seeds; fresh ones are needed"
         )
-    if study.data.eval_split == search.eval_split:
+    if search.eval_split in (study.data.eval_split, *study.data.also_score):
         raise InputError(
             f"{path}: search.eval_split: {search.eval_split!r} is what the study reports; choose another split"
         )

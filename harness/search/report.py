@@ -10,7 +10,6 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from harness.console import print_table
-from harness.data.embedded import open_root
 from harness.execute.executor import Site, execute
 from harness.execute.progress import progress
 from harness.report.results import results_frame, summary
@@ -18,7 +17,17 @@ from harness.report.tables import markdown_table
 from harness.search.figures import draw
 from harness.search.loop import Ended
 from harness.search.objective import Trainer
-from harness.search.outcome import CURRENT, FOUND, PAPER, joined, own_values, paper_values, variant, write_found
+from harness.search.outcome import (
+    CURRENT,
+    FOUND,
+    PAPER,
+    joined,
+    own_arm,
+    own_values,
+    paper_values,
+    variant,
+    write_found,
+)
 from harness.search.question import Question
 from harness.search.trials import NAME, REASON, TrialBook
 from harness.store import atomic_write
@@ -87,8 +96,8 @@ def finish(
     out: Path,
     mirror: SearchMirror,
     console: Console,
-) -> None:
-    """Confirm the best values, and write what the search found.
+) -> bool:
+    """Confirm the best values, and write what the search found; whether everything that this takes is there.
 
     Args:
         question: The search.
@@ -102,21 +111,44 @@ def finish(
         console: For the table.
     """
     follow(mirror, book, question.search.objective)
-    best = book.best()
-    if not best:
-        console.print("no trial is complete yet; nothing to report")
-        return
-    # Of two objectives, of those that none beats the one that is best in the first.
-    chosen = max(best, key=lambda trial: trial.values[0])
-    out.mkdir(parents=True, exist_ok=True)
+    while (chosen := _chosen(book)) is not None:
+        frame = _confirmed(question, trainer, chosen.params, site, console) if confirm else None
+        with book.turn():
+            # Another process may have found better values meanwhile; what is written last has to be the whole.
+            if chosen == _chosen(book):
+                _write(question, book, chosen, baseline, frame, out, mirror, console)
+                return frame is None or not any(frame["missing"])
+    console.print("no trial is complete yet; nothing to report")
+    return True
+
+
+def found_path(question: Question) -> Path:
+    """Where the study with the found values is written."""
+    return question.path.parent / "found" / question.path.name
+
+
+def _chosen(book: TrialBook) -> FrozenTrial | None:
+    """The best; of two objectives, of those that none beats the one that is best in the first."""
+    return max(book.best(), key=lambda trial: trial.values[0], default=None)
+
+
+def _write(
+    question: Question,
+    book: TrialBook,
+    chosen: FrozenTrial,
+    baseline: tuple[float, ...],
+    frame: pd.DataFrame | None,
+    out: Path,
+    mirror: SearchMirror,
+    console: Console,
+) -> None:
     parts = [f"# Search {question.path.stem}", "", *_said(question, book, chosen, baseline), ""]
     parts += [markdown_table(trial_cells(question, book, chosen)), ""]
     importances = book.importances()
     if importances:
         cells = [["field", "importance"], *([key, f"{value:.2f}"] for key, value in importances.items())]
         parts += [f"Importance ({question.search.importance}):", "", markdown_table(cells), ""]
-    if confirm:
-        frame = _confirmed(question, trainer, chosen.params, site, console)
+    if frame is not None:
         cells = confirmation_cells(question, frame, book, chosen, baseline)
         print_table(console, cells[0], cells[1:])
         parts += ["Confirmed at the whole schedule, on fresh seeds and on what is reported:", ""]
@@ -125,7 +157,7 @@ def finish(
     parts += [f"![{name}]({name}.png)" for name in pictures]
     text = "\n".join(parts) + "\n"
     atomic_write(out / "search.md", text.encode())
-    found = question.path.parent / "found" / question.path.name
+    found = found_path(question)
     write_found(question, chosen.params, found, _headline(question, chosen))
     mirror.finish(out, text)
     console.print(f"search: {out}/search.md; the study with what was found: {found}", highlight=False, soft_wrap=True)
@@ -194,7 +226,8 @@ def confirmation_cells(
         cells += (
             [f"{value - row[m]:+.1f}" for value, m in zip(said, metrics, strict=True)] if said else [""] * len(metrics)
         )
-        if said and row["role"] == "student":
+        # The search had one baseline for all; a variant with one of its own cannot be held against it.
+        if said and row["role"] == "student" and own_arm("baseline", row["arm"]) not in set(frame["arm"]):
             gains = zip(said, baseline, metrics, strict=True)
             cells += [f"{value - plain - row[f'gain_{m}']:+.1f}" for value, plain, m in gains]
         else:
@@ -222,9 +255,7 @@ def _confirmed(
     variants: dict[str, Mapping[str, Value]] = {FOUND: values, CURRENT: {}}
     if paper := paper_values(question):
         variants[PAPER] = paper
-    root = open_root(question.study.data, console)
-    site = Site(site.runs, root, site.device, site.workers, loader_workers=site.loader_workers)
-    plan = joined([trainer.planned(variant(question, name, each), root) for name, each in variants.items()])
+    plan = joined({name: trainer.planned(variant(question, name, each)) for name, each in variants.items()})
     trainer.want(plan)
     with progress(console, site.workers) as display:
         display(execute(plan, site, display))

@@ -2,16 +2,17 @@
 
 import hashlib
 import json
+import math
 import socket
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -21,9 +22,13 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.errors import InputError
+from harness.store import make_folder
 from harness.study.space import Choices, Range, SearchSpec, Value
 
-OWNER, REASON, NAME, IDENTITY, BEATS = "owner", "reason", "name", "crossbev.identity", "crossbev.beat "
+OWNER, REASON, NAME, AGAIN = "owner", "reason", "name", "again"
+IDENTITY, BEATS = "crossbev.identity", "crossbev.beat "
+INTERRUPTED, DIED = "interrupted", "its process died"
+"""Reasons of failures that are no fault of the values, which are tried again."""
 BEAT_SECONDS, DEAD_SECONDS = 30.0, 300.0
 """How often an owner says that it lives, and after what silence it is dead; on one machine that is known at once."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -48,13 +53,14 @@ class TrialBook:
         self._search = search
         self._folder = folder
         self._owner = uuid.uuid4().hex[:12]
-        (folder / "owners").mkdir(parents=True, exist_ok=True)
+        self._shares_folder = storage is None
+        make_folder(folder / "owners")
         self._lock = FileLock(folder / "ask.lock")
-        self._alive = FileLock(self._lock_of(self._owner))
-        self._alive.acquire()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = self._open(storage, identity)
-        self._beat_at = 0.0
+        self._alive = FileLock(self._lock_of(self._owner))
+        self._alive.acquire()
+        self._beat_at = -math.inf
         self.beat()
 
     def close(self) -> None:
@@ -64,10 +70,11 @@ class TrialBook:
 
     def enqueue(self, values: Mapping[str, Value], name: str) -> None:
         """Have these values tried first, unless they were or will be."""
-        self.study.enqueue_trial(dict(values), user_attrs={NAME: name}, skip_if_exists=True)
+        with self._lock:
+            self.study.enqueue_trial(dict(values), user_attrs={NAME: name}, skip_if_exists=True)
 
     def ask(self, wanted: int) -> Trial | None:
-        """The next trial, ours; None where so many are counted or on their way."""
+        """The next trial, ours; None where so many are counted or on their way, or where a grid has no more."""
         with self._lock:
             self.reap()
             trials = self.study.get_trials(deepcopy=False)
@@ -75,7 +82,10 @@ class TrialBook:
             if len(busy) >= wanted:
                 return None
             # A seed for each trial: a search that goes on would else propose what it began with.
-            self.study.sampler = self._sampler(len(trials))
+            self.study.sampler = sampler = self._sampler(len(trials))
+            queued = any(trial.state == TrialState.WAITING for trial in trials)
+            if isinstance(sampler, _Grid) and sampler.is_exhausted(self.study) and not queued:
+                return None
             trial = self.study.ask(self.distributions)
             trial.set_user_attr(OWNER, f"{self._owner}@{socket.gethostname()}")
             return trial
@@ -95,8 +105,7 @@ class TrialBook:
 
     def give_back(self, trial: Trial) -> None:
         """A trial was interrupted: the same values are tried again, from where the training stands."""
-        with self._lock:
-            self._again(self.study.trials[trial.number], "interrupted")
+        self.fail(trial, INTERRUPTED)
 
     def beat(self) -> None:
         """Say that this owner lives; to be called now and then."""
@@ -104,17 +113,29 @@ class TrialBook:
             self._beat_at = time.monotonic()
             self.study.set_user_attr(BEATS + self._owner, time.time())
 
-    def reap(self) -> int:
-        """Tell FAIL of the trials whose owner is dead, and enqueue their values again; how many those were."""
-        beats = self.study.user_attrs
-        dead = [
-            trial
-            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if self._is_dead(trial.user_attrs.get(OWNER, ""), beats)
-        ]
+    def reap(self) -> None:
+        """Tell FAIL of the trials whose owner is dead, and enqueue again the values of all that were cut short."""
+        storage, beats = self.study._storage, self.study.user_attrs
+        dead = [trial for trial in self.running() if self._is_dead(trial, beats)]
         for trial in dead:
-            self._again(trial, "its process died")
-        return len(dead)
+            storage.set_trial_user_attr(trial._trial_id, REASON, DIED)
+            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        for owner in {trial.user_attrs.get(OWNER, "").partition("@")[0] for trial in dead}:
+            self._lock_of(owner).unlink(missing_ok=True)
+        trials = self.study.get_trials(deepcopy=False)
+        # Apart from the above: whoever is killed in between leaves it to the next.
+        seen_to = {trial.user_attrs.get(AGAIN) for trial in trials}
+        for trial in trials:
+            cut_short = trial.state == TrialState.FAIL and trial.user_attrs.get(REASON) in (INTERRUPTED, DIED)
+            # A trial may have been killed before it took on the values that it was given.
+            values = trial.system_attrs.get("fixed_params", {}) | trial.params
+            if cut_short and values and trial.number not in seen_to:
+                name = trial.user_attrs.get(NAME, f"again {trial.number}")
+                self.study.enqueue_trial(values, user_attrs={NAME: name, AGAIN: trial.number})
+
+    def running(self) -> list[FrozenTrial]:
+        """Trials that some process is at, as far as is known."""
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def turn(self) -> FileLock:
         """A lock for what only one thread of one process may do at a time."""
@@ -141,33 +162,33 @@ class TrialBook:
                 evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
             case "mean_decrease_impurity":
                 evaluator = optuna.importance.MeanDecreaseImpurityImportanceEvaluator(seed=0)
-        first = None if len(self._search.objective) == 1 else (lambda trial: trial.values[0])
-        return optuna.importance.get_param_importances(self.study, evaluator=evaluator, target=first)
+        # A target is taken for something to make small, of which Optuna warns.
+        first = None if len(self._search.objective) == 1 else (lambda trial: -trial.values[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return optuna.importance.get_param_importances(self.study, evaluator=evaluator, target=first)
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """The space as Optuna has it."""
         return {key: _distribution(kind) for key, kind in self._search.space.items()}
 
-    def _again(self, trial: FrozenTrial, reason: str) -> None:
-        storage = self.study._storage
-        storage.set_trial_user_attr(trial._trial_id, REASON, reason)
-        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        again = {NAME: trial.user_attrs.get(NAME, f"again {trial.number}")}
-        self.study.enqueue_trial(trial.params, user_attrs=again)
-
-    def _is_dead(self, owner: str, beats: Mapping[str, Any]) -> bool:
-        name, _, host = owner.partition("@")
+    def _is_dead(self, trial: FrozenTrial, beats: Mapping[str, Any]) -> bool:
+        name, _, host = trial.user_attrs.get(OWNER, "").partition("@")
         if name == self._owner:
             return False
-        if host == socket.gethostname():
+        if not name:
+            # Who asks for a trial signs it before the lock is free; that lock is ours now, if all share the folder.
+            assert trial.datetime_start is not None
+            return self._shares_folder or time.time() - trial.datetime_start.timestamp() > DEAD_SECONDS
+        # Of a machine that is called the same but has a folder of its own there is no lock here.
+        if host == socket.gethostname() and (self._shares_folder or self._lock_of(name).exists()):
             lock = FileLock(self._lock_of(name))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 return False
             lock.release()
-            self._lock_of(name).unlink(missing_ok=True)
             return True
         return time.time() - float(beats.get(BEATS + name, 0.0)) > DEAD_SECONDS
 
@@ -175,26 +196,36 @@ class TrialBook:
         return self._folder / "owners" / f"{owner}.lock"
 
     def _open(self, storage: str | None, identity: Mapping[str, Any]) -> optuna.Study:
+        where = storage or self._folder / "journal.log"
+        pruner = _pruner(self._search)
         try:
-            study = optuna.create_study(
-                storage=storage if storage is not None else _journal(self._folder / "journal.log"),
-                study_name=self._folder.name,
-                directions=["maximize"] * len(self._search.objective),
-                pruner=_pruner(self._search),
-                load_if_exists=True,
-            )
+            kept = _journal(self._folder / "journal.log") if storage is None else optuna.storages.get_storage(storage)
+            try:
+                # Not by creating it if need be: that alone writes to a journal, which may be one of another search.
+                study = optuna.load_study(study_name=self._folder.name, storage=kept, pruner=pruner)
+            except KeyError:
+                study = optuna.create_study(
+                    storage=kept,
+                    study_name=self._folder.name,
+                    directions=["maximize"] * len(self._search.objective),
+                    pruner=pruner,
+                    load_if_exists=True,
+                )
+        except InputError:
+            raise
         except Exception as error:
             # SQLAlchemy's, a driver's, or Optuna's own: all of them mean that this storage is of no use here.
-            raise InputError(f"storage {storage or self._folder / 'journal.log'} cannot be used: {error}") from error
+            raise InputError(f"storage {where} cannot be used: {' '.join(str(error).split())}") from error
         written = json.dumps(identity, sort_keys=True)
         found = study.user_attrs.get(IDENTITY)
-        if found is not None and found != written:
+        if found is None:
+            study.set_user_attr(IDENTITY, written)
+        elif found != written:
             raise InputError(
-                f"storage {storage or self._folder / 'journal.log'} holds another search of the name "
-                f"{self._folder.name!r}: {_first_difference(json.loads(found), json.loads(written))}; choose another "
-                "--searches-dir or --storage"
+                f"storage {where} holds another search of the name {self._folder.name!r}: "
+                f"{_first_difference(json.loads(found), json.loads(written))}; choose another --searches-dir or "
+                "--storage"
             )
-        study.set_user_attr(IDENTITY, written)
         return study
 
     def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
@@ -211,30 +242,27 @@ class TrialBook:
                 return optuna.samplers.RandomSampler(seed=seed)
             case "grid":
                 # One order for the whole search: a grid takes care itself of what was tried.
-                return optuna.samplers.GridSampler(grid(self._search), seed=self._search.sampler_seed)
+                return _Grid(grid(self._search), seed=self._search.sampler_seed)
+
+
+class _Grid(optuna.samplers.GridSampler):
+    """Optuna's grid wants to end Optuna's own loop after its last trial; ours looks itself whether there is more."""
+
+    def after_trial(self, *_: Any) -> None:
+        """Nothing."""
 
 
 def grid(search: SearchSpec) -> dict[str, list[Value]]:
     """Every value of each field of a grid."""
-    return {key: list(_grid_values(kind)) for key, kind in search.space.items()}
-
-
-def _grid_values(kind: Range | Choices) -> Iterator[Value]:
-    if isinstance(kind, Choices):
-        yield from kind.choices
-        return
-    assert kind.step is not None
-    # A little more, for sums of steps fall short by rounding.
-    for number in np.arange(kind.low, kind.high + kind.step * 1e-9, kind.step):
-        yield kind.rounded(float(number))
+    return {key: list(kind.choices if isinstance(kind, Choices) else kind.all) for key, kind in search.space.items()}
 
 
 def _distribution(kind: Range | Choices) -> BaseDistribution:
     if isinstance(kind, Choices):
         return CategoricalDistribution(kind.choices)
     if kind.whole:
-        return IntDistribution(int(kind.low), int(kind.high), log=kind.log, step=int(kind.step or 1))
-    return FloatDistribution(kind.low, kind.high, log=kind.log, step=kind.step)
+        return IntDistribution(int(kind.low), int(kind.highest), log=kind.log, step=int(kind.step or 1))
+    return FloatDistribution(kind.low, kind.highest, log=kind.log, step=kind.step)
 
 
 def _pruner(search: SearchSpec) -> optuna.pruners.BasePruner:
@@ -255,11 +283,34 @@ def _journal(path: Path) -> optuna.storages.JournalStorage:
 
 
 def _mend(path: Path) -> None:
-    """Cut off the line that a killed process left unfinished; nobody has read it."""
-    content = path.read_bytes() if path.is_file() else b""
-    if content and not content.endswith(b"\n"):
+    """Cut off the line that a killed process left unfinished; nobody has read it.
+
+    Raises:
+        InputError: Something else is wrong with a line; that is left as it is.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    *lines, unfinished = content.split(b"\n")
+    for number, line in enumerate([*lines, unfinished], 1):
+        if not (line.startswith(_LINE[: len(line)]) and (number > len(lines) or _is_json(line))):
+            raise InputError(
+                f"{path}:{number} is no line of a search's journal: {line[:40]!r}; put a copy of the journal in its "
+                "place, or choose another --searches-dir"
+            )
+    if unfinished:
         with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+            file.truncate(len(content) - len(unfinished))
+
+
+_LINE = b'{"op_code":'
+"""How Optuna begins every line of a journal."""
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 class _KernelLock(BaseJournalFileLock):
@@ -291,9 +342,16 @@ class _KernelLock(BaseJournalFileLock):
             self.release()
 
 
-def _first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    key = next(key for key in wanted if found.get(key) != wanted[key])
-    return f"{key} is {json.dumps(found.get(key))[:120]} there, {json.dumps(wanted[key])[:120]} here"
+def _first_difference(found: Any, wanted: Any, at: str = "") -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        key = next(key for key in (*wanted, *found) if found.get(key, _ABSENT) != wanted.get(key, _ABSENT))
+        below = f"{at}.{key}" if at else key
+        return _first_difference(found.get(key, _ABSENT), wanted.get(key, _ABSENT), below)
+    there, here = ("absent" if value is _ABSENT else json.dumps(value)[:120] for value in (found, wanted))
+    return f"{at} is {there} there, {here} here"
+
+
+_ABSENT = object()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -130,7 +131,18 @@ def labels_hash(folder: Path) -> str:
     files = sorted(folder.glob("*.json"))
     if not files:
         raise FileNotFoundError("no folder with a .json file of labels")
-    return hashlib.sha256("".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files).encode()).hexdigest()
+    return hashlib.sha256("".join(map(content_hash, files)).encode()).hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """Hash of a file; one that nobody wrote to is read once for all, for a search plans its trials by the hundred."""
+    stat = path.stat()
+    return _hash_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 from distill.objective import LOSSES
 from distill.warm_start import require_same_build
@@ -32,7 +33,7 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
         raise InputError(f"{path} must be a mapping of keys such as {', '.join(StudySpec.model_fields)}")
     places = _places(node, path)
     for override in overrides:
-        at = _apply(content, override)
+        at = put(content, override)
         # What stood there and below it is no more.
         places = {place: where for place, where in places.items() if place[: len(at)] != at}
         places[at] = f"--set {override.partition('=')[0]}"
@@ -81,8 +82,8 @@ def _require_possible(study: StudySpec, route: str) -> None:
         raise InputError(f"path {route}, {name}: {error}") from error
 
 
-def _apply(content: dict, override: str) -> Location:
-    """Set the value in the content; where that was."""
+def put(content: dict[str, Any], override: str) -> Location:
+    """Set the value of a ``KEY=VALUE`` in the content of a study file; where that was."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise InputError(f"--set {override!r} is not KEY=VALUE, such as schedule.steps=100")
@@ -128,7 +129,9 @@ def _message(
     lines = []
     for each in error.errors():
         allowed = _fields(model, each["loc"][:-1]) if each["type"] == "extra_forbidden" else ()
-        lines.append(_one(path, places, (*at, *each["loc"]), allowed, each["msg"]))
+        # Which model of several it is, a tag in brackets says; nobody wrote that.
+        loc = tuple(part for part in each["loc"] if not str(part).startswith("("))
+        lines.append(_one(path, places, (*at, *loc), allowed, each["msg"]))
     return "\n".join(lines)
 
 
@@ -147,6 +150,17 @@ def _fields(model: Any, loc: Location) -> Iterable[str]:
     for part in loc:
         if isinstance(model, type) and issubclass(model, BaseModel):
             model = model.model_fields[str(part)].annotation
+        elif get_origin(model) in (Union, UnionType):
+            model = next(each for each in get_args(model) if Tag(str(part)) in getattr(each, "__metadata__", ()))
         else:  # dict[str, Model]: the key is the user's, the value is the model
             model = get_args(model)[1]
+        model = _itself(model)
     return model.model_fields
+
+
+def _itself(model: Any) -> Any:
+    """A model without what is annotated, and without the None that may be given instead."""
+    if get_origin(model) is Annotated:
+        return _itself(get_args(model)[0])
+    others = [each for each in get_args(model) if each is not NoneType]
+    return others[0] if NoneType in get_args(model) and len(others) == 1 else model

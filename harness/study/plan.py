@@ -1,6 +1,5 @@
 """StudySpec to a DAG of jobs: what has to be trained, each thing once, and which table row shows it."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from harness.study.jobs import (
     JobSpec,
     LabelsJobSpec,
     SegmenterJobSpec,
+    content_hash,
     labels_hash,
 )
 from harness.study.models import ImageDataSpec, ImageTeacherSpec, StudentSpec, TeacherSpec
@@ -233,6 +233,6 @@ def _add_image_teacher(plan: Plan, study: StudySpec, name: str, data: DataIdenti
 
 def _content_hash(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return content_hash(path)
     except OSError as error:
         raise InputError(f"teacher {path} cannot be read: {error.strerror}") from error

@@ -1,10 +1,12 @@
 """SearchSpec: which fields of a study a search may vary, between what bounds, and what it looks for."""
 
-import json
+import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, FiniteFloat, Tag, model_validator
 
 from detectors.spec import Spec
 
@@ -32,22 +34,48 @@ class Range(Spec):
             raise ValueError(f"on a log scale low has to be above 0, not {self.low:g}")
         if self.log and self.step is not None:
             raise ValueError("a range on a log scale has no step")
+        if self.step is not None and self.step > self.high - self.low:
+            raise ValueError(f"step {self.step:g} leads from low {self.low:g} beyond high {self.high:g}")
         if self.whole and any(number % 1 for number in (self.low, self.high, self.step or 1)):
             raise ValueError("a range of whole numbers needs whole bounds and a whole step")
         return self
 
     @property
-    def ends(self) -> tuple[Value, ...]:
-        """Values that have to be possible, if all are."""
-        return tuple(map(self.rounded, (self.low, self.high)))
+    def probes(self) -> tuple[Value, ...]:
+        """Values that have to be possible, if all are: the ends, and one that is whole only where all are."""
+        between = self.low + (self.step or (self.high - self.low) / math.pi)
+        return tuple(map(self.rounded, (self.low, min(between, self.highest), self.highest)))
+
+    @property
+    def highest(self) -> float:
+        """The highest of its values; with a step that may be less than the high end."""
+        return self.high if self.step is None else self._above(self._steps)
+
+    @property
+    def all(self) -> list[int | float]:
+        """All its values; there has to be a step."""
+        return [self.rounded(self._above(steps)) for steps in range(self._steps + 1)]
+
+    def holds(self, value: Value) -> bool:
+        """Whether a study's own value is one of its values."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.highest:
+            return False
+        step = self.step or (1.0 if self.whole else None)
+        return step is None or math.isclose(self._above(round((value - self.low) / step), step), value)
 
     def rounded(self, number: float) -> int | float:
         """A number as a study writes it."""
         return int(number) if self.whole else float(number)
 
-    def holds(self, value: Value) -> bool:
-        """Whether a study's own value lies in it."""
-        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+    @property
+    def _steps(self) -> int:
+        assert self.step is not None
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        return int((high - low) / step)
+
+    def _above(self, steps: int, step: float | None = None) -> float:
+        # In decimals, as a person writes them: ten times 0.1 are 1.
+        return float(Decimal(str(self.low)) + steps * Decimal(str(step or self.step)))
 
 
 class Choices(Spec):
@@ -57,18 +85,38 @@ class Choices(Spec):
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
-        if len({json.dumps(value) for value in self.choices}) < len(self.choices):
+        if len(set(self.choices)) < len(self.choices):
             raise ValueError(f"choices {list(self.choices)} name one twice")
         return self
 
     @property
-    def ends(self) -> tuple[Value, ...]:
+    def probes(self) -> tuple[Value, ...]:
         """All of them."""
         return self.choices
 
     def holds(self, value: Value) -> bool:
         """Whether a study's own value is one of them."""
-        return any(type(choice) is type(value) and choice == value for choice in self.choices)
+        return any(isinstance(choice, bool) == isinstance(value, bool) and choice == value for choice in self.choices)
+
+
+def _kind(value: Any) -> str:
+    return "(choices)" if isinstance(value, Choices) or (isinstance(value, dict) and "choices" in value) else "(range)"
+
+
+Kind = Annotated[
+    Annotated[Range, Tag("(range)")] | Annotated[Choices, Tag("(choices)")],
+    # A mistake in the one is not told as one in the other, too.
+    Discriminator(_kind),
+]
+
+
+def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{list(seeds)} name one twice")
+    return seeds
+
+
+Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_each_once)]
 
 
 def _objectives(value: Any) -> Any:
@@ -78,14 +126,14 @@ def _objectives(value: Any) -> Any:
 class ConfirmSpec(Spec):
     """The best values once more, at the whole schedule, on scenes and seeds that the search never saw."""
 
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     """The study's evaluation split is what is reported."""
 
 
 class SearchSpec(Spec):
     """A search over fields of the study that it stands in."""
 
-    space: Annotated[dict[str, Range | Choices], Field(min_length=1)]
+    space: Annotated[dict[str, Kind], Field(min_length=1)]
     """Dotted key of a study's field to what it may be; `arms.ARM.LOSS` with choices true and false: whether the arm
     has the loss at all."""
     objective: Annotated[tuple[Metric, ...], BeforeValidator(_objectives), Field(min_length=1, max_length=2)] = ("NDS",)
@@ -95,7 +143,7 @@ class SearchSpec(Spec):
     arm: str | None = None
     """The only one of the study, if not given."""
     trials: int = Field(default=20, gt=0)
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (100,)
+    seeds: Seeds = (100,)
     """Of the students; no seed that is reported belongs here."""
     train_split: str = "synthetic_train"
     eval_split: str = "synthetic_tune"
@@ -134,13 +182,18 @@ def overrides(values: Mapping[str, Value], arms: Mapping[str, Sequence[str]]) ->
     dropped: dict[str, set[str]] = {}
     for key, value in values.items():
         if (switch := arm_switch(key, arms)) is None:
-            found.append(f"{key}={json.dumps(value)}")
+            found.append(f"{key}={_written(value)}")
         elif not value:
             dropped.setdefault(switch[0], set()).add(switch[1])
     for arm, losses in dropped.items():
         kept = [name for name in arms[arm] if name not in losses]
-        found.append(f"arms.{arm}={json.dumps(kept)}")
+        found.append(f"arms.{arm}={_written(kept)}")
     return found
+
+
+def _written(value: Any) -> str:
+    """As YAML: what JSON calls 1e-05 is a string there."""
+    return yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]
 
 
 def arm_switch(key: str, arms: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:

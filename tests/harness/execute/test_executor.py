@@ -68,6 +68,24 @@ def test_interrupted_walk_stops_its_workers_and_goes_on(site, plan):
     assert {state.status for state in states.values()} == {"done"}
 
 
+def test_what_another_study_has_trained_meanwhile_is_not_started(site, plan, monkeypatch):
+    from harness.execute import executor
+    from harness.store import Busy, Result
+
+    started = []
+
+    def trained_elsewhere(plan, job, site, slot):
+        started.append(job.id)
+        site.folder(job.id).complete(Result({}, parameters=1, seconds=0.0, machine={}))
+        raise Busy
+
+    monkeypatch.setattr(executor, "_start", trained_elsewhere)
+    monkeypatch.setattr(executor, "RETRY_BUSY_SECONDS", 0.0)
+    states = executor.execute(plan, site, lambda _: None)
+    assert {state.status for state in states.values()} == {"done"}
+    assert sorted(started) == sorted(plan.jobs)
+
+
 def test_default_is_a_worker_a_core_without_a_gpu(monkeypatch):
     import torch
 

@@ -1,9 +1,14 @@
 """The loop of a search: counted trials, dead owners, failures, and samplers that are better than chance."""
 
 import math
+import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+IDENTITY = {"what": "a test"}
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def run(folder, search_spec, evaluate=planted, trials=5, workers=1):
     from harness.search.trials import opened
 
     ended = []
-    with opened(folder, None, search_spec, {"what": "a test"}) as book:
+    with opened(folder, None, search_spec, IDENTITY) as book:
         search(book, evaluate, trials, workers, None, ended.append)
         return [(trial.state.name, trial.values, trial.params) for trial in book.study.trials], ended
 
@@ -81,7 +86,7 @@ def test_a_dead_owners_trial_is_told_fail_and_tried_again(tmp_path, spec):
     from harness.search.trials import OWNER, opened
 
     folder = tmp_path / "search"
-    with opened(folder, None, spec(), {"what": "a test"}) as book:
+    with opened(folder, None, spec(), IDENTITY) as book:
         trial = book.ask(5)
         values = dict(trial.params)
         # An owner of this machine whose lock nobody holds.
@@ -90,6 +95,69 @@ def test_a_dead_owners_trial_is_told_fail_and_tried_again(tmp_path, spec):
     assert [state for state, *_ in trials].count("FAIL") == 1
     assert next(params for state, _, params in trials if state == "COMPLETE") == values
     assert sum(state == "COMPLETE" for state, *_ in trials) == 3
+
+
+def test_values_that_a_trial_was_given_but_had_not_taken_on_when_it_was_killed_are_tried(tmp_path, spec):
+    from harness.search.trials import opened
+
+    given = {"losses.a.weight": 3.0, "losses.b.weight": 0.2}
+    with opened(tmp_path / "search", None, spec(), IDENTITY) as book:
+        book.enqueue(given, "current")
+        # As Optuna leaves it between its first and second entry: running, without values, and nobody's.
+        assert book.study.ask().params == {}
+    trials, _ = run(tmp_path / "search", spec(), trials=1)
+    assert [(state, params) for state, _, params in trials] == [("FAIL", {}), ("COMPLETE", given)]
+
+
+def test_who_has_nothing_to_begin_waits_for_the_others_and_takes_over_what_they_leave(tmp_path, spec, monkeypatch):
+    from harness.search import loop
+    from harness.search.trials import DIED, REASON, opened
+
+    monkeypatch.setattr(loop, "WAIT_SECONDS", 0.01)
+    with (
+        opened(tmp_path / "search", None, spec(), IDENTITY) as mine,
+        opened(tmp_path / "search", None, spec(), IDENTITY) as other,
+        ThreadPoolExecutor() as pool,
+    ):
+        theirs = other.ask(2)
+        ended = threading.Semaphore(0)
+        running = pool.submit(loop.search, mine, planted, 2, 1, None, lambda _: ended.release())
+        ended.acquire()
+        assert not running.done()
+        other.close()
+        running.result()
+        trials = mine.study.trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert trials[0].user_attrs[REASON] == DIED
+    assert trials[2].params == theirs.params
+
+
+def test_ctrl_c_gives_all_trials_back(tmp_path, spec):
+    from harness.search.loop import Stopped, search
+    from harness.search.trials import INTERRUPTED, REASON, opened
+
+    both = threading.Barrier(2)
+    tried = []
+
+    def until_stopped(values, report, stopping, worker):
+        tried.append(values)
+        if both.wait() == 0:
+            signal.raise_signal(signal.SIGINT)
+        while not stopping():
+            time.sleep(0.001)
+        raise Stopped
+
+    with opened(tmp_path / "search", None, spec(), IDENTITY) as book:
+        with pytest.raises(KeyboardInterrupt):
+            search(book, until_stopped, 3, 2, None, lambda ended: None)
+        assert [(trial.state.name, trial.user_attrs[REASON]) for trial in book.study.trials] == [
+            ("FAIL", INTERRUPTED),
+            ("FAIL", INTERRUPTED),
+        ]
+    trials, _ = run(tmp_path / "search", spec(), trials=3)
+    complete = [params for state, _, params in trials if state == "COMPLETE"]
+    assert len(complete) == 3
+    assert all(values in complete for values in tried)
 
 
 def test_failures_have_a_reason_and_too_many_in_a_row_end_the_search(tmp_path, spec):

@@ -1,0 +1,208 @@
+"""Trials as ordinary jobs: what a space turns into, what is trained once for all, and what a failed job leaves."""
+
+import pytest
+import yaml
+
+WEIGHT, LR, SWITCH, ADAPTER, PRESET = (
+    "losses.feature.weight",
+    "schedule.lr",
+    "arms.both.relation",
+    "losses.feature.adapter",
+    "students.radar.preset",
+)
+SPACE = {
+    WEIGHT: {"low": 1.0e-5, "high": 10.0, "log": True},
+    LR: {"choices": [0.001, 0.002]},
+    SWITCH: {"choices": [True, False]},
+    ADAPTER: {"choices": ["none", "conv3x3"]},
+    PRESET: {"choices": ["tiny_radar", "tiny_lidar"]},
+}
+STUDY = {
+    "data": {"preset": "smoke"},
+    "schedule": {"steps": 4, "batch_size": 2, "lr": 0.002},
+    "teachers": {"lidar": {"preset": "tiny_lidar", "seed": 0}},
+    "students": {"radar": {"preset": "tiny_radar"}},
+    "paths": ["lidar->radar"],
+    "losses": {"feature": {"weight": 1.0}, "relation": {"weight": 0.5}},
+    "arms": {"both": ["feature", "relation"]},
+    "seeds": [0, 1],
+}
+
+
+class Trainings:
+    """In place of the executor: what it was asked to train, each job as good as a function of its spec says."""
+
+    def __init__(self, failing=()):
+        self.jobs, self.failing = [], set(failing)
+
+    def __call__(self, plan, site, watch):
+        from harness.execute.executor import JobState
+        from harness.store import Result
+
+        states = {}
+        for id_, job in plan.jobs.items():
+            states[id_] = JobState(job, "done")
+            if job.spec.teacher is not None and job.spec.losses["feature"]["weight"] in self.failing:
+                states[id_] = JobState(job, "failed", "loss 'feature' is nan in step 3")
+            elif site.folder(id_).result() is None:
+                self.jobs.append(id_)
+                good = job.spec.losses.get("feature", {"weight": 0.1})["weight"]
+                metrics = {"NDS": good / 100, "mAP": job.spec.schedule.lr / 100}
+                site.folder(id_).complete(Result(metrics, parameters=1, seconds=0.0, machine={}))
+        watch(states)
+        return states
+
+
+@pytest.fixture
+def make(tmp_path, smoke_root, monkeypatch):
+    """Question, trainer and the list of trainings of a search."""
+    from rich.console import Console
+
+    from harness.data.embedded import find_images
+    from harness.execute.executor import Site
+    from harness.search import objective
+    from harness.search.objective import Trainer
+    from harness.search.question import ask
+
+    def make(given=(), failing=(), **search):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({**STUDY, "search": {"space": SPACE, **search}}))
+        question = ask(path, given)
+        trainings = Trainings(failing)
+        monkeypatch.setattr(objective, "execute", trainings)
+        site = Site(tmp_path / "runs", smoke_root, device="cpu", workers=1)
+        trainer = Trainer(question, smoke_root, site, find_images(Console(quiet=True)), lambda plan: None)
+        return question, trainer, trainings
+
+    return make
+
+
+def run(folder, question, trainer, trials):
+    """The trials of a search, all told."""
+    from harness.search.loop import search
+    from harness.search.trials import opened
+
+    with opened(folder, None, question.search, {}) as book:
+        search(book, trainer.evaluate, trials, 1, None, lambda ended: None)
+        return book.study.trials, book.best()
+
+
+def quiet(epoch, value):
+    return False
+
+
+def never():
+    return False
+
+
+def test_two_objectives_and_every_kind_of_field_and_no_job_trained_twice(make, tmp_path):
+    space = {**SPACE, WEIGHT: {"choices": [1, 2.5]}}
+    question, trainer, trainings = make(space=space, objective=["mAP", "NDS"], sampler="grid", seeds=[100, 101])
+    trials, best = run(tmp_path / "search", question, trainer, 99)
+    # A grid has an end, whatever is asked for.
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2**5
+    assert len(trainings.jobs) == len(set(trainings.jobs))
+    # A student for every seed; a teacher for each learning rate.
+    assert len(trainings.jobs) == 2 * 2**5 + 2
+    for trial in trials:
+        assert trial.values == pytest.approx([trial.params[LR], trial.params[WEIGHT]])
+    assert {(trial.params[LR], trial.params[WEIGHT]) for trial in best} == {(0.002, 2.5)}
+    # The same values, written otherwise, are the same jobs.
+    again = trainer.evaluate(trials[0].params | {WEIGHT: float(trials[0].params[WEIGHT])}, quiet, never, 0)
+    assert again == tuple(trials[0].values)
+    assert len(trainings.jobs) == 2 * 2**5 + 2
+
+
+@pytest.mark.parametrize("given", [(), ("schedule.steps=6", "losses.relation.weight=0.25")])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {WEIGHT: 1.0e-5, LR: 0.001, SWITCH: False, ADAPTER: "conv3x3", PRESET: "tiny_lidar"},
+        {WEIGHT: 3.0, LR: 0.002, SWITCH: True, ADAPTER: "none", PRESET: "tiny_radar"},
+    ],
+    ids=["all else", "all the same"],
+)
+def test_the_found_study_is_the_jobs_that_confirmed_it(make, smoke_root, tmp_path, values, given):
+    from harness.search.outcome import FOUND, variant, write_found
+    from harness.study.load import load_study
+    from harness.study.plan import plan_study
+
+    question, trainer, _ = make(given, confirm={"seeds": [0, 1]}, share=0.5)
+    write_found(question, values, tmp_path / "found.yaml", ["found"])
+    found = plan_study(load_study(tmp_path / "found.yaml"), smoke_root.fingerprint(), int)
+    confirmed = trainer.planned(variant(question, FOUND, values))
+    assert found.jobs.keys() == confirmed.jobs.keys()
+    # On other scenes, in half the steps: a trial has no job in common with what is reported.
+    assert not found.jobs.keys() & trainer.plan(values).jobs.keys()
+
+
+def test_without_any_loss_the_found_study_is_the_baseline(make, smoke_root, tmp_path):
+    from harness.search.outcome import write_found
+    from harness.study.load import load_study
+    from harness.study.plan import plan_study
+
+    switches = ("arms.both.feature", "arms.both.relation")
+    question, trainer, _ = make(space={key: {"choices": [True, False]} for key in switches}, confirm={"seeds": [2]})
+    none = dict.fromkeys(switches, False)
+    assert trainer.plan(none).jobs.keys() == trainer.baseline().jobs.keys()
+    write_found(question, none, tmp_path / "found.yaml", ["found"])
+    found = plan_study(load_study(tmp_path / "found.yaml"), smoke_root.fingerprint(), int)
+    assert {row.role for row in found.rows} == {"baseline"}
+
+
+def test_a_variants_own_baseline_is_no_seed_of_the_other(make):
+    from harness.search.outcome import CURRENT, FOUND, joined, variant
+
+    question, trainer, _ = make(confirm={"seeds": [0, 1]})
+    values = {FOUND: {WEIGHT: 2.0, LR: 0.001, SWITCH: True, ADAPTER: "none", PRESET: "tiny_radar"}, CURRENT: {}}
+    plan = joined({name: trainer.planned(variant(question, name, each)) for name, each in values.items()})
+    arms = {(row.arm, row.seed): row.job for row in plan.rows if row.role == "baseline"}
+    assert {arm for arm, _ in arms} == {"baseline", "baseline of found"}
+    assert len(set(arms.values())) == 4
+    for row in plan.rows:
+        if row.role == "student":
+            assert row.baseline == arms["baseline of found" if row.arm == FOUND else "baseline", row.seed]
+
+
+def test_the_tables_are_read_once_for_all_trials(make, monkeypatch):
+    from harness.data.root import NuScenesRoot
+
+    read = []
+    tokens, fingerprint = NuScenesRoot.tokens, NuScenesRoot.fingerprint
+    monkeypatch.setattr(NuScenesRoot, "tokens", lambda root, split: read.append("tokens") or tokens(root, split))
+    monkeypatch.setattr(NuScenesRoot, "fingerprint", lambda root: read.append("fingerprint") or fingerprint(root))
+    _, trainer, _ = make(["schedule.steps=null", "schedule.epochs=2"])
+    for weight in (1.0, 2.0, 3.0):
+        trainer.evaluate({WEIGHT: weight}, quiet, never, 0)
+    assert sorted(read) == ["fingerprint", "tokens"]
+
+
+def test_where_the_data_lies_is_no_part_of_what_a_search_is(make):
+    here, there = (make([f"data.root={place}"])[0].identity("content") for place in ("/here", "/there"))
+    assert here == there
+
+
+def test_a_failed_job_fails_its_trial_and_says_why(make, tmp_path):
+    from harness.search.trials import REASON
+
+    space = {WEIGHT: {"choices": [1.0, 2.0, 3.0]}}
+    question, trainer, _ = make(space=space, sampler="grid", failing=[2.0])
+    trials, best = run(tmp_path / "search", question, trainer, 3)
+    failed = [trial for trial in trials if trial.state.name == "FAIL"]
+    assert [trial.params for trial in failed] == [{WEIGHT: 2.0}]
+    assert "lidar->radar · both · seed 100 [" in failed[0].user_attrs[REASON]
+    assert failed[0].user_attrs[REASON].endswith("]: loss 'feature' is nan in step 3")
+    assert [trial.params for trial in best] == [{WEIGHT: 3.0}]
+
+
+def test_a_metric_that_is_no_number_fails_its_trial(make):
+    from harness.search.loop import TrialFailed
+
+    _, trainer, trainings = make()
+    plan = trainer.plan({})
+    trainings(plan, trainer._site, lambda states: None)
+    for row in plan.rows:
+        folder = trainer._site.folder(row.job)
+        folder.write("result.json", folder._read("result.json") | {"metrics": {"NDS": float("nan")}})
+    with pytest.raises(TrialFailed, match=r"NDS are \[nan\]"):
+        trainer.score(plan, quiet, never, 0)
