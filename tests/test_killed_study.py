@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import kill_tree
+
 ROOT = Path(__file__).parent.parent
 STUDY = ROOT / "studies" / "smoke.yaml"
 STEPS = 12
@@ -51,15 +53,6 @@ def expected(start, tmp_path_factory):
     return (folder / "reports" / "smoke" / "table.csv").read_bytes()
 
 
-def _tree(pid):
-    """A process and all below it."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += _tree(int(child))
-    return found
-
-
 def _steps(folder):
     return {path.parent.name: path.read_text().count("\n") for path in folder.glob("runs/*/metrics.jsonl")}
 
@@ -85,12 +78,7 @@ def test_same_table_and_nothing_trained_twice(start, expected, tmp_path, moment)
     while not MOMENTS[moment](folder):
         assert process.poll() is None, "it ended before the moment came"
         time.sleep(0.005)
-    for pid in _tree(process.pid):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:  # it ended by itself meanwhile
-            continue
-    process.communicate()
+    kill_tree(process)
     assert process.returncode == -signal.SIGKILL
     finished = _results(folder)
     assert not (folder / "reports" / "smoke" / "table.csv").exists(), "the moment was over when it was killed"
