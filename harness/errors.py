@@ -1,6 +1,7 @@
 """InputError: what a user wrote or passed is wrong; programs print its one message and exit with 2."""
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ def unknown(what: str, word: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {what} {word!r}; {hint}allowed: {', '.join(names) or 'none'}"
+
+
+def without_password(url: str) -> str:
+    """A URL, or a text with one in it, as it may be shown."""
+    return re.sub(r"(://[^:/@\s]*):[^@/\s]+@", r"\1:***@", url)
 
 
 @contextmanager

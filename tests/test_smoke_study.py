@@ -169,7 +169,7 @@ def test_arms_are_runs_with_means_spreads_and_gains_as_fractions(first, crossbev
     [
         ("sqlite:////dev/null/mlflow.db", "cannot be used"),
         ("sqlite://nonsense", "cannot be used"),
-        ("postgresql://nobody@nowhere/x", "cannot be used"),
+        ("postgresql://nobody:secret@nowhere/x", "cannot be used"),
         ("http://127.0.0.1:9", "the MLflow server does not answer"),
     ],
 )
@@ -177,7 +177,8 @@ def test_a_tracking_store_that_cannot_be_used_is_an_error_before_anything_runs(f
     assert first.returncode == 0
     run = crossbev("smoke.yaml", "--tracking-uri", uri, "--set", "schedule.lr=0.002")
     assert run.returncode == 2
-    assert f"--tracking-uri {uri}" in run.stderr
+    assert f"--tracking-uri {uri.replace('secret', '***')}" in run.stderr
+    assert "secret" not in run.stderr + run.stdout
     assert said in run.stderr
     assert "Traceback" not in run.stderr + run.stdout
     assert len(list(workplace.glob("runs/*/job.json"))) == 3

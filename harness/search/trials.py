@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from harness.errors import InputError
+from harness.errors import InputError, without_password
 from harness.store import make_folder
 from harness.study.space import Choices, Range, SearchSpec, Value
 
@@ -196,7 +196,7 @@ class TrialBook:
         return self._folder / "owners" / f"{owner}.lock"
 
     def _open(self, storage: str | None, identity: Mapping[str, Any]) -> optuna.Study:
-        where = storage or self._folder / "journal.log"
+        where = without_password(storage or str(self._folder / "journal.log"))
         pruner = _pruner(self._search)
         try:
             kept = _journal(self._folder / "journal.log") if storage is None else optuna.storages.get_storage(storage)
@@ -215,7 +215,9 @@ class TrialBook:
             raise
         except Exception as error:
             # SQLAlchemy's, a driver's, or Optuna's own: all of them mean that this storage is of no use here.
-            raise InputError(f"storage {where} cannot be used: {' '.join(str(error).split())}") from error
+            raise InputError(
+                f"storage {where} cannot be used: {without_password(' '.join(str(error).split()))}"
+            ) from error
         written = json.dumps(identity, sort_keys=True)
         found = study.user_attrs.get(IDENTITY)
         if found is None:

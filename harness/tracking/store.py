@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from harness.errors import InputError
+from harness.errors import InputError, without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -33,6 +33,7 @@ def is_server(uri: str) -> bool:
 
 def check_store(uri: str) -> None:
     """Raise InputError for a tracking store that cannot be used now: before hours of training find it out."""
+    named = f"--tracking-uri {without_password(uri)}"
     if is_server(uri):
         parts = urlsplit(uri)
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -40,16 +41,17 @@ def check_store(uri: str) -> None:
             socket.create_connection((parts.hostname or "", port), _ANSWER_SECONDS).close()
         except OSError as error:
             raise InputError(
-                f"--tracking-uri {uri}: the MLflow server does not answer ({error}); start it, or name another store "
-                "such as sqlite:///mlflow.db"
+                f"{named}: the MLflow server does not answer ({error}); start it, or name another store such as "
+                "sqlite:///mlflow.db"
             ) from error
     try:
         _client(uri).search_experiments(max_results=1)
     except Exception as error:
         # SQLAlchemy's, a driver's, or MLflow's own: all of them mean that this store is of no use here.
+        reason = without_password(" ".join(str(error).split()))[:300]
         raise InputError(
-            f"--tracking-uri {uri} cannot be used: {' '.join(str(error).split())[:300]}; allowed: "
-            "sqlite:///FILE, another database that SQLAlchemy knows, or http://HOST:PORT of a server"
+            f"{named} cannot be used: {reason}; allowed: sqlite:///FILE, another database that SQLAlchemy knows, or "
+            "http://HOST:PORT of a server"
         ) from error
 
 
