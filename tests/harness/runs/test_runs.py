@@ -538,6 +538,8 @@ def test_a_search_records_its_trials_baseline_and_confirmation(study, place, tmp
 
     path, given = study
     words = [str(path), *given, "--searches-dir", str(tmp_path / "searches")]
+    # Absolute: MLflow keeps a store for each URI, whatever folder the process is in later.
+    words += ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert set(map(_id, place.stored)) == set(place.records.read()["search mine"].jobs)
