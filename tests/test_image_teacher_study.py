@@ -148,8 +148,10 @@ def test_mlflow_has_a_child_a_job_with_its_numbers(first, jobs, workplace):
 
     client = MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("study").experiment_id
-    runs = {run.data.tags.get("crossbev.job"): run for run in client.search_runs([experiment])}
-    assert len(runs) == 1 + 5
+    runs = {run.data.tags["crossbev.job"]: run for run in client.search_runs([experiment], "tags.kind = 'training'")}
+    assert len(runs) == 5
+    arms = client.search_runs([experiment], "tags.kind = 'arm'")
+    assert {run.info.run_name for run in arms} >= {"images · image teacher · 1 seed", "camera · baseline · 1 seed"}
     for name, (path, _) in jobs.items():
         run = runs[path.name]
         assert (run.info.run_name, run.info.status) == (name, "FINISHED")

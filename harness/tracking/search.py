@@ -24,9 +24,9 @@ class EndedTrial:
     name: str
     """Where its values come from, such as paper; empty where the sampler proposed them."""
     params: Mapping[str, Any]
-    values: Mapping[str, float]
+    values: Mapping[str, float | int]
     """Metric to its value, a fraction; empty where it did not complete."""
-    losses: Mapping[int, float]
+    losses: Mapping[int, float | int]
     """Epoch to the detection loss that a pruner sees."""
     reason: str
     """Why it failed, else empty."""

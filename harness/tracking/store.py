@@ -123,7 +123,7 @@ class Store:
             self._client.log_batch(run, params=written[begin : begin + 100])
         self._client.log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def metrics(self, run: str, values: Mapping[str, float]) -> None:
+    def metrics(self, run: str, values: Mapping[str, float | int]) -> None:
         """Final metrics, those that are numbers; what is there already is not written again."""
         from mlflow.entities import Metric
 
@@ -138,7 +138,7 @@ class Store:
             ],
         )
 
-    def history(self, run: str, lines: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+    def history(self, run: str, lines: Sequence[tuple[int, Mapping[str, float | int]]]) -> None:
         """Metrics step by step."""
         from mlflow.entities import Metric
 

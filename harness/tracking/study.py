@@ -153,7 +153,7 @@ class Mirror:
         return tags
 
 
-def _trained(line: Mapping[str, float]) -> dict[str, float]:
+def _trained(line: Mapping[str, float | int]) -> dict[str, float | int]:
     return {f"train/{key}": value for key, value in line.items() if key not in ("step", "batch")}
 
 
