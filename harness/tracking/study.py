@@ -17,6 +17,7 @@ HISTORY_EVERY = 10
 """Every so many steps go to MLflow; metrics.jsonl has them all."""
 PLAN, JOB, ARM = "crossbev.plan", "crossbev.job", "crossbev.arm"
 """Tags by which runs are found again."""
+_OF_ARMS = ("losses.", "warm_start", "schedule.steps", "schedule.epochs")
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,11 @@ class Mirror:
         seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
         name = " · ".join([arm.path or arm.model, arm.arm, *([f"on {arm.split}"] if arm.split else []), seeds])
         run, _ = self.store.run({ARM: digest(arm.key), PARENT: self._parent}, name)
-        # What its trainings have in common.
-        params = [_params(self._plan.jobs[row.job]) for row in rows]
-        common = {key: value for key, value in params[0].items() if all(other.get(key) == value for other in params)}
+        # What arms differ in, for the page that compares them shows all that is logged; its trainings have the rest.
+        params = _params(self._plan.jobs[rows[0].job])
+        params = {key: value for key, value in params.items() if key.startswith(_OF_ARMS)}
         tags = self._tags("arm", arm.role, rows[:1]) | {"split": arm.split or self._data.eval_split}
-        self.store.describe(run, common, tags | {"dataset": self._data.version, "missing": arm.missing})
+        self.store.describe(run, params, tags | {"dataset": self._data.version, "missing": arm.missing})
         self.store.metrics(run, arm.metrics)
         if not arm.missing:
             self.store.end(run)
