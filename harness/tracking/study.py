@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +137,28 @@ class Mirror:
         seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
         name = " · ".join([arm.path or arm.model, arm.arm, *([f"on {arm.split}"] if arm.split else []), seeds])
         run, _ = self.store.run({ARM: digest(arm.key), PARENT: self._parent}, name)
-        # What arms differ in, for the page that compares them shows all that is logged; its trainings have the rest.
-        params = _params(self._plan.jobs[rows[0].job])
-        params = {key: value for key, value in params.items() if key.startswith(_OF_ARMS)}
+        params = {"arm": arm.arm} | self._choices[rows[0].job]
         tags = self._tags("arm", arm.role, rows[:1]) | {"split": arm.split or self._data.eval_split}
         self.store.describe(run, params, tags | {"dataset": self._data.version, "missing": arm.missing})
         self.store.metrics(run, arm.metrics)
         if not arm.missing:
             self.store.end(run)
+
+    @cached_property
+    def _choices(self) -> dict[str, dict[str, Any]]:
+        """What each job's arm decides: weights, and of other fields of its losses and schedule those in which arms
+        differ, for the page that compares them shows all that is logged."""
+        jobs = {row.job: _params(self._plan.jobs[row.job]) for row in self._plan.rows}
+        seen: dict[str, set[str]] = {}
+        for params in jobs.values():
+            for key, value in params.items():
+                seen.setdefault(key, set()).add(str(value))
+        kept = {
+            key
+            for key, values in seen.items()
+            if key.startswith(_OF_ARMS) and (len(values) > 1 or key.endswith(".weight"))
+        }
+        return {job: {key: value for key, value in params.items() if key in kept} for job, params in jobs.items()}
 
     def _tags(self, kind: str, role: str, row: Sequence[Row]) -> dict[str, str]:
         tags = {"study": self._name, "kind": kind, "role": role}
