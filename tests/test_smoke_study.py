@@ -171,6 +171,7 @@ def test_arms_are_runs_with_means_spreads_and_gains_as_fractions(first, crossbev
         ("sqlite://nonsense", "cannot be used"),
         ("postgresql://nobody:secret@nowhere/x", "cannot be used"),
         ("http://127.0.0.1:9", "the MLflow server does not answer"),
+        ("http://127.0.0.1:abc", "the MLflow server does not answer"),
     ],
 )
 def test_a_tracking_store_that_cannot_be_used_is_an_error_before_anything_runs(first, crossbev, workplace, uri, said):

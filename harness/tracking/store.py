@@ -36,10 +36,11 @@ def check_store(uri: str) -> None:
     named = f"--tracking-uri {without_password(uri)}"
     if is_server(uri):
         parts = urlsplit(uri)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
             socket.create_connection((parts.hostname or "", port), _ANSWER_SECONDS).close()
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # A port that is no number is a ValueError.
             raise InputError(
                 f"{named}: the MLflow server does not answer ({error}); start it, or name another store such as "
                 "sqlite:///mlflow.db"

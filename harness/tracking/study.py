@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.store import Result, RunFolder
+from harness.store import RunFolder
 from harness.study.jobs import Job, JobSpec, LabelsJobSpec
 from harness.study.plan import Plan, Row
 from harness.study.spec import StudySpec
@@ -123,14 +123,11 @@ class Mirror:
         self.store.describe(run, _params(job), tags)
         steps = [line for line in folder.steps() if line["step"] % HISTORY_EVERY == 0]
         self.store.history(run, [(int(line["step"]), _trained(line)) for line in steps])
-        self._final(run, result)
+        self.store.metrics(run, result.metrics | {"parameters": result.parameters, "seconds": result.seconds})
         for name in ("job.json", "metrics_summary.json", "log.txt"):
             if (folder.path / name).is_file():  # an image teacher has no boxes to summarise
                 self.store.files(run, folder.path / name)
         self.store.end(run, at=end)
-
-    def _final(self, run: str, result: Result) -> None:
-        self.store.metrics(run, result.metrics | {"parameters": result.parameters, "seconds": result.seconds})
 
     def _add_arm(self, arm: Arm) -> None:
         rows = [row for row in self._plan.rows if arm.has(row)]
