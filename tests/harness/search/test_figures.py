@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
@@ -27,7 +28,7 @@ def test_no_panel_covers_another_nor_the_colour_bar(study, tmp_path, monkeypatch
 
     def keep(axes, path):
         save(axes, path)
-        drawn[path.name] = axes.ravel()[0].get_figure()
+        drawn[path.name] = np.ravel(axes)[0].get_figure()
 
     save = figures._save
     monkeypatch.setattr(figures, "_save", keep)
