@@ -1,9 +1,9 @@
 """How sure a difference between arms is, when both seeds and scenes are a sample of many.
 
-**What is estimated.** The gain of an arm over its baseline, or any contrast between arms of one student, in the mean over
-all seeds that might have been drawn and all scenes that might have been recorded. Teachers, schedule and data are part of
-the question: nothing here speaks of other ones. Seeds and scenes are crossed random effects: a contrast of seed s in
-scene c is
+**What is estimated.** The gain of an arm over its baseline, or any contrast between arms of one student, in the mean
+over all seeds that might have been drawn and all scenes that might have been recorded. Teachers, schedule and data are
+part of the question: nothing here speaks of other ones. Seeds and scenes are crossed random effects: a contrast of seed
+s in scene c is
 
     mean + seed(s) + scene(c) + rest(s, c),
 
@@ -11,15 +11,16 @@ and its mean over S seeds and C scenes has the variance var(seed) / S + var(scen
 
 **Seeds.** The arms of a seed begin with the same weights and see the same batches, so that a seed is a block of a
 randomised block design, and what is left of mAP (or NDS) after the effects of arms and of seeds has the variance that
-blocks do not explain. It is pooled over all arms of a student, which has (arms - 1) (S - 1) degrees of freedom; with three
-seeds, an arm's own two would find nothing. That arms vary alike is assumed, and tested (`unlike`).
+blocks do not explain. It is pooled over all arms of a student, which has (arms - 1) (S - 1) degrees of freedom; with
+three seeds, an arm's own two would find nothing. That arms vary alike is assumed, and tested (`Blocks.unlike`).
 
-**Scenes.** The draws of scenes (`harness.evaluate.bootstrap`) of the mean over seeds vary by var(scene) / C + var(rest) /
-(S C), of which the second part is in what seeds leave over, too; it is told from the draws of single seeds and taken away.
+**Scenes.** The draws of scenes (`harness.evaluate.bootstrap`) of the mean over seeds vary by var(scene) / C + var(rest)
+/ (S C), of which the second part is in what seeds leave over, too; it is told from the draws of single seeds and taken
+away.
 
-**Together.** The two parts are Student-distributed with the degrees of freedom of each: intervals and p values are those
-of the sum of two such variables (Behrens and Fisher), exact where one of them is nought, and else rather too careful.
-How often they are right is measured in tests/calibration.
+**Together.** The two parts are Student-distributed with the degrees of freedom of each: intervals and p values are
+those of the sum of two such variables (Behrens and Fisher), exact where one of them is nought, and else rather too
+careful. How often they are right is measured in tests/calibration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,26 +80,21 @@ class Spread:
         return float(optimize.brentq(lambda value: self.p(value) - (1 - LEVEL), 0.0, widest, rtol=1e-6))
 
     def power(self, difference: float) -> float:
-        """How often such a study finds a true difference, p < 5 %: the spread that it sees varies by chance, too."""
-        reaches = [self._seen(share).reach for share in _MIDDLES]
-        found = [
-            stats.norm.sf((reach - difference) / self.standard_error)
-            + stats.norm.cdf((-reach - difference) / self.standard_error)
-            for reach in reaches
-        ]
-        return float(np.mean(found))
+        """How often such a study finds a true difference, p < 5 %; NaN where nothing is known."""
+        ends = np.stack([self._reaches - difference, self._reaches + difference]) / self.standard_error
+        return float(stats.norm.sf(ends).sum(axis=0).mean())
 
     def detectable(self) -> float:
         """The smallest true difference that such a study finds in POWER of all cases; NaN where nothing is known."""
         if not self._parts:
             return float("nan")
-        reaches = np.array([self._seen(share).reach for share in _MIDDLES])
+        widest = 20 * float(self._reaches.max())
+        return float(optimize.brentq(lambda difference: self.power(difference) - POWER, 0.0, widest, rtol=1e-4))
 
-        def lacking(difference: float) -> float:
-            ends = (np.stack([reaches - difference, reaches + difference])) / self.standard_error
-            return float(stats.norm.sf(ends).sum(axis=0).mean()) - POWER
-
-        return float(optimize.brentq(lacking, 0.0, 20 * float(reaches.max()), rtol=1e-4))
+    @cached_property
+    def _reaches(self) -> Float[np.ndarray, " n"]:
+        """What `reach` may be in a study, by equal chances: the spread that it sees varies, too."""
+        return np.array([self._seen((number + 0.5) / 16).reach for number in range(16)])
 
     def _seen(self, share: float) -> "Spread":
         """What a study sees of this spread at a quantile of what it may see of the part that varies most."""
@@ -108,10 +104,6 @@ class Spread:
         else:
             scenes *= stats.chi2.ppf(share, self.scene_freedom) / self.scene_freedom
         return Spread(seeds, self.seed_freedom, scenes, self.scene_freedom)
-
-
-_MIDDLES = (np.arange(16) + 0.5) / 16
-"""Of equal shares of a distribution."""
 
 
 def _grid(freedom: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
@@ -201,23 +193,30 @@ class Blocks:
             raise ValueError(f"the weights of {dict(contrast)} do not add up to 0: seeds would not cancel")
         square, freedom = self.residual
         seeds = square * float(weight @ weight) / self.seeds
-        spread = Spread(seeds, freedom, self._scene_variance(weight), max(0, self._scenes - 1))
+        scenes, _ = self._over_scenes(weight)
+        spread = Spread(seeds, freedom, scenes, max(0, self._scenes - 1))
         return Effect(float((weight @ self._values).mean()), spread, self.seeds, self._scenes)
 
-    def _scene_variance(self, weight: Float[np.ndarray, " arms"]) -> float:
-        """Of the contrast's mean over seeds, what other scenes and not other seeds would change."""
+    def components(self, contrast: Mapping[str, float]) -> tuple[float, float, float]:
+        """Variances of a contrast between trainings of one seed on this split: by seed, by scene / C, and rest / C."""
+        weight = np.array([contrast.get(name, 0.0) for name in self._names])
+        scene, rest = self._over_scenes(weight)
+        return max(0.0, self.residual[0] * float(weight @ weight) - rest), scene, rest
+
+    def _over_scenes(self, weight: Float[np.ndarray, " arms"]) -> tuple[float, float]:
+        """Of the contrast's mean over seeds: var(scene) / C; and var(rest) / C, which one seed does not tell apart."""
         if self._draws is None:
-            return 0.0
+            return 0.0, 0.0
         # The first draw is the split itself.
         drawn = np.einsum("a,asd->sd", weight, self._draws[:, :, 1:])
         # Draws of n scenes vary like a mean divided by n, not by n - 1.
         correction = self._scenes / (self._scenes - 1)
         together = float(drawn.mean(axis=0).var(ddof=1)) * correction
         if self.seeds == 1:
-            return together
+            return together, 0.0
         alone = float(drawn.var(axis=1, ddof=1).mean()) * correction
-        rest = max(0.0, (alone - together) / (self.seeds - 1))
-        return max(0.0, together - rest)
+        rest = max(0.0, (alone - together) * self.seeds / (self.seeds - 1))
+        return max(0.0, together - rest / self.seeds), rest
 
     def unlike(self, level: float = 0.01) -> dict[str, float]:
         """Arms whose seeds spread more than the others', by name, with the p value of an F test.
