@@ -157,7 +157,8 @@ class Blocks:
         """Take in the arms.
 
         Args:
-            values: By the name of the arm, of the same seeds in the same order.
+            values: By the name of the arm, of the same seeds in the same order; no trainings under two names, else it
+                would seem that nothing varies.
             draws: Likewise, in draws of the same scenes; None where they are not known.
             scenes: Of the split.
         """
@@ -175,8 +176,7 @@ class Blocks:
     @cached_property
     def residual(self) -> tuple[float, int]:
         """Mean square of what arms and seeds do not explain, and its degrees of freedom."""
-        # Two names of the same trainings are one arm: else it would seem that nothing varies.
-        table = np.unique(self._values, axis=0)
+        table = self._values
         arms, seeds = table.shape
         freedom = (arms - 1) * (seeds - 1)
         if not freedom:

@@ -42,11 +42,6 @@ def test_a_common_shift_of_a_seed_changes_nothing():
     assert one.spread.seeds == pytest.approx(other.spread.seeds)
 
 
-def test_the_same_trainings_under_two_names_count_once():
-    arms = {"baseline": [20.0, 21.0, 19.5], "a": [22.0, 22.5, 22.0]}
-    assert Blocks(arms).residual == Blocks(arms | {"again": arms["a"]}).residual
-
-
 def scene_draws(per_scene, draws=4000, seed=0):
     """Of the mean over scenes, (seeds, scenes) -> (seeds, 1 + draws)."""
     scenes = per_scene.shape[1]
