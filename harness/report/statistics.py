@@ -109,7 +109,7 @@ class Spread:
 def _grid(freedom: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Weights, which add up to 1, and values for a mean over a Student-distributed variable."""
     # Dense in the middle and far out at the ends, for the tails of few degrees of freedom.
-    values = np.sinh(np.linspace(-7.0, 7.0, 1401))
+    values = np.sinh(np.linspace(-12.0, 12.0, 2401))
     weight = stats.t.pdf(values, freedom) * np.cosh(np.arcsinh(values))
     return weight / weight.sum(), values
 
