@@ -8,12 +8,12 @@ import pandas as pd
 
 from harness.evaluate.intervals import Estimate, difference, read_draws
 from harness.store import Result, RunFolder
-from harness.study.papers import SIGNS, Paper
+from harness.study.papers import SIGNS, Metric, Paper
 from harness.study.plan import Plan, Row
 from harness.study.spec import WARM_START
 from harness.tracking.study import Arm
 
-POINTS = ("mAP", "NDS")
+POINTS: tuple[Metric, ...] = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MASKS = ("mask_AP", "mask_AP50")
@@ -75,10 +75,15 @@ def _record(
     record["gain_draws"] = _gain_draws(row, runs) if result is not None and baseline is not None else None
     losses = frozenset(row.losses) - {WARM_START}
     gains = ((paper.name, paper.gain(row.published_as, losses)) for paper in papers)
-    name, published = next(((name, gain) for name, gain in gains if gain is not None), ("", None))
+    # A column of numbers has no place for a direction.
+    numbers = (
+        (name, gain) for name, gain in gains if gain and (gain.points("mAP"), gain.points("NDS")) != (None, None)
+    )
+    name, published = next(numbers, ("", None))
     record["paper"] = name
-    record["paper_mAP"] = published.mAP if published else float("nan")
-    record["paper_NDS"] = published.NDS if published else float("nan")
+    for metric in POINTS:
+        number = published.points(metric) if published else None
+        record[f"paper_{metric}"] = float("nan") if number is None else number
     record["paper_mark"] = SIGNS[published.mark] if published else ""
     return record
 
