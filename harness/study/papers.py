@@ -41,7 +41,7 @@ class PublishedGain(Spec):
 
     def direction(self, metric: Metric) -> Direction | None:
         """Of a number its sign; None where nothing is published, or a difference of 0."""
-        value = getattr(self, metric)
+        value: float | Direction | None = getattr(self, metric)
         if value is None or isinstance(value, str):
             return value
         return "up" if value > 0 else "down" if value < 0 else None
