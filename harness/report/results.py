@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 
 from harness.evaluate.intervals import Estimate, difference, read_draws
+from harness.report.flaws import Flaw, flaws
 from harness.store import Result, RunFolder
-from harness.study.papers import SIGNS, Paper
+from harness.study.papers import SIGNS, Metric, Paper
 from harness.study.plan import Plan, Row
 from harness.study.spec import WARM_START
 from harness.tracking.study import Arm
 
-POINTS = ("mAP", "NDS")
+POINTS: tuple[Metric, ...] = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MASKS = ("mask_AP", "mask_AP50")
@@ -33,12 +34,18 @@ def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.Da
     results, else empty), warning (what is doubtful about the training, else empty), machine (device kind, torch version
     and threads), and gain_draws (mAP and NDS of the gain in draws of scenes and the number of scenes, or None).
     """
-    found = {id_: RunFolder(runs / id_).result() for id_ in plan.jobs}
-    return pd.DataFrame([_record(row, plan, found, runs, papers) for row in plan.rows])
+    flawed = flaws(plan, runs)
+    found = {id_: None if id_ in flawed else RunFolder(runs / id_).result() for id_ in plan.jobs}
+    return pd.DataFrame([_record(row, plan, found, flawed, runs, papers) for row in plan.rows])
 
 
 def _record(
-    row: Row, plan: Plan, found: dict[str, Result | None], runs: Path, papers: Sequence[Paper]
+    row: Row,
+    plan: Plan,
+    found: dict[str, Result | None],
+    flawed: dict[str, Flaw],
+    runs: Path,
+    papers: Sequence[Paper],
 ) -> dict[str, object]:
     result = found[row.job]
     baseline = found[row.baseline] if row.baseline and row.role in ("student", "control") else None
@@ -55,7 +62,7 @@ def _record(
         "split": row.split,
         "seed": row.seed,
         "job": row.job,
-        "missing": _missing(row, result, runs),
+        "missing": flawed[row.job].short if row.job in flawed else _missing(row, result, runs),
         "unpaired": unpaired,
         "warning": "; ".join(f"loss {name!r}: {text}" for name, text in result.warnings.items()) if result else "",
         "parameters": result.parameters if result else float("nan"),
@@ -75,10 +82,15 @@ def _record(
     record["gain_draws"] = _gain_draws(row, runs) if result is not None and baseline is not None else None
     losses = frozenset(row.losses) - {WARM_START}
     gains = ((paper.name, paper.gain(row.published_as, losses)) for paper in papers)
-    name, published = next(((name, gain) for name, gain in gains if gain is not None), ("", None))
+    # A column of numbers has no place for a direction.
+    numbers = (
+        (name, gain) for name, gain in gains if gain and (gain.points("mAP"), gain.points("NDS")) != (None, None)
+    )
+    name, published = next(numbers, ("", None))
     record["paper"] = name
-    record["paper_mAP"] = published.mAP if published else float("nan")
-    record["paper_NDS"] = published.NDS if published else float("nan")
+    for metric in POINTS:
+        number = published.points(metric) if published else None
+        record[f"paper_{metric}"] = float("nan") if number is None else number
     record["paper_mark"] = SIGNS[published.mark] if published else ""
     return record
 
@@ -86,7 +98,7 @@ def _record(
 def _gain_draws(row: Row, runs: Path) -> tuple[dict[str, np.ndarray], int] | None:
     """The gain in points, draw by draw, and the number of scenes; None where one of the two has no draws."""
     student, baseline = (read_draws(RunFolder(runs / id_).draws) for id_ in (row.job, str(row.baseline)))
-    if student is None or baseline is None:
+    if student is None or baseline is None or len(student[0]["mAP"]) != len(baseline[0]["mAP"]):
         return None
     gain = difference(student[0], baseline[0])
     return {metric: 100 * gain[metric] for metric in POINTS}, student[1]
@@ -133,10 +145,10 @@ def cost_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     Columns: role, model, path, arm, seeds (finished), and COSTS: parameters of the detector, median milliseconds of a
     step, minutes of wall and of processor time for training and scoring, and the largest memory of any seed in MB.
     """
-    rows = []
+    rows, flawed = [], flaws(plan, runs)
     for row in plan.rows:
         folder = RunFolder(runs / row.job)
-        result = folder.result()
+        result = None if row.job in flawed else folder.result()
         if row.split or result is None or not plan.jobs[row.job].spec.steps:
             continue
         rows.append(
