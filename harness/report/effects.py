@@ -1,19 +1,19 @@
 """From the rows of a study to what is sure about them: gains with intervals, p values and verdicts, and attribution."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness.report.attribution import Losses, Part, attribute
 from harness.report.statistics import Blocks, Effect, Spread, holm
-from harness.study.papers import PublishedGain
+from harness.study.papers import Metric, PublishedGain
 from harness.study.spec import StudySpec
 
-POINTS = ("mAP", "NDS")
+POINTS: tuple[Metric, ...] = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
 KEYS = ("role", "model", "path", "arm", "losses", "split")
 """Rows that agree in these differ in the seed alone."""
@@ -32,7 +32,7 @@ class Group:
     """What a line of the table is called in the blocks: by its trainings, as two lines may be of the same ones."""
     baselines: dict[Key, str]
     """Likewise of each line's baseline; of a line that began as its baseline did."""
-    blocks: dict[str, Blocks]
+    blocks: dict[Metric, Blocks]
     """Of mAP and NDS, in points."""
 
     def contrast(self, key: Key) -> dict[str, float] | None:
@@ -42,12 +42,12 @@ class Group:
             return None
         return {own: 1.0, baseline: -1.0}
 
-    def gain(self, key: Key, metric: str) -> Effect:
+    def gain(self, key: Key, metric: Metric) -> Effect:
         """Of a line over its baseline."""
         contrast = self.contrast(key)
         return Effect.unknown() if contrast is None else self.blocks[metric].effect(contrast)
 
-    def detectable(self, metric: str) -> float:
+    def detectable(self, metric: Metric) -> float:
         """The smallest gain that this study could have seen, in points; NaN where nothing is known."""
         spreads = [self.gain(key, metric).spread for key in self.baselines if self.contrast(key)]
         if not spreads:
@@ -60,17 +60,16 @@ class Group:
 def groups(frame: pd.DataFrame) -> list[Group]:
     """The students of `results_frame`, each on each split on which it is scored."""
     students = frame[frame["role"].isin(["baseline", "control", "student"])]
-    return [
-        _group(str(model), str(split), rows) for (model, split), rows in students.groupby(["model", "split"], sort=False)
-    ]
+    parts = students.groupby(["model", "split"], sort=False)
+    return [_group(str(model), str(split), rows) for (model, split), rows in parts]
 
 
 def _group(model: str, split: str, rows: pd.DataFrame) -> Group:
     names: dict[Key, str] = {}
     baselines: dict[Key, str] = {}
-    found: dict[str, list[dict[str, Any]]] = {}
-    for key, line in rows.groupby(list(KEYS), sort=False):
-        trainings = line.to_dict("records")
+    found: dict[str, list[dict[Hashable, Any]]] = {}
+    for values_of_keys, line in rows.groupby(list(KEYS), sort=False):
+        key, trainings = tuple(map(str, values_of_keys)), line.to_dict("records")
         if any(training["missing"] or math.isnan(training["NDS"]) for training in trainings):
             continue
         name = "+".join(training["job"] for training in trainings)
@@ -84,7 +83,7 @@ def _group(model: str, split: str, rows: pd.DataFrame) -> Group:
     names = {key: name for key, name in names.items() if name in found}
     known = [training["draws"] for trainings in found.values() for training in trainings]
     whole = bool(known) and all(pair is not None for pair in known)
-    blocks = {}
+    blocks: dict[Metric, Blocks] = {}
     for metric in POINTS if found else ():
         values = {name: [training[metric] for training in trainings] for name, trainings in found.items()}
         draws = None
@@ -97,21 +96,15 @@ def _group(model: str, split: str, rows: pd.DataFrame) -> Group:
     return Group(model, split, names, baselines, blocks)
 
 
-Verdict = Literal[
-    "", "higher", "lower", "higher, looked at alone", "lower, looked at alone", "not told apart",
-    "higher, these two models", "lower, these two models", "not told apart, these two models",
-]  # fmt: skip
-
-
-def verdict(effect: Effect, adjusted: float) -> Verdict:
-    """What may be said of a gain.
+def verdict(effect: Effect, adjusted: float) -> str:
+    """What may be said of a gain; empty where nothing is known of its error.
 
     Of one seed it is about two models, and never about a loss. Else it is higher or lower if that holds after all
     gains of the table were looked at; what is below 5 % by itself, and not then, may be one of the twenty.
     """
     if math.isnan(effect.p):
         return ""
-    side: Literal["higher", "lower"] = "higher" if effect.value > 0 else "lower"
+    side = "higher" if effect.value > 0 else "lower"
     if effect.seeds < 2:
         return f"{side}, these two models" if effect.p < ALPHA else "not told apart, these two models"
     if adjusted < ALPHA:
@@ -119,12 +112,7 @@ def verdict(effect: Effect, adjusted: float) -> Verdict:
     return f"{side}, looked at alone" if effect.p < ALPHA else "not told apart"
 
 
-Agreement = Literal[
-    "", "same sign, its gain inside our interval", "same sign", "same direction", "no evidence", "opposite"
-]
-
-
-def agreement(effect: Effect, published: PublishedGain | None, metric: str) -> Agreement:
+def agreement(effect: Effect, published: PublishedGain | None, metric: Metric) -> str:
     """What ours says of a published gain; nothing where that is not read for certain, or ours has no interval."""
     if published is None or published.mark != "read" or math.isnan(effect.low):
         return ""
@@ -172,7 +160,8 @@ def gains_frame(frame: pd.DataFrame, published: Mapping[Key, PublishedGain]) -> 
     for row, effect, p in zip(found, effects, adjusted, strict=True):
         row["holm"] = p
         row["verdict"] = "" if row["split"] else verdict(effect, p)
-    columns = [*KEYS, *"metric seeds scenes gain low high p holm verdict detectable published agreement".split()]
+    columns = [*KEYS, "metric", "seeds", "scenes", "gain", "low", "high", "p", "holm"]
+    columns += ["verdict", "detectable", "published", "agreement"]
     return pd.DataFrame(found, columns=columns)
 
 
@@ -196,7 +185,7 @@ class Attribution:
     """What is ascribed to the losses of a path, in mAP and NDS."""
 
     path: str
-    parts: dict[str, list[Part]]
+    parts: dict[Metric, list[Part]]
     """By metric, in one order."""
 
 

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from harness.data.embedded import find_images, open_root
 from harness.data.root import count_samples
-from harness.report.effects import gain_contrasts, student_blocks
-from harness.report.results import POINTS, results_frame
+from harness.report.effects import POINTS, groups
+from harness.report.results import results_frame
 from harness.report.statistics import Blocks, Spread
 from harness.store import RunFolder, atomic_write
 from harness.study.load import load_study
@@ -43,12 +43,12 @@ def fit(studies: list[Path], runs: Runs = Path("runs"), seeds: str = "0,1,2") ->
     found: dict[str, dict[tuple[str, ...], tuple[float, float, float]]] = {metric: {} for metric in POINTS}
     for path in studies:
         frame, _ = frame_of(path, runs, [f"seeds=[{seeds}]"])
-        for (_, split), by_metric in student_blocks(frame).items():
-            if split:
-                continue
-            for metric, blocks in by_metric.items():
-                for contrast in gain_contrasts(frame, blocks):
-                    found[metric][tuple(contrast)] = blocks.components(contrast)
+        for group in groups(frame):
+            for key in group.baselines:
+                contrast = group.contrast(key)
+                if contrast and not group.split:
+                    for metric, blocks in group.blocks.items():
+                        found[metric][tuple(contrast)] = blocks.components(contrast)
     content = {
         "what": "variances of a gain in points squared, of one seed on one split: by seed, by scene / C, rest / C",
         "from": [path.name for path in studies],
@@ -138,7 +138,14 @@ def deal(runs: Runs = Path("runs"), tables: int = 2000, arms: int = 4) -> None:
             console.print(line)
             found.append(line)
     commits = sorted({RunFolder(runs / id_).result().machine["commit"] for id_ in plan.jobs})
-    content = {"trainings": len(rows), "commits": commits, "tables": tables, "arms": arms, "scenes": scenes, "rows": found}
+    content = {
+        "trainings": len(rows),
+        "commits": commits,
+        "tables": tables,
+        "arms": arms,
+        "scenes": scenes,
+        "rows": found,
+    }
     atomic_write(HERE / "dealt.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
