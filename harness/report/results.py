@@ -186,7 +186,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     same = lines[["parameters", "published"]].first()
     said = lines[["missing", "unpaired", "warning", "machine"]].agg(_together)
     jobs = lines["job"].agg(tuple).rename("jobs")
-    published = {tuple(map(str, key)): gains for key, gains in same["published"].items()}  # type: ignore[arg-type]
+    published = dict(zip(map(tuple, same.index), same["published"], strict=True))
     found = means.join(spread).join(_gains(frame, published))
     return found.join(lines.size().rename("seeds")).join(same).join(said).join(jobs).reset_index()
 
