@@ -140,8 +140,8 @@ def attribution_table(found: Sequence[Attribution]) -> Table | None:
     if "main effect" in kinds:
         notes.append(
             "Main effect: what a loss adds in the mean over all sets of the others. Interaction: what one adds more "
-            "where the other is there. Shapley value: what it adds in the mean over all orders of adding; all add up to the "
-            "gain of the whole."
+            "where the other is there. Shapley value: what it adds in the mean over all orders of adding; all add up "
+            "to the gain of the whole."
         )
     if "added" in kinds:
         notes.append("The arms are no full factorial: what adding one loss to one set does is all that they tell.")

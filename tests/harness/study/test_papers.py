@@ -1,6 +1,5 @@
 """A published gain is a number or a direction; what a file must not say is an error that names file, row and choice."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -79,7 +78,7 @@ def test_x3kds_losses_alone_raise_nds(loss):
 
 def test_a_direction_is_no_number_in_a_table(read, tmp_path):
     from harness.report.results import results_frame, summary
-    from harness.report.tables import markdown
+    from harness.report.tables import published_text, results_table
     from harness.study.load import load_study
     from harness.study.plan import plan_study
 
@@ -89,9 +88,10 @@ def test_a_direction_is_no_number_in_a_table(read, tmp_path):
     )
     study = load_study(tmp_path / "study.yaml")
     frame = results_frame(plan_study(study, "data", int), tmp_path / "none", [read()])
-    assert frame["paper_NDS"].isna().all()
-    assert set(frame["paper"]) == {""}
-    assert "Columns of a paper" not in markdown(summary(frame), study)
+    assert "A gain NDS" in results_table(summary(frame), study).header
+    (gains,) = frame[frame.role == "student"]["published"]
+    assert [published_text(gain, "NDS") for gain in gains.values()] == ["up"]
     mixed = results_frame(plan_study(study, "data", int), tmp_path / "none", [read("mAP: up, NDS: 2.5, mark: read")])
-    assert mixed[mixed.role == "student"]["paper_NDS"].tolist() == [2.5]
-    assert all(map(math.isnan, mixed["paper_mAP"]))
+    (gains,) = mixed[mixed.role == "student"]["published"]
+    (gain,) = gains.values()
+    assert (gain.points("mAP"), gain.direction("mAP"), gain.points("NDS")) == (None, "up", 2.5)
