@@ -62,11 +62,11 @@ def is_factorial(arms: Mapping[Losses, str], order: tuple[str, ...]) -> bool:
 def additions(arms: Mapping[Losses, str], order: tuple[str, ...]) -> dict[Name, Contrast]:
     """What adding one loss to a set does, of all pairs of arms that differ so."""
     found: dict[Name, Contrast] = {}
-    for before, arm in arms.items():
+    for there in sorted((tuple(name for name in order if name in before) for before in arms), key=len):
+        before = frozenset(there)
         for loss in order:
             if loss not in before and before | {loss} in arms:
-                there = tuple(name for name in order if name in before)
-                found["added", (loss,), there] = {arms[before | {loss}]: 1.0, arm: -1.0}
+                found["added", (loss,), there] = {arms[before | {loss}]: 1.0, arms[before]: -1.0}
     return found
 
 
