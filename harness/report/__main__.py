@@ -64,8 +64,8 @@ def main(
         chosen = {"--without-predictions": without_predictions, "--with-weights": with_weights}
         if bundle is None and any(chosen.values()):
             raise InputError(f"{_named(chosen)}: says what goes into a bundle; add --bundle FILE.zip")
-        of_study = {"--data-root": data_root, "--version": version, "--split": split, "--seeds": seeds, "--set": set_}
-        of_study |= {"--runs-dir": runs_dir != flags.RUNS, "--bundle": bundle}
+        of_study: dict[str, object] = {"--data-root": data_root, "--version": version, "--split": split}
+        of_study |= {"--seeds": seeds, "--set": set_, "--runs-dir": runs_dir != flags.RUNS, "--bundle": bundle}
         if is_bundle(study_path) and any(of_study.values()):
             raise InputError(
                 f"{_named(of_study)}: {study_path} is a bundle, which has its study, data and runs in it; such flags "
