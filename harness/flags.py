@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-STUDY_FLAGS = ("data_root", "version", "split", "runs_dir", "seeds", "set_")
-"""Parameters that say which study it is and where its runs are."""
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The question, such as studies/paths.yaml.")]
 DataRoot = Annotated[Path | None, typer.Option(help="A nuScenes root; an embedded world if not given.")]
 Version = Annotated[str | None, typer.Option(help="Version folder in the root, such as v1.0-trainval.")]

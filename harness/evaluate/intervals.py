@@ -80,7 +80,8 @@ def read_draws(path: Path) -> tuple[dict[str, np.ndarray], int] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path) as file:
+        # Opened here, for np.load leaves a torn file open.
+        with path.open("rb") as content, np.load(content) as file:
             values = {name: file[name].astype(np.float64) for name in file.files if name != "scenes"}
             scenes = int(file["scenes"])
     # What reading a torn or a foreign file comes to depends on where it is torn.

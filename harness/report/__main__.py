@@ -2,7 +2,7 @@
 
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,12 +22,10 @@ app = typer.Typer(add_completion=False)
 StudyOrBundle = Annotated[
     Path, typer.Argument(metavar="STUDY.yaml|FILE.zip", help="The question, or a bundle that --bundle wrote.")
 ]
-_FOR_BUNDLES = ("bundle", "without_predictions", "with_weights")
 
 
 @app.command()
 def main(
-    context: typer.Context,
     study_path: StudyOrBundle,
     data_root: flags.DataRoot = None,
     version: flags.Version = None,
@@ -63,7 +61,16 @@ def main(
         from harness.tracking.store import check_store
         from harness.tracking.study import Mirror
 
-        _check_flags(context, is_bundle(study_path))
+        chosen = {"--without-predictions": without_predictions, "--with-weights": with_weights}
+        if bundle is None and any(chosen.values()):
+            raise InputError(f"{_named(chosen)}: says what goes into a bundle; add --bundle FILE.zip")
+        of_study: dict[str, object] = {"--data-root": data_root, "--version": version, "--split": split}
+        of_study |= {"--seeds": seeds, "--set": set_, "--runs-dir": runs_dir != flags.RUNS, "--bundle": bundle}
+        if is_bundle(study_path) and any(of_study.values()):
+            raise InputError(
+                f"{_named(of_study)}: {study_path} is a bundle, which has its study, data and runs in it; such flags "
+                "are for the file of a study"
+            )
         given = flags.overrides(data_root, version, split, seeds, set_)
         with _opened(study_path, given, runs_dir) as source:
             tables = out / source.name
@@ -94,18 +101,9 @@ def main(
             raise typer.Exit(2)
 
 
-def _check_flags(context: typer.Context, of_bundle: bool) -> None:
-    """Raise InputError for a flag that says nothing beside the others."""
-    given = {
-        parameter.name: parameter.opts[0]
-        for parameter in context.command.params
-        if (source := context.get_parameter_source(str(parameter.name))) and source.name == "COMMANDLINE"
-    }
-    wrong = [flag for name, flag in given.items() if name in (*flags.STUDY_FLAGS, *_FOR_BUNDLES)]
-    if of_bundle and wrong:
-        raise InputError(f"{', '.join(wrong)}: a bundle has its study, data and runs in it; these flags are of a study")
-    if wrong := [given[name] for name in _FOR_BUNDLES[1:] if name in given and "bundle" not in given]:
-        raise InputError(f"{', '.join(wrong)}: says what goes into a bundle; add --bundle FILE.zip")
+def _named(given: Mapping[str, object]) -> str:
+    """The flags that were given."""
+    return ", ".join(flag for flag, value in given.items() if value)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from harness.data.synthetic_images import GENERATOR as IMAGE_GENERATOR
 from harness.data.synthetic_tables import GENERATOR
 from harness.errors import InputError
 from harness.report.flaws import flaws
+from harness.report.provenance import commit_lines, provenance
 from harness.report.source import Source
 from harness.store import RunFolder
 from harness.study.jobs import SegmenterJobSpec
@@ -243,7 +244,9 @@ def _json(content: Spec) -> bytes:
 
 def _readme(source: Source, environment: Environment) -> str:
     study, finished = source.study, len(environment.machines)
-    commits = ", ".join(environment.commits) or "none yet"
+    made = provenance(source.plan, source.runs)
+    usual = made.loc[made["commit"] != "", "commit"].value_counts().index
+    commits = " ".join(commit_lines(made)) or (f"Its runs were made by {usual[0]}." if len(usual) else "Not run yet.")
     given = [f"the checkpoint of teacher {name}" for name, each in study.teachers.items() if each.checkpoint]
     given += [f"the labels of image teacher {name}" for name, each in study.image_teachers.items() if each.labels]
     if study.data.root is None:
@@ -264,9 +267,9 @@ neither a dataset nor a GPU, and no file beside the bundle.
 
 ## The trainings again
 
-Code that made the runs (a + stands for changes on top of a commit): {commits}.
+{commits}
 
-    git checkout COMMIT
+    git checkout {usual[0].removesuffix("+") if len(usual) else "COMMIT"}
     unzip BUNDLE.zip -d bundle
     python -m harness.run bundle/study.yaml
 

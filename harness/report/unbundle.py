@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import struct
 import tempfile
 import zlib
 from collections import Counter
@@ -35,7 +36,7 @@ LARGEST_ARRAYS = 2**30
 _CHUNK = 2**20
 # What no table is made from is checked, but stays in the bundle.
 _STAYS = (PREDICTIONS, WEIGHTS)
-_TORN = (BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error)
+_TORN = (BadZipFile, OSError, EOFError, RuntimeError, ValueError, OverflowError, struct.error, zlib.error)
 
 Content = TypeVar("Content", bound=Spec)
 
