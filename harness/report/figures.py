@@ -1,4 +1,4 @@
-"""The plots of a report that speak of its numbers, and how every figure of it is saved: for the page, and for a paper."""
+"""The plots of a report that speak of its numbers, and how each is saved: for the page, and for a paper."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,24 +21,31 @@ GRID = "#1f232822"
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 """Told apart by colour-blind readers; without its black and its yellow, which one of two grounds would swallow."""
 _DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 1.6, 1.2, 1.6)))
-_SAVED = {"svg.fonttype": "none", "svg.hashsalt": "crossbev", "pdf.fonttype": 42}
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write NAME.svg and NAME.pdf, equal bytes for equal figures, into a folder; the SVG as a page has it inline."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {}
-    with rc_context(_SAVED):
+    drawn = svg_and_pdf(figure)
+    for form, content in drawn.items():
+        atomic_write(folder / f"{name}.{form}", content)
+    return inline(drawn["svg"].decode(), name)
+
+
+def svg_and_pdf(figure: Figure) -> dict[str, bytes]:
+    """A figure in both forms, without dates."""
+    drawn = {}
+    # Words stay words in both; without a salt, ids would be other ones each time.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "crossbev", "pdf.fonttype": 42}):
         for form, when in (("svg", "Date"), ("pdf", "CreationDate")):
             content = BytesIO()
             figure.savefig(content, format=form, transparent=True, metadata={when: None})
-            texts[form] = content.getvalue()
-            atomic_write(folder / f"{name}.{form}", texts[form])
-    return inline(texts["svg"].decode(), name)
+            drawn[form] = content.getvalue()
+    return drawn
 
 
 def inline(svg: str, name: str) -> str:
-    """An SVG file of matplotlib as a part of a page: ids of its own, the page's ink, and no rule for its surroundings."""
+    """An SVG file of matplotlib as a part of a page: its own ids, the page's ink, no rule for its surroundings."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     # A style sheet in it would hold for the whole page.
@@ -176,7 +183,7 @@ def curves(series: Sequence[Series], ylabel: str) -> Figure:
 def binned(
     lines: Iterable[Mapping[str, float | int]], names: Sequence[str], bins: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of some metrics of a run's steps, in means over so many equal stretches; the middle step of each first."""
+    """The sum of some metrics of a run's steps in means over equal stretches: the middle of each, and the mean."""
     table = np.array([(line["step"], sum(line[name] for name in names)) for line in lines], dtype=float).reshape(-1, 2)
     parts = np.array_split(table, min(bins, max(len(table), 1)))
     means = np.array([part.mean(axis=0) for part in parts if len(part)]).reshape(-1, 2)

@@ -37,6 +37,15 @@ function reveal() {
 }
 addEventListener("hashchange", reveal);
 reveal();
+// Pictures of samples beside each other, or one as wide as the page.
+for (const enlarge of document.querySelectorAll(".enlarge")) {
+  enlarge.hidden = false;
+  enlarge.addEventListener("click", () => {
+    const large = enlarge.closest("figure").classList.toggle("large");
+    enlarge.setAttribute("aria-expanded", String(large));
+    enlarge.textContent = large ? "smaller" : "larger";
+  });
+}
 // Colours: the reader's own choice, else the system's.
 const button = document.getElementById("theme");
 const system = matchMedia("(prefers-color-scheme: dark)");

@@ -6,8 +6,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment, StrictUndefined, Template
 
 from harness.report.samples import Samples
 from harness.report.table import Table
@@ -91,8 +90,8 @@ def html(page: Page) -> str:
         link=lambda jobs: _link(jobs, known, groups),
         numeric=numeric,
         ids=_Ids(),
-        style=_part("page.css"),
-        script=_part("page.js"),
+        style=_text("page.css").strip(),
+        script=_text("page.js").strip(),
     )
 
 
@@ -133,16 +132,10 @@ class _Ids:
 
 
 @cache
-def _template():  # type: ignore[no-untyped-def]
+def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
-    environment.filters["drawn"] = Markup
     return environment.from_string(_text("page.html"))
-
-
-def _part(name: str) -> Markup:
-    """A file of ours, as it is."""
-    return Markup(_text(name).strip())
 
 
 def _text(name: str) -> str:

@@ -1,33 +1,31 @@
-"""The same few samples as several detectors see them: hits, misses and false alarms from above and in the images.
+"""The same few samples as several detectors see them: hits, misses and false alarms from above and in the images."""
 
-The ground of a picture (LiDAR points, camera images) is encoded once a sample; the boxes are paths drawn over it.
-"""
-
-import base64
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import torch
-from einops import rearrange
-from nuscenes.eval.detection.constants import DETECTION_NAMES
-from PIL import Image
 
-from detectors.batch import CameraViews, Inputs
-from detectors.geometry.grid import BevGrid
-from harness.data.nuscenes import global_from_bev, read
-from harness.data.picture import cut_polygon, into_camera, pixels
-from harness.data.root import CAMERAS, NuScenesRoot
-from harness.data.sensor_files import read_image
+from harness.data.nuscenes import global_from_bev
+from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.evaluate.columns import BoxColumns
 from harness.evaluate.detection import detection_config, held_against
 from harness.evaluate.metrics import Matched
 from harness.evaluate.result_file import read_result
+from harness.report.sample_drawing import (
+    Ground,
+    Outline,
+    Tile,
+    car,
+    from_above,
+    mosaic,
+    outlines,
+    read_small,
+    rings,
+)
 from harness.store import RunFolder, atomic_write
 from harness.study.plan import Plan
 from harness.study.spec import StudySpec
@@ -38,44 +36,6 @@ FORMAT = 1
 """Of that file: another one draws them anew."""
 DISTANCE = 2.0
 """Metres in the ground plane under which a detection is a hit, one of the devkit's thresholds."""
-_BEV_PX, _TILE_PX = 420, 300
-"""Width of the picture from above, and of one of six images."""
-_ROWS = (0, 1, 2, 5, 4, 3)
-"""Numbers in CAMERAS: those that look ahead above those that look back, the left ones on the left."""
-_CORNERS = np.array([(x, y, z) for x in (0.5, -0.5) for y, z in ((0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5))])
-"""Along length, width and height: four of the front face, then those behind them."""
-
-
-@dataclass(frozen=True)
-class Outline:
-    """A box as it is drawn."""
-
-    kind: str
-    """hit, miss or false."""
-    path: str
-    """An SVG path, in pixels of its ground."""
-    title: str
-
-
-@dataclass(frozen=True)
-class Tile:
-    """The boxes in one camera's image, and where it stands among the others, pixels."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-    outlines: tuple[Outline, ...]
-
-
-@dataclass(frozen=True)
-class Ground:
-    """A picture that boxes are drawn over."""
-
-    uri: str
-    """Its content as a data URI."""
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -125,10 +85,8 @@ def trio(plan: Plan, runs: Path, metric: str = "NDS") -> dict[str, str]:
         teacher = plan.detector_spec(row.job).teacher
         arms.setdefault((row.path, row.arm), []).append(done[row.job].metrics[metric])
         if teacher in done and row.baseline in done:
-            assert teacher is not None and row.baseline is not None
-            names = [plan.jobs[id_].label for id_ in (teacher, row.baseline, row.job)]
-            jobs = dict(zip(names, (teacher, row.baseline, row.job), strict=True))
-            first.setdefault((row.path, row.arm), jobs)
+            jobs = [str(id_) for id_ in (teacher, row.baseline, row.job)]
+            first.setdefault((row.path, row.arm), {plan.jobs[id_].label: id_ for id_ in jobs})
     best = max(first, key=lambda key: float(np.mean(arms[key])), default=None)
     return {} if best is None else first[best]
 
@@ -183,21 +141,22 @@ def _draw(
     thresholds = {name: best_threshold(one, at) for name, one in matched.items()}
     grid = plan.detector_spec(list(detectors.values())[-1]).detector.grid
     shown = []
-    for number, sample in enumerate(choose(first, count), start=1):
+    chosen = choose(first, count)
+    for number, sample in enumerate(chosen, start=1):
         token = first.split.tokens[sample]
         bev_from_global = np.linalg.inv(global_from_bev(root, token))
-        views, lidar = _read(root, token)
-        outlines = {name: judged(one, sample, at, thresholds[name]) for name, one in matched.items()}
+        views, lidar = read_small(root, token)
+        found = {name: judged(one, sample, at, thresholds[name]) for name, one in matched.items()}
         shown.append(
             Shown(
-                title=f"Sample {number} of {count}",
-                bev=_from_above(lidar, grid),
-                cameras=_mosaic(views),
-                rings=_rings(grid),
-                car=_polygon(_on_bev(np.array([(3.1, 0.9), (3.1, -0.9), (-1.0, -0.9), (-1.0, 0.9)]), grid)),
+                title=f"Sample {number} of {len(chosen)}",
+                bev=from_above(lidar, grid),
+                cameras=mosaic(views),
+                rings=rings(grid),
+                car=car(grid),
                 views=tuple(
-                    View(name, detectors[name], counts(found), *_outlines(found, bev_from_global, views, grid))
-                    for name, found in outlines.items()
+                    View(name, detectors[name], counts(boxes), *outlines(boxes, bev_from_global, views, grid))
+                    for name, boxes in found.items()
                 ),
             )
         )
@@ -214,7 +173,7 @@ def _draw(
 def choose(matched: Matched, count: int) -> list[int]:
     """Samples at equal distances among those that have as many annotations that count as the middle one, or more."""
     objects = np.bincount(matched.truth.sample, minlength=len(matched.split.tokens))
-    rich = (objects >= max(1, np.median(objects))).nonzero()[0]
+    rich = (objects >= max(1.0, float(np.median(objects)))).nonzero()[0]
     if len(rich) == 0:
         return []
     places = ((np.arange(count) + 0.5) / count * len(rich)).astype(int)
@@ -260,119 +219,6 @@ def counts(found: Mapping[str, BoxColumns]) -> str:
     """How many of each kind, in words."""
     words = (("hit", "hit", "hits"), ("miss", "miss", "misses"), ("false", "false alarm", "false alarms"))
     return ", ".join(f"{len(found[kind])} {one if len(found[kind]) == 1 else more}" for kind, one, more in words)
-
-
-def _outlines(
-    found: Mapping[str, BoxColumns], bev_from_global: np.ndarray, views: CameraViews, grid: BevGrid
-) -> tuple[tuple[Outline, ...], tuple[Tile, ...]]:
-    above: list[Outline] = []
-    height, width = views.images.shape[-2:]
-    inside: list[list[Outline]] = [[] for _ in CAMERAS]
-    for kind, boxes in found.items():
-        if not len(boxes):
-            continue
-        whole = _corners(boxes) @ bev_from_global[:3, :3].T + bev_from_global[:3, 3]
-        names = [_name(boxes, index) for index in range(len(boxes))]
-        for name, corners in zip(names, whole, strict=True):
-            flat = corners[[0, 1, 5, 4], :2]
-            nose = np.stack([flat.mean(axis=0), flat[:2].mean(axis=0)])
-            path = _polygon(_on_bev(flat, grid)) + _line(_on_bev(nose, grid))
-            above.append(Outline(kind, path, name))
-        for camera in range(len(CAMERAS)):
-            seen = into_camera(torch.from_numpy(whole), views, camera).numpy()
-            for name, corners in zip(names, seen, strict=True):
-                path = _projected(corners, views.intrinsics[camera].double().numpy(), width, height)
-                if path:
-                    inside[camera].append(Outline(kind, path, name))
-    tiles = tuple(
-        Tile(place % 3 * width, place // 3 * height, width, height, tuple(inside[camera]))
-        for place, camera in enumerate(_ROWS)
-    )
-    return tuple(above), tiles
-
-
-def _name(boxes: BoxColumns, index: int) -> str:
-    name, score = DETECTION_NAMES[boxes.label[index]].replace("_", " "), boxes.score[index]
-    return name if score < 0 else f"{name} {score:.2f}"
-
-
-def _corners(boxes: BoxColumns) -> np.ndarray:
-    """(n, 8, 3) in the global frame: in the order of _CORNERS."""
-    local = _CORNERS * rearrange(boxes.size[:, [1, 0, 2]], "n s -> n 1 s")
-    cos, sin = (rearrange(f(boxes.yaw), "n -> n 1") for f in (np.cos, np.sin))
-    along, across, up = (local[..., axis] for axis in range(3))
-    turned = np.stack([cos * along - sin * across, sin * along + cos * across, up], axis=-1)
-    return turned + rearrange(boxes.center, "n s -> n 1 s")
-
-
-def _projected(corners: np.ndarray, intrinsics: np.ndarray, width: int, height: int) -> str:
-    """The edges of a box, (8, 3) in a camera's frame, as a path in its image; empty where they are not in it."""
-    front, back = (cut_polygon(face) for face in (corners[:4], corners[4:]))
-    sides = [cut_polygon(corners[[i, i + 4]], closed=False) for i in range(4)]
-    parts = [pixels(part, intrinsics) for part in (front, back, *sides) if len(part)]
-    if not parts:
-        return ""
-    low, high = np.concatenate(parts).min(axis=0), np.concatenate(parts).max(axis=0)
-    if (high < 0).any() or low[0] > width or low[1] > height:
-        return ""
-    # What is beside the camera may be very far out.
-    parts = [part.clip(-4 * width, 5 * width) for part in parts]
-    faces = [part for part in (front, back) if len(part)]
-    return "".join(_polygon(part) if number < len(faces) else _line(part) for number, part in enumerate(parts))
-
-
-def _on_bev(xy: np.ndarray, grid: BevGrid) -> np.ndarray:
-    """Metres of the BEV frame to pixels of the picture from above, ahead up."""
-    scale = _BEV_PX / (grid.y_range[1] - grid.y_range[0])
-    return np.stack([(grid.y_range[1] - xy[:, 1]) * scale, (grid.x_range[1] - xy[:, 0]) * scale], axis=1)
-
-
-def _line(points: np.ndarray) -> str:
-    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-
-
-def _polygon(points: np.ndarray) -> str:
-    return _line(points) + "Z"
-
-
-def _rings(grid: BevGrid) -> str:
-    reach = max(map(abs, (*grid.x_range, *grid.y_range)))
-    angles = np.linspace(0, 2 * np.pi, 73)
-    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return "".join(_polygon(_on_bev(metres * circle, grid)) for metres in range(10, int(reach) + 1, 10))
-
-
-def _read(root: NuScenesRoot, token: str) -> tuple[CameraViews, np.ndarray]:
-    """A sample's images as small as they are shown, and its LiDAR points (p, 2) along x and y, metres."""
-    front = root.sweeps(token, "CAM_FRONT", 1)[0]
-    height, width = read_image(root.path / front["filename"]).shape[:2]
-    size = (round(_TILE_PX * height / width), _TILE_PX)
-    sample = read(root, token, Inputs(image_size=size, lidar_sweeps=1))
-    assert sample.views is not None and sample.lidar is not None
-    return sample.views, sample.lidar[:, :2].numpy()
-
-
-def _from_above(lidar: np.ndarray, grid: BevGrid) -> Ground:
-    """LiDAR points, grey on nothing, so that the page's ground shows through; more of them in a pixel are denser."""
-    high = round(_BEV_PX * (grid.x_range[1] - grid.x_range[0]) / (grid.y_range[1] - grid.y_range[0]))
-    places = np.floor(_on_bev(lidar, grid)).astype(int)
-    places = places[((places >= 0) & (places < (_BEV_PX, high))).all(axis=1)]
-    density = np.zeros((high, _BEV_PX))
-    np.add.at(density, (places[:, 1], places[:, 0]), 1)
-    alpha = np.where(density > 0, 120 + 100 * (1 - np.exp(-density / 3)), 0).astype(np.uint8)
-    picture = Image.fromarray(np.stack([np.full_like(alpha, 128), alpha], axis=-1), mode="LA").convert("RGBA")
-    return _encoded(picture, lossless=True, quality=60)
-
-
-def _mosaic(views: CameraViews) -> Ground:
-    tiles = rearrange(views.images[list(_ROWS)], "(row column) c h w -> (row h) (column w) c", row=2).numpy()
-    return _encoded(Image.fromarray(np.ascontiguousarray(tiles)), quality=72)
-
-
-def _encoded(picture: Image.Image, quality: int, lossless: bool = False) -> Ground:
-    content = BytesIO()
-    picture.save(content, format="WEBP", quality=quality, lossless=lossless, method=3)
-    return Ground(f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}", *picture.size)
 
 
 def _kept(path: Path, known: str) -> Samples | None:
