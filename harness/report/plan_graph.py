@@ -12,6 +12,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
 from harness.report.figures import FAINT, INK, OKABE_ITO
+from harness.study.jobs import LabelsJobSpec
 from harness.study.plan import Plan
 
 STATES = ("done", "running", "failed", "not run")
@@ -28,50 +29,49 @@ _PITCH, _HEIGHT, _GAP, _HEAD = 0.4, 0.29, 0.85, 0.45
 
 @dataclass(frozen=True)
 class Node:
-    """Jobs that differ in the seed alone."""
+    """Jobs that differ in the seed alone, and those that only use what they trained: that score it on another split, or
+    have its labels of a split."""
 
     name: str
     jobs: tuple[str, ...]
-    column: int
-    """What it needs stands to the left of it."""
+    using: tuple[str, ...]
     needs: tuple[int, ...]
     """Numbers of nodes."""
+    teaches: bool
+    """Whether it stands on the left. A baseline that teaches on a path in the other direction does."""
 
 
 def nodes(plan: Plan) -> list[Node]:
     """Every job of the plan in exactly one of them, in the plan's order."""
     numbers: dict[str, int] = {}
     node_of: dict[str, int] = {}
-    names: list[str] = []
     members: list[list[str]] = []
-    needs: list[set[int]] = []
+    using: list[list[str]] = []
     for id_, job in plan.jobs.items():
-        spec = job.spec.model_dump(mode="json") | {"seed": None}
+        used = getattr(job.spec, "model_of", None) or getattr(job.spec, "segmenter", None)
+        if isinstance(used, str):
+            node_of[id_] = node_of[used]
+            using[node_of[id_]].append(id_)
+            continue
         # A job that was taught by the teacher of its own seed differs from the next in the seed alone, too.
-        text = json.dumps(spec, sort_keys=True)
+        text = json.dumps(job.spec.model_dump(mode="json") | {"seed": None}, sort_keys=True)
         for need in job.spec.needs:
             text = text.replace(need, f"node {node_of[need]}")
-        number = numbers.setdefault(text, len(numbers))
-        if number == len(names):
-            names.append(re.sub(r" · seed \d+", "", job.label))
+        node_of[id_] = numbers.setdefault(text, len(numbers))
+        if node_of[id_] == len(members):
             members.append([])
-            needs.append(set())
-        node_of[id_] = number
-        members[number].append(id_)
-        needs[number] |= {node_of[need] for need in job.spec.needs}
-    columns: list[int] = []
-    for of in needs:
-        columns.append(1 + max((columns[need] for need in of), default=-1))
-    baselines = {node_of[row.job] for row in plan.rows if row.role in ("baseline", "control") and not row.split}
-    last = max((columns[node_of[row.job]] for row in plan.rows if row.role == "student" and not row.split), default=0)
-    for number in baselines:
-        # They need nothing, but are read beside the students.
-        columns[number] = max(columns[number], last)
-    for number, of in enumerate(needs):
-        columns[number] = max(columns[number], 1 + max((columns[need] for need in of), default=-1))
+            using.append([])
+        members[node_of[id_]].append(id_)
+    teaching = {row.job for row in plan.rows if row.role in ("teacher", "image teacher")}
     return [
-        Node(names[number], tuple(members[number]), columns[number], tuple(sorted(needs[number])))
-        for number in range(len(names))
+        Node(
+            name=re.sub(r" · seed \d+", "", plan.jobs[jobs[0]].label),
+            jobs=tuple(jobs),
+            using=tuple(using[number]),
+            needs=tuple(sorted({node_of[need] for id_ in jobs for need in plan.jobs[id_].spec.needs})),
+            teaches=bool(teaching & set(jobs)),
+        )
+        for number, jobs in enumerate(members)
     ]
 
 
@@ -83,65 +83,50 @@ def plan_graph(plan: Plan, states: Mapping[str, str]) -> Figure:
         states: One of STATES for each job.
     """
     whole = nodes(plan)
-    columns = sorted({node.column for node in whole})
-    tall = max((sum(node.column == column for node in whole) for column in columns), default=1)
-    texts = [(node.name.replace("$", r"\$"), _state(node, states)) for node in whole]
-    widths = {
-        column: max(
-            0.35 + 0.066 * (len(node.name) + len(text[1]) + 3)
-            for node, text in zip(whole, texts, strict=True)
-            if node.column == column
-        )
-        for column in columns
-    }
-    left = {column: sum(widths[other] + _GAP for other in columns if other < column) + 0.05 for column in columns}
-    size = (left[columns[-1]] + widths[columns[-1]] + 0.05, tall * _PITCH + _HEAD) if columns else (4.0, 1.0)
+    texts = [(node.name.replace("$", r"\$"), _state(node, plan, states)) for node in whole]
+    columns = [[number for number, node in enumerate(whole) if node.teaches == teaches] for teaches in (True, False)]
+    tall = max(map(len, columns))
+    widths = [0.35 + 0.066 * max((len(" · ".join(texts[n])) for n in column), default=20) for column in columns]
+    lefts = (0.05, 0.05 + (widths[0] + _GAP if columns[0] else 0.0))
+    size = (lefts[1] + widths[1] + 0.05, tall * _PITCH + _HEAD)
     figure = Figure(figsize=size)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
     axes.set_axis_off()
 
     places: dict[int, tuple[float, float]] = {}
-    for column in columns:
-        own = [number for number, node in enumerate(whole) if node.column == column]
-        top = _HEAD + (tall - len(own)) * _PITCH / 2
-        for row, number in enumerate(own):
-            places[number] = (left[column], top + (row + 0.5) * _PITCH)
-        words = _heading(plan, {id_ for number in own for id_ in whole[number].jobs})
-        axes.text(left[column] + 0.02, 0.2, words, fontsize=9, color=INK, weight="bold", va="center")
+    for column, left, words in zip(columns, lefts, ("teachers", "students and baselines"), strict=True):
+        if column:
+            axes.text(left + 0.02, 0.2, words, fontsize=9, color=INK, weight="bold", va="center")
+        top = _HEAD + (tall - len(column)) * _PITCH / 2
+        places |= {number: (left, top + (row + 0.5) * _PITCH) for row, number in enumerate(column)}
     for number, node in enumerate(whole):
         for need in node.needs:
-            start = (places[need][0] + widths[whole[need].column], places[need][1])
-            _connect(axes, start, places[number])
+            _connect(axes, (lefts[0] + widths[0], places[need][1]), places[number])
     for number, node in enumerate(whole):
-        _draw(axes, places[number], widths[node.column], texts[number], _worst(node, states))
+        _draw(axes, places[number], widths[0 if node.teaches else 1], texts[number], _worst(node, states))
     return figure
 
 
-def _state(node: Node, states: Mapping[str, str]) -> str:
+def _state(node: Node, plan: Plan, states: Mapping[str, str]) -> str:
     """How far its jobs are, in words and signs."""
-    count = Counter(states[id_] for id_ in node.jobs)
-    if len(node.jobs) == 1:
-        state = states[node.jobs[0]]
-        return f"{_SIGNS[state]} {state}"
-    return ", ".join(f"{_SIGNS[state]} {count[state]} {state}" for state in STATES if count[state])
+    said = _counted(node.jobs, states)
+    if not node.using:
+        return said
+    words = "labels" if isinstance(plan.jobs[node.using[0]].spec, LabelsJobSpec) else "scored again"
+    return f"{said}; {words}: {_counted(node.using, states)}"
+
+
+def _counted(jobs: tuple[str, ...], states: Mapping[str, str]) -> str:
+    count = Counter(states[id_] for id_ in jobs)
+    shown = [state for state in STATES if count[state]]
+    return ", ".join(f"{_SIGNS[state]} {f'{count[state]} ' if len(jobs) > 1 else ''}{state}" for state in shown)
 
 
 def _worst(node: Node, states: Mapping[str, str]) -> str:
     """What a reader has to see of it first."""
-    found = {states[id_] for id_ in node.jobs}
+    found = {states[id_] for id_ in node.jobs + node.using}
     return next(state for state in ("failed", "running", "not run", "done") if state in found)
-
-
-def _heading(plan: Plan, jobs: set[str]) -> str:
-    """What the jobs of a column are."""
-    roles = {"image teacher": "image teachers", "baseline": "baselines", "control": "baselines"}
-    shown = [row for row in plan.rows if row.job in jobs]
-    names = [
-        "scored again" if row.split else roles.get(row.role, f"{row.role}s")
-        for row in sorted(shown, key=lambda row: row.role != "teacher")
-    ]
-    return ", ".join(dict.fromkeys(names)) or "labels"
 
 
 def _connect(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:

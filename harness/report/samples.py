@@ -74,20 +74,22 @@ class Samples:
 
 
 def trio(plan: Plan, runs: Path, metric: str = "NDS") -> dict[str, str]:
-    """A teacher, its student without it and the student that it taught best in the mean over seeds, by what they are
-    called; the job of the first seed of each. Empty where no student is done with all three."""
-    arms: dict[tuple[str, str], list[float]] = {}
+    """The arm that gains most in the mean over seeds: teacher, baseline and student of its first seed with all three,
+    what each is called to its job. Empty where no student is done with both of the others."""
+    done = {id_: result.metrics for id_ in plan.jobs if (result := RunFolder(runs / id_).result())}
+    gains: dict[tuple[str, str], list[float]] = {}
     first: dict[tuple[str, str], dict[str, str]] = {}
-    done = {id_: result for id_ in plan.jobs if (result := RunFolder(runs / id_).result())}
     for row in plan.rows:
-        if row.role != "student" or row.split or row.job not in done:
+        if row.role != "student" or row.split or row.job not in done or row.baseline not in done:
             continue
         teacher = plan.detector_spec(row.job).teacher
-        arms.setdefault((row.path, row.arm), []).append(done[row.job].metrics[metric])
-        if teacher in done and row.baseline in done:
-            jobs = [str(id_) for id_ in (teacher, row.baseline, row.job)]
-            first.setdefault((row.path, row.arm), {plan.jobs[id_].label: id_ for id_ in jobs})
-    best = max(first, key=lambda key: float(np.mean(arms[key])), default=None)
+        if teacher not in done:
+            continue
+        gains.setdefault((row.path, row.arm), []).append(done[row.job][metric] - done[row.baseline][metric])
+        # A baseline may be called a teacher by its job, for it may be that of another path.
+        names = (plan.jobs[teacher].label, f"{row.model} · baseline · seed {row.seed}", plan.jobs[row.job].label)
+        first.setdefault((row.path, row.arm), dict(zip(names, (teacher, row.baseline, row.job), strict=True)))
+    best = max(gains, key=lambda key: float(np.mean(gains[key])), default=None)
     return {} if best is None else first[best]
 
 

@@ -1,4 +1,4 @@
-"""The plan as a picture: every job in one box, what it needs to the left of it, and its state in words."""
+"""The plan as a picture: every job in one box, teachers to the left of students, and states in words."""
 
 from pathlib import Path
 
@@ -26,6 +26,7 @@ def planned():
         ("paths.yaml", ["seeds=[0,1,2]"]),
         ("unidistill_terms.yaml", ["seeds=[0,1,2]"]),
         ("x3kd_components.yaml", []),
+        ("x3kd_components.yaml", ["seeds=[0,1]", "data.also_score=[synthetic_train]"]),
         ("detectors.yaml", []),
         ("smoke.yaml", ["seeds=[0,1]", "teachers.lidar.seed=paired"]),
     ],
@@ -35,12 +36,12 @@ def test_every_job_is_in_one_box_right_of_what_it_needs(planned, name, overrides
 
     plan = planned(name, *overrides)
     whole = nodes(plan)
-    assert sorted(id_ for node in whole for id_ in node.jobs) == sorted(plan.jobs)
-    node_of = {id_: number for number, node in enumerate(whole) for id_ in node.jobs}
+    assert sorted(id_ for node in whole for id_ in node.jobs + node.using) == sorted(plan.jobs)
+    node_of = {id_: number for number, node in enumerate(whole) for id_ in node.jobs + node.using}
     for id_, job in plan.jobs.items():
         own = whole[node_of[id_]]
-        assert {node_of[need] for need in job.spec.needs} <= set(own.needs)
-        assert all(whole[need].column < own.column for need in own.needs)
+        assert {node_of[need] for need in job.spec.needs} <= {*own.needs, node_of[id_]}
+        assert all(whole[need].teaches and not own.teaches for need in own.needs)
 
 
 def test_jobs_that_differ_in_the_seed_alone_share_a_box(planned):
