@@ -8,10 +8,10 @@ from io import BytesIO
 import numpy as np
 import torch
 from einops import rearrange
-from nuscenes.eval.detection.constants import DETECTION_NAMES
 from PIL import Image
 
 from detectors.batch import CameraViews, Inputs
+from detectors.geometry.boxes import CLASSES
 from detectors.geometry.grid import BevGrid
 from harness.data.nuscenes import read
 from harness.data.picture import cut_polygon, into_camera, pixels
@@ -97,7 +97,7 @@ def outlines(
 
 
 def _name(boxes: BoxColumns, index: int) -> str:
-    name, score = DETECTION_NAMES[boxes.label[index]].replace("_", " "), boxes.score[index]
+    name, score = CLASSES[boxes.label[index]].replace("_", " "), boxes.score[index]
     return name if score < 0 else f"{name} {score:.2f}"
 
 

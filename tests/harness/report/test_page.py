@@ -79,6 +79,7 @@ class _Parsed(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.ids, self.links, self.cells, self.texts = [], [], [], [], []
+        self.in_cell = False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -88,10 +89,15 @@ class _Parsed(HTMLParser):
         self.links += [given[name] for name in ("href", "src", "xlink:href") if name in given]
         if tag in ("td", "th"):
             self.cells.append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.in_cell = False
 
     def handle_data(self, data):
         self.texts.append(data)
-        if self.cells:
+        if self.in_cell:
             self.cells[-1] += data
 
 
@@ -133,13 +139,23 @@ def test_nothing_in_it_names_another_address(path):
 
 def test_a_table_has_the_texts_of_its_cells_its_values_and_its_best(parsed, page):
     table = page.sections[0].tables[0]
-    texts = [text.strip() for text in parsed.cells]
-    for row in table.rows:
-        start = texts.index(row[0].text)
-        assert texts[start : start + len(row) - 1] == [cell.text for cell in row[:-1]]
+    size = len(table.header)
+    assert parsed.cells[:size] == list(table.header)
+    for number, row in enumerate(table.rows, start=1):
+        assert parsed.cells[number * size : (number + 1) * size] == [cell.text for cell in row]
     values = [given["data-value"] for tag, given in parsed.tags if "data-value" in given]
     assert values[:9] == ["2.5", *["0.0"] * 8]
     assert [tag for tag, _ in parsed.tags].count("strong") == 2 + 3, "the best of two tables, and three views"
+
+
+def test_an_arrow_in_a_cell_is_its_text(page):
+    from dataclasses import replace
+
+    from harness.report.page import Section, html
+    from harness.report.table import Table
+
+    table = Table.of("one", "One", ["row"], [["a->b <i>"]])
+    assert "a->b <i>" in _Parsed(html(replace(page, sections=[Section("One", [table])]))).cells
 
 
 def test_headings_follow_each_other(parsed):
@@ -155,6 +171,15 @@ def test_a_page_without_runs_figures_or_samples_is_one():
     text = html(Page("empty", "", [], [], []))
     assert "0 trainings" not in text
     assert "Trainings" in text
+
+
+def test_a_studys_question_is_its_first_comment(tmp_path):
+    from harness.report.page import question
+
+    (tmp_path / "asked.yaml").write_text("# Does it\n# help?\n# Plan: 3 trainings.\n\n# data\nseeds: [0]\n")
+    (tmp_path / "silent.yaml").write_text("seeds: [0]  # Does it?\n")
+    assert question(tmp_path / "asked.yaml") == "Does it help?"
+    assert question(tmp_path / "silent.yaml") == ""
 
 
 @pytest.fixture(scope="module")
