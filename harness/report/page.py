@@ -1,5 +1,6 @@
 """The report as one HTML file that needs nothing else: no network, no folder beside it, no script to be read."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -96,6 +97,7 @@ def html(page: Page) -> str:
         known=known,
         groups=groups,
         link=lambda jobs: _link(jobs, known, groups),
+        by_name=lambda jobs: _by_name(jobs, known),
         numeric=numeric,
         ids=_Ids(),
         style=_text("page.css").strip(),
@@ -124,6 +126,17 @@ def _link(jobs: tuple[str, ...], known: Mapping[str, Training], groups: Mapping[
     if len(own) > 1:
         return groups[own]
     return f"run-{own[0]}" if own else ""
+
+
+def _by_name(jobs: tuple[str, ...], known: Mapping[str, Training]) -> dict[str, list[tuple[str, str]]]:
+    """What trainings that differ in the seed are called, to each of them and its seed; "" to those without one."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for job in jobs:
+        label = known[job].label
+        seed = re.search(r" · (seed \d+)", label)
+        name, words = (label.replace(seed[0], "", 1), seed[1]) if seed else ("", label)
+        found.setdefault(name, []).append((job, words))
+    return found
 
 
 class _Ids:
