@@ -1,0 +1,146 @@
+"""A plan as a picture: what is trained, what needs what, and how far it is."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, PathPatch
+from matplotlib.path import Path as Curve
+
+from harness.report.figures import FAINT, INK, OKABE_ITO
+from harness.study.jobs import LabelsJobSpec
+from harness.study.plan import Plan
+
+STATES = ("done", "running", "failed", "not run")
+_LOOK: dict[str, dict] = {
+    "done": {"edgecolor": OKABE_ITO[2], "linewidth": 1.4},
+    "running": {"edgecolor": OKABE_ITO[0], "linewidth": 1.4, "linestyle": (0, (5, 2))},
+    "failed": {"edgecolor": OKABE_ITO[1], "linewidth": 3.0},
+    "not run": {"edgecolor": FAINT, "linewidth": 1.1, "linestyle": (0, (1.2, 1.8))},
+}
+_SIGNS = {"done": "✓", "running": "…", "failed": "✗", "not run": "–"}
+_PITCH, _HEIGHT, _GAP, _HEAD = 0.4, 0.29, 0.85, 0.45
+"""Inches: from a line to the next, of a node, between columns, above them."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """Jobs that differ in the seed alone, and those that only use what they trained: that score it on another split, or
+    have its labels of a split."""
+
+    name: str
+    jobs: tuple[str, ...]
+    using: tuple[str, ...]
+    needs: tuple[int, ...]
+    """Numbers of nodes."""
+    teaches: bool
+    """Whether it stands on the left. A baseline that teaches on a path in the other direction does."""
+
+
+def nodes(plan: Plan) -> list[Node]:
+    """Every job of the plan in exactly one of them, in the plan's order."""
+    numbers: dict[str, int] = {}
+    node_of: dict[str, int] = {}
+    members: list[list[str]] = []
+    using: list[list[str]] = []
+    for id_, job in plan.jobs.items():
+        used = getattr(job.spec, "model_of", None) or getattr(job.spec, "segmenter", None)
+        if isinstance(used, str):
+            node_of[id_] = node_of[used]
+            using[node_of[id_]].append(id_)
+            continue
+        # A job that was taught by the teacher of its own seed differs from the next in the seed alone, too.
+        text = json.dumps(job.spec.model_dump(mode="json") | {"seed": None}, sort_keys=True)
+        for need in job.spec.needs:
+            text = text.replace(need, f"node {node_of[need]}")
+        node_of[id_] = numbers.setdefault(text, len(numbers))
+        if node_of[id_] == len(members):
+            members.append([])
+            using.append([])
+        members[node_of[id_]].append(id_)
+    teaching = {row.job for row in plan.rows if row.role in ("teacher", "image teacher")}
+    return [
+        Node(
+            name=re.sub(r" · seed \d+", "", plan.jobs[jobs[0]].label),
+            jobs=tuple(jobs),
+            using=tuple(using[number]),
+            needs=tuple(sorted({node_of[need] for id_ in jobs for need in plan.jobs[id_].spec.needs})),
+            teaches=bool(teaching & set(jobs)),
+        )
+        for number, jobs in enumerate(members)
+    ]
+
+
+def plan_graph(plan: Plan, states: Mapping[str, str]) -> Figure:
+    """The plan's jobs, those that differ in seed as one box, from what is needed to what needs it.
+
+    Args:
+        plan: Of a study.
+        states: One of STATES for each job.
+    """
+    whole = nodes(plan)
+    texts = [(node.name.replace("$", r"\$"), _state(node, plan, states)) for node in whole]
+    columns = [[number for number, node in enumerate(whole) if node.teaches == teaches] for teaches in (True, False)]
+    tall = max(map(len, columns))
+    widths = [0.35 + 0.066 * max((len(" · ".join(texts[n])) for n in column), default=20) for column in columns]
+    lefts = (0.05, 0.05 + (widths[0] + _GAP if columns[0] else 0.0))
+    size = (lefts[1] + widths[1] + 0.05, tall * _PITCH + _HEAD)
+    figure = Figure(figsize=size)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
+    axes.set_axis_off()
+
+    places: dict[int, tuple[float, float]] = {}
+    for column, left, words in zip(columns, lefts, ("teachers", "students and baselines"), strict=True):
+        if column:
+            axes.text(left + 0.02, 0.2, words, fontsize=9, color=INK, weight="bold", va="center")
+        top = _HEAD + (tall - len(column)) * _PITCH / 2
+        places |= {number: (left, top + (row + 0.5) * _PITCH) for row, number in enumerate(column)}
+    for number, node in enumerate(whole):
+        for need in node.needs:
+            _connect(axes, (lefts[0] + widths[0], places[need][1]), places[number])
+    for number, node in enumerate(whole):
+        _draw(axes, places[number], widths[0 if node.teaches else 1], texts[number], _worst(node, states))
+    return figure
+
+
+def _state(node: Node, plan: Plan, states: Mapping[str, str]) -> str:
+    """How far its jobs are, in words and signs."""
+    said = _counted(node.jobs, states)
+    if not node.using:
+        return said
+    words = "labels" if isinstance(plan.jobs[node.using[0]].spec, LabelsJobSpec) else "scored again"
+    return f"{said}; {words}: {_counted(node.using, states)}"
+
+
+def _counted(jobs: tuple[str, ...], states: Mapping[str, str]) -> str:
+    count = Counter(states[id_] for id_ in jobs)
+    shown = [state for state in STATES if count[state]]
+    return ", ".join(f"{_SIGNS[state]} {f'{count[state]} ' if len(jobs) > 1 else ''}{state}" for state in shown)
+
+
+def _worst(node: Node, states: Mapping[str, str]) -> str:
+    """What a reader has to see of it first."""
+    found = {states[id_] for id_ in node.jobs + node.using}
+    return next(state for state in ("failed", "running", "not run", "done") if state in found)
+
+
+def _connect(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    middle = (start[0] + end[0]) / 2
+    points = [start, (middle, start[1]), (middle, end[1]), end]
+    curve = Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
+    axes.add_patch(PathPatch(curve, facecolor="none", edgecolor=INK, alpha=0.35, linewidth=0.8))
+
+
+def _draw(axes: Axes, place: tuple[float, float], width: float, text: tuple[str, str], state: str) -> None:
+    x, y = place
+    round_ = "round,pad=0,rounding_size=0.06"
+    box = FancyBboxPatch((x, y - _HEIGHT / 2), width, _HEIGHT, boxstyle=round_, facecolor="none", **_LOOK[state])
+    axes.add_patch(box)
+    axes.text(x + 0.1, y, text[0], fontsize=8, va="center", color=INK)
+    color = INK if state == "failed" else FAINT
+    axes.text(x + width - 0.1, y, text[1], fontsize=7, va="center", ha="right", color=color)

@@ -1,0 +1,189 @@
+"""Pictures of a sample: LiDAR points and images, encoded once, and the boxes of every detector as paths over them."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+
+from detectors.batch import CameraViews, Inputs
+from detectors.geometry.boxes import CLASSES
+from detectors.geometry.grid import BevGrid
+from harness.data.nuscenes import read
+from harness.data.picture import cut_polygon, into_camera, pixels
+from harness.data.root import CAMERAS, NuScenesRoot
+from harness.data.sensor_files import read_image
+from harness.evaluate.columns import BoxColumns
+
+_BEV_PX, _TILE_PX = 420, 300
+"""Width of the picture from above, and of one of six images."""
+_ROWS = (0, 1, 2, 5, 4, 3)
+"""Numbers in CAMERAS: those that look ahead above those that look back, the left ones on the left."""
+_CORNERS = np.array([(x, y, z) for x in (0.5, -0.5) for y, z in ((0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5))])
+"""Along length, width and height: four of the front face, then those behind them."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A box as it is drawn."""
+
+    kind: str
+    """hit, miss or false."""
+    path: str
+    """An SVG path, in pixels of its ground."""
+    title: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The boxes in one camera's image, and where it stands among the others, pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    outlines: tuple[Outline, ...]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A picture that boxes are drawn over."""
+
+    uri: str
+    """Its content as a data URI."""
+    width: int
+    height: int
+
+
+def outlines(
+    found: Mapping[str, BoxColumns], bev_from_global: np.ndarray, views: CameraViews, grid: BevGrid
+) -> tuple[tuple[Outline, ...], tuple[Tile, ...]]:
+    """Boxes of several kinds from above, and in each of the six images.
+
+    Args:
+        found: Global boxes by kind, in the order in which they are drawn.
+        bev_from_global: (4, 4).
+        views: The sample's images.
+        grid: What is seen from above.
+    """
+    above: list[Outline] = []
+    height, width = views.images.shape[-2:]
+    inside: list[list[Outline]] = [[] for _ in CAMERAS]
+    for kind, boxes in found.items():
+        if not len(boxes):
+            continue
+        whole = _corners(boxes) @ bev_from_global[:3, :3].T + bev_from_global[:3, 3]
+        names = [_name(boxes, index) for index in range(len(boxes))]
+        for name, corners in zip(names, whole, strict=True):
+            flat = corners[[0, 1, 5, 4], :2]
+            nose = np.stack([flat.mean(axis=0), flat[:2].mean(axis=0)])
+            path = _polygon(_on_bev(flat, grid)) + _line(_on_bev(nose, grid))
+            above.append(Outline(kind, path, name))
+        for camera in range(len(CAMERAS)):
+            seen = into_camera(torch.from_numpy(whole), views, camera).numpy()
+            for name, corners in zip(names, seen, strict=True):
+                path = _projected(corners, views.intrinsics[camera].double().numpy(), width, height)
+                if path:
+                    inside[camera].append(Outline(kind, path, name))
+    tiles = tuple(
+        Tile(place % 3 * width, place // 3 * height, width, height, tuple(inside[camera]))
+        for place, camera in enumerate(_ROWS)
+    )
+    return tuple(above), tiles
+
+
+def _name(boxes: BoxColumns, index: int) -> str:
+    name, score = CLASSES[boxes.label[index]].replace("_", " "), boxes.score[index]
+    return name if score < 0 else f"{name} {score:.2f}"
+
+
+def _corners(boxes: BoxColumns) -> np.ndarray:
+    """(n, 8, 3) in the global frame: in the order of _CORNERS."""
+    local = _CORNERS * rearrange(boxes.size[:, [1, 0, 2]], "n s -> n 1 s")
+    cos, sin = (rearrange(f(boxes.yaw), "n -> n 1") for f in (np.cos, np.sin))
+    along, across, up = (local[..., axis] for axis in range(3))
+    turned = np.stack([cos * along - sin * across, sin * along + cos * across, up], axis=-1)
+    return turned + rearrange(boxes.center, "n s -> n 1 s")
+
+
+def _projected(corners: np.ndarray, intrinsics: np.ndarray, width: int, height: int) -> str:
+    """The edges of a box, (8, 3) in a camera's frame, as a path in its image; empty where they are not in it."""
+    front, back = (cut_polygon(face) for face in (corners[:4], corners[4:]))
+    sides = [cut_polygon(corners[[i, i + 4]], closed=False) for i in range(4)]
+    parts = [pixels(part, intrinsics) for part in (front, back, *sides) if len(part)]
+    if not parts:
+        return ""
+    low, high = np.concatenate(parts).min(axis=0), np.concatenate(parts).max(axis=0)
+    if (high < 0).any() or low[0] > width or low[1] > height:
+        return ""
+    # What is beside the camera may be very far out.
+    parts = [part.clip(-4 * width, 5 * width) for part in parts]
+    faces = [part for part in (front, back) if len(part)]
+    return "".join(_polygon(part) if number < len(faces) else _line(part) for number, part in enumerate(parts))
+
+
+def _on_bev(xy: np.ndarray, grid: BevGrid) -> np.ndarray:
+    """Metres of the BEV frame to pixels of the picture from above, ahead up."""
+    scale = _BEV_PX / (grid.y_range[1] - grid.y_range[0])
+    return np.stack([(grid.y_range[1] - xy[:, 1]) * scale, (grid.x_range[1] - xy[:, 0]) * scale], axis=1)
+
+
+def car(grid: BevGrid) -> str:
+    """Its outline: nuScenes' frame has its origin at the middle of the rear axle."""
+    return _polygon(_on_bev(np.array([(3.1, 0.9), (3.1, -0.9), (-1.0, -0.9), (-1.0, 0.9)]), grid))
+
+
+def _line(points: np.ndarray) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+
+
+def _polygon(points: np.ndarray) -> str:
+    return _line(points) + "Z"
+
+
+def rings(grid: BevGrid) -> str:
+    """Circles around the car, one every ten metres."""
+    reach = max(map(abs, (*grid.x_range, *grid.y_range)))
+    angles = np.linspace(0, 2 * np.pi, 73)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return "".join(_polygon(_on_bev(metres * circle, grid)) for metres in range(10, int(reach) + 1, 10))
+
+
+def read_small(root: NuScenesRoot, token: str) -> tuple[CameraViews, np.ndarray]:
+    """A sample's images as small as they are shown, and its LiDAR points (p, 2) along x and y, metres."""
+    front = root.sweeps(token, "CAM_FRONT", 1)[0]
+    height, width = read_image(root.path / front["filename"]).shape[:2]
+    size = (round(_TILE_PX * height / width), _TILE_PX)
+    sample = read(root, token, Inputs(image_size=size, lidar_sweeps=1))
+    assert sample.views is not None
+    assert sample.lidar is not None
+    return sample.views, sample.lidar[:, :2].numpy()
+
+
+def from_above(lidar: np.ndarray, grid: BevGrid) -> Ground:
+    """LiDAR points, grey on nothing, so that the page's ground shows through; more of them in a pixel are denser."""
+    high = round(_BEV_PX * (grid.x_range[1] - grid.x_range[0]) / (grid.y_range[1] - grid.y_range[0]))
+    places = np.floor(_on_bev(lidar, grid)).astype(int)
+    places = places[((places >= 0) & (places < (_BEV_PX, high))).all(axis=1)]
+    density = np.zeros((high + 1, _BEV_PX + 1))
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):  # a point is two pixels wide, or it would hardly be seen
+        np.add.at(density, (places[:, 1] + down, places[:, 0] + right), 1)
+    alpha = np.where(density > 0, 150 + 105 * (1 - np.exp(-density / 3)), 0)[:high, :_BEV_PX].astype(np.uint8)
+    picture = Image.fromarray(np.stack([np.full_like(alpha, 128), alpha], axis=-1), mode="LA").convert("RGBA")
+    return _encoded(picture, lossless=True, quality=60)
+
+
+def mosaic(views: CameraViews) -> Ground:
+    """Six images, those that look ahead above those that look back."""
+    tiles = rearrange(views.images[list(_ROWS)], "(row column) c h w -> (row h) (column w) c", row=2).numpy()
+    return _encoded(Image.fromarray(np.ascontiguousarray(tiles)), quality=72)
+
+
+def _encoded(picture: Image.Image, quality: int, lossless: bool = False) -> Ground:
+    content = BytesIO()
+    picture.save(content, format="WEBP", quality=quality, lossless=lossless, method=3)
+    return Ground(f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}", *picture.size)
