@@ -60,7 +60,7 @@ def inline(svg: str, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Effect:
+class GainLine:
     """A line of a forest plot, in one metric."""
 
     label: str
@@ -75,7 +75,7 @@ class Effect:
     """A word or two, shown beside it."""
 
 
-def forest(rows: Sequence[Effect]) -> Figure:
+def forest(rows: Sequence[GainLine]) -> Figure:
     """Gains with their intervals, a line a label and a column a metric, and what a paper says as a hollow diamond."""
     labels = list(dict.fromkeys(row.label for row in rows))
     metrics = list(dict.fromkeys(row.metric for row in rows))

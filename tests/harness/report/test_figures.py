@@ -11,13 +11,13 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _forest():
-    from harness.report.figures import Effect, forest
+    from harness.report.figures import GainLine, forest
 
     rows = [
-        Effect("lidar->camera a", "mAP", 2, 1, 3, 2.5, "gain"),
-        Effect("lidar->camera a", "NDS", -2, -3, -1, math.nan, "loss"),
-        Effect("cost $b & <c>", "mAP", 0.5, -1, 2, None, "no evidence"),
-        Effect("cost $b & <c>", "NDS", 0.5, math.nan, math.nan),
+        GainLine("lidar->camera a", "mAP", 2, 1, 3, 2.5, "gain"),
+        GainLine("lidar->camera a", "NDS", -2, -3, -1, math.nan, "loss"),
+        GainLine("cost $b & <c>", "mAP", 0.5, -1, 2, None, "no evidence"),
+        GainLine("cost $b & <c>", "NDS", 0.5, math.nan, math.nan),
     ]
     return forest(rows)
 

@@ -19,7 +19,7 @@ VALUES = (2.5, 10.0, None, -3.0)
 @pytest.fixture(scope="module")
 def page():
     """One with everything that a page can have, and markup for every name that users choose."""
-    from harness.report.figures import Effect, forest, inline, interaction, svg_and_pdf
+    from harness.report.figures import GainLine, forest, inline, interaction, svg_and_pdf
     from harness.report.page import Page, Picture, Section
     from harness.report.sample_drawing import Ground, Outline, Tile
     from harness.report.samples import Samples, Shown, View
@@ -48,7 +48,7 @@ def page():
         question=NASTY,
         headlines=[NASTY],
         sections=[
-            Section(f"Results {NASTY}", [table, table], [picture("forest", forest([Effect(NASTY, "NDS", 1, 0, 2)]))]),
+            Section(f"Results {NASTY}", [table, table], [picture("forest", forest([GainLine(NASTY, "NDS", 1, 0, 2)]))]),
             Section("Figures", figures=[picture("act", interaction(["a", "b"], _factorial(), NASTY))], words=[NASTY]),
         ],
         trainings=[

@@ -1,0 +1,222 @@
+"""What the page of a study says, and in which order: the summary, what is sure, why, what it cost, and how it was made."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from harness.report.diagnostics import alignment_frame, breakdown_frame, progress_frame, terms_frame
+from harness.report.effects import POINTS, Attribution
+from harness.report.figures import GainLine, forest, interaction, save
+from harness.report.figures_diagnostics import (
+    alignment_figure,
+    classes_figure,
+    cosines_figure,
+    distances_figure,
+    errors_figure,
+    progress_figure,
+    terms_figure,
+)
+from harness.report.page import Page, Picture, Section
+from harness.report.plan_graph import plan_graph
+from harness.report.samples import samples, trio
+from harness.report.source import Source
+from harness.report.table import Table
+from harness.report.tables import line_name
+from harness.report.trainings import states, trainings
+from harness.study.spec import StudySpec
+
+
+def document(
+    source: Source,
+    lines: pd.DataFrame,
+    attributed: Sequence[Attribution],
+    tables: dict[str, Table],
+    out: Path,
+    command: str,
+) -> Page:
+    """The page, its figures written as files, too.
+
+    Args:
+        source: What it is about.
+        lines: Summary of the results.
+        attributed: What the gains are due to.
+        tables: By name.
+        out: Folder of the report.
+        command: That makes all of it again.
+    """
+    found = trainings(source.plan, source.runs)
+    pictures = _Pictures(out / "figures")
+    gains, published = _gain_lines(lines), [table for name, table in tables.items() if name.startswith("published")]
+    sections = [Section("Results", [tables["results"]])]
+    if gains:
+        pictures.add(
+            "forest",
+            "Gains over the baseline, with 95 % intervals",
+            f"{len({line.label for line in gains})} arms in mAP and NDS; the numbers are those of the next table",
+            forest(gains),
+            "Filled: the interval excludes 0. Hollow diamond: what a paper reports on nuScenes.",
+        )
+        certain = [tables["verdicts"]] if "verdicts" in tables else []
+        sections.append(Section("What is sure", certain, pictures.taken()))
+    if "attribution" in tables:
+        for each in attributed:
+            means = _means_by_set(lines, source.study, each.path)
+            factors = [part.what[0] for part in each.parts["NDS"] if part.kind == "main effect"]
+            if factors:
+                pictures.add(
+                    f"interaction-{len(pictures)}",
+                    f"{each.path}: what one loss does with and without another",
+                    f"NDS of {len(means)} sets of losses; the numbers are in the table above",
+                    interaction(factors, means, "NDS (points)"),
+                    "Parallel lines: the two do not interact.",
+                )
+        sections.append(Section("What it is due to", [tables["attribution"]], pictures.taken()))
+    sections += _diagnostics(source, pictures)
+    if published:
+        sections.append(Section("What papers report", published))
+    graph = plan_graph(source.plan, states(found))
+    pictures.add(
+        "plan",
+        "The plan: what teaches what",
+        f"Graph of {len(source.plan.jobs)} trainings; all of them are listed below",
+        graph,
+        "A box is a training, or several that differ in the seed alone; lines lead from a teacher to whom it teaches.",
+    )
+    sections.append(Section("Cost and plan", [tables["cost"]], pictures.taken()))
+    seen = samples(source.root, source.study, source.plan, source.runs, trio(source.plan, source.runs), out)
+    note = "The figures are in the folder figures beside this page, too, as SVG and PDF."
+    told = headlines(lines, source.study)
+    return Page(source.name, source.question, told, sections, found, seen, command, (note,))
+
+
+class _Pictures:
+    """Those of a section that is being written, each saved as it comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._waiting: list[Picture] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, name: str, title: str, alt: str, figure, *notes: str) -> None:  # noqa: ANN001
+        """Save a figure and keep it for the section."""
+        self._waiting.append(Picture(name, title, alt, save(figure, self._folder, name), notes))
+        self._count += 1
+
+    def taken(self) -> list[Picture]:
+        """Those since the last call."""
+        found, self._waiting = self._waiting, []
+        return found
+
+
+def _diagnostics(source: Source, pictures: _Pictures) -> list[Section]:
+    """What stands beside the gain, as far as the runs have kept it (docs/diagnostics.md)."""
+    plan, runs = source.plan, source.runs
+    terms, progress = terms_frame(plan, runs), progress_frame(plan, runs)
+    if len(progress):
+        pictures.add(
+            "progress",
+            "Gain over the training, as detection loss",
+            "Curves of the baseline's detection loss less the student's, of the same batches",
+            progress_figure(progress),
+            "Above 0: the student is ahead of its baseline on what both are trained on, which is no score.",
+        )
+    distilled = terms[terms["role"] == "student"]
+    if len(distilled):
+        pictures.add("terms", "Share of each term in the loss", "Stacked shares over the training", terms_figure(terms))
+    if distilled["weight_cosine"].notna().any():
+        pictures.add(
+            "cosines",
+            "Does a loss pull where the detection loss does?",
+            "Cosines between the gradient of each term and that of the detection loss, over the training",
+            cosines_figure(terms),
+            "1: the same direction; 0: nothing in common; below 0: against it.",
+        )
+    breakdown, alignment = breakdown_frame(plan, runs), alignment_frame(plan, runs)
+    if len(alignment):
+        pictures.add(
+            "alignment",
+            "How like the teacher's maps are those of student and baseline?",
+            "Bars of linear CKA, in the foreground and in the background, of both maps",
+            alignment_figure(alignment),
+        )
+    breakdown = breakdown[breakdown["split"] == ""]
+    for name, title, draw in (
+        ("errors", "What errors cost, before and after", errors_figure),
+        ("classes", "AP by class, before and after", classes_figure),
+        ("distances", "AP by distance, before and after", distances_figure),
+    ):
+        if len(breakdown):
+            pictures.add(name, title, f"{title}: baseline and arms, in points", draw(breakdown))
+    shown = pictures.taken()
+    if not shown:
+        return []
+    words = []
+    if breakdown.empty or alignment.empty:
+        words.append("Runs that were never examined lack a part of this; harness.report --examine adds it.")
+    return [Section("Why: beside the gain", (), shown, words)]
+
+
+def _gain_lines(lines: pd.DataFrame) -> list[GainLine]:
+    """Of every line that has a gain."""
+    found = []
+    for row in lines[lines["split"] == ""].to_dict("records"):
+        paper = next(iter(row["published"].values()), None)
+        for metric in POINTS:
+            value = row[f"gain_{metric}"]
+            if not math.isnan(value):
+                low, high = (float(row[f"gain_{metric}_{end}"]) for end in ("low", "high"))
+                verdict = str(row[f"gain_{metric}_verdict"]).partition(",")[0]
+                reported = paper.points(metric) if paper else None
+                found.append(GainLine(line_name(row), metric, float(value), low, high, reported, verdict))
+    return found
+
+
+def _means_by_set(lines: pd.DataFrame, study: StudySpec, path: str) -> dict[frozenset[str], float]:
+    """NDS of every set of losses on a path, the baseline's of the empty one."""
+    student = study.ends(path).student
+    found = {}
+    for row in lines[(lines["split"] == "") & (lines["missing"] == "")].to_dict("records"):
+        if row["role"] == "student" and row["path"] == path:
+            found[frozenset(study.arms[row["arm"]])] = float(row["NDS"])
+        elif row["role"] == "baseline" and row["model"] == student:
+            found[frozenset()] = float(row["NDS"])
+    return found
+
+
+def headlines(lines: pd.DataFrame, study: StudySpec) -> list[str]:
+    """What a reader in a hurry leaves with; sentences that follow from the table and nothing else."""
+    shown = lines[(lines["split"] == "") & lines["gain_NDS_low"].notna()]
+    missing = int((lines["missing"] != "").sum())
+    told = [f"{missing} of {len(lines)} rows have no result yet."] if missing else []
+    if shown.empty:
+        return told
+    best = shown.loc[shown["gain_NDS"].idxmax()].to_dict()
+    gains = ", ".join(
+        f"{best[f'gain_{m}']:+.1f} {m} [{best[f'gain_{m}_low']:+.1f}, {best[f'gain_{m}_high']:+.1f}]" for m in POINTS
+    )
+    told.append(f"Most NDS gains {line_name(best)}: {gains}.")
+    verdicts = [row[f"gain_{metric}_verdict"] for row in shown.to_dict("records") for metric in POINTS]
+    counted = {side: sum(verdict.partition(",")[0] == side for verdict in verdicts) for side in ("higher", "lower")}
+    if len(study.seeds) > 1:
+        sure = {side: sum(verdict == side for verdict in verdicts) for side in counted}
+        told.append(
+            f"Of {len(verdicts)} gains, {sure['higher']} are higher and {sure['lower']} lower than 0 after all of them "
+            f"were looked at; {counted['higher'] + counted['lower'] - sum(sure.values())} more would be, looked at alone."
+        )
+        for model, rows in shown.groupby("model", sort=False):
+            smallest = ", ".join(f"{rows[f'gain_{m}_detectable'].iloc[0]:.1f} {m}" for m in POINTS)
+            told.append(f"The smallest gain of the {model} that this study could have seen: {smallest}.")
+    else:
+        told.append("One seed: all of it is about these trained models, and nothing about a loss.")
+    judged = [row[f"gain_{m}_agreement"] for row in shown.to_dict("records") for m in POINTS]
+    if counts := {kind: judged.count(kind) for kind in dict.fromkeys(judged) if kind}:
+        said = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+        told.append(f"Against what papers report, where that was read for certain: {said}.")
+    if study.data.root is None:
+        told.append("These are numbers of the embedded synthetic world, not of nuScenes.")
+    return told
