@@ -17,7 +17,12 @@ HOMES = {
     "mlflow": {"harness/tracking/"},
     "optuna": {"harness/search/"},
     "ray": {"harness/execute/ray_pool.py"},
-    "matplotlib": {"harness/data/picture.py", "harness/evaluate/figure.py", "harness/search/figures.py"},
+    "matplotlib": {
+        "harness/data/picture.py",
+        "harness/evaluate/figure.py",
+        "harness/search/figures.py",
+        "harness/report/figures_diagnostics.py",
+    },
     "pycocotools": {"harness/data/masks.py", "harness/evaluate/mask_ap.py"},
     "numba": {"harness/evaluate/compiled.py"},
     "msgspec": {"harness/evaluate/result_file.py"},

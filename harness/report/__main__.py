@@ -13,6 +13,8 @@ from harness import flags
 from harness.errors import exit_2_on_input_error
 
 if TYPE_CHECKING:
+    from harness.data.root import NuScenesRoot
+    from harness.study.plan import Plan
     from harness.tracking.study import Mirror
 
 console = Console()
@@ -34,9 +36,15 @@ def main(
     ui: Annotated[
         bool, typer.Option("--ui", help="The same, and open MLflow on them: prints links that compare them.")
     ] = False,
+    examine: Annotated[
+        bool,
+        typer.Option("--examine", help="Find out what runs lack for the diagnostics, from their weights and boxes."),
+    ] = False,
+    device: Annotated[str, typer.Option(help="What --examine looks on: auto, cpu, cuda or mps.")] = "auto",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the UI, on 127.0.0.1.")] = 5000,
 ) -> None:
     """Print and write the tables of a study from its finished runs; rows without one say so. Nothing is trained."""
+    unexamined = False
     with exit_2_on_input_error():
         from harness.data.embedded import find_images, open_root
         from harness.data.root import count_samples
@@ -53,6 +61,8 @@ def main(
         plan = plan_study(
             study, root.fingerprint(), partial(count_samples, root, study.data.train_split), find_images(console)
         )
+        if examine:
+            unexamined = _complete(plan, runs_dir, root, device)
         tables = out / study_path.stem
         text, arms = rebuild(plan, study, runs_dir, tables, console)
         if sync or ui:
@@ -67,6 +77,20 @@ def main(
             else:
                 command = flags.ui_command(study_path, given, runs_dir, out, tracking_uri)
                 console.print(f"compare in a browser: {command}", markup=False, highlight=False, soft_wrap=True)
+    if unexamined:
+        raise typer.Exit(1)
+
+
+def _complete(plan: "Plan", runs: Path, root: "NuScenesRoot", device: str) -> bool:
+    """Examine what is finished; whether that failed anywhere."""
+    from harness.execute.executor import check_device
+    from harness.report.complete import complete
+
+    check_device(device)
+    # One thread, as a training has, so that latencies of then and now compare.
+    found = complete(plan, runs, root, device, threads=1, console=console)
+    console.print(found.text, markup=False, highlight=False, soft_wrap=True)
+    return bool(found.failed)
 
 
 def _serve(mirror: "Mirror", tracking_uri: str, port: int) -> None:

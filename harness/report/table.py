@@ -32,7 +32,12 @@ class Table:
 
     @classmethod
     def of(
-        cls, name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[Cell | str]], notes: Sequence[str] = ()
+        cls,
+        name: str,
+        title: str,
+        header: Sequence[str],
+        rows: Sequence[Sequence[Cell | str]],
+        notes: Sequence[str] = (),
     ) -> "Table":
         """From cells, or their texts where there is no more to say."""
         whole = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)

@@ -232,13 +232,16 @@ def _published_notes(paper: Paper) -> list[str]:
     return [*paper.notes, *(meaning for sign, meaning in MEANINGS.items() if sign in used)]
 
 
-_COST_NOTE = "Training and scoring together, in means over seeds; of steps the median time, of memory the largest."
+_COST_NOTE = (
+    "Training and scoring together, in means over seeds; of steps the median time, of memory the largest. "
+    "Inference is from one sample to its boxes, the median over samples, while the machine may have had other work."
+)
 
 
 def _cost_cells(cost: pd.DataFrame) -> Cells:
     """The table of costs, which differ from machine to machine and from run to run."""
-    header = ["row", "seeds", "parameters", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)"]
-    forms = ("{:,.0f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
+    header = ["row", "seeds", "parameters", "inference (ms)", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)"]
+    forms = ("{:,.0f}", "{:.1f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
     rows = [
         [_row_name(row), str(row["seeds"]), *(_plain(row[name], form) for name, form in zip(COSTS, forms, strict=True))]
         for row in cost.to_dict("records")
