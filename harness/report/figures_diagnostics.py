@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -34,14 +35,13 @@ _DETECTION = dict(zip(DETECTION_TERMS, (GREY, "#CCCCCC"), strict=True))
 _STYLES = ("-", "--", ":", "-.")
 _BASELINE, _STUDENT = GREY, BLUE
 _COLUMNS = 3
-_TITLES = {COSTS: "what errors cost", CLASSES: "AP by class", "distance": "AP by distance from the car"}
 
 
 def terms_figure(terms: pd.DataFrame) -> Figure:
     """Share of each term of the loss over the training, stacked, in the mean over seeds; a panel an arm."""
     frame = _distilled(terms)
     colors = _DETECTION | dict(zip(_names(frame), _OTHERS * 3, strict=False))
-    figure, panels = _panels(frame, "Share of each term in the loss", shared=True)
+    figure, panels = _panels(frame, "Share of each term in the loss", "step", "share of the loss (%)")
     for axes, part in panels:
         table = part.pivot_table(index="step", columns="term", values="share", sort=False)
         order = [term for term in colors if term in table]
@@ -52,7 +52,7 @@ def terms_figure(terms: pd.DataFrame) -> Figure:
             below = above
         axes.set_xlim(table.index.min(), table.index.max())
         axes.set_ylim(0, 100)
-    return _finished(figure, "step", "share of the loss (%)")
+    return _finished(figure)
 
 
 def cosines_figure(terms: pd.DataFrame, where: Literal["map", "weight"] = "weight") -> Figure:
@@ -67,7 +67,7 @@ def cosines_figure(terms: pd.DataFrame, where: Literal["map", "weight"] = "weigh
     colors = dict(zip(_names(frame), _OTHERS * 3, strict=False))
     place = "low-level BEV map" if where == "map" else "weights before the low-level BEV map"
     title = f"Gradient of each term: cosine to the detection loss's, on the {place}"
-    figure, panels = _panels(frame[frame[column].notna()], title, shared=True)
+    figure, panels = _panels(frame[frame[column].notna()], title, "step", "cosine")
     for axes, part in panels:
         axes.axhline(0, color=INK, linewidth=0.8)
         for term, color in colors.items():
@@ -75,22 +75,22 @@ def cosines_figure(terms: pd.DataFrame, where: Literal["map", "weight"] = "weigh
             if len(seeds):
                 _line(axes, seeds.index.to_numpy(), seeds["mean"], seeds["std"], color, label=term)
         axes.set_ylim(-1, 1)
-    return _finished(figure, "step", "cosine")
+    return _finished(figure)
 
 
 def progress_figure(progress: pd.DataFrame) -> Figure:
     """How far students are ahead in the detection loss over the training, with a band over seeds; a panel a path."""
-    figure, panels = _panels(
-        progress, "Detection loss: the baseline's less the student's, on the same batches", ("path",)
-    )
+    title = "Detection loss of the baseline less that of the student"
     arms = list(dict.fromkeys(progress["arm"]))
+    height = 1.2 + 2.6 * max(1, math.ceil(progress["path"].nunique() / 2)) + 0.1 * len(arms)
+    figure, panels = _panels(progress, title, "step", "ahead by (loss)", by=("path",), columns=2, height=height)
     styles = {arm: (_OTHERS[n % 6], _STYLES[n // 6 % len(_STYLES)]) for n, arm in enumerate(arms)}
     for axes, part in panels:
         axes.axhline(0, color=INK, linewidth=0.8)
         for arm, rows in part.groupby("arm", sort=False):
             color, style = styles[str(arm)]
             _line(axes, rows["step"].to_numpy(), rows["gain"], rows["gain_std"], color, style, label=str(arm))
-    return _finished(figure, "step", "ahead by (loss)")
+    return _finished(figure)
 
 
 def alignment_figure(alignment: pd.DataFrame) -> Figure:
@@ -98,9 +98,9 @@ def alignment_figure(alignment: pd.DataFrame) -> Figure:
     frame = alignment.assign(line=[" ".join(pair) for pair in zip(alignment["path"], alignment["arm"], strict=True)])
     lines = list(dict.fromkeys(frame["line"]))
     height = 1.0 + 2 * (0.5 + 0.26 * max(len(lines), 1))
-    figure, panels = _panels(
-        frame, "Likeness of BEV maps to the teacher's (linear CKA)", ("level", "region"), columns=2, height=height
-    )
+    title = "Likeness of BEV maps to the teacher's (linear CKA)"
+    by = ("level", "region")
+    figure, panels = _panels(frame, title, "linear CKA", by=by, columns=2, height=height, one_scale=False)
     for axes, part in panels:
         means = part.groupby("line", sort=False)[["baseline", "student"]].mean().reindex(lines)
         at = np.arange(len(lines))
@@ -109,7 +109,7 @@ def alignment_figure(alignment: pd.DataFrame) -> Figure:
         axes.set_yticks(at, lines)
         axes.set_ylim(len(lines) - 0.4, -0.6)
         axes.set_xlim(0, None)
-    return _finished(figure, "linear CKA", "", horizontal=True)
+    return _finished(figure, horizontal=True)
 
 
 def errors_figure(breakdown: pd.DataFrame) -> Figure:
@@ -132,7 +132,7 @@ def _before_and_after(breakdown: pd.DataFrame, group: str, title: str) -> Figure
     names = list(dict.fromkeys(frame["name"]))
     count = frame.groupby(["model", "path", "arm"], sort=False).ngroups
     height = 0.9 + math.ceil(count / _COLUMNS) * (0.65 + 0.24 * len(names))
-    figure, panels = _panels(frame, title, shared=True, height=height)
+    figure, panels = _panels(frame, f"{title}; right: student less baseline", "points", height=height)
     for axes, part in panels:
         rows = part.set_index("name").reindex(names)
         at = np.arange(len(names))
@@ -146,15 +146,13 @@ def _before_and_after(breakdown: pd.DataFrame, group: str, title: str) -> Figure
             axes.text(1.02, row, said, transform=place, va="center", fontsize=6.5, weight=weight, color=INK)
         axes.set_yticks(at, names)
         axes.set_ylim(len(names) - 0.5, -0.5)
-    return _finished(figure, "points; right: student less baseline [95 % interval over scenes]", "", horizontal=True)
+    return _finished(figure, horizontal=True)
 
 
 def _distilled(terms: pd.DataFrame) -> pd.DataFrame:
     """Of arms with a distillation loss."""
-    named = terms[~terms["term"].isin(DETECTION_TERMS)]
     keys = ["model", "path", "arm"]
-    arms = set(named[keys].itertuples(index=False, name=None))
-    return terms[[key in arms for key in terms[keys].itertuples(index=False, name=None)]]
+    return terms.merge(terms.loc[~terms["term"].isin(DETECTION_TERMS), keys].drop_duplicates(), on=keys)
 
 
 def _names(frame: pd.DataFrame) -> list[str]:
@@ -165,30 +163,47 @@ def _names(frame: pd.DataFrame) -> list[str]:
 def _panels(
     frame: pd.DataFrame,
     title: str,
+    x: str,
+    y: str = "",
     by: Sequence[str] = ("path", "arm"),
-    shared: bool = False,
     columns: int = _COLUMNS,
     height: float | None = None,
+    one_scale: bool = True,
 ) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFrame]]]:
-    """A figure and the axes of each part of a frame; those of a row or column share an axis if so asked."""
-    # One model may stand alone, or be controlled, and then has no path.
-    parts = list(
-        frame.assign(path=frame["path"].where(frame["path"] != "", frame["model"])).groupby(list(by), sort=False)
-    )
+    """A figure and the axes of each part of a frame, labelled at the outside; all have the same y axis.
+
+    Args:
+        frame: Columns path and model, and those of `by`.
+        title: Of the figure.
+        x: Of the axes.
+        y: Of the axes.
+        by: What tells the parts apart.
+        columns: At most.
+        height: In inches; by default that of so many rows.
+        one_scale: The parts have the same x axis, too.
+    """
+    # A control is of a model, not of a path.
+    named = frame.assign(path=frame["path"].where(frame["path"] != "", frame["model"]))
+    parts = list(named.groupby(list(by), sort=False))
     columns = max(1, min(columns, len(parts)))
     rows = max(1, math.ceil(len(parts) / columns))
-    figure = Figure(figsize=(max(3.6 * columns, 5), height or 0.9 + 2.1 * rows), layout="constrained")
+    figure = Figure(figsize=(max(3.6 * columns, 7.2), height or 1.2 + 2.1 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     figure.patch.set_alpha(0)
     figure.suptitle(title, fontsize=11, color=INK)
     if not parts:
         figure.text(0.5, 0.5, "nothing is known of this yet", ha="center", va="center", color=INK)
         return figure, iter(())
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
-    for axes in grid.flat[len(parts) :]:
-        axes.set_visible(False)
-    for axes, (names, _) in zip(grid.flat, parts, strict=False):
-        axes.set_title(" ".join(str(name) for name in names), fontsize=8.5, color=INK)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=one_scale, sharey=True)
+    for number, axes in enumerate(grid.flat):
+        if number >= len(parts):
+            axes.set_visible(False)
+            continue
+        first, lowest = number % columns == 0, number + columns >= len(parts)
+        axes.set_title(" ".join(str(name) for name in parts[number][0]), fontsize=8.5, color=INK)
+        axes.set_ylabel(y if first else "", fontsize=8.5, color=INK)
+        axes.set_xlabel(x if lowest else "", fontsize=8.5, color=INK)
+        axes.tick_params(labelleft=first, labelbottom=lowest or not one_scale)
     return figure, ((axes, part) for axes, (_, part) in zip(grid.flat, parts, strict=False))
 
 
@@ -201,27 +216,27 @@ def _line(
         axes.fill_between(at, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
 
 
-def _finished(figure: Figure, x: str, y: str, horizontal: bool = False) -> Figure:
-    """Labels at the outside, one legend for all, and everything that is no data in INK."""
+def _finished(figure: Figure, horizontal: bool = False) -> Figure:
+    """One legend for all, and everything that is no data in INK."""
     shown = [axes for axes in figure.axes if axes.get_visible()]
     if not shown:
         return figure
-    figure.supxlabel(x, fontsize=9, color=INK)
-    figure.supylabel(y, fontsize=9, color=INK)
-    handles: dict[str, object] = {}
+    handles: dict[str, Artist] = {}
     for axes in shown:
         axes.patch.set_alpha(0)
         axes.grid(axis="x" if horizontal else "y", color=INK, alpha=0.15, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(INK)
-        axes.tick_params(colors=INK, labelsize=8, labelleft=True, labelbottom=True)
+        axes.tick_params(colors=INK, labelsize=8)
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    # Inches that the longest name takes, with its sign.
+    longest = 0.5 + 0.075 * max((len(name) for name in handles), default=0)
     legend = figure.legend(
         list(handles.values()),
         [name.replace("$", r"\$") for name in handles],
         loc="outside lower center",
-        ncols=min(len(handles), 4),
+        ncols=max(1, min(len(handles), int(figure.get_figwidth() / longest), 4)),
         frameon=False,
         fontsize=8,
     )
