@@ -28,7 +28,8 @@ def kept_arrays(path: Path, form: int) -> tuple[dict[str, Any], dict[str, np.nda
     if not path.is_file():
         return None
     try:
-        with np.load(path) as file:
+        # Opened here, for numpy leaves what it cannot read open.
+        with path.open("rb") as raw, np.load(raw) as file:
             header = json.loads(str(file["header"]))
             if header.pop("form") != form:
                 return None
