@@ -40,10 +40,11 @@ def overrides(
     return found
 
 
-def ui_command(study: Path, given: Sequence[str], runs_dir: Path, out: Path, tracking_uri: str) -> str:
-    """The command that compares a study's arms in a browser, for a shell.
+def command(program: str, study: Path, given: Sequence[str], runs_dir: Path, out: Path, tracking_uri: str) -> str:
+    """A command about a study as it was asked for, for a shell.
 
     Args:
+        program: Its module, such as harness.report.
         study: Its file.
         given: What `overrides` made of its flags.
         runs_dir: As passed.
@@ -53,7 +54,7 @@ def ui_command(study: Path, given: Sequence[str], runs_dir: Path, out: Path, tra
     chosen = (("--runs-dir", runs_dir, RUNS), ("--out", out, OUT), ("--tracking-uri", tracking_uri, TRACKING))
     flags = [word for flag, value, default in chosen if value != default for word in (flag, str(value))]
     flags += [word for override in given for word in ("--set", override)]
-    return shlex.join(["python", "-m", "harness.report", str(study), *flags, "--ui"])
+    return shlex.join(["python", "-m", program, str(study), *flags])
 
 
 def called(

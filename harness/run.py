@@ -146,8 +146,8 @@ def _run(
     for state in failed:
         console.print(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="red")
     mirror.finish(tables, text, arms, bool(failed))
-    command = flags.ui_command(study_path, overrides, runs_dir, out, tracking_uri)
-    console.print(f"compare in a browser: {command}", markup=False, highlight=False, soft_wrap=True)
+    command = flags.command("harness.report", study_path, overrides, runs_dir, out, tracking_uri)
+    console.print(f"compare in a browser: {command} --ui", markup=False, highlight=False, soft_wrap=True)
     return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
 
 

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.errors import InputError
 
@@ -16,24 +17,53 @@ JOB_ID = "[0-9a-f]" * 16
 """What a job's id, and so a run folder, is called: a pattern for globs and regular expressions alike."""
 
 
+_T = TypeVar("_T")
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Damaged(InputError):
+    """A file of a run folder is torn, or says something else than such a file does."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"{path} is damaged ({why}); delete its folder {path.parent}, and the next harness.run of its study trains "
+            "it again"
+        )
+        self.path = path
+
+
 @dataclass(frozen=True)
 class Result:
     """What a finished job knows about itself."""
 
+    # What is read has to be of these fields and types, and nothing else.
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
     metrics: dict[str, float]
     """mAP, NDS, the five errors and AP/CLASS, as fractions and the devkit's units; AP and AP50 of an image teacher."""
-    parameters: int
+    parameters: Annotated[int, Field(ge=0)]
     """Of the detector alone; adapters and teachers do not count."""
-    seconds: float
+    seconds: _Seconds
     """Training and scoring, over all its interruptions."""
     machine: dict[str, str]
     """Device kind, torch version, threads, peak memory, commit of the code."""
-    cpu_seconds: float | None = None
+    cpu_seconds: _Seconds | None = None
     """Like `seconds`, but processor time of the job's own process, all its threads together."""
     warnings: dict[str, str] = field(default_factory=dict)
     """What is doubtful about the training, by the name of the loss."""
     began: dict[str, str] = field(default_factory=dict)
     """Hash of a trained detector's initial weights, and names of its first batches: equal for all arms of a seed."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    reason: str
+    wrong_input: bool
+
+
+_as_result = TypeAdapter(Result).validate_json
+_as_failure = TypeAdapter(_Failure).validate_json
+_as_mapping = TypeAdapter(dict[str, Any]).validate_json
 
 
 class Busy(Exception):
@@ -104,9 +134,8 @@ class RunFolder:
         return self.path / f"alignment-{teacher}.json"
 
     def result(self) -> Result | None:
-        """The result, or None while there is none."""
-        content = self._read("result.json")
-        return None if content is None else Result(**content)
+        """The result, or None while there is none; raises Damaged for a file that is no result."""
+        return self._whole("result.json", _as_result)
 
     def finished_at(self) -> float:
         """When the result was written, in seconds since 1970."""
@@ -127,13 +156,13 @@ class RunFolder:
         (self.path / "failure.json").unlink(missing_ok=True)
 
     def failure(self) -> tuple[str, bool] | None:
-        """Reason of the last failed attempt, and whether the input was wrong."""
-        content = self._read("failure.json")
-        return None if content is None else (content["reason"], content["wrong_input"])
+        """Reason of the last failed attempt, and whether the input was wrong; raises Damaged."""
+        found = self._whole("failure.json", _as_failure)
+        return None if found is None else (found.reason, found.wrong_input)
 
     def job(self) -> dict[str, Any]:
-        """What `write("job.json", ...)` left."""
-        content = self._read("job.json")
+        """What `write("job.json", ...)` left; raises Damaged where that is no mapping."""
+        content = self._whole("job.json", _as_mapping)
         if content is None:
             raise InputError(f"{self.path / 'job.json'} is missing; a run folder is made by harness.run")
         return content
@@ -157,13 +186,14 @@ class RunFolder:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def steps(self) -> list[dict[str, float | int]]:
-        """All metrics so far; a line that is still being written is left out."""
+        """All metrics so far; a line that is still being written is left out. Raises Damaged."""
         path = self.path / "metrics.jsonl"
-        text = path.read_text() if path.is_file() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        text = path.read_bytes() if path.is_file() else b""
+        lines = [line for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
+        return [self._step(line, number) for number, line in enumerate(lines, start=1)]
 
     def last_step(self) -> dict[str, float | int] | None:
-        """The newest metrics, read from the end of the file."""
+        """The newest metrics, read from the end of the file. Raises Damaged."""
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return None
@@ -171,7 +201,8 @@ class RunFolder:
             file.seek(max(0, path.stat().st_size - 4096))
             lines = file.read().split(b"\n")
         # The first may be cut by the seek, the last is still being written.
-        return json.loads(lines[-2]) if len(lines) > 2 or (len(lines) == 2 and path.stat().st_size <= 4096) else None
+        whole = len(lines) > 2 or (len(lines) == 2 and path.stat().st_size <= 4096)
+        return self._step(lines[-2]) if whole else None
 
     def rewind(self, step: int) -> None:
         """Drop the metrics of `step` and later: a resumed training writes them again."""
@@ -211,9 +242,32 @@ class RunFolder:
         lock.release()
         return False
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _step(self, line: bytes, number: int | None = None) -> dict[str, float | int]:
+        try:
+            content = json.loads(line)
+        except ValueError:  # of another encoding, too
+            content = None
+        # Not by pydantic: a study reads some hundred thousand of them.
+        if not isinstance(content, dict) or not {int, float}.issuperset(map(type, content.values())):
+            where = "its last line" if number is None else f"line {number}"
+            raise Damaged(self.path / "metrics.jsonl", f"{where} is no mapping of names to numbers")
+        if type(content.get("step")) is not int:
+            raise Damaged(self.path / "metrics.jsonl", f"line {number or 'at its end'} has no number of a step")
+        return content
+
+    def _whole(self, name: str, read: Callable[[bytes], _T]) -> _T | None:
+        """What a JSON file says, or None where there is none; raises Damaged where it says anything else."""
         path = self.path / name
-        return json.loads(path.read_text()) if path.is_file() else None
+        try:
+            return read(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Damaged(path, str(error.strerror)) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            at = ".".join(map(str, first["loc"]))
+            raise Damaged(path, f"{at}: {first['msg']}" if at else first["msg"]) from error
 
 
 def run_folders(runs: Path) -> list[RunFolder]:

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from zipfile import BadZipFile
+from zlib import error
 
 import numpy as np
 from scipy import stats
 
-from harness.store import atomic_write
+from harness.store import Damaged, atomic_write
 
 LEVEL = 0.95
 MIN_SCENES = 10
@@ -74,8 +76,17 @@ def write_draws(path: Path, values: Mapping[str, np.ndarray], scenes: int) -> No
 
 
 def read_draws(path: Path) -> tuple[dict[str, np.ndarray], int] | None:
-    """What `write_draws` kept, and the number of scenes; None where there is nothing."""
+    """What `write_draws` kept, and the number of scenes; None where there is nothing. Raises Damaged."""
     if not path.is_file():
         return None
-    with np.load(path) as file:
-        return {name: file[name].astype(np.float64) for name in file.files if name != "scenes"}, int(file["scenes"])
+    try:
+        # Opened here, for np.load leaves a torn file open.
+        with path.open("rb") as content, np.load(content) as file:
+            values = {name: file[name].astype(np.float64) for name in file.files if name != "scenes"}
+            scenes = int(file["scenes"])
+    # What reading a torn or a foreign file comes to depends on where it is torn.
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, MemoryError, BadZipFile, error) as torn:
+        raise Damaged(path, f"no draws of metrics can be read from it: {' '.join(str(torn).split())}") from torn
+    if scenes < 0 or len({array.shape for array in values.values()}) > 1 or any(a.ndim != 1 for a in values.values()):
+        raise Damaged(path, "its arrays are not the same draws of several metrics")
+    return values, scenes

@@ -176,6 +176,7 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
     with folder.locked():
         folder.write("job.json", order.model_dump(mode="json"))
         folder.clear_failure()
+    newest = folder.last_step()
     with folder.log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "harness.train.job", str(folder.path)],
@@ -186,7 +187,6 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
             # Ctrl-C reaches this process alone; closing the pipe is how a worker is asked to stop.
             start_new_session=True,
         )
-    newest = folder.last_step()
     return _Worker(process, slot, steps_before=int(newest["step"]) + 1 if newest else 0)
 
 

@@ -1,8 +1,9 @@
-"""python -m harness.report STUDY.yaml: the tables again from what is stored, also while the study runs."""
+"""python -m harness.report STUDY.yaml: the tables again from what is stored, also while it runs; or from a bundle."""
 
 import tempfile
 import threading
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,20 +11,22 @@ import typer
 from rich.console import Console
 
 from harness import flags
-from harness.errors import exit_2_on_input_error
+from harness.errors import InputError, exit_2_on_input_error
 
 if TYPE_CHECKING:
-    from harness.data.root import NuScenesRoot
-    from harness.study.plan import Plan
+    from harness.report.source import Source
     from harness.tracking.study import Mirror
 
 console = Console()
 app = typer.Typer(add_completion=False)
+StudyOrBundle = Annotated[
+    Path, typer.Argument(metavar="STUDY.yaml|FILE.zip", help="The question, or a bundle that --bundle wrote.")
+]
 
 
 @app.command()
 def main(
-    study_path: flags.StudyPath,
+    study_path: StudyOrBundle,
     data_root: flags.DataRoot = None,
     version: flags.Version = None,
     split: flags.Split = None,
@@ -42,54 +45,113 @@ def main(
     ] = False,
     device: Annotated[str, typer.Option(help="What --examine looks on: auto, cpu, cuda or mps.")] = "auto",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the UI, on 127.0.0.1.")] = 5000,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="FILE.zip", help="Also write all that the tables are made from to one file.")
+    ] = None,
+    without_predictions: Annotated[
+        bool, typer.Option("--without-predictions", help="Leave predicted boxes out of the bundle, most of its size.")
+    ] = False,
+    with_weights: Annotated[bool, typer.Option("--with-weights", help="Add trained detectors to the bundle.")] = False,
 ) -> None:
-    """Print and write the tables of a study from its finished runs; rows without one say so. Nothing is trained."""
+    """Print and write the tables of a study from its finished runs; rows without one say so. Nothing is trained.
+
+    Of a bundle, without its dataset and its runs. Exit status 2 where a run is damaged: its row says so.
+    """
     unexamined = False
     with exit_2_on_input_error():
-        from harness.data.embedded import find_images, open_root
-        from harness.data.root import count_samples
+        from harness.report.bundle import write_bundle
+        from harness.report.flaws import flaws
         from harness.report.rebuild import rebuild
+        from harness.report.unbundle import differing_tables, is_bundle
         from harness.store import RunFolder
-        from harness.study.load import load_study
-        from harness.study.plan import plan_study
         from harness.tracking.store import check_store
         from harness.tracking.study import Mirror
 
+        chosen = {"--without-predictions": without_predictions, "--with-weights": with_weights}
+        if bundle is None and any(chosen.values()):
+            raise InputError(f"{_named(chosen)}: says what goes into a bundle; add --bundle FILE.zip")
+        of_study: dict[str, object] = {"--data-root": data_root, "--version": version, "--split": split}
+        of_study |= {"--seeds": seeds, "--set": set_, "--runs-dir": runs_dir != flags.RUNS, "--bundle": bundle}
+        of_study["--examine"] = examine
+        if is_bundle(study_path) and any(of_study.values()):
+            raise InputError(
+                f"{_named(of_study)}: {study_path} is a bundle, which has its study, data and runs in it; such flags "
+                "are for the file of a study"
+            )
         given = flags.overrides(data_root, version, split, seeds, set_)
-        study = load_study(study_path, given)
-        root = open_root(study.data, console)
-        plan = plan_study(
-            study, root.fingerprint(), partial(count_samples, root, study.data.train_split), find_images(console)
-        )
-        if examine:
-            unexamined = _complete(plan, runs_dir, root, device)
-        tables = out / study_path.stem
-        text, arms = rebuild(plan, study, runs_dir, tables, console)
-        if sync or ui:
-            check_store(tracking_uri)
-            done = [job for job in plan.jobs.values() if RunFolder(runs_dir / job.id).result() is not None]
-            failed = any(RunFolder(runs_dir / id_).failure() for id_ in plan.jobs)
-            mirror = Mirror(tracking_uri, study_path.stem, study, plan, runs_dir, console)
-            mirror.follow(done)
-            mirror.finish(tables, text, arms, failed)
-            if ui:
-                _serve(mirror, tracking_uri, port)
-            else:
-                command = flags.ui_command(study_path, given, runs_dir, out, tracking_uri)
-                console.print(f"compare in a browser: {command}", markup=False, highlight=False, soft_wrap=True)
+        with _opened(study_path, given, runs_dir) as source:
+            if examine:
+                unexamined = _complete(source, device)
+            tables = out / source.name
+            text, arms = rebuild(source.plan, source.study, source.runs, tables, console)
+            flawed = flaws(source.plan, source.runs)
+            sound = [job for id_, job in source.plan.jobs.items() if id_ not in flawed]
+            done = [job for job in sound if RunFolder(source.runs / job.id).result() is not None]
+            if source.root is None:
+                _compare(differing_tables(source, tables))
+            elif not done and not flawed:
+                train = flags.command("harness.run", study_path, given, runs_dir, out, tracking_uri)
+                _say(f"nothing of this study is trained yet; this trains it: {train}")
+            if bundle is not None:
+                files = write_bundle(bundle, source, tables, not without_predictions, with_weights)
+                _say(f"bundle: {bundle}, {files} files of {len(done)} finished runs, {bundle.stat().st_size:,} bytes")
+            if sync or ui:
+                check_store(tracking_uri)
+                failed = bool(flawed) or any(RunFolder(source.runs / job.id).failure() for job in sound)
+                mirror = Mirror(tracking_uri, source.name, source.study, source.plan, source.runs, console)
+                mirror.follow(done)
+                mirror.finish(tables, text, arms, failed)
+                if ui:
+                    _serve(mirror, tracking_uri, port)
+                else:
+                    command = flags.command("harness.report", study_path, given, runs_dir, out, tracking_uri)
+                    _say(f"compare in a browser: {command} --ui")
+        if flawed:
+            raise typer.Exit(2)
     if unexamined:
         raise typer.Exit(1)
 
 
-def _complete(plan: "Plan", runs: Path, root: "NuScenesRoot", device: str) -> bool:
+def _named(given: Mapping[str, object]) -> str:
+    """The flags that were given."""
+    return ", ".join(flag for flag, value in given.items() if value)
+
+
+@contextmanager
+def _opened(path: Path, given: Sequence[str], runs: Path) -> "Iterator[Source]":
+    """What the report is made from."""
+    from harness.report.source import of_study
+    from harness.report.unbundle import is_bundle, unbundled
+
+    if is_bundle(path):
+        with unbundled(path) as source:
+            yield source
+    else:
+        yield of_study(path, given, runs, console)
+
+
+def _compare(differing: Sequence[str]) -> None:
+    """Say whether the tables are those of the bundle."""
+    if differing:
+        _say(f"not as in the bundle, which another version of the code may have written: {', '.join(differing)}")
+    else:
+        _say("byte for byte the tables of the bundle")
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _complete(source: "Source", device: str) -> bool:
     """Examine what is finished; whether that failed anywhere."""
     from harness.execute.executor import check_device
     from harness.report.complete import complete
 
     check_device(device)
+    assert source.root is not None, "of a study, not of a bundle"
     # One thread, as a training has, so that latencies of then and now compare.
-    found = complete(plan, runs, root, device, threads=1, console=console)
-    console.print(found.text, markup=False, highlight=False, soft_wrap=True)
+    found = complete(source.plan, source.runs, source.root, device, threads=1, console=console)
+    _say(found.text)
     return bool(found.failed)
 
 

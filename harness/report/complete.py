@@ -16,6 +16,7 @@ from harness.diagnose import alignment, latency
 from harness.diagnose.examine import examine, examine_pair, is_examined, is_pair_examined, some_samples
 from harness.diagnose.machine import Machine
 from harness.errors import InputError
+from harness.report.results import sound_results
 from harness.store import Busy, RunFolder
 from harness.study.jobs import JobSpec
 from harness.study.plan import Plan
@@ -106,7 +107,9 @@ class _Looks:
     def tasks(self) -> list[_Task]:
         """Of every finished detector, and every finished pair once."""
         specs = {id_: job.spec for id_, job in self._plan.jobs.items() if isinstance(job.spec, JobSpec)}
-        finished = {id_: spec for id_, spec in specs.items() if self._folder(id_).result() is not None}
+        # A run that must not be believed is not worth a look; the report says what is wrong with it.
+        results = sound_results(self._plan, self._runs)
+        finished = {id_: spec for id_, spec in specs.items() if results[id_] is not None}
         pairs: dict[tuple[str, str], str] = {}
         for row in self._plan.rows:
             teacher = specs[row.job].teacher if row.role == "student" and not row.split else None

@@ -14,7 +14,7 @@ from harness.diagnose.kept import kept_model
 from harness.diagnose.latency import Latency
 from harness.evaluate.analysis import CLASSES, COSTS, Analysis
 from harness.evaluate.intervals import Estimate
-from harness.report.results import why_unpaired
+from harness.report.results import sound_results, why_unpaired
 from harness.store import Result, RunFolder
 from harness.study.plan import Plan, Row
 
@@ -49,9 +49,9 @@ def terms_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     map and on the layer that makes it; NaN where the term has none, as the detection terms themselves). A row for each
     finished training of a detector, term and bin.
     """
-    records = []
+    records, results = [], sound_results(plan, runs)
     for row in plan.rows:
-        found = _history(row, plan, runs)
+        found = _history(row, plan, results, runs)
         if found is None:
             continue
         for term in found.terms:
@@ -71,8 +71,9 @@ def progress_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     and bin; an arm without all its seeds, or one whose batches are not its baseline's, has none.
     """
     records: list[tuple] = []
+    results = sound_results(plan, runs)
     for rows in _arms(plan, ("student",)):
-        pairs = [_losses(row, plan, runs) for row in rows]
+        pairs = [_losses(row, plan, results, runs) for row in rows]
         known = [pair for pair in pairs if pair is not None]
         if len(known) < len(pairs) or len({steps.tobytes() for steps, _, _ in known}) > 1:
             continue
@@ -92,10 +93,10 @@ def alignment_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     the teacher, in [0, 1]; NaN where it is not known), cells and samples (that were compared). A row for each student
     that has a detector for a teacher and was examined, level and region.
     """
-    records = []
+    records, results = [], sound_results(plan, runs)
     for row in plan.rows:
         teacher = plan.detector_spec(row.job).teacher if row.role == "student" and not row.split else None
-        if teacher is None:
+        if teacher is None or results[row.job] is None:
             continue
         found = kept_model(RunFolder(runs / row.job).alignment(teacher), Alignment)
         before = kept_model(RunFolder(runs / str(row.baseline)).alignment(teacher), Alignment)
@@ -118,7 +119,7 @@ def breakdown_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     NaN and all). A row for each student's and control's arm and number; an arm of which a seed is not examined, or did
     not begin as its baseline did, has none.
     """
-    results = {id_: RunFolder(runs / id_).result() for id_ in plan.jobs}
+    results = sound_results(plan, runs)
     analyses = _Analyses(runs)
     records: list[tuple] = []
     for rows in _arms(plan, ("student", "control"), splits=True):
@@ -145,10 +146,10 @@ def latency_frame(plan: Plan, runs: Path) -> pd.DataFrame:
 
     Columns: KEYS, seeds (measured), milliseconds (the mean over them), machine (device and threads, of all of them).
     """
-    records = []
+    records, results = [], sound_results(plan, runs)
     for row in plan.rows:
-        found = kept_model(RunFolder(runs / row.job).latency, Latency) if not row.split else None
-        if found is not None and row.role != "image teacher":
+        found = kept_model(RunFolder(runs / row.job).latency, Latency) if not row.split and results[row.job] else None
+        if found is not None:
             name = f"{found.device}, {found.threads} thread(s)"
             records.append((*_key(row), row.seed, found.milliseconds, name))
     frame = pd.DataFrame(records, columns=[*KEYS, *LATENCY])
@@ -171,21 +172,22 @@ def _arms(plan: Plan, roles: Sequence[str], splits: bool = False) -> Iterator[li
     yield from groups.values()
 
 
-def _history(row: Row, plan: Plan, runs: Path) -> History | None:
+def _history(row: Row, plan: Plan, results: dict[str, Result | None], runs: Path) -> History | None:
     """Of a row's finished training of a detector."""
-    folder = RunFolder(runs / row.job)
-    if row.split or row.role == "image teacher" or not plan.detector_spec(row.job).steps or folder.result() is None:
+    if row.split or row.role == "image teacher" or not plan.detector_spec(row.job).steps or results[row.job] is None:
         return None
-    return history(folder)
+    return history(RunFolder(runs / row.job))
 
 
 def _middles(found: History) -> np.ndarray:
     return (found.ends[:-1] + found.ends[1:] - 1) / 2
 
 
-def _losses(row: Row, plan: Plan, runs: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _losses(
+    row: Row, plan: Plan, results: dict[str, Result | None], runs: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Middles of bins, the baseline's and the student's detection loss there; None where they cannot be compared."""
-    both = [folder for folder in (row.baseline, row.job) if folder and RunFolder(runs / folder).result() is not None]
+    both = [id_ for id_ in (row.baseline, row.job) if id_ and results[id_] is not None]
     found = [each for each in (history(RunFolder(runs / id_)) for id_ in both) if each is not None]
     if len(found) < 2:
         return None

@@ -1,23 +1,65 @@
-"""Rebuild: a study's tables from its run folders, to files and to the terminal."""
+"""Rebuild: a study's report from its run folders, to files and to the terminal."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
+from harness.report.effects import attributions, unlike
+from harness.report.flaws import flaws
+from harness.report.forms import latex, markdown, show
+from harness.report.provenance import commit_lines, provenance
 from harness.report.results import arms, cost_frame, results_frame, summary
-from harness.report.tables import markdown, print_table, write_tables
+from harness.report.table import Table
+from harness.report.tables import attribution_table, cost_table, published_table, results_table, verdicts_table
+from harness.store import atomic_write
 from harness.study.papers import read_paper
 from harness.study.plan import Plan
 from harness.study.spec import StudySpec
 from harness.tracking.study import Arm
 
 
-def rebuild(plan: Plan, study: StudySpec, runs: Path, tables: Path, console: Console) -> tuple[str, list[Arm]]:
-    """Write the tables into a folder and print the first one; that one as Markdown, and its lines."""
+def rebuild(plan: Plan, study: StudySpec, runs: Path, out: Path, console: Console) -> tuple[str, list[Arm]]:
+    """Write the report into a folder and print its first tables; these as Markdown, and the lines of the first."""
     papers = [read_paper(path) for path in study.report.papers]
-    results = summary(results_frame(plan, runs, papers))
-    write_tables(results, cost_frame(plan, runs), study, tables, papers)
-    print_table(results, study, console, papers)
-    files = f"tables: {tables}/table.md, table.tex, table.csv; what it cost: {tables}/cost.md"
+    frame = results_frame(plan, runs, papers)
+    lines, cost = summary(frame), cost_frame(plan, runs)
+    told = [
+        results_table(lines, study, commit_lines(provenance(plan, runs))),
+        verdicts_table(lines, study, unlike(frame)),
+        attribution_table(attributions(frame, study)),
+    ]
+    main = [table for table in told if table is not None]
+    published = [published_table(paper) for paper in papers]
+    write(out, [*main, *published], cost_table(cost), lines, cost)
+    for table in [*main, *published]:
+        console.print(f"\n{table.title}", style="bold", highlight=False)
+        show(table, console)
+    for flaw in flaws(plan, runs).values():
+        console.print(flaw.message, style="red", markup=False, highlight=False, soft_wrap=True)
+    files = f"tables: {out}/table.md, table.tex, table.csv; what it cost: {out}/cost.md"
     console.print(files, highlight=False, soft_wrap=True)
-    return markdown(results, study, papers), arms(results)
+    return "\n".join(markdown(table) for table in main), arms(lines)
+
+
+def write(out: Path, tables: Sequence[Table], costs: Table, lines: pd.DataFrame, cost: pd.DataFrame) -> None:
+    """Write table.md and table.tex with all tables, table.csv with the numbers, and what it cost."""
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write(out / "table.md", "\n".join(markdown(table) for table in tables).encode())
+    atomic_write(out / "table.tex", latex(tables).encode())
+    atomic_write(out / "table.csv", csv(lines).encode())
+    atomic_write(out / "cost.md", markdown(costs).encode())
+    atomic_write(out / "cost.csv", cost.to_csv(index=False, lineterminator="\n").encode())
+
+
+def csv(lines: pd.DataFrame) -> str:
+    """The lines of the table with all digits that mean anything; of papers what they report, with its mark."""
+    numbers = lines.select_dtypes("number").columns.difference(["seeds"])
+    found = lines.assign(**{name: lines[name].round(6) for name in numbers})
+    found["jobs"] = [" ".join(jobs) for jobs in lines["jobs"]]
+    found["published"] = [
+        "; ".join(f"{paper}: mAP {gain.mAP}, NDS {gain.NDS} ({gain.mark})" for paper, gain in gains.items())
+        for gains in lines["published"]
+    ]
+    return found.to_csv(index=False, lineterminator="\n")

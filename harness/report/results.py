@@ -1,6 +1,6 @@
 """Run folders to tidy frames: a row a training of the study, with its metrics, its gain and its costs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,42 +8,49 @@ import pandas as pd
 
 from harness.diagnose.kept import kept_model
 from harness.diagnose.latency import Latency
-from harness.evaluate.intervals import Estimate, difference, read_draws
+from harness.evaluate.intervals import read_draws
+from harness.report.effects import KEYS, POINTS, Key, gains_frame
+from harness.report.flaws import Flaw, flaws
 from harness.store import Result, RunFolder
-from harness.study.papers import SIGNS, Paper
+from harness.study.jobs import JobSpec
+from harness.study.papers import Paper, PublishedGain
 from harness.study.plan import Plan, Row
-from harness.study.spec import WARM_START
 from harness.tracking.study import Arm
 
-POINTS = ("mAP", "NDS")
-"""Shown in points, 100 times the fraction, as the papers do."""
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MASKS = ("mask_AP", "mask_AP50")
 """Of an image teacher, in points."""
 GAINS = tuple(f"gain_{metric}" for metric in POINTS)
-KEYS = ("role", "model", "path", "arm", "losses", "split")
-"""Rows that agree in these differ in the seed alone."""
+OF_GAINS = ("low", "high", "p", "holm", "detectable", "verdict", "agreement")
+"""What a summary has of each gain besides its mean and spread, as gain_METRIC_NAME."""
 
 
 def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.DataFrame:
     """One row for each row of the plan.
 
-    Columns: KEYS (split is empty for the evaluation split), seed, job, missing (why there is no result, else empty),
-    parameters, mAP and NDS in points, the five errors, mask_AP and mask_AP50 (of an image teacher, in points), gain_mAP
-    and gain_NDS in points over the baseline of the same student and seed, paper, paper_mAP and paper_NDS (the gain that
-    it reports for such a path and such losses) with paper_mark, unpaired (why there is no gain although both have
-    results, else empty), warning (what is doubtful about the training, else empty), machine (device kind, torch version
-    and threads), and gain_draws (mAP and NDS of the gain in draws of scenes and the number of scenes, or None).
+    Columns: KEYS (split is empty for the evaluation split), seed, job, baseline (the job of its baseline, else empty),
+    missing (why there is no result, else empty), parameters, mAP and NDS in points, the five errors, mask_AP and
+    mask_AP50 (of an image teacher, in points), gain_mAP and gain_NDS in points over the baseline of the same student
+    and seed, published (name of a paper to what it reports for such a path and losses of such kinds), unpaired (why
+    there is no gain although both have results, else empty), warning (what is doubtful about the training, else empty),
+    machine (device kind, torch version and threads), and draws (mAP and NDS in points in draws of scenes and the number
+    of scenes, or None).
     """
-    found = {id_: RunFolder(runs / id_).result() for id_ in plan.jobs}
-    return pd.DataFrame([_record(row, plan, found, runs, papers) for row in plan.rows])
+    flawed, found = flaws(plan, runs), sound_results(plan, runs)
+    return pd.DataFrame([_record(row, plan, found, flawed, runs, papers) for row in plan.rows])
 
 
 def _record(
-    row: Row, plan: Plan, found: dict[str, Result | None], runs: Path, papers: Sequence[Paper]
+    row: Row,
+    plan: Plan,
+    found: Mapping[str, Result | None],
+    flawed: Mapping[str, Flaw],
+    runs: Path,
+    papers: Sequence[Paper],
 ) -> dict[str, object]:
     result = found[row.job]
-    baseline = found[row.baseline] if row.baseline and row.role in ("student", "control") else None
+    compared = row.role in ("student", "control")
+    baseline = found[row.baseline] if row.baseline and compared else None
     unpaired = ""
     if result is not None and baseline is not None:
         unpaired = why_unpaired(row, plan, found)
@@ -57,7 +64,8 @@ def _record(
         "split": row.split,
         "seed": row.seed,
         "job": row.job,
-        "missing": _missing(row, result, runs),
+        "baseline": row.baseline if row.baseline and compared else "",
+        "missing": flawed[row.job].short if row.job in flawed else _missing(row, result, runs),
         "unpaired": unpaired,
         "warning": "; ".join(f"loss {name!r}: {text}" for name, text in result.warnings.items()) if result else "",
         "parameters": result.parameters if result else float("nan"),
@@ -74,24 +82,25 @@ def _record(
         record[f"gain_{metric}"] = float("nan")
         if result is not None and baseline is not None:
             record[f"gain_{metric}"] = 100 * (result.metrics[metric] - baseline.metrics[metric])
-    record["gain_draws"] = _gain_draws(row, runs) if result is not None and baseline is not None else None
-    losses = frozenset(row.losses) - {WARM_START}
-    gains = ((paper.name, paper.gain(row.published_as, losses)) for paper in papers)
-    name, published = next(((name, gain) for name, gain in gains if gain is not None), ("", None))
-    record["paper"] = name
-    record["paper_mAP"] = published.mAP if published else float("nan")
-    record["paper_NDS"] = published.NDS if published else float("nan")
-    record["paper_mark"] = SIGNS[published.mark] if published else ""
+    record["draws"] = _draws(row, runs) if result is not None and (compared or row.role == "baseline") else None
+    record["published"] = _published(row, plan, papers)
     return record
 
 
-def _gain_draws(row: Row, runs: Path) -> tuple[dict[str, np.ndarray], int] | None:
-    """The gain in points, draw by draw, and the number of scenes; None where one of the two has no draws."""
-    student, baseline = (read_draws(RunFolder(runs / id_).draws) for id_ in (row.job, str(row.baseline)))
-    if student is None or baseline is None:
-        return None
-    gain = difference(student[0], baseline[0])
-    return {metric: 100 * gain[metric] for metric in POINTS}, student[1]
+def _draws(row: Row, runs: Path) -> tuple[dict[str, np.ndarray], int] | None:
+    """mAP and NDS in points, draw by draw, and the number of scenes."""
+    drawn = read_draws(RunFolder(runs / row.job).draws)
+    return drawn and ({metric: 100 * drawn[0][metric] for metric in POINTS}, drawn[1])
+
+
+def _published(row: Row, plan: Plan, papers: Sequence[Paper]) -> dict[str, PublishedGain]:
+    """What papers report for such a path and losses of such kinds, whatever the study calls them."""
+    spec = plan.jobs[row.job].spec
+    if not isinstance(spec, JobSpec) or not row.published_as:
+        return {}
+    kinds = frozenset(str(fields.get("loss", name)) for name, fields in spec.losses.items())
+    found = {paper.name: paper.gain(row.published_as, kinds) for paper in papers}
+    return {name: gain for name, gain in found.items() if gain is not None}
 
 
 def _missing(row: Row, result: Result | None, runs: Path) -> str:
@@ -101,12 +110,18 @@ def _missing(row: Row, result: Result | None, runs: Path) -> str:
     return f"failed: {failure[0].splitlines()[0]}" if failure else "not run"
 
 
-def why_unpaired(row: Row, plan: Plan, found: dict[str, Result | None]) -> str:
+def sound_results(plan: Plan, runs: Path) -> dict[str, Result | None]:
+    """Of each job of a plan; None of one that is not finished, or whose run must not be believed."""
+    flawed = flaws(plan, runs)
+    return {id_: None if id_ in flawed else RunFolder(runs / id_).result() for id_ in plan.jobs}
+
+
+def why_unpaired(row: Row, plan: Plan, found: Mapping[str, Result | None]) -> str:
     """Why a row must not be held against its baseline; empty where it may, or where they do not say how they began."""
     return _unpaired(*(_began(id_, plan, found) for id_ in (row.job, str(row.baseline))))
 
 
-def _began(id_: str, plan: Plan, found: dict[str, Result | None]) -> dict[str, str]:
+def _began(id_: str, plan: Plan, found: Mapping[str, Result | None]) -> dict[str, str]:
     """What the training of a job's detector began with; of a detector that is scored again, what that one did."""
     result = found[plan.detector_spec(id_).model_of or id_]
     return {} if result is None else result.began
@@ -141,10 +156,10 @@ def cost_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     sample to its boxes (NaN where that was not measured) and of a step of the training, minutes of wall and of
     processor time for training and scoring, and the largest memory of any seed in MB.
     """
-    rows = []
+    rows, found = [], sound_results(plan, runs)
     for row in plan.rows:
         folder = RunFolder(runs / row.job)
-        result, latency = folder.result(), kept_model(folder.latency, Latency)
+        result, latency = found[row.job], kept_model(folder.latency, Latency)
         if row.split or result is None or not plan.jobs[row.job].spec.steps:
             continue
         rows.append(
@@ -175,25 +190,46 @@ def _together(texts: pd.Series) -> str:
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows that differ only in seed become one: mean, ``*_std`` over seeds (NaN for one), and their number.
 
-    Gains have their 95 % interval over scenes in ``*_low`` and ``*_high``.
+    Of gains there are besides OF_GAINS (`harness.report.effects.gains_frame`), in points, and scenes.
     """
     metrics = [*POINTS, *ERRORS, *MASKS, *GAINS]
-    groups = frame.groupby(list(KEYS), sort=False)
+    lines = frame.groupby(list(KEYS), sort=False)
     # A mean over fewer seeds than were asked for would pass for the whole: one NaN makes the cell NaN.
-    means = groups[metrics].mean(skipna=False)
-    spread = groups[metrics].std(ddof=1, skipna=False).add_suffix("_std")
-    same = groups[["parameters", "paper", "paper_mAP", "paper_NDS", "paper_mark"]].first()
-    said = groups[["missing", "unpaired", "warning", "machine"]].agg(_together)
-    intervals = groups["gain_draws"].agg(list).map(_over_scenes)
-    scenes = pd.DataFrame(intervals.tolist(), index=intervals.index)
-    return means.join(spread).join(scenes).join(groups.size().rename("seeds")).join(same).join(said).reset_index()
+    means = lines[metrics].mean(skipna=False)
+    spread = lines[metrics].std(ddof=1, skipna=False).add_suffix("_std")
+    same = lines[["parameters", "published"]].first()
+    said = lines[["missing", "unpaired", "warning", "machine"]].agg(_together)
+    jobs = lines["job"].agg(tuple).rename("jobs")
+    published = dict(zip(map(tuple, same.index), same["published"], strict=True))
+    found = means.join(spread).join(_gains(frame, published))
+    return found.join(lines.size().rename("seeds")).join(same).join(said).join(jobs).reset_index()
+
+
+def _gains(frame: pd.DataFrame, published: Mapping[Key, Mapping[str, PublishedGain]]) -> pd.DataFrame:
+    """OF_GAINS of each line, by KEYS; NaN, and no text, of lines without a gain."""
+    # What ours is held against is the first paper that speaks of such an arm.
+    first = {key: next(iter(gains.values())) for key, gains in published.items() if gains}
+    sure = gains_frame(frame, first)
+    found = pd.DataFrame(index=pd.MultiIndex.from_tuples(published, names=KEYS))
+    for metric in POINTS:
+        of = sure[sure["metric"] == metric].set_index(list(KEYS))
+        for name in OF_GAINS:
+            found[f"gain_{metric}_{name}"] = of[name].reindex(found.index)
+            if name in ("verdict", "agreement"):
+                found[f"gain_{metric}_{name}"] = found[f"gain_{metric}_{name}"].fillna("")
+        found["scenes"] = of["scenes"].reindex(found.index)
+    return found
 
 
 def arms(summary: pd.DataFrame) -> list[Arm]:
-    """The lines of a summary for who compares them elsewhere: metrics with ``_std`` over seeds, gains with ``_low`` and
-    ``_high``, all as fractions again, and the number of seeds."""
-    points = [column for column in summary.columns if column.startswith((*POINTS, *MASKS, *GAINS))]
-    shown = [*points, *(error + end for error in ERRORS for end in ("", "_std")), "seeds", "parameters"]
+    """The lines of a summary for who compares them elsewhere: metrics with ``_std`` over seeds, gains with their
+    interval and p values, all as fractions again, and the number of seeds."""
+    points = [
+        *(column + end for column in (*POINTS, *MASKS, *GAINS) for end in ("", "_std")),
+        *(f"{gain}_{name}" for gain in GAINS for name in ("low", "high")),
+    ]
+    shown = [*points, *(f"{gain}_{name}" for gain in GAINS for name in ("p", "holm"))]
+    shown += [*(error + end for error in ERRORS for end in ("", "_std")), "seeds", "parameters"]
     fractions = summary.assign(**{column: summary[column] / 100 for column in points})
     return [
         Arm(
@@ -202,15 +238,3 @@ def arms(summary: pd.DataFrame) -> list[Arm]:
         )
         for line in fractions.to_dict("records")
     ]
-
-
-def _over_scenes(draws: list[tuple[dict[str, np.ndarray], int] | None]) -> dict[str, float]:
-    """The 95 % interval over scenes of the mean gain of some seeds: a draw has the same scenes for all of them."""
-    known = [pair for pair in draws if pair is not None]
-    whole = len(known) == len(draws)
-    found: dict[str, float] = {}
-    for metric in POINTS:
-        mean = np.mean([values[metric] for values, _ in known], axis=0) if whole else np.full(1, np.nan)
-        interval = Estimate.of(mean, known[0][1] if whole else 0)
-        found |= {f"gain_{metric}_low": interval.low, f"gain_{metric}_high": interval.high}
-    return found

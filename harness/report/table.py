@@ -10,7 +10,7 @@ class Cell:
 
     text: str
     """As it is read, plain; numbers rounded as they are shown."""
-    value: float | None = None
+    value: float | int | None = None
     """By which a reader sorts; None where there is no number."""
     best: bool = False
     """The best of its column among the rows that compare with it."""

@@ -1,23 +1,207 @@
-"""Frames to tables: Markdown, LaTeX, CSV, terminal; without dates and paths, so that equal results give equal files."""
+"""Which tables a report has: results, what is sure of them, what it is due to, costs, and what papers report."""
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
-from harness.console import print_table as console_table
 from harness.evaluate.mask_ap import SMALLEST_PX
-from harness.report.results import COSTS, ERRORS, GAINS, POINTS
-from harness.store import atomic_write
-from harness.study.papers import MEANINGS, SIGNS, Paper
+from harness.report.effects import POINTS, Attribution, adjusted
+from harness.report.results import COSTS, ERRORS, GAINS
+from harness.report.statistics import POWER, Effect
+from harness.report.table import Cell, Table
+from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
 from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range
 
 IMAGE_TEACHER = "image teacher"
 """A row that the table does not show, as it has no boxes; the caption speaks of it."""
-Cells = list[list[str]]
-"""A table as it is shown: its first row is the header."""
+Line = Mapping[Hashable, Any]
+"""Of a summary."""
+
+
+def results_table(summary: pd.DataFrame, study: StudySpec, notes: Sequence[str] = ()) -> Table:
+    """Every row of the study, as the papers have it; with notes below the caption."""
+    papers = _papers(summary)
+    published = [f"{paper} gain {metric}" for paper in papers for metric in POINTS]
+    header = ["row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS", *published, "parameters"]
+    kinds = _machines(summary)
+    shown = summary[summary["role"] != IMAGE_TEACHER]
+    best = _best(shown)
+    found: list[list[Cell]] = []
+    for number, row in zip(shown.index, shown.to_dict("records"), strict=True):
+        jobs = tuple(row["jobs"])
+        name = line_name(row)
+        if len(kinds) > 1 and row["machine"]:
+            name += f" [{', '.join(kinds[kind] for kind in row['machine'].split('; '))}]"
+        cells = [Cell(name, jobs=jobs), Cell(str(row["seeds"]), row["seeds"])]
+        if row["missing"]:
+            cells += [Cell(row["missing"], jobs=jobs), *[Cell("")] * (len(header) - 3)]
+            found.append(cells)
+            continue
+        for metric in (*POINTS, *ERRORS):
+            form = "{:.1f}" if metric in POINTS else "{:.3f}"
+            cells.append(_cell(_number(row, metric, form), row[metric], (number, metric) in best, jobs))
+        for metric in GAINS:
+            text = "unpaired" if row["unpaired"] else _gain(row, metric)
+            cells.append(_cell(text, row[metric], (number, metric) in best, jobs))
+        for paper in papers:
+            gain = row["published"].get(paper)
+            cells += [_cell(published_text(gain, metric), gain and gain.points(metric)) for metric in POINTS]
+        found.append([*cells, _cell(_plain(row["parameters"], "{:,.0f}"), row["parameters"])])
+    return Table.of("results", "Results", header, found, [*caption(summary, study), *notes])
+
+
+def _best(shown: pd.DataFrame) -> set[tuple[Hashable, str]]:
+    """Lines and metrics that no other line of the same student and split is better in, as they are shown."""
+    found = set()
+    students = shown[shown["role"].isin(["baseline", "control", "student"])]
+    for _, lines in students.groupby(["model", "split"], sort=False):
+        for metric in (*POINTS, *ERRORS, *GAINS):
+            rounded = lines[metric].dropna().round(3 if metric in ERRORS else 1)
+            if len(rounded) > 1:
+                top = rounded.min() if metric in ERRORS else rounded.max()
+                found |= {(number, metric) for number in rounded.index[rounded == top]}
+    return found
+
+
+def verdicts_table(summary: pd.DataFrame, study: StudySpec, unlike: Sequence[str] = ()) -> Table | None:
+    """What may be said of each gain, and of what a paper reports; None where no gain is known.
+
+    Args:
+        summary: Lines.
+        study: Of which they are.
+        unlike: What there is to say of arms whose seeds spread more than others'.
+    """
+    header = ("row", "metric", "gain", "95 % interval", "p", "p (Holm)", "verdict", "could see", "paper", "against it")
+    rows: list[list[Cell]] = []
+    family = 0
+    for row in summary.to_dict("records"):
+        if row["split"] or all(math.isnan(row[f"{gain}_low"]) for gain in GAINS):
+            continue
+        paper, published = next(iter(row["published"].items()), ("", None))
+        for metric in POINTS:
+            of = {name: row[f"gain_{metric}_{name}"] for name in ("low", "high", "p", "holm", "detectable")}
+            value = row[f"gain_{metric}"]
+            family += not math.isnan(of["holm"])
+            told = published_text(published, metric)
+            rows.append(
+                [
+                    Cell(line_name(row), jobs=tuple(row["jobs"])),
+                    Cell(metric),
+                    _cell(_plain(value, "{:+.1f}"), value),
+                    _cell(f"[{of['low']:+.1f}, {of['high']:+.1f}]", value),
+                    _cell(p_text(of["p"]), of["p"]),
+                    _cell(p_text(of["holm"]), of["holm"]),
+                    Cell(row[f"gain_{metric}_verdict"]),
+                    _cell(_plain(of["detectable"], "{:.1f}"), of["detectable"]),
+                    Cell(f"{paper} {told}" if told else ""),
+                    Cell(row[f"gain_{metric}_agreement"]),
+                ]
+            )
+    if not rows:
+        return None
+    alone = len(study.seeds) < 2
+    notes = [
+        f"p is two-sided, over {'scenes' if alone else 'seeds and scenes'}; (Holm): adjusted for all {family} gains of "
+        "the table, of which one in twenty would be below 5 % if nothing had any effect. "
+        + (
+            "With one seed, a verdict is about these two models and their scenes, never about a loss."
+            if alone
+            else "Higher or lower: below 5 % when adjusted; looked at alone: below 5 % if this row were the only one."
+        ),
+        f"Could see: the smallest true gain that such a study finds (p < 5 %, looked at alone) in {POWER:.0%} of "
+        "cases; not told apart is no proof that there is nothing.",
+    ]
+    if any(row[9].text for row in rows):
+        notes.append(
+            "Against it: whether what a paper reports and what we find agree, where its number or direction "
+            "was read for certain; inside: our interval holds its gain."
+        )
+    return Table.of("verdicts", "What is sure", header, rows, [*notes, *unlike])
+
+
+def attribution_table(found: Sequence[Attribution]) -> Table | None:
+    """What is due to which loss; None where no design tells."""
+    parts = [part for path in found for metric in POINTS for part in path.parts[metric]]
+    if not parts:
+        return None
+    p = dict(zip(map(id, parts), adjusted(parts), strict=True))
+    rows: list[list[Cell]] = []
+    for path in found:
+        for pair in zip(*(path.parts[metric] for metric in POINTS), strict=True):
+            cells = [Cell(path.path), Cell(part_text(pair[0].kind, pair[0].what, pair[0].to))]
+            for part in pair:
+                cells += [_cell(effect_text(part.effect), part.effect.value), _cell(p_text(p[id(part)]), p[id(part)])]
+            rows.append(cells)
+    header = ("path", "what", "mAP", "p (Holm)", "NDS", "p (Holm)")
+    kinds = {part.kind for part in parts}
+    notes = ["Points, with 95 % intervals over seeds and scenes; p adjusted for all effects of this table."]
+    if "main effect" in kinds:
+        notes.append(
+            "Main effect: what a loss adds in the mean over all sets of the others. Interaction: what one adds more "
+            "where the other is there. Shapley value: what it adds in the mean over all orders of adding; all add up "
+            "to the gain of the whole."
+        )
+    if "added" in kinds:
+        notes.append("The arms are no full factorial: what adding one loss to one set does is all that they tell.")
+    return Table.of("attribution", "What it is due to", header, rows, notes)
+
+
+def part_text(kind: str, what: Sequence[str], to: Sequence[str] | None) -> str:
+    """An effect, in words."""
+    if kind == "added":
+        return f"{what[0]}, added to {'+'.join(to or ()) or 'nothing'}"
+    return f"{kind} of {' and '.join(what)}"
+
+
+def effect_text(effect: Effect) -> str:
+    """A value in points with its interval."""
+    interval = "" if math.isnan(effect.low) else f" [{effect.low:+.1f}, {effect.high:+.1f}]"
+    return f"{effect.value:+.1f}{interval}"
+
+
+def p_text(p: float) -> str:
+    """Two digits, and no more of what is small than that it is."""
+    if math.isnan(p):
+        return ""
+    return "< 0.0001" if p < 0.0001 else f"{p:.2f}" if p >= 0.1 else f"{p:.2g}" if p >= 0.001 else f"{p:.4f}"
+
+
+def published_table(paper: Paper) -> Table:
+    """What a paper reports, each number with its mark."""
+    header = ["row", "dataset", *POINTS, *ERRORS, "source"]
+    rows: list[list[Cell]] = []
+    for row in paper.rows:
+        numbers: list[Cell] = []
+        for metric in (*POINTS, *ERRORS):
+            value = getattr(row, metric)
+            form = "{:.1f}" if metric in POINTS else "{:.3f}"
+            numbers.append(_cell(_plain(value, form, SIGNS[row.mark]), value))
+        rows.append([Cell(row.label), Cell(row.dataset), *numbers, Cell(row.source)])
+    used = {SIGNS[row.mark] for row in paper.rows}
+    notes = [*paper.notes, *(meaning for sign, meaning in MEANINGS.items() if sign in used)]
+    title = f"Published: {paper.name} ({paper.venue}, arXiv {paper.arxiv})"
+    return Table.of(f"published-{paper.name.lower()}", title, header, rows, notes)
+
+
+def cost_table(cost: pd.DataFrame) -> Table:
+    """What each training cost, which differs from machine to machine and from run to run."""
+    header = ["row", "seeds", "parameters", "inference (ms)", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)"]
+    forms = ("{:,.0f}", "{:.1f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
+    rows = [
+        [
+            Cell(line_name(row)),
+            Cell(str(row["seeds"]), row["seeds"]),
+            *(_cell(_plain(row[name], form), row[name]) for name, form in zip(COSTS, forms, strict=True)),
+        ]
+        for row in cost.to_dict("records")
+    ]
+    notes = [
+        "Training and scoring together, in means over seeds; of steps the median time, of memory the largest.",
+        "Inference is from one sample to its boxes, the median over samples; the machine may have had other work.",
+    ]
+    return Table.of("cost", "Cost", header, rows, notes)
 
 
 def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
@@ -36,11 +220,7 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
         "mAP, NDS and gains in points; errors as nuScenes defines them, smaller is better; ± is the standard deviation "
         "over seeds. A gain is over the same student and seed trained without a teacher.",
     ]
-    if summary["gain_mAP_low"].notna().any():
-        lines.append(
-            "In brackets: the 95 % interval of the mean gain over scenes (paired bootstrap). It says how far the gain "
-            "of these trainings might be off on other scenes; the spread over seeds, how far other trainings might be."
-        )
+    lines += _what_intervals_say(summary)
     lines += [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
     lines += [_image_teacher(row, study) for row in summary[summary["role"] == IMAGE_TEACHER].to_dict("records")]
     lines += [f"{arm}: {', '.join(_loss(name, study) for name in losses)}." for arm, losses in study.arms.items()]
@@ -48,12 +228,13 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
         lines.append(
             f"The losses' weights grow from 0 in the first {schedule.distillation_warmup:.0%} of the training."
         )
-    if _has_published(summary) and any(WARM_START in losses for losses in study.arms.values()):
+    if _published_gains(summary) and any(WARM_START in losses for losses in study.arms.values()):
         lines.append("The papers' students do not begin as copies of a teacher.")
     if data.root is None:
         lines.append("These are numbers of the embedded synthetic world, not of nuScenes.")
-    if _has_published(summary):
-        signs = [MEANINGS[sign] for sign in MEANINGS if sign in set(summary["paper_mark"])]
+    if published := _published_gains(summary):
+        marks = {SIGNS[gain.mark] for gain in published}
+        signs = [meaning for sign, meaning in MEANINGS.items() if sign in marks]
         lines.append(
             " ".join(["Columns of a paper: the gain it reports on nuScenes for such a path and losses.", *signs])
         )
@@ -64,17 +245,29 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
         )
     if data.train_split == data.eval_split:
         lines.append("Scored on the samples it was trained on: a check of the plumbing, not a result.")
-    if len(study.seeds) == 1:
-        lines.append("One seed: a difference speaks of these two trainings, not of the loss.")
     for row in summary[summary["unpaired"] != ""].to_dict("records"):
-        lines.append(f"{_row_name(row)}: no gain, for {row['unpaired']}.")
+        lines.append(f"{line_name(row)}: no gain, for {row['unpaired']}.")
     for row in summary[summary["warning"] != ""].to_dict("records"):
-        lines.append(f"{_row_name(row)}: doubtful: {row['warning']}.")
+        lines.append(f"{line_name(row)}: doubtful: {row['warning']}.")
     kinds = _machines(summary)
     if len(kinds) > 1:
         named = "; ".join(f"[{letter}] {kind}" for kind, letter in kinds.items())
         lines.append(f"Made on more than one kind of machine, which alone changes numbers a little: {named}.")
     return lines
+
+
+def _what_intervals_say(summary: pd.DataFrame) -> list[str]:
+    """Of the brackets behind gains."""
+    known = summary[summary["gain_mAP_low"].notna()]
+    if known.empty:
+        return []
+    scenes, seeds = bool((known["scenes"] > 0).all()), int(known["seeds"].max())
+    over = {
+        (True, True): "seeds and scenes: where other seeds and other scenes of this kind would put it",
+        (True, False): "scenes. One seed: it speaks of these two models on other scenes, not of the loss",
+        (False, True): "seeds; the scenes are too few to speak of others",
+    }[scenes, seeds > 1]
+    return [f"In brackets: the 95 % interval of the mean gain over {over}."]
 
 
 def _teacher(name: str, study: StudySpec) -> str:
@@ -120,95 +313,21 @@ def _values(given: dict[str, object]) -> str:
     return " / ".join(f"{value} on {path}" for path, value in sorted(given.items(), key=lambda item: item[0] == OTHERS))
 
 
-def write_tables(
-    summary: pd.DataFrame, cost: pd.DataFrame, study: StudySpec, out: Path, papers: Sequence[Paper] = ()
-) -> None:
-    """Write table.md, table.tex and table.csv, and what it cost in cost.md and cost.csv, into a folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    atomic_write(out / "table.md", markdown(summary, study, papers).encode())
-    atomic_write(out / "table.tex", latex(summary, study).encode())
-    numbers = summary.select_dtypes("number").columns.difference(["seeds"])
-    rounded = summary.assign(**{name: summary[name].round(6) for name in numbers})
-    atomic_write(out / "table.csv", rounded.to_csv(index=False, lineterminator="\n").encode())
-    atomic_write(out / "cost.md", (markdown_table(_cost_cells(cost)) + f"\n\n{_COST_NOTE}\n").encode())
-    atomic_write(out / "cost.csv", cost.to_csv(index=False, lineterminator="\n").encode())
+def _papers(summary: pd.DataFrame) -> list[str]:
+    """Those that report a number, or a direction, for any line."""
+    return list(dict.fromkeys(name for gains in summary["published"] for name in gains))
 
 
-def markdown(summary: pd.DataFrame, study: StudySpec, papers: Sequence[Paper] = ()) -> str:
-    """The table with its caption, and the rows that papers published."""
-    parts = [markdown_table(_cells(summary)), *caption(summary, study)]
-    for paper in papers:
-        parts += [f"**Published: {paper.name}** ({paper.venue}, arXiv {paper.arxiv})"]
-        parts += [markdown_table(_published_cells(paper)), *_published_notes(paper)]
-    return "\n\n".join(parts) + "\n"
+def _published_gains(summary: pd.DataFrame) -> list[PublishedGain]:
+    return [gain for gains in summary["published"] for gain in gains.values()]
 
 
-def latex(summary: pd.DataFrame, study: StudySpec) -> str:
-    """The table for a paper, its caption below it: needs the package booktabs."""
-    header, *rows = _cells(summary)
-    frame = pd.DataFrame(rows, columns=header)
-    text = frame.to_latex(index=False, escape=True, column_format="l" + "r" * (len(header) - 1))
-    for sign, command in (
-        ("->", r"$\rightarrow$"),
-        ("±", r"$\pm$"),
-        ("†", r"\textdagger{}"),
-        (" -", " $-$"),
-        ("[-", "[$-$"),
-    ):
-        text = text.replace(sign, command)
-    notes = " ".join(_escaped(line) for line in caption(summary, study))
-    return text + "\\par\\smallskip{\\footnotesize " + notes + "}\n"
-
-
-def _escaped(text: str) -> str:
-    """Text in which LaTeX finds no command."""
-    for sign, command in (("\\", r"\textbackslash "), *((sign, "\\" + sign) for sign in "&%$#_{}")):
-        text = text.replace(sign, command)
-    for sign, command in (("->", r"$\rightarrow$"), ("±", r"$\pm$"), ("†", r"\textdagger{}"), ("~", r"\~{}")):
-        text = text.replace(sign, command)
-    return text
-
-
-def print_table(summary: pd.DataFrame, study: StudySpec, console: Console, papers: Sequence[Paper] = ()) -> None:
-    """The table in a terminal, and the published rows below it."""
-    header, *rows = _cells(summary)
-    console_table(console, header, rows)
-    for line in caption(summary, study):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-    for paper in papers:
-        console.print(f"\nPublished: {paper.name} ({paper.venue}, arXiv {paper.arxiv})", highlight=False)
-        header, *rows = _published_cells(paper)
-        console_table(console, header, rows)
-        for line in _published_notes(paper):
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def _cells(summary: pd.DataFrame) -> Cells:
-    """The main table; the paper's columns only where a paper has something to say."""
-    papers = ("paper_mAP", "paper_NDS") if _has_published(summary) else ()
-    named = "/".join(name for name in summary["paper"].unique() if name)
-    published = [column.replace("paper_", f"{named} gain ") for column in papers]
-    header = ["row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS", *published, "parameters"]
-    kinds = _machines(summary)
-    found = [header]
-    for row in summary[summary["role"] != IMAGE_TEACHER].to_dict("records"):
-        name = _row_name(row)
-        if len(kinds) > 1 and row["machine"]:
-            name += f" [{', '.join(kinds[kind] for kind in row['machine'].split('; '))}]"
-        cells = [f"{name} on {row['split']}" if row["split"] else name, str(row["seeds"])]
-        if row["missing"]:
-            found.append([*cells, row["missing"].replace("|", "/"), *[""] * (len(header) - 3)])
-            continue
-        cells += [_number(row, metric, "{:.1f}") for metric in POINTS]
-        cells += [_number(row, metric, "{:.3f}") for metric in ERRORS]
-        cells += ["unpaired" if row["unpaired"] else _gain(row, metric) for metric in GAINS]
-        cells += [_plain(row[column], "{:+.1f}", row["paper_mark"]) for column in papers]
-        found.append([*cells, _plain(row["parameters"], "{:,.0f}")])
-    return found
-
-
-def _has_published(summary: pd.DataFrame) -> bool:
-    return bool(summary["paper_mAP"].notna().any())
+def published_text(gain: PublishedGain | None, metric: Metric) -> str:
+    """A published gain with its mark, or its direction."""
+    if gain is None:
+        return ""
+    points = gain.points(metric)
+    return f"{points:+.1f}{SIGNS[gain.mark]}" if points is not None else gain.direction(metric) or ""
 
 
 def _machines(summary: pd.DataFrame) -> dict[str, str]:
@@ -217,52 +336,20 @@ def _machines(summary: pd.DataFrame) -> dict[str, str]:
     return dict(zip(kinds, "abcdefghijklmnopqrstuvwxyz", strict=False))
 
 
-def _published_cells(paper: Paper) -> Cells:
-    header = ["row", "dataset", *POINTS, *ERRORS, "source"]
-    rows = []
-    for row in paper.rows:
-        values = [_plain(getattr(row, metric), "{:.1f}", SIGNS[row.mark]) for metric in POINTS]
-        values += [_plain(getattr(row, metric), "{:.3f}", SIGNS[row.mark]) for metric in ERRORS]
-        rows.append([row.label, row.dataset, *values, row.source])
-    return [header, *rows]
+def line_name(row: Line) -> str:
+    """What a table calls a line."""
+    last = row["arm"] if row["role"] in ("student", "control") else row["role"]
+    split = row.get("split", "")
+    return f"{row['path'] or row['model']} {last}" + (f" on {split}" if split else "")
 
 
-def _published_notes(paper: Paper) -> list[str]:
-    used = {SIGNS[row.mark] for row in paper.rows}
-    return [*paper.notes, *(meaning for sign, meaning in MEANINGS.items() if sign in used)]
+def _cell(text: str, value: float | int | None, best: bool = False, jobs: tuple[str, ...] = ()) -> Cell:
+    """A number as it is shown, and as it is sorted."""
+    known = None if value is None or math.isnan(value) else float(value)
+    return Cell(text, known, best, jobs)
 
 
-_COST_NOTE = (
-    "Training and scoring together, in means over seeds; of steps the median time, of memory the largest. "
-    "Inference is from one sample to its boxes, the median over samples, while the machine may have had other work."
-)
-
-
-def _cost_cells(cost: pd.DataFrame) -> Cells:
-    """The table of costs, which differ from machine to machine and from run to run."""
-    header = ["row", "seeds", "parameters", "inference (ms)", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)"]
-    forms = ("{:,.0f}", "{:.1f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
-    rows = [
-        [_row_name(row), str(row["seeds"]), *(_plain(row[name], form) for name, form in zip(COSTS, forms, strict=True))]
-        for row in cost.to_dict("records")
-    ]
-    return [header, *rows]
-
-
-def markdown_table(cells: Cells) -> str:
-    """Cells as Markdown writes a table."""
-    header, *rows = cells
-    rule = "|---|" + "---:|" * (len(header) - 1)
-    return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _row_name(row: dict) -> str:
-    if row["role"] == "student":
-        return f"{row['path']} {row['arm']}"
-    return f"{row['model']} {row['arm'] if row['role'] == 'control' else row['role']}"
-
-
-def _number(row: dict, metric: str, form: str) -> str:
+def _number(row: Line, metric: str, form: str) -> str:
     """Mean, and the standard deviation over seeds where there are several; empty where nothing is to be said."""
     mean, std = row[metric], row[f"{metric}_std"]
     if math.isnan(mean):
@@ -270,8 +357,8 @@ def _number(row: dict, metric: str, form: str) -> str:
     return form.format(mean) + ("" if math.isnan(std) else " ± " + form.replace("+", "").format(std))
 
 
-def _gain(row: dict, metric: str) -> str:
-    """As `_number`, with the interval over scenes where it is known."""
+def _gain(row: Line, metric: str) -> str:
+    """As `_number`, with its interval where it is known."""
     low, high = row[f"{metric}_low"], row[f"{metric}_high"]
     interval = "" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
     return _number(row, metric, "{:+.1f}") + interval

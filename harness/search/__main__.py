@@ -151,8 +151,8 @@ def _search(
             )
             several = replace(site, workers=workers)
             whole = finish(question, trainer, book, baseline, several, confirm, reports, mirror, console)
-            command = flags.ui_command(study_path, given, runs_dir, out, tracking_uri)
-            console.print(f"compare in a browser: {command}", markup=False, highlight=False, soft_wrap=True)
+            command = flags.command("harness.report", study_path, given, runs_dir, out, tracking_uri)
+            console.print(f"compare in a browser: {command} --ui", markup=False, highlight=False, soft_wrap=True)
         except (KeyboardInterrupt, Stopped):
             mirror.stop()
             console.print(

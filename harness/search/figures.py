@@ -70,7 +70,8 @@ def _save(drawn: Any, path: Path) -> None:
     if axes.size > 1:
         rows, columns = axes.shape if axes.ndim == 2 else (1, axes.size)
         figure.set_size_inches(_PANEL[0] * columns, _PANEL[1] * rows)
-        figure.tight_layout()
+        # Makes room for Optuna's colour bar, too.
+        figure.set_layout_engine("constrained")
     for kind in FORMATS:
         content = io.BytesIO()
         # Without a date, equal searches draw equal files.

@@ -12,8 +12,8 @@ from rich.console import Console
 from harness.console import print_table
 from harness.execute.executor import Site, execute
 from harness.execute.progress import progress
+from harness.report.forms import markdown_rows
 from harness.report.results import results_frame, summary
-from harness.report.tables import markdown_table
 from harness.search.figures import draw
 from harness.search.loop import Ended
 from harness.search.objective import Trainer
@@ -143,16 +143,16 @@ def _write(
     console: Console,
 ) -> None:
     parts = [f"# Search {question.path.stem}", "", *_said(question, book, chosen, baseline), ""]
-    parts += [markdown_table(trial_cells(question, book, chosen)), ""]
+    parts += [_markdown(trial_cells(question, book, chosen)), ""]
     importances = book.importances()
     if importances:
         cells = [["field", "importance"], *([key, f"{value:.2f}"] for key, value in importances.items())]
-        parts += [f"Importance ({question.search.importance}):", "", markdown_table(cells), ""]
+        parts += [f"Importance ({question.search.importance}):", "", _markdown(cells), ""]
     if frame is not None:
         cells = confirmation_cells(question, frame, book, chosen, baseline)
         print_table(console, cells[0], cells[1:])
         parts += ["Confirmed at the whole schedule, on fresh seeds and on what is reported:", ""]
-        parts += [markdown_table(cells), "", _OPTIMISM, ""]
+        parts += [_markdown(cells), "", _OPTIMISM, ""]
     pictures = draw(book.study, question.search.objective, importances, out)
     parts += [f"![{name}]({name}.png)" for name in pictures]
     text = "\n".join(parts) + "\n"
@@ -161,6 +161,10 @@ def _write(
     write_found(question, chosen.params, found, _headline(question, chosen))
     mirror.finish(out, text)
     console.print(f"search: {out}/search.md; the study with what was found: {found}", highlight=False, soft_wrap=True)
+
+
+def _markdown(cells: Cells) -> str:
+    return markdown_rows(cells[0], cells[1:])
 
 
 _OPTIMISM = (

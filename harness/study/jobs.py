@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,8 +48,13 @@ class AnyJobSpec(Spec):
     @property
     def id(self) -> str:
         """Sixteen hexadecimal digits of the hash of this spec."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return spec_hash(self.model_dump(mode="json"))
+
+
+def spec_hash(content: Mapping[str, Any]) -> str:
+    """The id of the job whose spec is this JSON, also of a spec that only an older or a newer version can read."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class JobSpec(AnyJobSpec):

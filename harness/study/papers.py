@@ -1,10 +1,10 @@
 """Published numbers that tables show beside ours, each with a mark of how sure it is; one YAML a paper."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from detectors.spec import Spec
 from distill.objective import LOSSES
@@ -24,6 +24,8 @@ SENSORS = {"camera", "images", "lidar", "radar"}
 """What a model of a path sees; images: those of an image teacher."""
 
 Points = Annotated[float, Field(ge=-100, le=100)]
+Direction = Literal["up", "down"]
+Metric = Literal["mAP", "NDS"]
 
 
 class PublishedGain(Spec):
@@ -32,9 +34,39 @@ class PublishedGain(Spec):
     path: str
     """Sensors of teacher and student in alphabetical order, such as camera+lidar->camera."""
     losses: tuple[str, ...]
-    mAP: Points
-    NDS: Points
+    mAP: float | Direction | None = None
+    """Or only whether it was one, where a source says that much; None where it says nothing."""
+    NDS: float | Direction | None = None
     mark: Mark
+
+    def direction(self, metric: Metric) -> Direction | None:
+        """Of a number its sign; None where nothing is published, or a difference of 0."""
+        value: float | Direction | None = getattr(self, metric)
+        if value is None or isinstance(value, str):
+            return value
+        return "up" if value > 0 else "down" if value < 0 else None
+
+    def points(self, metric: Metric) -> float | None:
+        """The number, where one is published."""
+        value = getattr(self, metric)
+        return None if isinstance(value, str) else value
+
+    @field_validator("mAP", "NDS", mode="before")
+    @classmethod
+    def _is_points_or_a_direction(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and -100 <= value <= 100
+        if not number and value is not None and value not in get_args(Direction):
+            raise ValueError(
+                f"{value!r} is no gain; allowed: points between -100 and 100, {', '.join(get_args(Direction))}, "
+                "or nothing where nothing is published"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.mAP is None and self.NDS is None:
+            raise ValueError("neither mAP nor NDS is given; a published gain is one of them at least")
+        return self
 
     @field_validator("path")
     @classmethod
@@ -98,6 +130,16 @@ def read_paper(path: Path) -> Paper:
     try:
         return Paper.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise InputError(f"report.papers: {path}: {at + ': ' if at else ''}{first['msg']}") from error
+        raise InputError(f"report.papers: {path}: {_first(error, content)}") from error
+
+
+def _first(error: ValidationError, content: Any) -> str:
+    """The first mistake: where it is, with what its row is called, what is wrong and what is allowed."""
+    first = error.errors()[0]
+    at, loc = ".".join(map(str, first["loc"])), first["loc"]
+    if len(loc) > 1 and isinstance(loc[1], int) and isinstance(row := content[loc[0]][loc[1]], dict):
+        named = row.get("label") or " ".join(str(row[key]) for key in ("path", "losses") if key in row)
+        at += f" ({named})" if named else ""
+    wrong_mark = loc[-1:] == ("mark",) and first["type"] == "literal_error"
+    text = unknown("mark", str(first["input"]), SIGNS) if wrong_mark else first["msg"].removeprefix("Value error, ")
+    return f"{at}: {text}" if at else text

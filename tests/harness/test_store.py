@@ -70,3 +70,27 @@ def test_second_owner_is_refused_until_the_first_is_gone(folder):
         pass
     with RunFolder(folder.path).locked():
         assert folder.job() == {"spec": 1}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"metrics": {}}', '{"reason": "x", "wrong_input": "perhaps"}'])
+@pytest.mark.parametrize("name", ["result", "failure"])
+def test_a_damaged_file_is_wrong_input_that_names_it(folder, name, content):
+    from harness.store import Damaged
+
+    (folder.path / f"{name}.json").write_text(content)
+    with pytest.raises(Damaged, match=f"{name}.json is damaged") as error:
+        getattr(folder, name)()
+    assert f"delete its folder {folder.path}" in str(error.value)
+    assert error.value.path == folder.path / f"{name}.json"
+
+
+def test_a_damaged_line_of_metrics_is_named(folder):
+    from harness.store import Damaged
+
+    folder.log_step(0, {"loss": 1.0})
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1, "lo\n')
+    with pytest.raises(Damaged, match=r"metrics.jsonl is damaged \(line 2 "):
+        folder.steps()
+    with pytest.raises(Damaged, match=r"metrics.jsonl is damaged \(its last line "):
+        folder.last_step()

@@ -31,6 +31,34 @@ NUMBERS = {
 }
 
 
+def markdown(lines, study, papers=()):
+    from harness.report import forms
+    from harness.report.tables import published_table, results_table
+
+    return "\n".join(map(forms.markdown, [results_table(lines, study), *map(published_table, papers)]))
+
+
+def latex(lines, study):
+    from harness.report import forms
+    from harness.report.tables import results_table
+
+    return forms.latex([results_table(lines, study)])
+
+
+def print_table(lines, study, console):
+    from harness.report.forms import show
+    from harness.report.tables import results_table
+
+    show(results_table(lines, study), console)
+
+
+def write_tables(lines, cost, study, out):
+    from harness.report.rebuild import write
+    from harness.report.tables import cost_table, results_table
+
+    write(out, [results_table(lines, study)], cost_table(cost), lines, cost)
+
+
 @pytest.fixture
 def study(tmp_path):
     from harness.study.load import load_study
@@ -88,7 +116,6 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
 
     from harness.evaluate.intervals import write_draws
     from harness.report.results import results_frame, summary
-    from harness.report.tables import markdown
     from harness.store import RunFolder
 
     runs = finish()
@@ -105,28 +132,28 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
             write_draws(RunFolder(runs / row.job).draws, dict.fromkeys(("mAP", "NDS"), np.array(values)), 12)
     table = summary(results_frame(plan, runs))
     student = table.set_index("role").loc["student"]
-    # A standard deviation of sqrt 2 points, twelve scenes, and Student's 2.201 for eleven degrees of freedom.
-    reach = 2.201 * math.sqrt(2) * math.sqrt(12 / 11)
+    # The gains of seeds, 4 and 2, vary by 2, their mean by 1, with one degree of freedom: Student's 12.706. The draws
+    # of single seeds vary by 8 and 0, those of the mean by 2: no more than seeds that differ by themselves give.
+    reach = 12.706
     assert student["gain_mAP_low"] == pytest.approx(3 - reach, abs=0.01)
     assert student["gain_mAP_high"] == pytest.approx(3 + reach, abs=0.01)
     text = markdown(table, study)
-    assert "| +3.0 ± 1.4 [-0.3, +6.3] |" in text
-    assert "interval of the mean gain over scenes" in text
+    assert "+3.0 ± 1.4 [-9.7, +15.7]" in text
+    assert "interval of the mean gain over seeds and scenes" in text
     assert math.isnan(table.set_index("role").loc["baseline"]["gain_mAP_low"].max())
 
 
-def test_a_run_without_draws_has_no_interval(plan, study, finish):
+def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish):
     from harness.report.results import results_frame, summary
-    from harness.report.tables import markdown
 
     text = markdown(summary(results_frame(plan, finish())), study)
-    assert "| +3.0 ± 1.4 |" in text
-    assert "over scenes" not in text
+    # Gains of 4 and 2: a variance of 1 for the mean of two, and 12.706 for one degree of freedom.
+    assert "| +3.0 ± 1.4 [-9.7, +15.7] |" in text
+    assert "over seeds; the scenes are too few" in text
 
 
 def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
     from harness.report.results import results_frame, summary
-    from harness.report.tables import markdown
 
     table = summary(results_frame(plan, finish(except_=[("student", 1)])))
     student = table.set_index("role").loc["student"]
@@ -151,17 +178,15 @@ def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
 
 def test_markdown_shows_mean_and_spread(plan, study, finish):
     from harness.report.results import results_frame, summary
-    from harness.report.tables import markdown
 
     text = markdown(summary(results_frame(plan, finish())), study)
-    assert "| lidar->camera feature | 2 | 28.0 ± 5.7 | 30.0 ± 1.4 |" in text
-    assert "| +3.0 ± 1.4 | +0.0 ± 1.4 |" in text
+    assert "| camera baseline | 2 | 25.0 ± 7.1 | **30.0 ± 0.0** |" in text
+    assert "| lidar->camera feature | 2 | **28.0 ± 5.7** | **30.0 ± 1.4** |" in text
     assert "not of nuScenes" in text
 
 
 def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
     from harness.report.results import cost_frame, results_frame, summary
-    from harness.report.tables import write_tables
 
     runs = finish()
     for name in ("a", "b"):
@@ -173,7 +198,6 @@ def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
 
 def test_costs_are_means_over_the_finished_seeds(plan, study, finish, tmp_path):
     from harness.report.results import cost_frame, results_frame, summary
-    from harness.report.tables import write_tables
 
     runs = finish(except_=[("student", 0)])
     write_tables(summary(results_frame(plan, runs)), cost_frame(plan, runs), study, tmp_path / "tables")
@@ -185,7 +209,6 @@ def test_costs_are_means_over_the_finished_seeds(plan, study, finish, tmp_path):
 
 def test_nothing_finished_costs_nothing_and_every_row_says_why(plan, study, tmp_path):
     from harness.report.results import cost_frame, results_frame, summary
-    from harness.report.tables import write_tables
 
     cost = cost_frame(plan, tmp_path / "none")
     assert len(cost) == 0
@@ -200,7 +223,6 @@ def test_terminal_shows_every_number_however_narrow_it_is(plan, study, finish):
     from rich.console import Console
 
     from harness.report.results import results_frame, summary
-    from harness.report.tables import print_table
 
     out = io.StringIO()
     print_table(summary(results_frame(plan, finish())), study, Console(file=out, width=40))
@@ -227,22 +249,21 @@ def paper(tmp_path):
 
 def test_published_numbers_carry_their_marks(plan, study, finish, paper):
     from harness.report.results import results_frame, summary
-    from harness.report.tables import latex, markdown
 
     table = summary(results_frame(plan, finish(), [paper]))
     text = markdown(table, study, [paper])
-    assert "| +3.0 ± 1.4 | +0.0 ± 1.4 | +2.5? | +2.2? | 1,234 |" in text
+    assert "| +2.5? | +2.2? | 1,234 |" in text
     assert "9.0" not in text  # of another path
     assert "which row they belong to is uncertain" in text
     assert "| a student | nuScenes test | 28.9† |  | 0.637† |  |  |  |  | memory |" in text
     assert "Recalled from memory" in text
     assert "Read with care." in text
     tex = latex(table, study)
-    assert r"lidar$\rightarrow$camera feature & 2 & 28.0 $\pm$ 5.7" in tex
+    assert r"lidar$\rightarrow$camera feature & \num{2} & {\bfseries \num{28.0} $\pm$ \num{5.7}}" in tex
     assert r"\toprule" in tex
     assert "which row they belong to is uncertain" in tex
     # Without a paper there are no columns of papers.
-    assert "gain NDS | parameters" in markdown(summary(results_frame(plan, finish())), study)
+    assert "gain NDS | parameters |" in markdown(summary(results_frame(plan, finish())), study)
 
 
 def test_gain_of_an_untrained_teacher_has_no_published_counterpart(study, finish, paper, tmp_path):
@@ -251,7 +272,7 @@ def test_gain_of_an_untrained_teacher_has_no_published_counterpart(study, finish
     from harness.study.plan import plan_study
 
     control = plan_study(load_study(tmp_path / "study.yaml", ["teachers.lidar.trained=false"]), "data", int)
-    assert results_frame(control, tmp_path / "none", [paper])["paper_mAP"].isna().all()
+    assert results_frame(control, tmp_path / "none", [paper])["published"].map(len).eq(0).all()
 
 
 def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
@@ -261,7 +282,6 @@ def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
     from rich.console import Console
 
     from harness.report.results import results_frame, summary
-    from harness.report.tables import markdown, print_table
     from harness.store import RunFolder
 
     runs = finish()
@@ -286,7 +306,6 @@ def test_runs_that_began_otherwise_are_not_subtracted(plan, study, finish, what,
     import dataclasses
 
     from harness.report.results import results_frame, summary
-    from harness.report.tables import markdown
     from harness.store import RunFolder
 
     runs = finish()
@@ -337,7 +356,6 @@ def test_what_is_doubtful_about_a_training_is_said_below_the_table(plan, study, 
     from dataclasses import replace
 
     from harness.report.results import results_frame, summary
-    from harness.report.tables import markdown
     from harness.store import RunFolder
 
     runs = finish()

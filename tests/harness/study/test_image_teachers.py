@@ -307,7 +307,7 @@ def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
 def told(load, plan, tmp_path):
     """``told(metrics, *overrides)``: table and caption of a study of which only the image teacher has run, if that."""
     from harness.report.results import results_frame, summary
-    from harness.report.tables import markdown
+    from harness.report.tables import results_table
     from harness.store import Result, RunFolder
 
     def told(metrics, *overrides):
@@ -315,9 +315,9 @@ def told(load, plan, tmp_path):
         (row,) = (row for row in found.rows if row.role == "image teacher")
         if metrics:
             RunFolder(runs / row.job).complete(Result(metrics, parameters=5, seconds=1.0, machine={}))
-        table, caption = markdown(summary(results_frame(found, runs)), load(STUDY, *overrides)).split("\n\n", 1)
-        assert "image teacher" not in table
-        (line,) = (line for line in caption.split("\n\n") if line.startswith("Image teacher"))
+        table = results_table(summary(results_frame(found, runs)), load(STUDY, *overrides))
+        assert not any("image teacher" in row[0].text for row in table.rows)
+        (line,) = (line for line in table.notes if line.startswith("Image teacher"))
         return line
 
     return told

@@ -1,0 +1,100 @@
+"""One table in all its forms: the same numbers, read back from each; LaTeX that compiles; nothing that breaks out."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.report.forms import PREAMBLE, latex, markdown, markdown_table
+from harness.report.table import Cell, Table
+
+TABLE = Table.of(
+    "results",
+    "Results",
+    ["row", "seeds", "mAP", "gain mAP", "p", "UniDistill gain mAP", "parameters", "what"],
+    [
+        [
+            Cell("lidar->camera feature_2 [a]"),
+            Cell("3", 3),
+            Cell("28.0 ± 5.7", 28.0, best=True),
+            Cell("+3.0 ± 1.4 [-0.3, +6.3]", 3.0),
+            Cell("< 0.0001", 0.00001),
+            Cell("+2.5?", 2.5),
+            Cell("1,234,567", 1234567),
+            Cell("higher, looked at alone"),
+        ],
+        ["100 % _of_ $it$ {}", "", "", "", "", Cell("+2.5†", 2.5), "", r"\input{x} ~ ^ # | &"],
+    ],
+    ["A note: 95 % of 3 seeds ± 1 & more_than that."],
+)
+NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+
+
+def numbers(cell):
+    return NUMBER.findall(cell.replace(",", "") if re.fullmatch(r"[\d,]+", cell) else cell)
+
+
+def markdown_cells(text):
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in (lines[0], *lines[2:])]
+    return [[cell.strip().strip("*").replace("\\|", "|") for cell in row] for row in rows]
+
+
+def test_markdown_has_every_cell_as_it_is():
+    assert markdown_cells(markdown(TABLE)) == [list(TABLE.header), *([c.text for c in row] for row in TABLE.rows)]
+    assert "**28.0 ± 5.7**" in markdown(TABLE)
+    assert markdown(TABLE).startswith("## Results\n")
+    assert TABLE.notes[0] in markdown(TABLE)
+    assert TABLE.notes[0] not in markdown_table(TABLE)
+
+
+def test_latex_has_the_numbers_of_every_cell():
+    rows = [line for line in latex([TABLE]).splitlines() if line.endswith(r"\\")][1:]
+    for row, line in zip(TABLE.rows, rows, strict=True):
+        cells = re.split(r"(?<!\\)&", line.removesuffix(r"\\"))
+        assert len(cells) == len(row)
+        for cell, text in zip(row, cells, strict=True):
+            if cell.value is not None:
+                found = re.findall(r"\\num\{([^}]*)\}", text)
+                assert found == numbers(cell.text)
+    assert r"{\bfseries \num{28.0} $\pm$ \num{5.7}}" in rows[0]
+    assert r"\num{1234567}" in rows[0]
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="a row of 1 cells under a header of 2"):
+        Table.of("t", "T", ["a", "b"], [["x"]])
+
+
+@given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=30))
+def test_no_text_becomes_a_command(text):
+    line = next(line for line in latex([Table.of("t", "T", ["a"], [[text]])]).splitlines()[6:] if line.endswith(r"\\"))
+    inner = line.removesuffix(r"\\").rstrip()
+    known = r"\\textbackslash\{\}|\\[&%$#_{}]|\\~\{\}|\\\^\{\}|\$\\rightarrow\$|\$<\$|\$>\$"
+    left = re.sub(known, "", inner)
+    assert not set(left) & set("\\&%$#_^~")
+
+
+def preamble():
+    lines = [line.removeprefix("% ") for line in PREAMBLE.splitlines() if line.startswith("% \\")]
+    return "\n".join([r"\documentclass{article}", *lines])
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine (Debian: texlive-science)")
+def test_latex_compiles_with_the_preamble_that_it_names(tmp_path):
+    (tmp_path / "table.tex").write_text(latex([TABLE, TABLE]))
+    document = preamble() + "\n\\begin{document}\n\\input{table}\n\\end{document}\n"
+    (tmp_path / "doc.tex").write_text(document)
+    ended = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "doc.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stdout[-2000:]
+    assert (tmp_path / "doc.pdf").stat().st_size > 1000
