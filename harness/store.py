@@ -76,7 +76,9 @@ class RunFolder:
     ``job.json`` what to do, ``metrics.jsonl`` a line a step, ``state.pt`` where to go on, ``model.safetensors`` the
     trained detector, ``predictions.json`` and ``metrics_summary.json`` in nuScenes' formats, ``draws.npz`` the metrics
     in draws of scenes, ``labels`` what an image teacher sees, ``log.txt``, and, written last, ``result.json``.
-    ``failure.json`` says why the last attempt ended without one.
+    ``failure.json`` says why the last attempt ended without one. What ``harness.diagnose`` finds out, when it ends or
+    later: ``history.npz`` its log in short, ``analysis.npz`` its errors in draws of scenes, ``latency.json``, and
+    ``alignment-JOB.json`` how like the detector of that job it is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,6 +108,30 @@ class RunFolder:
     def draws(self) -> Path:
         """Its metrics in draws of scenes."""
         return self.path / "draws.npz"
+
+    @property
+    def history(self) -> Path:
+        """Its training in a few parts."""
+        return self.path / "history.npz"
+
+    @property
+    def analysis(self) -> Path:
+        """What its errors cost and AP by class and distance, in draws of scenes."""
+        return self.path / "analysis.npz"
+
+    @property
+    def latency(self) -> Path:
+        """How long it takes a sample."""
+        return self.path / "latency.json"
+
+    @property
+    def predictions(self) -> Path:
+        """Its boxes as a nuScenes result file."""
+        return self.path / "predictions.json"
+
+    def alignment(self, teacher: str) -> Path:
+        """How like the detector of another job it is."""
+        return self.path / f"alignment-{teacher}.json"
 
     def result(self) -> Result | None:
         """The result, or None while there is none; raises Damaged for a file that is no result."""

@@ -21,6 +21,7 @@ HOMES = {
         "harness/data/picture.py",
         "harness/evaluate/figure.py",
         "harness/report/figures.py",
+        "harness/report/figures_diagnostics.py",
         "harness/report/plan_graph.py",
         "harness/search/figures.py",
     },

@@ -39,6 +39,11 @@ def main(
     ui: Annotated[
         bool, typer.Option("--ui", help="The same, and open MLflow on them: prints links that compare them.")
     ] = False,
+    examine: Annotated[
+        bool,
+        typer.Option("--examine", help="Find out what runs lack for the diagnostics, from their weights and boxes."),
+    ] = False,
+    device: Annotated[str, typer.Option(help="What --examine looks on: auto, cpu, cuda or mps.")] = "auto",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the UI, on 127.0.0.1.")] = 5000,
     bundle: Annotated[
         Path | None, typer.Option(metavar="FILE.zip", help="Also write all that the tables are made from to one file.")
@@ -52,6 +57,7 @@ def main(
 
     Of a bundle, without its dataset and its runs. Exit status 2 where a run is damaged: its row says so.
     """
+    unexamined = False
     with exit_2_on_input_error():
         from harness.report.bundle import write_bundle
         from harness.report.flaws import flaws
@@ -66,6 +72,7 @@ def main(
             raise InputError(f"{_named(chosen)}: says what goes into a bundle; add --bundle FILE.zip")
         of_study: dict[str, object] = {"--data-root": data_root, "--version": version, "--split": split}
         of_study |= {"--seeds": seeds, "--set": set_, "--runs-dir": runs_dir != flags.RUNS, "--bundle": bundle}
+        of_study["--examine"] = examine
         if is_bundle(study_path) and any(of_study.values()):
             raise InputError(
                 f"{_named(of_study)}: {study_path} is a bundle, which has its study, data and runs in it; such flags "
@@ -73,6 +80,8 @@ def main(
             )
         given = flags.overrides(data_root, version, split, seeds, set_)
         with _opened(study_path, given, runs_dir) as source:
+            if examine:
+                unexamined = _complete(source, device)
             tables = out / source.name
             text, arms = rebuild(source.plan, source.study, source.runs, tables, console)
             flawed = flaws(source.plan, source.runs)
@@ -99,6 +108,8 @@ def main(
                     _say(f"compare in a browser: {command} --ui")
         if flawed:
             raise typer.Exit(2)
+    if unexamined:
+        raise typer.Exit(1)
 
 
 def _named(given: Mapping[str, object]) -> str:
@@ -129,6 +140,19 @@ def _compare(differing: Sequence[str]) -> None:
 
 def _say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _complete(source: "Source", device: str) -> bool:
+    """Examine what is finished; whether that failed anywhere."""
+    from harness.execute.executor import check_device
+    from harness.report.complete import complete
+
+    check_device(device)
+    assert source.root is not None, "of a study, not of a bundle"
+    # One thread, as a training has, so that latencies of then and now compare.
+    found = complete(source.plan, source.runs, source.root, device, threads=1, console=console)
+    _say(found.text)
+    return bool(found.failed)
 
 
 def _serve(mirror: "Mirror", tracking_uri: str, port: int) -> None:

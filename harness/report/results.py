@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from harness.diagnose.kept import kept_model
+from harness.diagnose.latency import Latency
 from harness.evaluate.intervals import read_draws
 from harness.report.effects import KEYS, POINTS, Key, gains_frame
 from harness.report.flaws import Flaw, flaws
@@ -34,8 +36,7 @@ def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.Da
     machine (device kind, torch version and threads), and draws (mAP and NDS in points in draws of scenes and the number
     of scenes, or None).
     """
-    flawed = flaws(plan, runs)
-    found = {id_: None if id_ in flawed else RunFolder(runs / id_).result() for id_ in plan.jobs}
+    flawed, found = flaws(plan, runs), sound_results(plan, runs)
     return pd.DataFrame([_record(row, plan, found, flawed, runs, papers) for row in plan.rows])
 
 
@@ -52,7 +53,7 @@ def _record(
     baseline = found[row.baseline] if row.baseline and compared else None
     unpaired = ""
     if result is not None and baseline is not None:
-        unpaired = _unpaired(*(_began(id_, plan, found) for id_ in (row.job, str(row.baseline))))
+        unpaired = why_unpaired(row, plan, found)
         baseline = None if unpaired else baseline
     record: dict[str, object] = {
         "role": row.role,
@@ -109,6 +110,17 @@ def _missing(row: Row, result: Result | None, runs: Path) -> str:
     return f"failed: {failure[0].splitlines()[0]}" if failure else "not run"
 
 
+def sound_results(plan: Plan, runs: Path) -> dict[str, Result | None]:
+    """Of each job of a plan; None of one that is not finished, or whose run must not be believed."""
+    flawed = flaws(plan, runs)
+    return {id_: None if id_ in flawed else RunFolder(runs / id_).result() for id_ in plan.jobs}
+
+
+def why_unpaired(row: Row, plan: Plan, found: Mapping[str, Result | None]) -> str:
+    """Why a row must not be held against its baseline; empty where it may, or where they do not say how they began."""
+    return _unpaired(*(_began(id_, plan, found) for id_ in (row.job, str(row.baseline))))
+
+
 def _began(id_: str, plan: Plan, found: Mapping[str, Result | None]) -> dict[str, str]:
     """What the training of a job's detector began with; of a detector that is scored again, what that one did."""
     result = found[plan.detector_spec(id_).model_of or id_]
@@ -134,19 +146,20 @@ def _machine(result: Result) -> str:
     return f"{known['device']}, torch {known['torch']}, {known['threads']} thread(s)"
 
 
-COSTS = ("parameters", "step_ms", "minutes", "cpu_minutes", "peak_memory_mb")
+COSTS = ("parameters", "latency_ms", "step_ms", "minutes", "cpu_minutes", "peak_memory_mb")
 
 
 def cost_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     """What each training of the plan cost, those that differ only in seed on one row, in means over the finished ones.
 
-    Columns: role, model, path, arm, seeds (finished), and COSTS: parameters of the detector, median milliseconds of a
-    step, minutes of wall and of processor time for training and scoring, and the largest memory of any seed in MB.
+    Columns: role, model, path, arm, seeds (finished), and COSTS: parameters of the detector, median milliseconds from a
+    sample to its boxes (NaN where that was not measured) and of a step of the training, minutes of wall and of
+    processor time for training and scoring, and the largest memory of any seed in MB.
     """
-    rows, flawed = [], flaws(plan, runs)
+    rows, found = [], sound_results(plan, runs)
     for row in plan.rows:
         folder = RunFolder(runs / row.job)
-        result = None if row.job in flawed else folder.result()
+        result, latency = found[row.job], kept_model(folder.latency, Latency)
         if row.split or result is None or not plan.jobs[row.job].spec.steps:
             continue
         rows.append(
@@ -157,6 +170,7 @@ def cost_frame(plan: Plan, runs: Path) -> pd.DataFrame:
                 "arm": row.arm,
                 "seeds": row.seed,
                 "parameters": result.parameters,
+                "latency_ms": latency.milliseconds if latency else float("nan"),
                 "step_ms": 1000 * pd.Series([line["seconds"] for line in folder.steps()]).median(),
                 "minutes": result.seconds / 60,
                 "cpu_minutes": float("nan") if result.cpu_seconds is None else result.cpu_seconds / 60,

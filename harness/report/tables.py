@@ -187,8 +187,8 @@ def published_table(paper: Paper) -> Table:
 
 def cost_table(cost: pd.DataFrame) -> Table:
     """What each training cost, which differs from machine to machine and from run to run."""
-    header = ["row", "seeds", "parameters", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)"]
-    forms = ("{:,.0f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
+    header = ["row", "seeds", "parameters", "inference (ms)", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)"]
+    forms = ("{:,.0f}", "{:.1f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
     rows = [
         [
             Cell(line_name(row)),
@@ -197,8 +197,11 @@ def cost_table(cost: pd.DataFrame) -> Table:
         ]
         for row in cost.to_dict("records")
     ]
-    note = "Training and scoring together, in means over seeds; of steps the median time, of memory the largest."
-    return Table.of("cost", "Cost", header, rows, [note])
+    notes = [
+        "Training and scoring together, in means over seeds; of steps the median time, of memory the largest.",
+        "Inference is from one sample to its boxes, the median over samples; the machine may have had other work.",
+    ]
+    return Table.of("cost", "Cost", header, rows, notes)
 
 
 def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.nuimages import NuImagesRoot
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
+from harness.diagnose.examine import examine
+from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.evaluate.detection import score
 from harness.evaluate.submission import write_submission
@@ -100,12 +103,14 @@ class Outcome:
     """From the end of the training on."""
     warnings: dict[str, str] = field(default_factory=dict)
     began: dict[str, str] = field(default_factory=dict)
+    diagnose: Callable[[], None] = lambda: None
+    """What is left to do that is no part of the result."""
 
 
 def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     """Train and score, or go on where an earlier attempt stopped."""
     commit = _commit()
-    fabric = _fabric(order)
+    fabric = open_device(order.device, order.spec, order.threads)
     match order.spec:
         case JobSpec() as spec:
             outcome = _run_detector(order, spec, fabric, folder, stop)
@@ -114,7 +119,7 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
         case LabelsJobSpec() as spec:
             outcome = _run_labels(order, spec, fabric, folder, stop)
     steps = folder.steps()
-    return Result(
+    result = Result(
         metrics=outcome.metrics,
         parameters=outcome.parameters,
         seconds=sum(line["seconds"] for line in steps) + outcome.scored.seconds,
@@ -123,6 +128,9 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
         warnings=outcome.warnings,
         began=outcome.began,
     )
+    # After the clock has stopped: no result says that it took longer since it is looked into.
+    outcome.diagnose()
+    return result
 
 
 def _run_detector(
@@ -142,9 +150,10 @@ def _run_detector(
     scored = Timer()
     samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
     predictions = _predict(student, samples, fabric, order.loader_workers)
-    content = write_submission(folder.path / "predictions.json", root, predictions, spec.detector.inputs.sensors)
+    content = write_submission(folder.predictions, root, predictions, spec.detector.inputs.sensors)
     metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder)
-    return Outcome(metrics, _parameters(student), scored, warnings, began)
+    diagnose = partial(examine, folder, spec, root, student, machine(fabric, order.threads))
+    return Outcome(metrics, _parameters(student), scored, warnings, began, diagnose)
 
 
 def _run_segmenter(
@@ -288,19 +297,29 @@ def _predict(detector: Detector, samples: SampleSet, fabric: Fabric, loader_work
     return predictions
 
 
-def _fabric(order: JobOrder) -> Fabric:
-    torch.set_num_threads(order.threads)
-    schedule = None if isinstance(order.spec, LabelsJobSpec) else order.spec.schedule
+def open_device(device: str, spec: JobSpec | SegmenterJobSpec | LabelsJobSpec, threads: int) -> Fabric:
+    """A device, in the precision that a job is trained and scored in."""
+    torch.set_num_threads(threads)
+    schedule = None if isinstance(spec, LabelsJobSpec) else spec.schedule
     precision = schedule.precision if schedule else "32-true"
-    return Fabric(accelerator=order.device, devices=1, precision=precision)
+    return Fabric(accelerator=device, devices=1, precision=precision)
+
+
+def machine(fabric: Fabric, threads: int) -> Machine:
+    """The device for who only looks at detectors."""
+    return Machine(fabric.device, _device_name(fabric), threads, fabric.autocast)
+
+
+def _device_name(fabric: Fabric) -> str:
+    kind = fabric.device.type
+    return f"{kind} ({torch.cuda.get_device_name(fabric.device) if kind == 'cuda' else platform.machine()})"
 
 
 def _machine(fabric: Fabric, order: JobOrder) -> dict[str, str]:
-    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.machine()
     # Kilobytes on Linux, bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
-        "device": f"{fabric.device.type} ({device})",
+        "device": _device_name(fabric),
         "torch": torch.__version__,
         "threads": str(order.threads),
         "peak_memory_mb": str(round(peak / 2**20)),

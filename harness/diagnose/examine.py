@@ -1,0 +1,94 @@
+"""Examine: what is found out once about a finished job and kept in its run folder; no part of its result."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from detectors.batch import Inputs
+from detectors.detector import Detector
+from harness.data.loader import SampleSet
+from harness.data.root import NuScenesRoot
+from harness.diagnose import latency
+from harness.diagnose.alignment import Alignment, align
+from harness.diagnose.analysis import analyse_run, keep_analysis, kept_analysis
+from harness.diagnose.history import keep_history, kept_history
+from harness.diagnose.kept import keep_model, kept_model
+from harness.diagnose.latency import Latency, measure_latency
+from harness.diagnose.machine import Machine
+from harness.store import RunFolder
+from harness.study.jobs import JobSpec, content_hash
+
+Item = TypeVar("Item")
+
+
+def examine(
+    folder: RunFolder,
+    spec: JobSpec,
+    root: NuScenesRoot,
+    detector: Detector,
+    machine: Machine,
+    samples: SampleSet | None = None,
+) -> None:
+    """Keep the history, the analysis and the latency of a job whose model and predictions are stored.
+
+    Args:
+        folder: Its run folder, owned by the caller.
+        spec: What it is.
+        root: The dataset.
+        detector: Its detector; is taken to the machine and into eval mode.
+        machine: To measure on.
+        samples: To time it on; by default some of its split.
+    """
+    keep_history(folder)
+    keep_analysis(folder.analysis, analyse_run(folder, spec.data, root))
+    if samples is None:
+        samples = some_samples(root, spec.data.eval_split, spec.detector.inputs, latency.SAMPLES)
+    keep_model(folder.latency, measure_latency(detector.to(machine.device).eval(), samples, machine))
+
+
+def is_examined(folder: RunFolder) -> bool:
+    """Whether `examine` was done, and what it left can be read."""
+    return (
+        (kept_history(folder) is not None or folder.last_step() is None)
+        and kept_analysis(folder.analysis) is not None
+        and kept_model(folder.latency, Latency) is not None
+    )
+
+
+def examine_pair(
+    folder: RunFolder, detector: Detector, teacher: RunFolder, taught_by: Detector, samples: SampleSet, machine: Machine
+) -> None:
+    """Keep in a run's folder how like its detector is to that of another run.
+
+    Args:
+        folder: Of the run, owned by the caller.
+        detector: Its detector; is taken to the machine and into eval mode, as the other one.
+        teacher: Of the other run.
+        taught_by: The other run's detector.
+        samples: Whose maps are compared, with what either detector asks for.
+        machine: To look at both on.
+    """
+    own, other = (each.to(machine.device).eval() for each in (detector, taught_by))
+    cka, cells = align(other, own, samples, machine)
+    found = Alignment(weights=_weights(folder, teacher), samples=len(samples), cells=cells, cka=cka)
+    keep_model(folder.alignment(teacher.path.name), found)
+
+
+def is_pair_examined(folder: RunFolder, teacher: RunFolder) -> bool:
+    """Whether `examine_pair` was done of the weights that are there now."""
+    found = kept_model(folder.alignment(teacher.path.name), Alignment)
+    return found is not None and found.weights == _weights(folder, teacher)
+
+
+def some_samples(root: NuScenesRoot, split: str, inputs: Inputs, count: int) -> SampleSet:
+    """So many samples of a split, the same ones always, evenly spaced; all of a smaller one."""
+    return SampleSet(root, evenly_spaced(root.tokens(split), count), inputs)
+
+
+def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
+    """So many of them, the first among them; all where there are no more."""
+    chosen = min(count, len(items))
+    return [items[number * len(items) // chosen] for number in range(chosen)]
+
+
+def _weights(folder: RunFolder, teacher: RunFolder) -> tuple[str, str]:
+    return content_hash(teacher.model), content_hash(folder.model)

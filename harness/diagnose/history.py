@@ -1,0 +1,89 @@
+"""A training in a few equal parts: means of its losses, of their shares and of how they pull."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from harness.diagnose.kept import keep_arrays, kept_arrays
+from harness.store import RunFolder
+
+BINS = 20
+UNKNOWN = -1
+_FORM = 1
+_WANTED = ("raw/", "weighted/", "share/", "map_", "weight_")
+PLACES = ("map", "weight")
+"""Where gradients are compared (`distill.pull`)."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Means over parts of a training."""
+
+    ends: np.ndarray
+    """int64 (bins + 1,): first step of each part, and the number of steps."""
+    means: dict[str, np.ndarray]
+    """float64 (bins,) by the name in ``metrics.jsonl``; NaN where a part has none."""
+    batches: np.ndarray
+    """int64 (bins,): hash of the names of each part's batches, equal where two trainings saw the same; UNKNOWN of a log
+    that does not name them."""
+
+    @property
+    def terms(self) -> list[str]:
+        """Of the objective."""
+        return [name.removeprefix("share/") for name in self.means if name.startswith("share/")]
+
+
+def summarize(lines: Sequence[Mapping[str, float | int]], bins: int = BINS) -> History | None:
+    """What is logged of a training in parts of equal length, of fewer where it has fewer steps; None of no step.
+
+    A cosine to a gradient of zero is no cosine: what the log has as 0 there does not count.
+    """
+    if not lines:
+        return None
+    ends = np.linspace(0, len(lines), min(bins, len(lines)) + 1).round().astype(np.int64)
+    names = dict.fromkeys(name for line in (lines[0], lines[-1]) for name in line if name.startswith(_WANTED))
+    values = {name: np.array([line.get(name, np.nan) for line in lines], dtype=np.float64) for name in names}
+    for name in names:
+        place, _, term = name.partition("_cosine/")
+        if term:
+            values[name][values[f"{place}_gradient/{term}"] == 0] = np.nan
+    means = {name: _mean(array, ends) for name, array in values.items()}
+    seen = np.array([line.get("batch", UNKNOWN) for line in lines], dtype=np.int64)
+    parts = (seen[first:last] for first, last in pairwise(ends))
+    batches = [UNKNOWN if UNKNOWN in part else zlib.crc32(part.tobytes()) for part in parts]
+    return History(ends, means, np.array(batches, dtype=np.int64))
+
+
+def history(folder: RunFolder) -> History | None:
+    """Of a run: what is kept, or else what its log says."""
+    return kept_history(folder) or summarize(folder.steps())
+
+
+def keep_history(folder: RunFolder) -> None:
+    """Keep what a run's log comes to, for a log may be long; nothing of a run that trained nothing."""
+    found = summarize(folder.steps())
+    if found is not None:
+        means = np.stack(list(found.means.values()))
+        keep_arrays(
+            folder.history, _FORM, {"names": list(found.means)}, ends=found.ends, means=means, seen=found.batches
+        )
+
+
+def kept_history(folder: RunFolder) -> History | None:
+    """What `keep_history` left."""
+    found = kept_arrays(folder.history, _FORM)
+    if found is None:
+        return None
+    header, arrays = found
+    return History(arrays["ends"], dict(zip(header["names"], arrays["means"], strict=True)), arrays["seen"])
+
+
+def _mean(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Of each part, without what is NaN."""
+    known = ~np.isnan(values)
+    total = np.add.reduceat(np.where(known, values, 0.0), ends[:-1])
+    count = np.add.reduceat(known.astype(np.float64), ends[:-1])
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)

@@ -1,0 +1,36 @@
+"""What a detector is looked at on: a device, in the precision that it is scored in."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from detectors.batch import Batch
+from detectors.detector import Detector
+from detectors.outputs import DetectorOutput
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device and how it computes."""
+
+    device: torch.device
+    name: str
+    """As a result says it: cpu (x86_64), cuda (NVIDIA H200)."""
+    threads: int
+    autocast: Callable[[], AbstractContextManager]
+    """Around every forward pass."""
+
+    def look(self, detector: Detector, batch: Batch) -> DetectorOutput:
+        """All maps of a detector in eval mode, without gradient; both have to be on the device."""
+        assert not detector.training, "a detector in training mode would change its statistics"
+        with torch.no_grad(), self.autocast():
+            return detector(batch)
+
+    def wait(self) -> None:
+        """Until all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()

@@ -1,0 +1,245 @@
+"""Figures of the diagnostics, one function each; a frame that is empty gives a figure that says so.
+
+Backgrounds are transparent, all text and all lines of axes are of one colour, and the others are those of Okabe and Ito
+(2008), which colour-blind people tell apart.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from distill.objective import DETECTION_TERMS
+from harness.evaluate.analysis import CLASSES, COSTS
+
+INK = "#1f2328"
+"""Of text, axes and grids; nothing else has it."""
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#999999",
+)
+_OTHERS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW)
+_DETECTION = dict(zip(DETECTION_TERMS, (GREY, "#CCCCCC"), strict=True))
+_STYLES = ("-", "--", ":", "-.")
+_BASELINE, _STUDENT = GREY, BLUE
+_COLUMNS = 3
+
+
+def terms_figure(terms: pd.DataFrame) -> Figure:
+    """Share of each term of the loss over the training, stacked, in the mean over seeds; a panel an arm."""
+    frame = _distilled(terms)
+    colors = _DETECTION | dict(zip(_names(frame), _OTHERS * 3, strict=False))
+    figure, panels = _panels(frame, "Share of each term in the loss", "step", "share of the loss (%)")
+    for axes, part in panels:
+        table = part.pivot_table(index="step", columns="term", values="share", sort=False)
+        order = [term for term in colors if term in table]
+        below = np.zeros(len(table))
+        for term in order:
+            above = below + 100 * table[term].to_numpy()
+            axes.fill_between(table.index, below, above, color=colors[term], linewidth=0, label=term)
+            below = above
+        axes.set_xlim(table.index.min(), table.index.max())
+        axes.set_ylim(0, 100)
+    return _finished(figure)
+
+
+def cosines_figure(terms: pd.DataFrame, where: Literal["map", "weight"] = "weight") -> Figure:
+    """Cosine of each distillation term's gradient to the detection loss's over the training; a panel an arm.
+
+    Args:
+        terms: A `terms_frame`.
+        where: The gradients on the low-level BEV map, or on the weights of the layer that makes it.
+    """
+    column = f"{where}_cosine"
+    frame = _distilled(terms)
+    colors = dict(zip(_names(frame), _OTHERS * 3, strict=False))
+    place = "low-level BEV map" if where == "map" else "weights before the low-level BEV map"
+    title = f"Gradient of each term: cosine to the detection loss's, on the {place}"
+    figure, panels = _panels(frame[frame[column].notna()], title, "step", "cosine")
+    for axes, part in panels:
+        axes.axhline(0, color=INK, linewidth=0.8)
+        for term, color in colors.items():
+            seeds = part[part["term"] == term].groupby("step")[column].agg(["mean", "std"])
+            if len(seeds):
+                _line(axes, seeds.index.to_numpy(), seeds["mean"], seeds["std"], color, label=term)
+        axes.set_ylim(-1, 1)
+    return _finished(figure)
+
+
+def progress_figure(progress: pd.DataFrame) -> Figure:
+    """How far students are ahead in the detection loss over the training, with a band over seeds; a panel a path."""
+    title = "Detection loss of the baseline less that of the student"
+    arms = list(dict.fromkeys(progress["arm"]))
+    height = 1.2 + 2.6 * max(1, math.ceil(progress["path"].nunique() / 2)) + 0.1 * len(arms)
+    figure, panels = _panels(progress, title, "step", "ahead by (loss)", by=("path",), columns=2, height=height)
+    styles = {arm: (_OTHERS[n % 6], _STYLES[n // 6 % len(_STYLES)]) for n, arm in enumerate(arms)}
+    for axes, part in panels:
+        axes.axhline(0, color=INK, linewidth=0.8)
+        for arm, rows in part.groupby("arm", sort=False):
+            color, style = styles[str(arm)]
+            _line(axes, rows["step"].to_numpy(), rows["gain"], rows["gain_std"], color, style, label=str(arm))
+    return _finished(figure)
+
+
+def alignment_figure(alignment: pd.DataFrame) -> Figure:
+    """Linear CKA with the teacher of each arm's student and of its baseline, in means over seeds; a panel a map."""
+    frame = alignment.assign(line=[" ".join(pair) for pair in zip(alignment["path"], alignment["arm"], strict=True)])
+    lines = list(dict.fromkeys(frame["line"]))
+    height = 1.0 + 2 * (0.5 + 0.26 * max(len(lines), 1))
+    title = "Likeness of BEV maps to the teacher's (linear CKA)"
+    by = ("level", "region")
+    figure, panels = _panels(frame, title, "linear CKA", by=by, columns=2, height=height, one_scale=False)
+    for axes, part in panels:
+        means = part.groupby("line", sort=False)[["baseline", "student"]].mean().reindex(lines)
+        at = np.arange(len(lines))
+        axes.barh(at - 0.19, means["baseline"], 0.36, color=_BASELINE, label="baseline")
+        axes.barh(at + 0.19, means["student"], 0.36, color=_STUDENT, label="student")
+        axes.set_yticks(at, lines)
+        axes.set_ylim(len(lines) - 0.4, -0.6)
+        axes.set_xlim(0, None)
+    return _finished(figure, horizontal=True)
+
+
+def errors_figure(breakdown: pd.DataFrame) -> Figure:
+    """What each kind of error costs the baseline and the student, and the difference; a panel an arm."""
+    return _before_and_after(breakdown, COSTS, "What errors cost, in points of AP at 2 m (TIDE)")
+
+
+def classes_figure(breakdown: pd.DataFrame) -> Figure:
+    """AP of each class of the baseline and the student, and the difference; a panel an arm."""
+    return _before_and_after(breakdown, CLASSES, "AP by class, in points")
+
+
+def distances_figure(breakdown: pd.DataFrame) -> Figure:
+    """AP by distance from the car of the baseline and the student, and the difference; a panel an arm."""
+    return _before_and_after(breakdown, "distance", "AP at 2 m by distance from the car, in points")
+
+
+def _before_and_after(breakdown: pd.DataFrame, group: str, title: str) -> Figure:
+    frame = breakdown[(breakdown["group"] == group) & (breakdown["split"] == "")]
+    names = list(dict.fromkeys(frame["name"]))
+    count = frame.groupby(["model", "path", "arm"], sort=False).ngroups
+    height = 0.9 + math.ceil(count / _COLUMNS) * (0.65 + 0.24 * len(names))
+    figure, panels = _panels(frame, f"{title}; right: student less baseline", "points", height=height)
+    for axes, part in panels:
+        rows = part.set_index("name").reindex(names)
+        at = np.arange(len(names))
+        axes.hlines(at, rows["baseline"], rows["student"], color=INK, linewidth=0.8)
+        axes.plot(rows["baseline"], at, "o", color=_BASELINE, markersize=5, label="baseline")
+        axes.plot(rows["student"], at, "o", color=_STUDENT, markersize=5, label="student")
+        for row, (gap, low, high) in enumerate(rows[["difference", "low", "high"]].to_numpy()):
+            clear = low > 0 or high < 0
+            said = f"{gap:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+            weight, place = ("bold" if clear else "normal"), axes.get_yaxis_transform()
+            axes.text(1.02, row, said, transform=place, va="center", fontsize=6.5, weight=weight, color=INK)
+        axes.set_yticks(at, names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+    return _finished(figure, horizontal=True)
+
+
+def _distilled(terms: pd.DataFrame) -> pd.DataFrame:
+    """Of arms with a distillation loss."""
+    keys = ["model", "path", "arm"]
+    return terms.merge(terms.loc[~terms["term"].isin(DETECTION_TERMS), keys].drop_duplicates(), on=keys)
+
+
+def _names(frame: pd.DataFrame) -> list[str]:
+    """Of the distillation terms."""
+    return [term for term in dict.fromkeys(frame["term"]) if term not in DETECTION_TERMS]
+
+
+def _panels(
+    frame: pd.DataFrame,
+    title: str,
+    x: str,
+    y: str = "",
+    by: Sequence[str] = ("path", "arm"),
+    columns: int = _COLUMNS,
+    height: float | None = None,
+    one_scale: bool = True,
+) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFrame]]]:
+    """A figure and the axes of each part of a frame, labelled at the outside; all have the same y axis.
+
+    Args:
+        frame: Columns path and model, and those of `by`.
+        title: Of the figure.
+        x: Of the axes.
+        y: Of the axes.
+        by: What tells the parts apart.
+        columns: At most.
+        height: In inches; by default that of so many rows.
+        one_scale: The parts have the same x axis, too.
+    """
+    # A control is of a model, not of a path.
+    named = frame.assign(path=frame["path"].where(frame["path"] != "", frame["model"]))
+    parts = list(named.groupby(list(by), sort=False))
+    columns = max(1, min(columns, len(parts)))
+    rows = max(1, math.ceil(len(parts) / columns))
+    figure = Figure(figsize=(max(3.6 * columns, 7.2), height or 1.2 + 2.1 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.patch.set_alpha(0)
+    figure.suptitle(title, fontsize=11, color=INK)
+    if not parts:
+        figure.text(0.5, 0.5, "nothing is known of this yet", ha="center", va="center", color=INK)
+        return figure, iter(())
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=one_scale, sharey=True)
+    for number, axes in enumerate(grid.flat):
+        if number >= len(parts):
+            axes.set_visible(False)
+            continue
+        first, lowest = number % columns == 0, number + columns >= len(parts)
+        axes.set_title(" ".join(str(name) for name in parts[number][0]), fontsize=8.5, color=INK)
+        axes.set_ylabel(y if first else "", fontsize=8.5, color=INK)
+        axes.set_xlabel(x if lowest else "", fontsize=8.5, color=INK)
+        axes.tick_params(labelleft=first, labelbottom=lowest or not one_scale)
+    return figure, ((axes, part) for axes, (_, part) in zip(grid.flat, parts, strict=False))
+
+
+def _line(
+    axes: Axes, at: np.ndarray, mean: pd.Series, spread: pd.Series, color: str, style: str = "-", label: str = ""
+) -> None:
+    """A mean over steps, with a band of one standard deviation where there is one."""
+    axes.plot(at, mean, style, color=color, linewidth=1.6, label=label)
+    if spread.notna().any():
+        axes.fill_between(at, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
+
+
+def _finished(figure: Figure, horizontal: bool = False) -> Figure:
+    """One legend for all, and everything that is no data in INK."""
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    if not shown:
+        return figure
+    handles: dict[str, Artist] = {}
+    for axes in shown:
+        axes.patch.set_alpha(0)
+        axes.grid(axis="x" if horizontal else "y", color=INK, alpha=0.15, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(INK)
+        axes.tick_params(colors=INK, labelsize=8)
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    # Inches that the longest name takes, with its sign.
+    longest = 0.5 + 0.075 * max((len(name) for name in handles), default=0)
+    legend = figure.legend(
+        list(handles.values()),
+        [name.replace("$", r"\$") for name in handles],
+        loc="outside lower center",
+        ncols=max(1, min(len(handles), int(figure.get_figwidth() / longest), 4)),
+        frameon=False,
+        fontsize=8,
+    )
+    for text in legend.get_texts():
+        text.set_color(INK)
+    return figure
