@@ -72,6 +72,7 @@ def _run(
     )
     from harness.execute.progress import progress
     from harness.report.rebuild import rebuild
+    from harness.report.source import Source
     from harness.store import make_folder
     from harness.study.load import load_study
     from harness.study.plan import plan_study
@@ -141,13 +142,15 @@ def _run(
         console.print(f"stopped; finished steps are kept in {runs_dir}; the same command goes on")
         raise typer.Exit(130) from None
 
-    text, arms = rebuild(plan, study, runs_dir, tables, console)
+    source = Source(study_path.stem, study, plan, runs_dir, root)
+    text, arms = rebuild(source, tables, console)
     failed = [state for state in states.values() if state.status == "failed"]
     for state in failed:
         console.print(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="red")
     mirror.finish(tables, text, arms, bool(failed))
     command = flags.command("harness.report", study_path, overrides, runs_dir, out, tracking_uri)
-    console.print(f"compare in a browser: {command} --ui", markup=False, highlight=False, soft_wrap=True)
+    for what, end in (("the whole report, with figures, as a page", ""), ("compare in a browser", " --ui")):
+        console.print(f"{what}: {command}{end}", markup=False, highlight=False, soft_wrap=True)
     return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
 
 

@@ -83,7 +83,8 @@ def main(
             if examine:
                 unexamined = _complete(source, device)
             tables = out / source.name
-            text, arms = rebuild(source.plan, source.study, source.runs, tables, console)
+            again = flags.command("harness.run", study_path, given, flags.RUNS, flags.OUT, flags.TRACKING)
+            text, arms = rebuild(source, tables, console, again)
             flawed = flaws(source.plan, source.runs)
             sound = [job for id_, job in source.plan.jobs.items() if id_ not in flawed]
             done = [job for job in sound if RunFolder(source.runs / job.id).result() is not None]

@@ -1,10 +1,11 @@
-"""What the page of a study says, and in which order: the summary, what is sure, why, what it cost, and how it was made."""
+"""What the page of a study says, and in which order: summary, what is sure, why, what it cost, how it was made."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from harness.report.diagnostics import alignment_frame, breakdown_frame, progress_frame, terms_frame
 from harness.report.effects import POINTS, Attribution
@@ -102,7 +103,7 @@ class _Pictures:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, name: str, title: str, alt: str, figure, *notes: str) -> None:  # noqa: ANN001
+    def add(self, name: str, title: str, alt: str, figure: Figure, *notes: str) -> None:
         """Save a figure and keep it for the section."""
         self._waiting.append(Picture(name, title, alt, save(figure, self._folder, name), notes))
         self._count += 1
@@ -193,9 +194,9 @@ def headlines(lines: pd.DataFrame, study: StudySpec) -> list[str]:
     shown = lines[(lines["split"] == "") & lines["gain_NDS_low"].notna()]
     missing = int((lines["missing"] != "").sum())
     told = [f"{missing} of {len(lines)} rows have no result yet."] if missing else []
-    if shown.empty:
+    if not len(shown):
         return told
-    best = shown.loc[shown["gain_NDS"].idxmax()].to_dict()
+    best = max(shown.to_dict("records"), key=lambda row: row["gain_NDS"])
     gains = ", ".join(
         f"{best[f'gain_{m}']:+.1f} {m} [{best[f'gain_{m}_low']:+.1f}, {best[f'gain_{m}_high']:+.1f}]" for m in POINTS
     )
@@ -206,10 +207,11 @@ def headlines(lines: pd.DataFrame, study: StudySpec) -> list[str]:
         sure = {side: sum(verdict == side for verdict in verdicts) for side in counted}
         told.append(
             f"Of {len(verdicts)} gains, {sure['higher']} are higher and {sure['lower']} lower than 0 after all of them "
-            f"were looked at; {counted['higher'] + counted['lower'] - sum(sure.values())} more would be, looked at alone."
+            f"were looked at; {sum(counted.values()) - sum(sure.values())} more would be, looked at alone."
         )
-        for model, rows in shown.groupby("model", sort=False):
-            smallest = ", ".join(f"{rows[f'gain_{m}_detectable'].iloc[0]:.1f} {m}" for m in POINTS)
+        for model in dict.fromkeys(shown["model"]):
+            row = next(row for row in shown.to_dict("records") if row["model"] == model)
+            smallest = ", ".join(f"{row[f'gain_{metric}_detectable']:.1f} {metric}" for metric in POINTS)
             told.append(f"The smallest gain of the {model} that this study could have seen: {smallest}.")
     else:
         told.append("One seed: all of it is about these trained models, and nothing about a loss.")

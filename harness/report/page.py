@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import takewhile
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -71,13 +70,6 @@ class Page:
         """How many trainings are in each state that there is."""
         found = [one.state for one in self.trainings]
         return {state: found.count(state) for state in ("done", "running", "failed", "not run") if state in found}
-
-
-def question(study: Path) -> str:
-    """The first comment of a study's file, without what it says of its plan; empty where there is none."""
-    comment = takewhile(lambda line: line.startswith("#"), study.read_text("utf-8").splitlines())
-    lines = (line.lstrip("# ").rstrip() for line in comment)
-    return " ".join(takewhile(lambda line: not line.startswith("Plan:"), lines))
 
 
 def write_page(out: Path, page: Page) -> Path:

@@ -11,28 +11,37 @@ from harness.report.flaws import flaws
 from harness.report.forms import latex, markdown, show
 from harness.report.provenance import commit_lines, provenance
 from harness.report.results import arms, cost_frame, results_frame, summary
+from harness.report.source import Source
 from harness.report.table import Table
 from harness.report.tables import attribution_table, cost_table, published_table, results_table, verdicts_table
 from harness.store import atomic_write
 from harness.study.papers import read_paper
-from harness.study.plan import Plan
-from harness.study.spec import StudySpec
 from harness.tracking.study import Arm
 
 
-def rebuild(plan: Plan, study: StudySpec, runs: Path, out: Path, console: Console) -> tuple[str, list[Arm]]:
-    """Write the report into a folder and print its first tables; these as Markdown, and the lines of the first."""
+def rebuild(source: Source, out: Path, console: Console, command: str = "") -> tuple[str, list[Arm]]:
+    """Write the report into a folder and print its tables; the main ones as Markdown, and the lines of the first.
+
+    Args:
+        source: What it is about.
+        out: Folder.
+        console: For the tables.
+        command: That makes all of it again: then the page is written, too, which takes seconds.
+    """
+    plan, study, runs = source.plan, source.study, source.runs
     papers = [read_paper(path) for path in study.report.papers]
     frame = results_frame(plan, runs, papers)
     lines, cost = summary(frame), cost_frame(plan, runs)
+    attributed = attributions(frame, study)
     told = [
         results_table(lines, study, commit_lines(provenance(plan, runs))),
         verdicts_table(lines, study, unlike(frame)),
-        attribution_table(attributions(frame, study)),
+        attribution_table(attributed),
     ]
     main = [table for table in told if table is not None]
     published = [published_table(paper) for paper in papers]
-    write(out, [*main, *published], cost_table(cost), lines, cost)
+    costs = cost_table(cost)
+    write(out, [*main, *published], costs, lines, cost)
     for table in [*main, *published]:
         console.print(f"\n{table.title}", style="bold", highlight=False)
         show(table, console)
@@ -40,6 +49,14 @@ def rebuild(plan: Plan, study: StudySpec, runs: Path, out: Path, console: Consol
         console.print(flaw.message, style="red", markup=False, highlight=False, soft_wrap=True)
     files = f"tables: {out}/table.md, table.tex, table.csv; what it cost: {out}/cost.md"
     console.print(files, highlight=False, soft_wrap=True)
+    if command:
+        # What draws takes a second to import, and who only trains waits for none of it.
+        from harness.report.document import document
+        from harness.report.page import write_page
+
+        named = {table.name: table for table in (*main, *published, costs)}
+        page = write_page(out, document(source, lines, attributed, named, out, command))
+        console.print(f"report, to be opened in a browser: {page}", highlight=False, soft_wrap=True)
     return "\n".join(markdown(table) for table in main), arms(lines)
 
 

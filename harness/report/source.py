@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +26,8 @@ class Source:
     runs: Path
     root: NuScenesRoot | None
     """The dataset; None where it is not at hand."""
+    question: str = ""
+    """What the study asks, in words; empty where it does not say."""
 
 
 def of_study(path: Path, given: Sequence[str], runs: Path, console: Console) -> Source:
@@ -39,4 +42,12 @@ def of_study(path: Path, given: Sequence[str], runs: Path, console: Console) -> 
     study = load_study(path, given)
     root = open_root(study.data, console)
     samples = partial(count_samples, root, study.data.train_split)
-    return Source(path.stem, study, plan_study(study, root.fingerprint(), samples, find_images(console)), runs, root)
+    plan = plan_study(study, root.fingerprint(), samples, find_images(console))
+    return Source(path.stem, study, plan, runs, root, question(path))
+
+
+def question(study: Path) -> str:
+    """The first comment of a study's file, without what it says of its plan; empty where there is none."""
+    comment = takewhile(lambda line: line.startswith("#"), study.read_text("utf-8").splitlines())
+    lines = (line.lstrip("# ").rstrip() for line in comment)
+    return " ".join(takewhile(lambda line: not line.startswith("Plan"), lines))

@@ -34,7 +34,7 @@ def bundle(planned, stored, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("bundle")
     source = replace(planned, runs=stored / "runs")
-    rebuild(source.plan, source.study, source.runs, folder / "reports" / "smoke", Console(file=io.StringIO()))
+    rebuild(source, folder / "reports" / "smoke", Console(file=io.StringIO()))
     write_bundle(folder / "smoke.zip", source, folder / "reports" / "smoke", True, False)
     return folder / "smoke.zip"
 
