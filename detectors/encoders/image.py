@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
-from transformers import ResNetBackbone, ResNetConfig, SwinBackbone, SwinConfig
 
 from detectors.spec import Spec
 
@@ -31,8 +30,11 @@ class ResNetSpec(Spec):
     depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
     """Blocks of each of them."""
 
-    def build(self) -> ResNetBackbone:
+    def build(self) -> nn.Module:
         """The backbone with fresh weights."""
+        # Imported where it is needed: it takes seconds, and who only reads a spec has no use for it.
+        from transformers import ResNetBackbone, ResNetConfig
+
         return ResNetBackbone(
             ResNetConfig(
                 embedding_size=self.stem_width,
@@ -66,8 +68,10 @@ class SwinSpec(Spec):
                 raise ValueError(f"{heads} heads do not divide the {self.width * 2**level} channels of level {level}")
         return self
 
-    def build(self) -> SwinBackbone:
+    def build(self) -> nn.Module:
         """The backbone with fresh weights."""
+        from transformers import SwinBackbone, SwinConfig
+
         return SwinBackbone(
             SwinConfig(
                 embed_dim=self.width,

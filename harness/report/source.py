@@ -1,5 +1,6 @@
 """Source: what a report is made from, whether a study file and its run folders or a bundle of them says it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,5 +50,5 @@ def of_study(path: Path, given: Sequence[str], runs: Path, console: Console) -> 
 def question(study: Path) -> str:
     """The first comment of a study's file, without what it says of its plan; empty where there is none."""
     comment = takewhile(lambda line: line.startswith("#"), study.read_text("utf-8").splitlines())
-    lines = (line.lstrip("# ").rstrip() for line in comment)
-    return " ".join(takewhile(lambda line: not line.startswith("Plan"), lines))
+    text = " ".join(line.lstrip("# ").rstrip() for line in comment)
+    return re.sub(r"\s*\bPlan\b[^:]*:.*?\b\d+ trainings?\b.*?\.(?=\s|$)", "", text).strip()
