@@ -128,6 +128,8 @@ def breakdown_frame(plan: Plan, runs: Path) -> pd.DataFrame:
         if len(known) < len(pairs):
             continue
         first = known[0][0]
+        if len({len(drawn) for pair in known for each in pair for drawn in each.groups[COSTS].values()}) > 1:
+            continue  # other draws, of another version: nothing can be paired
         for group in GROUPS:
             for name in first.groups[group]:
                 numbers = [[each.groups[group][name] for each in pair] for pair in known]

@@ -171,6 +171,30 @@ def test_arm_that_lacks_a_seed_or_began_otherwise_has_no_breakdown(plan, runs, f
     assert len(breakdown_frame(plan, runs)) == 0
 
 
+def test_analyses_of_other_draws_are_not_paired(plan, runs, folder):
+    from dataclasses import replace
+
+    from harness.diagnose.analysis import keep_analysis, kept_analysis
+    from harness.report.diagnostics import breakdown_frame
+
+    kept = kept_analysis(folder("student", 0).analysis)
+    groups = {group: {name: drawn[:2] for name, drawn in numbers.items()} for group, numbers in kept.groups.items()}
+    keep_analysis(folder("student", 0).analysis, replace(kept, groups=groups))
+    assert set(breakdown_frame(plan, runs)["role"]) == {"control"}
+
+
+def test_a_run_that_must_not_be_believed_counts_nowhere(plan, runs, folder):
+    from harness.report import diagnostics
+
+    (folder("student", 1).path / "result.json").write_text('{"metrics": {"mAP": 0.1')
+    for name in ("progress", "breakdown"):
+        assert "student" not in set(getattr(diagnostics, f"{name}_frame")(plan, runs)["role"])
+    for name in ("terms", "alignment"):
+        frame = getattr(diagnostics, f"{name}_frame")(plan, runs)
+        assert set(frame[frame["role"] == "student"]["seed"]) == {0}
+    assert diagnostics.latency_frame(plan, runs).set_index("role").loc["student", "seeds"] == 1
+
+
 def test_alignment_has_the_students_beside_its_baselines(plan, runs, folder):
     from harness.report.diagnostics import alignment_frame
 
