@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import msgspec
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -243,12 +244,13 @@ class RunFolder:
         return False
 
     def _step(self, line: bytes, number: int | None = None) -> dict[str, float | int]:
-        try:
-            content = json.loads(line)
-        except ValueError:  # of another encoding, too
-            content = None
         # Not by pydantic: a study reads some hundred thousand of them.
-        if not isinstance(content, dict) or not {int, float}.issuperset(map(type, content.values())):
+        content: dict[str, float | int] | None
+        try:
+            content = _NUMBERS.decode(line)
+        except msgspec.MsgspecError:
+            content = _with_nan(line)
+        if content is None:
             where = "its last line" if number is None else f"line {number}"
             raise Damaged(self.path / "metrics.jsonl", f"{where} is no mapping of names to numbers")
         if type(content.get("step")) is not int:
@@ -268,6 +270,19 @@ class RunFolder:
             first = error.errors()[0]
             at = ".".join(map(str, first["loc"]))
             raise Damaged(path, f"{at}: {first['msg']}" if at else first["msg"]) from error
+
+
+_NUMBERS = msgspec.json.Decoder(dict[str, int | float])
+
+
+def _with_nan(line: bytes) -> dict[str, float | int] | None:
+    """What JSON does not know and Python's writes: NaN and infinities; None where it is no mapping to numbers."""
+    try:
+        content = json.loads(line)
+    except ValueError:  # of another encoding, too
+        return None
+    whole = isinstance(content, dict) and {int, float}.issuperset(map(type, content.values()))
+    return content if whole else None
 
 
 def run_folders(runs: Path) -> list[RunFolder]:

@@ -28,7 +28,7 @@ HOMES = {
     "jinja2": {"harness/report/page.py"},
     "pycocotools": {"harness/data/masks.py", "harness/evaluate/mask_ap.py"},
     "numba": {"harness/evaluate/compiled.py"},
-    "msgspec": {"harness/evaluate/result_file.py"},
+    "msgspec": {"harness/evaluate/result_file.py", "harness/store.py"},
     "pandas": {"harness/report/", "harness/search/report.py"},
     "nuscenes": {"harness/data/", "harness/evaluate/"},
     "lightning": {"harness/train/"},

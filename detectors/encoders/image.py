@@ -102,7 +102,8 @@ class ImageEncoder(nn.Module):
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
         self.backbone = spec.backbone.build()
-        self.lateral = nn.ModuleList(nn.Conv2d(width, spec.channels, 1) for width in self.backbone.channels)
+        widths: list[int] = self.backbone.channels  # type: ignore[assignment]
+        self.lateral = nn.ModuleList(nn.Conv2d(width, spec.channels, 1) for width in widths)
         self.smooth = nn.Sequential(
             nn.Conv2d(spec.channels, spec.channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(spec.channels),

@@ -3,7 +3,9 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -59,7 +61,13 @@ def summarize(lines: Sequence[Mapping[str, float | int]], bins: int = BINS) -> H
 
 def history(folder: RunFolder) -> History | None:
     """Of a run: what is kept, or else what its log says."""
-    return kept_history(folder) or summarize(folder.steps())
+    log = folder.path / "metrics.jsonl"
+    return kept_history(folder) or (_logged(folder.path, log.stat().st_mtime_ns) if log.is_file() else None)
+
+
+@cache  # several frames of one report ask
+def _logged(path: Path, written: int) -> History | None:
+    return summarize(RunFolder(path).steps())
 
 
 def keep_history(folder: RunFolder) -> None:

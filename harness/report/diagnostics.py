@@ -196,6 +196,8 @@ def _losses(
     baseline, student = found
     if not np.array_equal(baseline.ends, student.ends):
         return None
+    if any(f"raw/{name}" not in each.means for each in found for name in DETECTION_TERMS):
+        return None
     said = (baseline.batches != UNKNOWN) & (student.batches != UNKNOWN)
     if (baseline.batches != student.batches)[said].any():
         return None

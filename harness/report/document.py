@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from harness.report.diagnostics import alignment_frame, breakdown_frame, progress_frame, terms_frame
 from harness.report.effects import POINTS, Attribution
-from harness.report.figures import GainLine, forest, interaction, save
+from harness.report.figures import GainLine, Pictures, forest, interaction
 from harness.report.figures_diagnostics import (
     alignment_figure,
     classes_figure,
@@ -19,7 +19,7 @@ from harness.report.figures_diagnostics import (
     progress_figure,
     terms_figure,
 )
-from harness.report.page import Page, Picture, Section
+from harness.report.page import Page, Section
 from harness.report.plan_graph import plan_graph
 from harness.report.samples import samples, trio
 from harness.report.source import Source
@@ -48,7 +48,7 @@ def document(
         command: That makes all of it again.
     """
     found = trainings(source.plan, source.runs)
-    pictures = _Pictures(out / "figures")
+    pictures = Pictures(out / "figures")
     gains, published = _gain_lines(lines), [table for name, table in tables.items() if name.startswith("published")]
     sections = [Section("Results", [tables["results"]])]
     if gains:
@@ -74,7 +74,7 @@ def document(
                     "Parallel lines: the two do not interact.",
                 )
         sections.append(Section("What it is due to", [tables["attribution"]], pictures.taken()))
-    sections += _diagnostics(source, pictures)
+    sections += _diagnostics(source, lines, pictures)
     if published:
         sections.append(Section("What papers report", published))
     graph = plan_graph(source.plan, states(found))
@@ -92,32 +92,23 @@ def document(
     return Page(source.name, source.question, told, sections, found, seen, command, (note,))
 
 
-class _Pictures:
-    """Those of a section that is being written, each saved as it comes."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._waiting: list[Picture] = []
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def add(self, name: str, title: str, alt: str, figure: Figure, *notes: str) -> None:
-        """Save a figure and keep it for the section."""
-        self._waiting.append(Picture(name, title, alt, save(figure, self._folder, name), notes))
-        self._count += 1
-
-    def taken(self) -> list[Picture]:
-        """Those since the last call."""
-        found, self._waiting = self._waiting, []
-        return found
+SHOWN = 6
+"""Arms of which diagnostics are drawn: more are neither read nor told apart."""
 
 
-def _diagnostics(source: Source, pictures: _Pictures) -> list[Section]:
+def _diagnostics(source: Source, lines: pd.DataFrame, pictures: Pictures) -> list[Section]:
     """What stands beside the gain, as far as the runs have kept it (docs/diagnostics.md)."""
     plan, runs = source.plan, source.runs
-    terms, progress = terms_frame(plan, runs), progress_frame(plan, runs)
+    students = lines[(lines["role"] == "student") & (lines["split"] == "")]
+    order = students["gain_NDS"].abs().sort_values(ascending=False, kind="stable").index[:SHOWN]
+    chosen = set(zip(students.loc[order, "path"], students.loc[order, "arm"], strict=True))
+
+    def of_chosen(frame: pd.DataFrame) -> pd.DataFrame:
+        # An empty list would choose columns.
+        is_chosen = np.array([pair in chosen for pair in zip(frame["path"], frame["arm"], strict=True)], dtype=bool)
+        return frame[is_chosen]
+
+    terms, progress = of_chosen(terms_frame(plan, runs)), of_chosen(progress_frame(plan, runs))
     if len(progress):
         pictures.add(
             "progress",
@@ -137,7 +128,7 @@ def _diagnostics(source: Source, pictures: _Pictures) -> list[Section]:
             cosines_figure(terms),
             "1: the same direction; 0: nothing in common; below 0: against it.",
         )
-    breakdown, alignment = breakdown_frame(plan, runs), alignment_frame(plan, runs)
+    breakdown, alignment = of_chosen(breakdown_frame(plan, runs)), of_chosen(alignment_frame(plan, runs))
     if len(alignment):
         pictures.add(
             "alignment",
@@ -157,6 +148,8 @@ def _diagnostics(source: Source, pictures: _Pictures) -> list[Section]:
     if not shown:
         return []
     words = []
+    if len(students) > SHOWN:
+        words.append(f"Of the {len(students)} arms, the {SHOWN} whose NDS differs most from the baseline's.")
     if breakdown.empty or alignment.empty:
         words.append("Runs that were never examined lack a part of this; harness.report --examine adds it.")
     return [Section("Why: beside the gain", (), shown, words)]

@@ -82,7 +82,9 @@ def _group(model: str, split: str, rows: pd.DataFrame) -> Group:
     found = {name: trainings for name, trainings in found.items() if len(trainings) == usual}
     names = {key: name for key, name in names.items() if name in found}
     known = [training["draws"] for trainings in found.values() for training in trainings]
-    whole = bool(known) and all(pair is not None for pair in known)
+    # The same scenes as often, and as many draws of them: else nothing can be subtracted.
+    kinds = {pair and (pair[1], len(pair[0]["NDS"])) for pair in known}
+    whole = len(kinds) == 1 and None not in kinds
     blocks: dict[Metric, Blocks] = {}
     for metric in POINTS if found else ():
         values = {name: [training[metric] for training in trainings] for name, trainings in found.items()}

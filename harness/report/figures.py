@@ -62,6 +62,42 @@ def inline(svg: str, name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure as the page shows it."""
+
+    name: str
+    """Of its files figures/NAME.svg and figures/NAME.pdf."""
+    title: str
+    alt: str
+    """What a reader who does not see it has to know."""
+    svg: str
+    """What `save` returned."""
+    notes: tuple[str, ...] = ()
+
+
+class Pictures:
+    """Those of a part of a report that is being written, each saved as it comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._waiting: list[Picture] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, name: str, title: str, alt: str, figure: Figure, *notes: str) -> None:
+        """Save a figure and keep it for its part."""
+        self._waiting.append(Picture(name, title, alt, save(figure, self._folder, name), notes))
+        self._count += 1
+
+    def taken(self) -> list[Picture]:
+        """Those since the last call."""
+        found, self._waiting = self._waiting, []
+        return found
+
+
+@dataclass(frozen=True)
 class GainLine:
     """A line of a forest plot, in one metric."""
 

@@ -9,26 +9,13 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from harness.report.figures import Picture
 from harness.report.samples import Samples
 from harness.report.table import Table
 from harness.report.trainings import Training
 from harness.store import atomic_write
 
 FILE = "report.html"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as the page shows it."""
-
-    name: str
-    """Of its files figures/NAME.svg and figures/NAME.pdf."""
-    title: str
-    alt: str
-    """What a reader who does not see it has to know."""
-    svg: str
-    """What `figures.save` returned."""
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from harness.evaluate.columns import BoxColumns
 from harness.evaluate.detection import detection_config, held_against
 from harness.evaluate.metrics import Matched
 from harness.evaluate.result_file import read_result
+from harness.report.results import sound_results
 from harness.report.sample_drawing import (
     Ground,
     Outline,
@@ -26,7 +27,7 @@ from harness.report.sample_drawing import (
     read_small,
     rings,
 )
-from harness.store import RunFolder, atomic_write
+from harness.store import atomic_write
 from harness.study.plan import Plan
 from harness.study.spec import StudySpec
 
@@ -76,7 +77,7 @@ class Samples:
 def trio(plan: Plan, runs: Path, metric: str = "NDS") -> dict[str, str]:
     """The arm that gains most in the mean over seeds: teacher, baseline and student of its first seed with all three,
     what each is called to its job. Empty where no student is done with both of the others."""
-    done = {id_: result.metrics for id_ in plan.jobs if (result := RunFolder(runs / id_).result())}
+    done = {id_: result.metrics for id_, result in sound_results(plan, runs).items() if result}
     gains: dict[tuple[str, str], list[float]] = {}
     first: dict[tuple[str, str], dict[str, str]] = {}
     for row in plan.rows:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.report.flaws import flaws
 from harness.store import RunFolder
 from harness.study.plan import Plan
 
@@ -35,11 +36,12 @@ class Training:
 def trainings(plan: Plan, runs: Path) -> tuple[Training, ...]:
     """Every job of the plan, in its order."""
     rows = {row.job: row for row in reversed(plan.rows)}
+    flawed = flaws(plan, runs)
     found = []
     for id_, job in plan.jobs.items():
-        folder = RunFolder(runs / id_)
-        result = folder.result()
-        failure = None if result else folder.failure()
+        folder, flaw = RunFolder(runs / id_), flawed.get(id_)
+        result = None if flaw else folder.result()
+        failure = (flaw.message, True) if flaw else None if result else folder.failure()
         running = result is None and folder.in_use()
         state = "done" if result else "running" if running else "failed" if failure else "not run"
         machine = result.machine if result else {}

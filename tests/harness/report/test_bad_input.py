@@ -153,7 +153,7 @@ def test_a_study_that_was_never_run_says_what_trains_it(report, folder):
     assert not (folder / "runs").exists()
 
 
-def test_draws_of_other_lengths_than_the_baselines_give_no_interval(report, folder, jobs):
+def test_draws_of_other_lengths_than_the_baselines_speak_of_no_scenes(report, folder, jobs):
     import numpy as np
 
     from harness.evaluate.intervals import write_draws
@@ -162,7 +162,7 @@ def test_draws_of_other_lengths_than_the_baselines_give_no_interval(report, fold
     write_draws(path, {name: np.full(9, 0.352) for name in ("mAP", "NDS")}, 12)
     assert report(*CALL)[0] == 0
     student = _lines(folder)["student"]
-    assert (student["missing"], student["gain_NDS_low"]) == ("", "")
+    assert (student["missing"], student["scenes"]) == ("", "0.0")
     assert float(student["gain_NDS"]) == pytest.approx(5.1)
 
 
