@@ -22,6 +22,7 @@ from harness.data.synthetic_tables import GENERATOR
 from harness.errors import InputError
 from harness.report.flaws import flaws
 from harness.report.provenance import commit_lines, provenance
+from harness.report.samples import FILE as PICTURES
 from harness.report.source import Source
 from harness.store import RunFolder
 from harness.study.jobs import SegmenterJobSpec
@@ -127,13 +128,16 @@ def _contents(source: Source, tables: Path, predictions: bool, weights: bool) ->
     environment = _environment(source)
     papers = _papers(source.study)
     yield "README.md", _readme(source, environment).encode()
-    yield "study.yaml", study_yaml(source.study, list(papers)).encode()
+    asked = f"# {source.question}\n" if source.question else ""
+    yield "study.yaml", (asked + study_yaml(source.study, list(papers))).encode()
     for name, path in papers.items():
         yield name, path.read_bytes()
     yield "plan.json", plan_json(source.plan).encode()
     yield "data.json", json.dumps(_data(source, source.root), indent=1).encode()
     yield "environment.json", _json(environment)
-    for path in sorted([*tables.glob("table.*"), *tables.glob("cost.*")]):
+    for path in sorted(
+        path for name in ("table.*", "cost.*", "attribution.csv", PICTURES) for path in tables.glob(name)
+    ):
         yield f"tables/{path.name}", path.read_bytes()
     left_out = _LEFT_OUT | (set() if predictions else {PREDICTIONS}) | (set() if weights else {WEIGHTS})
     for id_ in sorted(source.plan.jobs):

@@ -21,11 +21,13 @@ from harness.report.figures_diagnostics import (
 )
 from harness.report.page import Page, Section
 from harness.report.plan_graph import plan_graph
+from harness.report.samples import FILE as PICTURES
 from harness.report.samples import samples, trio
 from harness.report.source import Source
 from harness.report.table import Table
 from harness.report.tables import line_name
 from harness.report.trainings import states, trainings
+from harness.store import atomic_write
 from harness.study.spec import StudySpec
 
 
@@ -86,6 +88,8 @@ def document(
         "A box is a training, or several that differ in the seed alone; lines lead from a teacher to whom it teaches.",
     )
     sections.append(Section("Cost and plan", [tables["cost"]], pictures.taken()))
+    if source.kept and (source.kept / PICTURES).is_file():
+        atomic_write(out / PICTURES, (source.kept / PICTURES).read_bytes())
     seen = samples(source.root, source.study, source.plan, source.runs, trio(source.plan, source.runs), out)
     note = "The figures are in the folder figures beside this page, too, as SVG and PDF."
     told = headlines(lines, source.study)
@@ -123,7 +127,7 @@ def _diagnostics(source: Source, lines: pd.DataFrame, pictures: Pictures) -> lis
     if distilled["weight_cosine"].notna().any():
         pictures.add(
             "cosines",
-            "Does a loss pull where the detection loss does?",
+            "Whether a loss pulls where the detection loss does",
             "Cosines between the gradient of each term and that of the detection loss, over the training",
             cosines_figure(terms),
             "1: the same direction; 0: nothing in common; below 0: against it.",
@@ -132,9 +136,10 @@ def _diagnostics(source: Source, lines: pd.DataFrame, pictures: Pictures) -> lis
     if len(alignment):
         pictures.add(
             "alignment",
-            "How like the teacher's maps are those of student and baseline?",
+            "Likeness of student and baseline to the teacher's maps",
             "Bars of linear CKA, in the foreground and in the background, of both maps",
             alignment_figure(alignment),
+            "Linear CKA: 1 for maps that agree up to rotation and scale, 0 for nothing in common.",
         )
     breakdown = breakdown[breakdown["split"] == ""]
     for name, title, draw in (
@@ -143,7 +148,10 @@ def _diagnostics(source: Source, lines: pd.DataFrame, pictures: Pictures) -> lis
         ("distances", "AP by distance, before and after", distances_figure),
     ):
         if len(breakdown):
-            pictures.add(name, title, f"{title}: baseline and arms, in points", draw(breakdown))
+            alone = (
+                "Intervals are over scenes alone, of these trainings; those in bold exclude 0, each looked at alone."
+            )
+            pictures.add(name, title, f"{title}: baseline and arms, in points", draw(breakdown), alone)
     shown = pictures.taken()
     if not shown:
         return []
@@ -164,7 +172,7 @@ def _gain_lines(lines: pd.DataFrame) -> list[GainLine]:
             value = row[f"gain_{metric}"]
             if not math.isnan(value):
                 low, high = (float(row[f"gain_{metric}_{end}"]) for end in ("low", "high"))
-                verdict = str(row[f"gain_{metric}_verdict"]).partition(",")[0]
+                verdict = str(row[f"gain_{metric}_verdict"]).replace(", looked at alone", " alone")
                 reported = paper.points(metric) if paper else None
                 found.append(GainLine(line_name(row), metric, float(value), low, high, reported, verdict))
     return found

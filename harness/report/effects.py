@@ -212,6 +212,17 @@ def attributions(frame: pd.DataFrame, study: StudySpec) -> list[Attribution]:
     return found
 
 
-def adjusted(parts: Sequence[Part]) -> list[float]:
-    """p values of effects that are read together, adjusted after Holm."""
-    return holm([part.effect.p for part in parts])
+def attribution_frame(found: Sequence[Attribution]) -> pd.DataFrame:
+    """One row for each effect and metric, p adjusted after Holm for all of them.
+
+    Columns: path, kind, what, to (of what is added), metric, effect, low, high (95 %, points), p, holm.
+    """
+    parts = [(each.path, metric, part) for each in found for metric, parts in each.parts.items() for part in parts]
+    rows = [
+        {"path": path, "kind": part.kind, "what": "+".join(part.what), "to": "+".join(part.to or ()), "metric": metric}
+        | {"effect": part.effect.value, "low": part.effect.low, "high": part.effect.high, "p": part.effect.p}
+        for path, metric, part in parts
+    ]
+    columns = ["path", "kind", "what", "to", "metric", "effect", "low", "high", "p"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.assign(holm=holm(frame["p"].tolist()))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from harness.report.effects import attributions, unlike
+from harness.report.effects import attribution_frame, attributions, unlike
 from harness.report.flaws import flaws
 from harness.report.forms import latex, markdown, show
 from harness.report.provenance import commit_lines, provenance
@@ -42,6 +42,8 @@ def rebuild(source: Source, out: Path, console: Console, command: str = "") -> t
     published = [published_table(paper) for paper in papers]
     costs = cost_table(cost)
     write(out, [*main, *published], costs, lines, cost)
+    causes = attribution_frame(attributed)
+    atomic_write(out / "attribution.csv", causes.round(6).to_csv(index=False, lineterminator="\n").encode())
     for table in [*main, *published]:
         console.print(f"\n{table.title}", style="bold", highlight=False)
         show(table, console)

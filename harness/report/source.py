@@ -29,6 +29,8 @@ class Source:
     """The dataset; None where it is not at hand."""
     question: str = ""
     """What the study asks, in words; empty where it does not say."""
+    kept: Path | None = None
+    """Folder of what an earlier report kept of the dataset: of a bundle, which has none."""
 
 
 def of_study(path: Path, given: Sequence[str], runs: Path, console: Console) -> Source:

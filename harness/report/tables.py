@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from harness.evaluate.mask_ap import SMALLEST_PX
-from harness.report.effects import POINTS, Attribution, adjusted
+from harness.report.effects import POINTS, Attribution, attribution_frame
 from harness.report.results import COSTS, ERRORS, GAINS
-from harness.report.statistics import POWER, Effect
+from harness.report.statistics import POWER
 from harness.report.table import Cell, Table
 from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
 from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range
@@ -123,19 +123,20 @@ def verdicts_table(summary: pd.DataFrame, study: StudySpec, unlike: Sequence[str
 
 def attribution_table(found: Sequence[Attribution]) -> Table | None:
     """What is due to which loss; None where no design tells."""
-    parts = [part for path in found for metric in POINTS for part in path.parts[metric]]
-    if not parts:
+    frame = attribution_frame(found)
+    if frame.empty:
         return None
-    p = dict(zip(map(id, parts), adjusted(parts), strict=True))
     rows: list[list[Cell]] = []
-    for path in found:
-        for pair in zip(*(path.parts[metric] for metric in POINTS), strict=True):
-            cells = [Cell(path.path), Cell(part_text(pair[0].kind, pair[0].what, pair[0].to))]
-            for part in pair:
-                cells += [_cell(effect_text(part.effect), part.effect.value), _cell(p_text(p[id(part)]), p[id(part)])]
-            rows.append(cells)
+    for names, pair in frame.groupby(["path", "kind", "what", "to"], sort=False):
+        path, kind, what, to = map(str, names)
+        cells = [Cell(path), Cell(part_text(kind, what, to))]
+        for effect in pair.set_index("metric").loc[list(POINTS)].to_dict("records"):
+            interval = "" if math.isnan(effect["low"]) else f" [{effect['low']:+.1f}, {effect['high']:+.1f}]"
+            cells.append(_cell(f"{effect['effect']:+.1f}{interval}", effect["effect"]))
+            cells.append(_cell(p_text(effect["holm"]), effect["holm"]))
+        rows.append(cells)
     header = ("path", "what", "mAP", "p (Holm)", "NDS", "p (Holm)")
-    kinds = {part.kind for part in parts}
+    kinds = set(frame["kind"])
     notes = ["Points, with 95 % intervals over seeds and scenes; p adjusted for all effects of this table."]
     if "main effect" in kinds:
         notes.append(
@@ -148,17 +149,11 @@ def attribution_table(found: Sequence[Attribution]) -> Table | None:
     return Table.of("attribution", "What it is due to", header, rows, notes)
 
 
-def part_text(kind: str, what: Sequence[str], to: Sequence[str] | None) -> str:
-    """An effect, in words."""
+def part_text(kind: str, what: str, to: str) -> str:
+    """An effect, in words; losses are joined by a +."""
     if kind == "added":
-        return f"{what[0]}, added to {'+'.join(to or ()) or 'nothing'}"
-    return f"{kind} of {' and '.join(what)}"
-
-
-def effect_text(effect: Effect) -> str:
-    """A value in points with its interval."""
-    interval = "" if math.isnan(effect.low) else f" [{effect.low:+.1f}, {effect.high:+.1f}]"
-    return f"{effect.value:+.1f}{interval}"
+        return f"{what}, added to {to or 'nothing'}"
+    return f"{kind} of {what.replace('+', ' and ')}"
 
 
 def p_text(p: float) -> str:
@@ -223,7 +218,10 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
     lines += _what_intervals_say(summary)
     lines += [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
     lines += [_image_teacher(row, study) for row in summary[summary["role"] == IMAGE_TEACHER].to_dict("records")]
-    lines += [f"{arm}: {', '.join(_loss(name, study) for name in losses)}." for arm, losses in study.arms.items()]
+    if used := dict.fromkeys(name for losses in study.arms.values() for name in losses):
+        lines.append(f"Arms are made of {'; '.join(_loss(name, study) for name in used)}.")
+    # One that says in its name what it is made of needs no more words.
+    lines += [f"{arm}: {', '.join(losses)}." for arm, losses in study.arms.items() if arm != "+".join(losses)]
     if schedule.distillation_warmup and study.paths:
         lines.append(
             f"The losses' weights grow from 0 in the first {schedule.distillation_warmup:.0%} of the training."

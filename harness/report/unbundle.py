@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from detectors.spec import Spec
 from harness.errors import InputError
 from harness.report.bundle import MANIFEST, MEMBER, PREDICTIONS, WEIGHTS, Environment, Manifest
-from harness.report.source import Source
+from harness.report.source import Source, question
 from harness.study.papers import read_paper
 from harness.study.plan import Plan
 from harness.study.plan_file import read_plan
@@ -151,7 +151,8 @@ def _source(path: Path, folder: Path, manifest: Manifest) -> Source:
     environment = _parsed(Environment, (folder / "environment.json").read_bytes(), path, "environment.json")
     _date_results(path, plan, runs, environment)
     runs.mkdir(exist_ok=True)
-    return Source(manifest.study, _study(path, folder, manifest), plan, runs, None)
+    study = _study(path, folder, manifest)
+    return Source(manifest.study, study, plan, runs, None, question(folder / "study.yaml"), folder / "tables")
 
 
 def _date_results(path: Path, plan: Plan, runs: Path, environment: Environment) -> None:
