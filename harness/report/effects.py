@@ -101,17 +101,15 @@ def _group(model: str, split: str, rows: pd.DataFrame) -> Group:
 def verdict(effect: Effect, adjusted: float) -> str:
     """What may be said of a gain; empty where nothing is known of its error.
 
-    Of one seed it is about two models, and never about a loss. Else it is higher or lower if that holds after all
-    gains of the table were looked at; what is below 5 % by itself, and not then, may be one of the twenty.
+    It is higher or lower if that holds after all gains of the table were looked at; what is below 5 % by itself, and
+    not then, may be one of the twenty. Of one seed all of it is about two models, and never about a loss.
     """
     if math.isnan(effect.p):
         return ""
     side = "higher" if effect.value > 0 else "lower"
-    if effect.seeds < 2:
-        return f"{side}, these two models" if effect.p < ALPHA else "not told apart, these two models"
-    if adjusted < ALPHA:
-        return side
-    return f"{side}, looked at alone" if effect.p < ALPHA else "not told apart"
+    alone = f"{side}, looked at alone" if effect.p < ALPHA else "not told apart"
+    said = side if adjusted < ALPHA else alone
+    return said if effect.seeds > 1 else f"{said}, these two models"
 
 
 def agreement(effect: Effect, published: PublishedGain | None, metric: Metric) -> str:

@@ -105,11 +105,8 @@ def verdicts_table(summary: pd.DataFrame, study: StudySpec, unlike: Sequence[str
     notes = [
         f"p is two-sided, over {'scenes' if alone else 'seeds and scenes'}; (Holm): adjusted for all {family} gains of "
         "the table, of which one in twenty would be below 5 % if nothing had any effect. "
-        + (
-            "With one seed, a verdict is about these two models and their scenes, never about a loss."
-            if alone
-            else "Higher or lower: below 5 % when adjusted; looked at alone: below 5 % if this row were the only one."
-        ),
+        "Higher or lower: below 5 % when adjusted; looked at alone: below 5 % if this row were the only one."
+        + (" With one seed, all of it is about these two models on other scenes, never about a loss." if alone else ""),
         f"Could see: the smallest true gain that such a study finds (p < 5 %, looked at alone) in {POWER:.0%} of "
         "cases; not told apart is no proof that there is nothing.",
     ]

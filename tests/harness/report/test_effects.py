@@ -28,6 +28,7 @@ def effect(value, error, seeds=3):
         (-3.0, 0.2, 3, "lower, looked at alone"),
         (1.0, 1.0, 3, "not told apart"),
         (3.0, 0.01, 1, "higher, these two models"),
+        (3.0, 0.2, 1, "higher, looked at alone, these two models"),
         (1.0, 1.0, 1, "not told apart, these two models"),
     ],
 )
