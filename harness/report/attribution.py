@@ -9,8 +9,8 @@ baseline's), of n losses of which every set is an arm (a full factorial):
 - the Shapley value of i (Shapley, 1953) is the mean gain of adding i, over all orders in which the n could be added;
   the values of all add up to the gain of the whole.
 
-Where losses do not interact, main effect and Shapley value are the same. A design with fewer arms tells what adding one
-loss to one set does, and no more. All are contrasts between arms, with the intervals of
+Where losses do not interact, main effect and Shapley value are the same. A design with fewer arms tells what adding
+losses to others does, of arms with none in between, and no more. All are contrasts between arms, with the intervals of
 `harness.report.statistics`.
 """
 
@@ -35,9 +35,9 @@ class Part:
 
     kind: Kind
     what: tuple[str, ...]
-    """One loss, or the two that interact."""
+    """One loss, or the two that interact; of what is added all that is."""
     to: tuple[str, ...] | None
-    """Of a loss that is added: what was there already; else None."""
+    """Of what is added: what was there already; else None."""
     effect: Effect
 
 
@@ -60,13 +60,18 @@ def is_factorial(arms: Mapping[Losses, str], order: tuple[str, ...]) -> bool:
 
 
 def additions(arms: Mapping[Losses, str], order: tuple[str, ...]) -> dict[Name, Contrast]:
-    """What adding one loss to a set does, of all pairs of arms that differ so."""
+    """What adding losses to others does, of all pairs of arms with none in between; added to none, it is a gain."""
+
+    def ordered(losses: Losses) -> tuple[str, ...]:
+        return tuple(name for name in order if name in losses)
+
     found: dict[Name, Contrast] = {}
-    for there in sorted((tuple(name for name in order if name in before) for before in arms), key=len):
-        before = frozenset(there)
-        for loss in order:
-            if loss not in before and before | {loss} in arms:
-                found["added", (loss,), there] = {arms[before | {loss}]: 1.0, arms[before]: -1.0}
+    some = [losses for losses in arms if losses]
+    for before in sorted(some, key=lambda losses: (len(losses), [order.index(name) for name in ordered(losses)])):
+        larger = [after for after in arms if before < after]
+        for after in sorted(larger, key=lambda losses: [order.index(name) for name in ordered(losses - before)]):
+            if not any(between < after for between in larger):
+                found["added", ordered(after - before), ordered(before)] = {arms[after]: 1.0, arms[before]: -1.0}
     return found
 
 

@@ -142,7 +142,7 @@ def attribution_table(found: Sequence[Attribution]) -> Table | None:
             "to the gain of the whole."
         )
     if "added" in kinds:
-        notes.append("The arms are no full factorial: what adding one loss to one set does is all that they tell.")
+        notes.append("The arms are no full factorial: what is added from one arm to the next is all that they tell.")
     return Table.of("attribution", "What it is due to", header, rows, notes)
 
 

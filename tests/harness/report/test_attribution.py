@@ -88,13 +88,22 @@ def test_leave_one_out_tells_what_each_adds_to_the_others_and_no_more():
 
 def test_add_one_and_cumulative_designs():
     alone = {frozenset(): "baseline"} | {frozenset(loss): loss for loss in "abc"}
-    assert list(additions(alone, ORDER)) == [("added", (loss,), ()) for loss in "abc"]
+    assert additions(alone, ORDER) == {}  # what is added to nothing is the gain
     chain = {frozenset("abc"[:end]): str(end) for end in range(4)}
     assert [(what, to) for _, what, to in additions(chain, ORDER)] == [
-        (("a",), ()),
         (("b",), ("a",)),
         (("c",), ("a", "b")),
     ]
+
+
+def test_several_losses_at_once_are_added_where_no_arm_is_in_between():
+    arms = {frozenset(): "baseline", frozenset("a"): "start", frozenset("abc"): "all", frozenset("bc"): "losses"}
+    assert additions(arms, ORDER) == {
+        ("added", ("b", "c"), ("a",)): {"all": 1.0, "start": -1.0},
+        ("added", ("a",), ("b", "c")): {"all": 1.0, "losses": -1.0},
+    }
+    between = arms | {frozenset("ab"): "two"}
+    assert ("added", ("b", "c"), ("a",)) not in additions(between, ORDER)
 
 
 def test_one_loss_alone_is_no_factorial():
