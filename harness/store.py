@@ -262,7 +262,7 @@ class RunFolder:
         path = self.path / name
         try:
             return read(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise Damaged(path, str(error.strerror)) from error

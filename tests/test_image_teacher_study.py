@@ -122,7 +122,7 @@ def test_table_shows_detectors_and_its_caption_the_mask_ap_of_the_image_teacher(
     metrics = json.loads((jobs["images · image teacher"][0] / "result.json").read_text())["metrics"]
     assert float(rows["image teacher"]["mask_AP"]) == pytest.approx(100 * metrics["AP"], abs=1e-5)
     assert rows["image teacher"]["mAP"] == rows["student"]["mask_AP"] == ""
-    table, caption = (workplace / "reports" / "study" / "table.md").read_text().split("\n\n", 1)
+    _, table, caption = (workplace / "reports" / "study" / "table.md").read_text().split("\n\n", 2)
     assert "image teacher" not in table
     assert "lidar+images->camera all" in table
     said = f"mask AP {100 * metrics['AP']:.1f}, AP50 {100 * metrics['AP50']:.1f} (points, on v1.0-synthetic-images/val"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
@@ -46,7 +47,8 @@ def draw(study: optuna.Study, objectives: tuple[str, ...], importances: Mapping[
     if len(objectives) == 2:
         wanted["pareto"] = lambda: plots.plot_pareto_front(study, target_names=list(objectives))
     for name, plot in wanted.items():
-        with warnings.catch_warnings():
+        # Optuna sets a style for all that is drawn later in the process.
+        with rc_context(), warnings.catch_warnings():
             # Every one of Optuna's functions says that it is experimental.
             warnings.simplefilter("ignore")
             _save(plot(), out / name)

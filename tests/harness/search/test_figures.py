@@ -39,3 +39,11 @@ def test_no_panel_covers_another_nor_the_colour_bar(study, tmp_path, monkeypatch
     assert len(boxes) == {"slice": 3, "contour": 9}[name] + 1
     covered = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
     assert not covered
+
+
+def test_what_is_drawn_later_keeps_its_own_style(study, tmp_path):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figures.draw(study, ("NDS",), {}, tmp_path)
+    assert dict(matplotlib.rcParams) == before
