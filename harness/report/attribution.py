@@ -14,6 +14,7 @@ loss to one set does, and no more. All are contrasts between arms, with the inte
 `harness.report.statistics`.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -66,7 +67,7 @@ def additions(arms: Mapping[Losses, str], order: tuple[str, ...]) -> dict[Name, 
         before = frozenset(there)
         for loss in order:
             if loss not in before and before | {loss} in arms:
-                found["added", (loss,), there] = {arms[before | {loss}]: 1.0, arms[before]: -1.0}
+                found["added", (loss,), there] = _steps(arms, loss, {before: 1.0})
     return found
 
 
@@ -84,16 +85,16 @@ def factorial(arms: Mapping[Losses, str], order: tuple[str, ...]) -> dict[Name, 
     for one, other in combinations(order, 2):
         without = [chosen for chosen in arms if not chosen & {one, other}]
         weight = 0.5 ** (n - 2)
-        with_other = _steps(arms, one, dict.fromkeys([chosen | {other} for chosen in without], weight))
-        alone = _steps(arms, one, dict.fromkeys(without, weight))
-        found["interaction", (one, other), None] = with_other | {name: -value for name, value in alone.items()}
+        steps = {chosen | {other}: weight for chosen in without} | dict.fromkeys(without, -weight)
+        found["interaction", (one, other), None] = _steps(arms, one, steps)
     return found
 
 
 def _steps(arms: Mapping[Losses, str], loss: str, weights: Mapping[Losses, float]) -> Contrast:
     """The weighted sum of what adding a loss to each of some sets gains."""
-    contrast: Contrast = {}
+    contrast: Contrast = defaultdict(float)
     for before, weight in weights.items():
-        contrast[arms[before | {loss}]] = weight
-        contrast[arms[before]] = -weight
-    return contrast
+        # Two sets may be the same trainings, where losses of one kind have the same fields on a path.
+        contrast[arms[before | {loss}]] += weight
+        contrast[arms[before]] -= weight
+    return dict(contrast)
