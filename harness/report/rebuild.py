@@ -45,12 +45,12 @@ def rebuild(source: Source, out: Path, console: Console, command: str = "") -> t
     causes = attribution_frame(attributed)
     atomic_write(out / "attribution.csv", causes.round(6).to_csv(index=False, lineterminator="\n").encode())
     for table in [*main, *published]:
-        console.print(f"\n{table.title}", style="bold", highlight=False)
+        console.print(f"\n{table.title}", style="bold", markup=False, highlight=False)
         show(table, console)
     for flaw in flaws(plan, runs).values():
         console.print(flaw.message, style="red", markup=False, highlight=False, soft_wrap=True)
     files = f"tables: {out}/table.md, table.tex, table.csv; what it cost: {out}/cost.md"
-    console.print(files, highlight=False, soft_wrap=True)
+    console.print(files, markup=False, highlight=False, soft_wrap=True)
     if command:
         # What draws takes a second to import, and who only trains waits for none of it.
         from harness.report.document import document
@@ -58,7 +58,8 @@ def rebuild(source: Source, out: Path, console: Console, command: str = "") -> t
 
         named = {table.name: table for table in (*main, *published, costs)}
         page = write_page(out, document(source, lines, attributed, named, out, command))
-        console.print(f"report, to be opened in a browser: {page}", highlight=False, soft_wrap=True)
+        where = f"report, to be opened in a browser: {page}"
+        console.print(where, markup=False, highlight=False, soft_wrap=True)
     return "\n".join(markdown(table) for table in main), arms(lines)
 
 
