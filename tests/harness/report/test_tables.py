@@ -390,3 +390,18 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
     assert told[1].startswith("Of 1 gains, 0 are higher and 0 lower")
     assert "nan" not in " ".join([markdown_table(table), *told])
     assert any("In brackets" in note for note in results_table(lines, study).notes)
+
+
+def test_in_files_a_tiny_p_value_is_not_nought():
+    import pandas as pd
+
+    from harness.report.rebuild import rounded
+
+    given = pd.DataFrame({"what": ["a", "b"], "seeds": [3, 3], "mAP": [1 / 3, math.nan], "gain_mAP_p": [1.23456e-9, 1]})
+    given["holm"] = [math.nan, 0.123456]
+    found = rounded(given)
+    assert found.loc[0, "mAP"] == 0.333333
+    assert found["gain_mAP_p"].tolist() == [1.235e-9, 1.0]
+    assert found["holm"].tolist() == pytest.approx([math.nan, 0.1235], nan_ok=True)
+    assert found["seeds"].tolist() == [3, 3]
+    assert given.loc[0, "mAP"] == 1 / 3
