@@ -58,7 +58,8 @@ def _best(shown: pd.DataFrame) -> set[tuple[Hashable, str]]:
     students = shown[shown["role"].isin(["baseline", "control", "student"])]
     for _, lines in students.groupby(["model", "split"], sort=False):
         for metric in (*POINTS, *ERRORS, *GAINS):
-            rounded = lines[metric].dropna().round(3 if metric in ERRORS else 1)
+            shown_as = "{:.3f}" if metric in ERRORS else "{:.1f}"
+            rounded = lines[metric].dropna().map(shown_as.format).astype(float)
             if len(rounded) > 1:
                 top = rounded.min() if metric in ERRORS else rounded.max()
                 found |= {(number, metric) for number in rounded.index[rounded == top]}

@@ -405,3 +405,14 @@ def test_in_files_a_tiny_p_value_is_not_nought():
     assert found["holm"].tolist() == pytest.approx([math.nan, 0.1235], nan_ok=True)
     assert found["seeds"].tolist() == [3, 3]
     assert given.loc[0, "mAP"] == 1 / 3
+
+
+def test_lines_that_show_the_same_number_are_best_together(plan, study, finish):
+    """1.05 is shown as 1.1, though pandas rounds it to 1.0."""
+    from harness.report.results import results_frame, summary
+
+    lines = summary(results_frame(plan, finish()))
+    lines["mAP"] = lines["role"].map({"teacher": 9.0, "baseline": 1.05, "student": 1.08})
+    text = markdown(lines, study)
+    assert "| camera baseline | 2 | **1.1 ± 7.1** |" in text
+    assert "| lidar->camera feature | 2 | **1.1 ± 5.7** |" in text
