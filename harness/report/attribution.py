@@ -14,6 +14,7 @@ losses to others does, of arms with none in between, and no more. All are contra
 `harness.report.statistics`.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -71,7 +72,10 @@ def additions(arms: Mapping[Losses, str], order: tuple[str, ...]) -> dict[Name, 
         larger = [after for after in arms if before < after]
         for after in sorted(larger, key=lambda losses: [order.index(name) for name in ordered(losses - before)]):
             if not any(between < after for between in larger):
-                found["added", ordered(after - before), ordered(before)] = {arms[after]: 1.0, arms[before]: -1.0}
+                contrast: Contrast = {arms[after]: 1.0}
+                # 0 where the two are the same trainings, which other values by path can make them.
+                contrast[arms[before]] = contrast.get(arms[before], 0.0) - 1.0
+                found["added", ordered(after - before), ordered(before)] = contrast
     return found
 
 
@@ -89,16 +93,16 @@ def factorial(arms: Mapping[Losses, str], order: tuple[str, ...]) -> dict[Name, 
     for one, other in combinations(order, 2):
         without = [chosen for chosen in arms if not chosen & {one, other}]
         weight = 0.5 ** (n - 2)
-        with_other = _steps(arms, one, dict.fromkeys([chosen | {other} for chosen in without], weight))
-        alone = _steps(arms, one, dict.fromkeys(without, weight))
-        found["interaction", (one, other), None] = with_other | {name: -value for name, value in alone.items()}
+        steps = {chosen | {other}: weight for chosen in without} | dict.fromkeys(without, -weight)
+        found["interaction", (one, other), None] = _steps(arms, one, steps)
     return found
 
 
 def _steps(arms: Mapping[Losses, str], loss: str, weights: Mapping[Losses, float]) -> Contrast:
     """The weighted sum of what adding a loss to each of some sets gains."""
-    contrast: Contrast = {}
+    contrast: Contrast = defaultdict(float)
     for before, weight in weights.items():
-        contrast[arms[before | {loss}]] = weight
-        contrast[arms[before]] = -weight
-    return contrast
+        # Two sets may be the same trainings, where losses of one kind have the same fields on a path.
+        contrast[arms[before | {loss}]] += weight
+        contrast[arms[before]] -= weight
+    return dict(contrast)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from harness.report.diagnostics import alignment_frame, breakdown_frame, progress_frame, terms_frame
-from harness.report.effects import POINTS, Attribution
+from harness.report.effects import POINTS, Attribution, foremost
 from harness.report.figures import GainLine, Pictures, forest, interaction
 from harness.report.figures_diagnostics import (
     alignment_figure,
@@ -25,7 +25,7 @@ from harness.report.samples import FILE as PICTURES
 from harness.report.samples import samples, trio
 from harness.report.source import Source
 from harness.report.table import Table
-from harness.report.tables import line_name
+from harness.report.tables import interval_text, line_name
 from harness.report.trainings import states, trainings
 from harness.store import atomic_write
 from harness.study.spec import StudySpec
@@ -57,7 +57,7 @@ def document(
         pictures.add(
             "forest",
             "Gains over the baseline, with 95 % intervals",
-            f"{len({line.label for line in gains})} arms in mAP and NDS; the numbers are those of the next table",
+            f"{len({line.label for line in gains})} arms in mAP and NDS; the numbers are those of the table above",
             forest(gains),
             "Filled: the interval excludes 0. Hollow diamond: what a paper reports on nuScenes.",
         )
@@ -167,7 +167,7 @@ def _gain_lines(lines: pd.DataFrame) -> list[GainLine]:
     """Of every line that has a gain."""
     found = []
     for row in lines[lines["split"] == ""].to_dict("records"):
-        paper = next(iter(row["published"].values()), None)
+        _, paper = foremost(row["published"])
         for metric in POINTS:
             value = row[f"gain_{metric}"]
             if not math.isnan(value):
@@ -199,10 +199,11 @@ def headlines(lines: pd.DataFrame, study: StudySpec) -> list[str]:
         return told
     best = max(shown.to_dict("records"), key=lambda row: row["gain_NDS"])
     gains = ", ".join(
-        f"{best[f'gain_{m}']:+.1f} {m} [{best[f'gain_{m}_low']:+.1f}, {best[f'gain_{m}_high']:+.1f}]" for m in POINTS
+        f"{best[f'gain_{m}']:+.1f} {m} {interval_text(best[f'gain_{m}_low'], best[f'gain_{m}_high'])}".rstrip()
+        for m in POINTS
     )
     told.append(f"Most NDS gains {line_name(best)}: {gains}.")
-    verdicts = [row[f"gain_{metric}_verdict"] for row in shown.to_dict("records") for metric in POINTS]
+    verdicts = [said for row in shown.to_dict("records") for m in POINTS if (said := row[f"gain_{m}_verdict"])]
     counted = {side: sum(verdict.partition(",")[0] == side for verdict in verdicts) for side in ("higher", "lower")}
     if len(study.seeds) > 1:
         sure = {side: sum(verdict == side for verdict in verdicts) for side in counted}
@@ -212,7 +213,8 @@ def headlines(lines: pd.DataFrame, study: StudySpec) -> list[str]:
         )
         for model in dict.fromkeys(shown["model"]):
             row = next(row for row in shown.to_dict("records") if row["model"] == model)
-            smallest = ", ".join(f"{row[f'gain_{metric}_detectable']:.1f} {metric}" for metric in POINTS)
+            known = {metric: row[f"gain_{metric}_detectable"] for metric in POINTS}
+            smallest = ", ".join(f"{gain:.1f} {metric}" for metric, gain in known.items() if not math.isnan(gain))
             told.append(f"The smallest gain of the {model} that this study could have seen: {smallest}.")
     else:
         told.append("One seed: all of it is about these trained models, and nothing about a loss.")

@@ -24,7 +24,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Group:
-    """The arms of one student on one split that have a result for every seed: what can be held against each other."""
+    """The arms of one student on one split that have a result for every seed, and began alike: what can be compared."""
 
     model: str
     split: str
@@ -72,10 +72,13 @@ def _group(model: str, split: str, rows: pd.DataFrame) -> Group:
         key, trainings = tuple(map(str, values_of_keys)), line.to_dict("records")
         if any(training["missing"] or math.isnan(training["NDS"]) for training in trainings):
             continue
+        # What began otherwise is no part of a seed's block: its difference from the others is not the arm's alone.
+        if any(training["unpaired"] for training in trainings):
+            continue
         name = "+".join(training["job"] for training in trainings)
         names[key] = name
         found[name] = trainings
-        if not any(training["unpaired"] or training["role"] == "baseline" for training in trainings):
+        if not any(training["role"] == "baseline" for training in trainings):
             baselines[key] = "+".join(str(training["baseline"]) for training in trainings)
     # Arms with other seeds, as a search confirms them, are no rows of one table.
     usual = max((len(trainings) for trainings in found.values()), default=0)
@@ -110,6 +113,13 @@ def verdict(effect: Effect, adjusted: float) -> str:
     alone = f"{side}, looked at alone" if effect.p < ALPHA else "not told apart"
     said = side if adjusted < ALPHA else alone
     return said if effect.seeds > 1 else f"{said}, these two models"
+
+
+def foremost(published: Mapping[str, PublishedGain]) -> tuple[str, PublishedGain | None]:
+    """Of what papers report for a line, by their names: the first that was read for certain, else the first."""
+    return next(
+        (item for item in published.items() if item[1].mark == "read"), next(iter(published.items()), ("", None))
+    )
 
 
 def agreement(effect: Effect, published: PublishedGain | None, metric: Metric) -> str:
@@ -147,7 +157,7 @@ def gains_frame(frame: pd.DataFrame, published: Mapping[Key, PublishedGain]) -> 
         smallest = {metric: group.detectable(metric) for metric in POINTS}
         for key in group.baselines:
             for metric in POINTS:
-                effect = group.gain(key, metric) if group.names.get(key) else Effect.unknown()
+                effect = group.gain(key, metric)
                 effects.append(effect)
                 found.append(
                     dict(zip(KEYS, key, strict=True))
@@ -166,16 +176,18 @@ def gains_frame(frame: pd.DataFrame, published: Mapping[Key, PublishedGain]) -> 
 
 
 def unlike(frame: pd.DataFrame) -> list[str]:
-    """A line for each arm whose seeds spread more than the others of its student: its interval is too short."""
+    """A line for each arm whose seeds spread more than the others of its student: which intervals are too short."""
     lines = []
     for group in groups(frame):
         for metric, blocks in group.blocks.items():
             for name, p in blocks.unlike().items():
                 of = next(key for key, own in group.names.items() if own == name)
                 what = f"{of[2] or group.model} {of[3]}" + (f" on {group.split}" if group.split else "")
+                so = "its interval is too short, the others' too long"
+                if of[0] == "baseline":
+                    so = "the intervals of all gains over it are too short"
                 lines.append(
-                    f"{what}: its seeds spread more than those of the other arms in {metric} (F test, p {p:.1g}); its "
-                    "interval is too short, the others' too long."
+                    f"{what}: its seeds spread more than those of the other arms in {metric} (F test, p {p:.1g}); {so}."
                 )
     return lines
 
@@ -211,7 +223,9 @@ def attributions(frame: pd.DataFrame, study: StudySpec) -> list[Attribution]:
 
 
 def attribution_frame(found: Sequence[Attribution]) -> pd.DataFrame:
-    """One row for each effect and metric, p adjusted after Holm for all of them.
+    """One row for each effect and metric, p adjusted after Holm for all of them but Shapley values.
+
+    These are all but the same contrasts as main effects; to ask twice would only make every answer harder to hear.
 
     Columns: path, kind, what, to (of what is added), metric, effect, low, high (95 %, points), p, holm.
     """
@@ -223,4 +237,5 @@ def attribution_frame(found: Sequence[Attribution]) -> pd.DataFrame:
     ]
     columns = ["path", "kind", "what", "to", "metric", "effect", "low", "high", "p"]
     frame = pd.DataFrame(rows, columns=columns)
-    return frame.assign(holm=holm(frame["p"].tolist()))
+    asked = frame["p"].where(frame["kind"] != "Shapley value")
+    return frame.assign(holm=holm(asked.astype(float).tolist()))

@@ -52,8 +52,9 @@ def latex(tables: Sequence[Table]) -> str:
 def _latex(table: Table) -> str:
     header = " & ".join(_escaped(name) for name in table.header)
     rows = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in table.rows]
+    label = re.sub(r"[^A-Za-z0-9-]", "-", table.name)
     lines = [
-        rf"\begin{{table}}\centering\footnotesize\caption{{{_escaped(table.title)}}}\label{{tab:{table.name}}}",
+        rf"\begin{{table}}\centering\footnotesize\caption{{{_escaped(table.title)}}}\label{{tab:{label}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
         r"\toprule",

@@ -43,14 +43,14 @@ def rebuild(source: Source, out: Path, console: Console, command: str = "") -> t
     costs = cost_table(cost)
     write(out, [*main, *published], costs, lines, cost)
     causes = attribution_frame(attributed)
-    atomic_write(out / "attribution.csv", causes.round(6).to_csv(index=False, lineterminator="\n").encode())
+    atomic_write(out / "attribution.csv", rounded(causes).to_csv(index=False, lineterminator="\n").encode())
     for table in [*main, *published]:
-        console.print(f"\n{table.title}", style="bold", highlight=False)
+        console.print(f"\n{table.title}", style="bold", markup=False, highlight=False)
         show(table, console)
     for flaw in flaws(plan, runs).values():
         console.print(flaw.message, style="red", markup=False, highlight=False, soft_wrap=True)
     files = f"tables: {out}/table.md, table.tex, table.csv; what it cost: {out}/cost.md"
-    console.print(files, highlight=False, soft_wrap=True)
+    console.print(files, markup=False, highlight=False, soft_wrap=True)
     if command:
         # What draws takes a second to import, and who only trains waits for none of it.
         from harness.report.document import document
@@ -58,7 +58,8 @@ def rebuild(source: Source, out: Path, console: Console, command: str = "") -> t
 
         named = {table.name: table for table in (*main, *published, costs)}
         page = write_page(out, document(source, lines, attributed, named, out, command))
-        console.print(f"report, to be opened in a browser: {page}", highlight=False, soft_wrap=True)
+        where = f"report, to be opened in a browser: {page}"
+        console.print(where, markup=False, highlight=False, soft_wrap=True)
     return "\n".join(markdown(table) for table in main), arms(lines)
 
 
@@ -74,11 +75,19 @@ def write(out: Path, tables: Sequence[Table], costs: Table, lines: pd.DataFrame,
 
 def csv(lines: pd.DataFrame) -> str:
     """The lines of the table with all digits that mean anything; of papers what they report, with its mark."""
-    numbers = lines.select_dtypes("number").columns.difference(["seeds"])
-    found = lines.assign(**{name: lines[name].round(6) for name in numbers})
+    found = rounded(lines)
     found["jobs"] = [" ".join(jobs) for jobs in lines["jobs"]]
     found["published"] = [
         "; ".join(f"{paper}: mAP {gain.mAP}, NDS {gain.NDS} ({gain.mark})" for paper, gain in gains.items())
         for gains in lines["published"]
     ]
     return found.to_csv(index=False, lineterminator="\n")
+
+
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers with six digits behind the point; p values with four in all, for none of them is 0."""
+    found = frame.round(6)
+    for name in frame.columns:
+        if name.rpartition("_")[2] in ("p", "holm"):
+            found[name] = frame[name].map("{:.4g}".format).astype(float)
+    return found

@@ -9,7 +9,7 @@ import pandas as pd
 from harness.diagnose.kept import kept_model
 from harness.diagnose.latency import Latency
 from harness.evaluate.intervals import read_draws
-from harness.report.effects import KEYS, POINTS, Key, gains_frame
+from harness.report.effects import KEYS, POINTS, Key, foremost, gains_frame
 from harness.report.flaws import Flaw, flaws
 from harness.store import Result, RunFolder
 from harness.study.jobs import JobSpec
@@ -207,9 +207,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _gains(frame: pd.DataFrame, published: Mapping[Key, Mapping[str, PublishedGain]]) -> pd.DataFrame:
     """OF_GAINS of each line, by KEYS; NaN, and no text, of lines without a gain."""
-    # What ours is held against is the first paper that speaks of such an arm.
-    first = {key: next(iter(gains.values())) for key, gains in published.items() if gains}
-    sure = gains_frame(frame, first)
+    sure = gains_frame(frame, {key: gain for key, gains in published.items() if (gain := foremost(gains)[1])})
     found = pd.DataFrame(index=pd.MultiIndex.from_tuples(published, names=KEYS))
     for metric in POINTS:
         of = sure[sure["metric"] == metric].set_index(list(KEYS))

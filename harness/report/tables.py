@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from harness.evaluate.mask_ap import SMALLEST_PX
-from harness.report.effects import POINTS, Attribution, attribution_frame
+from harness.report.effects import POINTS, Attribution, attribution_frame, foremost
 from harness.report.results import COSTS, ERRORS, GAINS
 from harness.report.statistics import POWER
 from harness.report.table import Cell, Table
@@ -58,7 +58,8 @@ def _best(shown: pd.DataFrame) -> set[tuple[Hashable, str]]:
     students = shown[shown["role"].isin(["baseline", "control", "student"])]
     for _, lines in students.groupby(["model", "split"], sort=False):
         for metric in (*POINTS, *ERRORS, *GAINS):
-            rounded = lines[metric].dropna().round(3 if metric in ERRORS else 1)
+            shown_as = "{:.3f}" if metric in ERRORS else "{:.1f}"
+            rounded = lines[metric].dropna().map(shown_as.format).astype(float)
             if len(rounded) > 1:
                 top = rounded.min() if metric in ERRORS else rounded.max()
                 found |= {(number, metric) for number in rounded.index[rounded == top]}
@@ -79,7 +80,7 @@ def verdicts_table(summary: pd.DataFrame, study: StudySpec, unlike: Sequence[str
     for row in summary.to_dict("records"):
         if row["split"] or all(math.isnan(row[f"{gain}_low"]) for gain in GAINS):
             continue
-        paper, published = next(iter(row["published"].items()), ("", None))
+        paper, published = foremost(row["published"])
         for metric in POINTS:
             of = {name: row[f"gain_{metric}_{name}"] for name in ("low", "high", "p", "holm", "detectable")}
             value = row[f"gain_{metric}"]
@@ -90,7 +91,7 @@ def verdicts_table(summary: pd.DataFrame, study: StudySpec, unlike: Sequence[str
                     Cell(line_name(row), jobs=tuple(row["jobs"])),
                     Cell(metric),
                     _cell(_plain(value, "{:+.1f}"), value),
-                    _cell(f"[{of['low']:+.1f}, {of['high']:+.1f}]", value),
+                    _cell(interval_text(of["low"], of["high"]), value),
                     _cell(p_text(of["p"]), of["p"]),
                     _cell(p_text(of["holm"]), of["holm"]),
                     Cell(row[f"gain_{metric}_verdict"]),
@@ -103,7 +104,7 @@ def verdicts_table(summary: pd.DataFrame, study: StudySpec, unlike: Sequence[str
         return None
     alone = len(study.seeds) < 2
     notes = [
-        f"p is two-sided, over {'scenes' if alone else 'seeds and scenes'}; (Holm): adjusted for all {family} gains of "
+        f"p is two-sided, over {_over(_known(summary))}; (Holm): adjusted for all {family} gains of "
         "the table, of which one in twenty would be below 5 % if nothing had any effect. "
         "Higher or lower: below 5 % when adjusted; looked at alone: below 5 % if this row were the only one."
         + (" With one seed, all of it is about these two models on other scenes, never about a loss." if alone else ""),
@@ -128,21 +129,30 @@ def attribution_table(found: Sequence[Attribution]) -> Table | None:
         path, kind, what, to = map(str, names)
         cells = [Cell(path), Cell(part_text(kind, what, to))]
         for effect in pair.set_index("metric").loc[list(POINTS)].to_dict("records"):
-            interval = "" if math.isnan(effect["low"]) else f" [{effect['low']:+.1f}, {effect['high']:+.1f}]"
-            cells.append(_cell(f"{effect['effect']:+.1f}{interval}", effect["effect"]))
+            text = f"{effect['effect']:+.1f} {interval_text(effect['low'], effect['high'])}".rstrip()
+            cells.append(_cell(text, effect["effect"]))
             cells.append(_cell(p_text(effect["holm"]), effect["holm"]))
         rows.append(cells)
     header = ("path", "what", "mAP", "p (Holm)", "NDS", "p (Holm)")
     kinds = set(frame["kind"])
-    notes = ["Points, with 95 % intervals over seeds and scenes; p adjusted for all effects of this table."]
+    effects = [part.effect for each in found for parts in each.parts.values() for part in parts]
+    known = pd.DataFrame([{"seeds": e.seeds, "scenes": e.scenes} for e in effects if not math.isnan(e.p)])
+    notes = ["Points; nothing is known of their errors."]
+    if len(known):
+        notes = [f"Points, with 95 % intervals over {_over(known)}; p adjusted for all effects of this table."]
+    if max(effect.seeds for effect in effects) == 1:
+        notes.append("One seed: they are differences between these trained models, not effects of a loss.")
     if "main effect" in kinds:
         notes.append(
             "Main effect: what a loss adds in the mean over all sets of the others. Interaction: what one adds more "
             "where the other is there. Shapley value: what it adds in the mean over all orders of adding; all add up "
-            "to the gain of the whole."
+            "to the gain of the whole; no p is asked of it, as it is all but the main effect again."
         )
     if "added" in kinds:
-        notes.append("The arms are no full factorial: what is added from one arm to the next is all that they tell.")
+        notes.append(
+            "Added: where not every set of losses is an arm with results, what is added from one arm to the next is "
+            "all that the arms tell."
+        )
     return Table.of("attribution", "What it is due to", header, rows, notes)
 
 
@@ -154,10 +164,17 @@ def part_text(kind: str, what: str, to: str) -> str:
 
 
 def p_text(p: float) -> str:
-    """Two digits, and no more of what is small than that it is."""
+    """Two digits, three where they tell on which side of 5 % it is, and of what is small no more than that it is."""
     if math.isnan(p):
         return ""
+    if 0.045 <= p < 0.055:
+        return f"{p:.3g}"
     return "< 0.0001" if p < 0.0001 else f"{p:.2f}" if p >= 0.1 else f"{p:.2g}" if p >= 0.001 else f"{p:.4f}"
+
+
+def interval_text(low: float, high: float) -> str:
+    """Its ends; empty where it is not known."""
+    return "" if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
 
 
 def published_table(paper: Paper) -> Table:
@@ -253,16 +270,29 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
 
 def _what_intervals_say(summary: pd.DataFrame) -> list[str]:
     """Of the brackets behind gains."""
-    known = summary[summary["gain_mAP_low"].notna()]
+    known = _known(summary)
     if known.empty:
         return []
-    scenes, seeds = bool((known["scenes"] > 0).all()), int(known["seeds"].max())
-    over = {
-        (True, True): "seeds and scenes: where other seeds and other scenes of this kind would put it",
-        (True, False): "scenes. One seed: it speaks of these two models on other scenes, not of the loss",
-        (False, True): "seeds; the scenes are too few to speak of others",
-    }[scenes, seeds > 1]
-    return [f"In brackets: the 95 % interval of the mean gain over {over}."]
+    over = _over(known)
+    means = {
+        "seeds and scenes": ": where other seeds and other scenes of this kind would put it",
+        "scenes": ". One seed: it speaks of these two models on other scenes, not of the loss",
+        "seeds": "; of scenes there are too few to speak of others, or runs without draws of them",
+    }[over]
+    return [f"In brackets: the 95 % interval of the mean gain over {over}{means}."]
+
+
+def _known(summary: pd.DataFrame) -> pd.DataFrame:
+    """The lines whose gain has an interval; on the evaluation split, where there are any."""
+    known = summary[summary[[f"{gain}_low" for gain in GAINS]].notna().any(axis=1)]
+    own = known[known["split"] == ""]
+    return known if own.empty else own
+
+
+def _over(known: pd.DataFrame) -> str:
+    """What the intervals of effects, by their columns seeds and scenes, are over."""
+    sampled = {"seeds": known["seeds"].max() > 1, "scenes": (known["scenes"] > 0).all()}
+    return " and ".join(name for name, varies in sampled.items() if varies)
 
 
 def _teacher(name: str, study: StudySpec) -> str:
@@ -355,8 +385,7 @@ def _number(row: Line, metric: str, form: str) -> str:
 def _gain(row: Line, metric: str) -> str:
     """As `_number`, with its interval where it is known."""
     low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-    interval = "" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
-    return _number(row, metric, "{:+.1f}") + interval
+    return f"{_number(row, metric, '{:+.1f}')} {interval_text(low, high)}".rstrip()
 
 
 def _plain(value: float | int | None, form: str, sign: str = "") -> str:

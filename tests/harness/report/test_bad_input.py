@@ -181,3 +181,13 @@ def test_a_wrong_file_of_a_paper_names_file_and_row(report, folder, paper, said)
     assert status == 2
     assert f"error: report.papers: paper.yaml: {said}" in told
     assert "allowed: read, recalled, uncertain" in told or "mark" not in said
+
+
+def test_brackets_in_names_are_text_and_no_markup(report, folder):
+    (folder / "paper.yaml").write_text("{name: 'A [/x]', title: B, venue: '[red]', arxiv: D, rows: []}\n")
+    (folder / "study.yaml").write_text(STUDY.read_text() + "\nreport: {papers: [paper.yaml]}\n")
+    status, told = report("study.yaml", "--seeds", "0,1", "--out", "[out]")
+    assert status == 0
+    assert "Published: A [/x] ([red], arXiv D)" in told
+    assert "tables: [out]/study/table.md" in told
+    assert "in a browser: [out]/study/report.html" in told

@@ -78,6 +78,11 @@ def test_no_text_becomes_a_command(text):
     assert not set(left) & set("\\&%$#_^~")
 
 
+def test_a_label_is_of_what_latex_takes_for_one():
+    text = latex([Table.of("published-a%b #1_c", "T", ["a"], [["x"]])])
+    assert r"\label{tab:published-a-b--1-c}" in text
+
+
 def preamble():
     lines = [line.removeprefix("% ") for line in PREAMBLE.splitlines() if line.startswith("% \\")]
     return "\n".join([r"\documentclass{article}", *lines])

@@ -175,6 +175,18 @@ def test_an_arm_that_spreads_more_is_named():
     assert list(wild) == ["wild"]
 
 
+def test_an_arm_is_held_against_what_the_others_leave_over_without_it():
+    drawn = np.random.default_rng(6)
+    arms = {f"arm {number}": drawn.normal(0, 1, 4).tolist() for number in range(5)}
+    found = Blocks(arms).unlike(level=5.0)
+    for name, p in found.items():
+        square, freedom = Blocks({other: values for other, values in arms.items() if other != name}).residual
+        whole, all_freedom = Blocks(arms).residual
+        own = (whole * all_freedom - square * freedom) / 3
+        assert (freedom, p) == (9, pytest.approx(stats.f.sf(own / square, 3, 9)))
+    assert len(found) == 5
+
+
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_tables_without_any_effect_claim_as_few_as_they_say(seeds):
     """The short version of tests/calibration/calibrate.py."""

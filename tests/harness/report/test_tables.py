@@ -149,7 +149,7 @@ def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish)
     text = markdown(summary(results_frame(plan, finish())), study)
     # Gains of 4 and 2: a variance of 1 for the mean of two, and 12.706 for one degree of freedom.
     assert "| +3.0 ± 1.4 [-9.7, +15.7] |" in text
-    assert "over seeds; the scenes are too few" in text
+    assert "over seeds; of scenes there are too few to speak of others, or runs without draws" in text
 
 
 def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
@@ -364,3 +364,55 @@ def test_what_is_doubtful_about_a_training_is_said_below_the_table(plan, study, 
     folder.complete(replace(folder.result(), warnings={"adversarial": "its discriminator has won"}))
     text = markdown(summary(results_frame(plan, runs)), study)
     assert "lidar->camera feature: doubtful: loss 'adversarial': its discriminator has won." in text
+
+
+def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan, study, finish):
+    """As mAP where no detector finds anything yet."""
+    import dataclasses
+
+    from harness.report.document import headlines
+    from harness.report.forms import markdown_table
+    from harness.report.results import results_frame, summary
+    from harness.report.tables import results_table, verdicts_table
+    from harness.store import RunFolder
+
+    runs = finish()
+    for row in plan.rows:
+        folder = RunFolder(runs / row.job)
+        result = folder.result()
+        folder.complete(dataclasses.replace(result, metrics={**result.metrics, "mAP": 0.0}))
+    lines = summary(results_frame(plan, runs))
+    table = verdicts_table(lines, study)
+    assert [cell.text for cell in table.rows[0][1:]] == ["mAP", "+0.0", *[""] * 7]
+    assert "over seeds; (Holm): adjusted for all 1 gains" in table.notes[0]
+    told = headlines(lines, study)
+    assert told[0].startswith("Most NDS gains lidar->camera feature: +0.0 mAP, +0.0 NDS [-12.7, +12.7]")
+    assert told[1].startswith("Of 1 gains, 0 are higher and 0 lower")
+    assert "nan" not in " ".join([markdown_table(table), *told])
+    assert any("In brackets" in note for note in results_table(lines, study).notes)
+
+
+def test_in_files_a_tiny_p_value_is_not_nought():
+    import pandas as pd
+
+    from harness.report.rebuild import rounded
+
+    given = pd.DataFrame({"what": ["a", "b"], "seeds": [3, 3], "mAP": [1 / 3, math.nan], "gain_mAP_p": [1.23456e-9, 1]})
+    given["holm"] = [math.nan, 0.123456]
+    found = rounded(given)
+    assert found.loc[0, "mAP"] == 0.333333
+    assert found["gain_mAP_p"].tolist() == [1.235e-9, 1.0]
+    assert found["holm"].tolist() == pytest.approx([math.nan, 0.1235], nan_ok=True)
+    assert found["seeds"].tolist() == [3, 3]
+    assert given.loc[0, "mAP"] == 1 / 3
+
+
+def test_lines_that_show_the_same_number_are_best_together(plan, study, finish):
+    """1.05 is shown as 1.1, though pandas rounds it to 1.0."""
+    from harness.report.results import results_frame, summary
+
+    lines = summary(results_frame(plan, finish()))
+    lines["mAP"] = lines["role"].map({"teacher": 9.0, "baseline": 1.05, "student": 1.08})
+    text = markdown(lines, study)
+    assert "| camera baseline | 2 | **1.1 ± 7.1** |" in text
+    assert "| lidar->camera feature | 2 | **1.1 ± 5.7** |" in text
