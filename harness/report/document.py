@@ -96,7 +96,7 @@ def document(
     return Page(source.name, source.question, told, sections, found, seen, command, (note,))
 
 
-SHOWN = 6
+SHOWN = 4
 """Arms of which diagnostics are drawn: more are neither read nor told apart."""
 
 
