@@ -103,7 +103,7 @@ def _run(
         ("student without a path", study.unused_students),
     ):
         if names:
-            console.print(f"{what}, not trained: {', '.join(names)}", highlight=False)
+            console.print(f"{what}, not trained: {', '.join(names)}", markup=False, highlight=False)
     if dry_run:
         for job in plan.jobs.values():
             console.print(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}", highlight=False)
@@ -139,7 +139,8 @@ def _run(
             watch(states)
     except KeyboardInterrupt:
         mirror.stop()
-        console.print(f"stopped; finished steps are kept in {runs_dir}; the same command goes on")
+        said = f"stopped; finished steps are kept in {runs_dir}; the same command goes on"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
 
     source = Source(study_path.stem, study, plan, runs_dir, root)
