@@ -172,7 +172,9 @@ def _gain_lines(lines: pd.DataFrame) -> list[GainLine]:
             value = row[f"gain_{metric}"]
             if not math.isnan(value):
                 low, high = (float(row[f"gain_{metric}_{end}"]) for end in ("low", "high"))
-                verdict = str(row[f"gain_{metric}_verdict"]).replace(", looked at alone", " alone")
+                # In short: what it is about, the page says at its top.
+                verdict = str(row[f"gain_{metric}_verdict"]).removesuffix(", these two models")
+                verdict = verdict.replace(", looked at alone", " alone")
                 reported = paper.points(metric) if paper else None
                 found.append(GainLine(line_name(row), metric, float(value), low, high, reported, verdict))
     return found
