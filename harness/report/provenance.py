@@ -6,8 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from harness.report.flaws import flaws
+from harness.report.results import columns_of
+from harness.report.tables import line_name
 from harness.store import RunFolder
-from harness.study.plan import Plan, Row
+from harness.study.plan import Plan
 
 OF_THE_RUN = ("commit", "peak_memory_mb")
 """What a result says of its machine and is of the run alone."""
@@ -28,15 +30,8 @@ def provenance(plan: Plan, runs: Path) -> pd.DataFrame:
         facts = result.machine if result else {}
         rows.append(
             {
-                "row": row_name(row),
-                "role": row.role,
-                "model": row.model,
-                "path": row.path,
-                "arm": row.arm,
-                "losses": " + ".join(row.losses),
-                "split": row.split,
-                "seed": row.seed,
-                "job": row.job,
+                "row": line_name(columns_of(row)),
+                **columns_of(row),
                 "commit": facts.get("commit", "unknown") if result else "",
                 "machine": ", ".join(f"{key} {value}" for key, value in facts.items() if key not in OF_THE_RUN),
                 "spec": json.dumps(plan.jobs[row.job].spec.model_dump(mode="json"), sort_keys=True),
@@ -44,12 +39,6 @@ def provenance(plan: Plan, runs: Path) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def row_name(row: Row) -> str:
-    """What a table calls a row of the plan, and so all its seeds."""
-    last = row.arm if row.role in ("student", "control") else row.role
-    return f"{row.path or row.model} {last}" + (f" on {row.split}" if row.split else "")
 
 
 def commit_lines(found: pd.DataFrame) -> list[str]:

@@ -1,7 +1,8 @@
 """Run folders to tidy frames: a row a training of the study, with its metrics, its gain and its costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,12 @@ def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.Da
     return pd.DataFrame([_record(row, plan, found, flawed, runs, papers) for row in plan.rows])
 
 
+def columns_of(row: Row) -> dict[Hashable, Any]:
+    """A row of a plan as frames have it: KEYS, seed and job."""
+    keys = (row.role, row.model, row.path, row.arm, " + ".join(row.losses), row.split)
+    return dict(zip(KEYS, keys, strict=True)) | {"seed": row.seed, "job": row.job}
+
+
 def _record(
     row: Row,
     plan: Plan,
@@ -47,7 +54,7 @@ def _record(
     flawed: Mapping[str, Flaw],
     runs: Path,
     papers: Sequence[Paper],
-) -> dict[str, object]:
+) -> dict[Hashable, Any]:
     result = found[row.job]
     compared = row.role in ("student", "control")
     baseline = found[row.baseline] if row.baseline and compared else None
@@ -55,15 +62,7 @@ def _record(
     if result is not None and baseline is not None:
         unpaired = why_unpaired(row, plan, found)
         baseline = None if unpaired else baseline
-    record: dict[str, object] = {
-        "role": row.role,
-        "model": row.model,
-        "path": row.path,
-        "arm": row.arm,
-        "losses": " + ".join(row.losses),
-        "split": row.split,
-        "seed": row.seed,
-        "job": row.job,
+    record: dict[Hashable, Any] = columns_of(row) | {
         "baseline": row.baseline if row.baseline and compared else "",
         "missing": flawed[row.job].short if row.job in flawed else _missing(row, result, runs),
         "unpaired": unpaired,
