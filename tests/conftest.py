@@ -1,7 +1,15 @@
 """Fixtures that several folders of tests share, and the shape checks that the whole test run executes."""
 
 import math
+import os
 import sys
+from pathlib import Path
+
+# Before numba and anything of ours is imported. What is timed is what users run; everything else checks its indices, in
+# compiled loops, too. Those that check are kept apart from those that do not: numba does not tell them from each other.
+if "--benchmark-enable" not in sys.argv:
+    os.environ["CROSSBEV_CHECK"] = os.environ["NUMBA_BOUNDSCHECK"] = "1"
+    os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parent / "__pycache__" / "numba")
 
 import pytest
 import torch

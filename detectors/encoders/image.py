@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from detectors.encoders.pointwise import replace_unsafe
 from detectors.spec import Spec
 
 STRIDE = 8
@@ -102,6 +103,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
         self.backbone = spec.backbone.build()
+        replace_unsafe(self.backbone)
         widths: list[int] = self.backbone.channels  # type: ignore[assignment]
         self.lateral = nn.ModuleList(nn.Conv2d(width, spec.channels, 1) for width in widths)
         self.smooth = nn.Sequential(

@@ -19,6 +19,8 @@ from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from detectors.checks import check_indices, checking
+
 Triple = tuple[int, int, int]
 """One number each for z, y and x."""
 
@@ -47,6 +49,12 @@ class ConvTable:
     rows: tuple[tuple[Tensor, Tensor], ...]
     """Input and output rows for each kernel offset, offsets in the order of the weight's (kz ky kx). Within an offset
     no output row and no input row appears twice."""
+
+    def check(self, inputs: int) -> None:
+        """Raise IndexError if the table is not one of so many input rows: it was made for other sites."""
+        for rows_in, rows_out in self.rows:
+            check_indices("sparse convolution, input rows", rows_in, inputs)
+            check_indices("sparse convolution, output rows", rows_out, len(self.sites))
 
     @cached_property
     def padded(self) -> tuple[Int32[Tensor, "two offsets pairs"], Int32[Tensor, " offsets"]]:
@@ -138,6 +146,8 @@ class SparseConv(nn.Module):
     def forward(self, features: Float[Tensor, "v_in c_in"], table: ConvTable) -> Float[Tensor, "v_out c_out"]:
         """Features at the table's output sites."""
         assert table.kernel == self.kernel, f"table of a {table.kernel} kernel for a {self.kernel} one"
+        if checking():
+            table.check(len(features))
         device = features.device.type
         if torch.is_autocast_enabled(device):
             features = features.to(torch.get_autocast_dtype(device))

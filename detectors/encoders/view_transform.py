@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from detectors.checks import checking
 from detectors.geometry.grid import BevGrid
 from detectors.geometry.lift import LiftPlan
 
@@ -35,6 +36,8 @@ def splat(
     dtype = torch.promote_types(features.dtype, torch.float32)
     rows = rearrange(features, "b n c h w -> (b n h w) c").to(dtype)
     weights = rearrange(depth, "b n d h w -> (b n d h w)").to(dtype)
+    if checking():
+        plan.check(len(rows), len(weights))
     bev = _WeightedSums.apply(rows, weights, plan)
     return rearrange(bev, "(maps y x) c -> maps c y x", y=grid.rows, x=grid.columns)
 

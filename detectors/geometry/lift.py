@@ -10,6 +10,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
+from detectors.checks import check_indices, check_starts
 from detectors.geometry.grid import BevGrid
 from detectors.spec import Spec
 
@@ -36,6 +37,16 @@ class LiftPlan:
     def to(self, device: torch.device | str) -> Self:
         """The same plan on another device."""
         return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def check(self, features: int, bins: int) -> None:
+        """Raise IndexError if the plan is not one of so many features and bins: it was made for other views."""
+        cells = len(self.cell_starts) - 1
+        for name, count in {"feature": features, "bin": bins, "cell": cells, "bin_by_feature": bins}.items():
+            check_indices(f"lift plan, {name}", getattr(self, name), count)
+        if len(self.feature_starts) != features + 1:
+            raise IndexError(f"lift plan: of {len(self.feature_starts) - 1} features, where there are {features}")
+        for name in ("cell_starts", "feature_starts"):
+            check_starts(f"lift plan, {name}", getattr(self, name), len(self.cell))
 
     @property
     def nbytes(self) -> int:
