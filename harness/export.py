@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from harness.errors import InputError, exit_2_on_input_error
-from harness.store import RunFolder, find_run
+from harness.runs.folder import RunFolder, find_run
 
 app = typer.Typer(add_completion=False)
 
@@ -39,14 +39,14 @@ def find_finished(runs: Path, start: str) -> RunFolder:
 
 def export(folder: RunFolder, out: Path) -> None:
     """Copy a finished run's detector to a new folder, which is there whole or not at all."""
-    from harness.study.jobs import JobSpec
+    from harness.study.jobs import DetectorJobSpec
     from harness.train.checkpoint import open_detector
     from harness.train.job import JobOrder
 
     if out.exists():
         raise InputError(f"{out} is there already; OUT must be a new folder")
     order = JobOrder.model_validate(folder.job())
-    if not isinstance(order.spec, JobSpec):
+    if not isinstance(order.spec, DetectorJobSpec):
         raise InputError(f"run {folder.path.name} ({order.label}) is no detector; only detectors are exported")
     detector = open_detector(folder.model)
     if detector.spec != order.spec.detector:

@@ -60,7 +60,6 @@ def _run(
 ) -> int:
     """The whole way; the exit status: 0, 1 where a job failed, 2 where all that failed did so by wrong input."""
     # What takes seconds to import is imported after the arguments are known to be good.
-    from harness.data.embedded import find_images, open_root
     from harness.data.root import count_samples
     from harness.execute.executor import (
         JobState,
@@ -71,15 +70,16 @@ def _run(
         execute,
     )
     from harness.execute.progress import progress
-    from harness.report.rebuild import rebuild
     from harness.report.source import Source
-    from harness.store import make_folder
+    from harness.report.write import rebuild
+    from harness.runs.claims import Records, Wanted
+    from harness.runs.folder import make_folder
     from harness.study.load import load_study
     from harness.study.plan import plan_study
     from harness.tracking.store import check_store
     from harness.tracking.study import Mirror
     from harness.train.job import check_inputs
-    from harness.wanted import Records, Wanted
+    from harness.world.roots import find_images, open_root
 
     check_device(device)
     study = load_study(study_path, overrides)

@@ -17,7 +17,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before the hook: numba cannot compile a function that is wrapped in a check.
-import harness.evaluate.compiled  # noqa: F401
+import harness.evaluate.box_loops  # noqa: F401
 from tests import typechecker
 
 # Before anything of ours is imported, or its annotations stay unchecked. What is timed is what users run.

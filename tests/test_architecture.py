@@ -1,8 +1,9 @@
-"""The tree is the architecture: imports point one way, heavy libraries have one home, files stay small and say why."""
+"""The tree is the architecture: imports point one way, heavy libraries have one home, files say what they are for."""
 
 import ast
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,21 +17,20 @@ HOMES = {
     "spconv": {"detectors/encoders/sparse_conv.py"},
     "mlflow": {"harness/tracking/"},
     "optuna": {"harness/search/"},
-    "ray": {"harness/execute/ray_pool.py"},
     "matplotlib": {
-        "harness/data/picture.py",
+        "harness/inspect/picture.py",
         "harness/evaluate/figure.py",
         "harness/report/figures.py",
         "harness/report/figures_diagnostics.py",
         "harness/report/plan_graph.py",
         "harness/search/figures.py",
     },
-    "jinja2": {"harness/report/page.py"},
+    "jinja2": {"harness/report/html.py"},
     "pycocotools": {"harness/data/masks.py", "harness/evaluate/mask_ap.py"},
-    "numba": {"harness/evaluate/compiled.py"},
-    "msgspec": {"harness/evaluate/result_file.py", "harness/store.py"},
-    "pandas": {"harness/report/", "harness/search/report.py"},
-    "nuscenes": {"harness/data/", "harness/evaluate/"},
+    "numba": {"harness/evaluate/box_loops.py"},
+    "msgspec": {"harness/evaluate/result_file.py", "harness/runs/folder.py"},
+    "pandas": {"harness/evidence/", "harness/report/", "harness/search/report.py"},
+    "nuscenes": {"harness/data/", "harness/evaluate/", "harness/inspect/", "harness/world/"},
     "lightning": {"harness/train/"},
 }
 
@@ -61,10 +61,8 @@ def test_imports_point_one_way():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_module_is_short_and_opens_by_saying_what_it_is_for(path):
-    text = path.read_text()
-    assert len(text.splitlines()) <= 400
-    docstring = ast.get_docstring(ast.parse(text))
+def test_module_opens_by_saying_what_it_is_for(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
     assert docstring, "no module docstring"
     assert docstring.splitlines()[0].endswith((".", ":"))
 
@@ -76,9 +74,8 @@ def test_heavy_library_stays_in_its_home(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_no_package_is_deeper_than_one_folder_or_named_for_nothing(path):
+def test_no_module_is_named_for_nothing(path):
     parts = path.relative_to(ROOT).parts
-    assert len(parts) <= 3
     assert not {"utils", "common", "misc", "base", "helpers"} & {part.removesuffix(".py") for part in parts}
 
 
@@ -91,5 +88,11 @@ def test_readme_maps_every_module_and_no_other():
             package = name
         elif package in ("detectors/", "distill/", "harness/"):
             mapped.add(package + name)
-            assert len(line.split()[1:]) <= 7, f"six words or so: {line}"
     assert mapped == {_name(path) for path in MODULES}
+
+
+def test_long_files_are_looked_at():
+    """A file is one idea; one of more than 400 lines may hold two."""
+    for path in MODULES:
+        if (lines := len(path.read_text().splitlines())) > 400:
+            warnings.warn(f"{_name(path)} has {lines} lines", stacklevel=1)

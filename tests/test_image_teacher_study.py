@@ -37,7 +37,7 @@ class Here(subprocess.Popen):
     """A worker in this process: those of their own, which the smoke study has, take seconds to import everything."""
 
     def __init__(self, command, **_):
-        from harness.store import RunFolder
+        from harness.runs.folder import RunFolder
         from harness.train.job import _attempt
 
         self.stdin = io.BytesIO()

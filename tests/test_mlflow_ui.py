@@ -25,11 +25,11 @@ def folder(tmp_path_factory):
     """A folder in which the study has run, by its results, with a search of three trials in its store."""
     from rich.console import Console
 
-    from harness.data.embedded import open_root
-    from harness.store import Result, RunFolder
+    from harness.runs.folder import Result, RunFolder
     from harness.study.load import load_study
     from harness.study.plan import plan_study
     from harness.tracking.search import EndedTrial, SearchMirror
+    from harness.world.roots import open_root
 
     folder = tmp_path_factory.mktemp("study")
     study = load_study(STUDY, ["seeds=[0,1]"])

@@ -35,8 +35,8 @@ def synthesize(
     """
     # Imported here so that --help is instant, and that worker processes do not load torch.
     from harness.console import count_progress
-    from harness.data.synthetic_images import synthesize_images
-    from harness.data.synthetic_tables import synthesize as synthesize_scenes
+    from harness.world.nuimages import synthesize_images
+    from harness.world.nuscenes import synthesize as synthesize_scenes
 
     with exit_2_on_input_error():
         with count_progress(console, "scenes") as show:
@@ -72,12 +72,12 @@ def _inspect(
     path: Path, version: str | None, split: str | None, fast: bool, picture: Path | None, sample: str | None
 ) -> None:
     from harness.console import count_progress
-    from harness.data import image_inspection, inspection
     from harness.data.nuimages import NuImagesRoot
     from harness.data.root import NuScenesRoot, versions_in
+    from harness.inspect import nuimages, nuscenes
 
     if picture is not None:
-        from harness.data.picture import check_target, draw, save
+        from harness.inspect.picture import check_target, draw, save
 
         check_target(picture)
     versions = versions_in(path)
@@ -85,29 +85,29 @@ def _inspect(
         raise InputError(f"{path} has several versions: {', '.join(versions)}; choose one with --version")
     chosen = version if version is not None else versions[0]
     if (path / chosen / "object_ann.json").is_file():
-        image_inspection.check_no_sample(sample)
+        nuimages.check_no_sample(sample)
         images = NuImagesRoot(path)
-        image_inspection.inspect_images(images, chosen, split, fast, console)
+        nuimages.inspect_images(images, chosen, split, fast, console)
         if picture is not None:
-            image_inspection.draw_images(images, split or chosen, picture)
+            nuimages.draw_images(images, split or chosen, picture)
             console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
         return
     root = NuScenesRoot(path, chosen)
     every = [row["token"] for row in root.devkit.sample]
-    splits = inspection.samples_by_split(root, split)
+    splits = nuscenes.samples_by_split(root, split)
     tokens = splits[split] if split is not None else every
     if sample is not None and sample not in every:
         raise InputError(f"sample {sample!r} is none of {root.path / root.version}")
 
-    inspection.print_contents(console, root, splits, tokens)
+    nuscenes.print_contents(console, root, splits, tokens)
     if picture is not None:
         save(draw(root, sample or tokens[0]), picture)
         console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
-    rows = inspection.sensor_rows(root, tokens)
+    rows = nuscenes.sensor_rows(root, tokens)
     with count_progress(console, "sensor files") as show:
-        unusable = inspection.find_unusable(root, tokens, rows, fast, show)
-    inspection.print_files(console, rows, unusable)
-    inspection.raise_if_unusable(unusable)
+        unusable = nuscenes.find_unusable(root, tokens, rows, fast, show)
+    nuscenes.print_files(console, rows, unusable)
+    nuscenes.raise_if_unusable(unusable)
 
 
 if __name__ == "__main__":

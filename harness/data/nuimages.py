@@ -15,10 +15,10 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from detectors.batch import ImageBatch, Instances, stack_instances
 from detectors.geometry.boxes import CLASSES
 from harness.data.augment import augment_image
+from harness.data.manifest import MANIFEST
 from harness.data.masks import MAX_INSTANCES, from_nuimages, paint
 from harness.data.root import check_whole, read_splits, versions_in
 from harness.data.sensor_files import check_image_size, check_sensor_file, read_image
-from harness.data.synthetic_root import MANIFEST
 from harness.data.tables import Columns, Reference, read_tables, table_path
 from harness.errors import InputError, unknown
 from harness.study.schedule import AugmentSpec

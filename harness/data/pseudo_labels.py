@@ -15,7 +15,7 @@ from detectors.heads.instance_mask import FoundInstances
 from harness.data.masks import MAX_INSTANCES, encode, paint
 from harness.data.tables import read_json
 from harness.errors import InputError
-from harness.store import atomic_write
+from harness.runs.folder import atomic_write
 
 # What COCO and Cityscapes call the classes that nuScenes has, too; their other classes are left out.
 _ELSEWHERE = {

@@ -10,8 +10,8 @@ from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.splits import create_splits_scenes
 
 from detectors.batch import Inputs
+from harness.data.manifest import MANIFEST, MARKER
 from harness.data.sensor_files import check_sensor_file
-from harness.data.synthetic_root import MANIFEST, MARKER
 from harness.data.tables import TABLES, check_table_files, open_tables, read_json, read_tables, table_path
 from harness.data.tune_split import cut
 from harness.errors import InputError, unknown

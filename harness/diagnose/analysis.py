@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.root import NuScenesRoot
-from harness.diagnose.kept import keep_arrays, kept_arrays
 from harness.evaluate.analysis import METRICS, Analysis, analyse
 from harness.evaluate.bootstrap import DRAWS
 from harness.evaluate.detection import detection_config, held_against
 from harness.evaluate.intervals import Count
 from harness.evaluate.result_file import read_result
-from harness.store import RunFolder
+from harness.runs.folder import RunFolder
+from harness.runs.small_files import keep_arrays, kept_arrays
 from harness.study.jobs import DataIdentity
 
 _FORM = 1

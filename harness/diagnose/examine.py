@@ -11,18 +11,18 @@ from harness.diagnose import latency
 from harness.diagnose.alignment import Alignment, align
 from harness.diagnose.analysis import analyse_run, keep_analysis, kept_analysis
 from harness.diagnose.history import keep_history, kept_history
-from harness.diagnose.kept import keep_model, kept_model
 from harness.diagnose.latency import Latency, measure_latency
 from harness.diagnose.machine import Machine
-from harness.store import RunFolder
-from harness.study.jobs import JobSpec, content_hash
+from harness.runs.folder import RunFolder
+from harness.runs.small_files import keep_model, kept_model
+from harness.study.jobs import DetectorJobSpec, content_hash
 
 Item = TypeVar("Item")
 
 
 def examine(
     folder: RunFolder,
-    spec: JobSpec,
+    spec: DetectorJobSpec,
     root: NuScenesRoot,
     detector: Detector,
     machine: Machine,

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.diagnose.kept import keep_arrays, kept_arrays
-from harness.store import RunFolder
+from harness.runs.folder import RunFolder
+from harness.runs.small_files import keep_arrays, kept_arrays
 
 BINS = 20
 UNKNOWN = -1
 _FORM = 1
 _WANTED = ("raw/", "weighted/", "share/", "map_", "weight_")
 PLACES = ("map", "weight")
-"""Where gradients are compared (`distill.pull`)."""
+"""Where gradients are compared (`distill.gradients`)."""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def main(
 
 def _titles(paths: Sequence[Path]) -> list[str]:
     """What the results are called: what their jobs are, or the names of their files, or of their folders."""
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     folders = [path.absolute().parent for path in paths]
     labels = [RunFolder(folder).label() or path.stem for folder, path in zip(folders, paths, strict=True)]

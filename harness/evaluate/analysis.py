@@ -12,12 +12,12 @@ import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig
 
+from harness.evaluate.bands import counts_by_band, precision_by_band, strata
 from harness.evaluate.bootstrap import draws, resampled
 from harness.evaluate.breakdown import costs
 from harness.evaluate.intervals import Count, Estimate, difference
 from harness.evaluate.metrics import ERRORS, Matched
-from harness.evaluate.strata import counts_by_band, precision_by_band, strata
-from harness.store import atomic_write
+from harness.runs.folder import atomic_write
 
 METRICS, CLASSES, COSTS = "metrics", "class", "what errors cost"
 

@@ -9,7 +9,7 @@ import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
 from nuscenes.eval.detection.data_classes import DetectionConfig
 
-from harness.evaluate.compiled import resample
+from harness.evaluate.box_loops import resample
 from harness.evaluate.metrics import ERRORS, RECALLS, UNDEFINED, Matched, Ranking, ranking
 
 DRAWS = 1000

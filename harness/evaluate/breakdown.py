@@ -22,7 +22,7 @@ from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig
 
 from harness.evaluate.bootstrap import recounted
-from harness.evaluate.compiled import find_nearest
+from harness.evaluate.box_loops import find_nearest
 from harness.evaluate.metrics import Matched, Ranking, ranking
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")

@@ -15,12 +15,12 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from detectors.spec import Spec
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
+from harness.evaluate.annotations import annotations
 from harness.evaluate.bootstrap import draws, resampled
 from harness.evaluate.columns import predictions
 from harness.evaluate.intervals import write_draws
 from harness.evaluate.metrics import ERRORS, Matched, compare, measure
-from harness.evaluate.truth import annotations
-from harness.store import RunFolder, atomic_write
+from harness.runs.folder import RunFolder, atomic_write
 from harness.study.spec import DetectionConfigName, scored_range
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -14,7 +14,7 @@ from zlib import error
 import numpy as np
 from scipy import stats
 
-from harness.store import Damaged, atomic_write
+from harness.runs.folder import Damaged, atomic_write
 
 LEVEL = 0.95
 MIN_SCENES = 10

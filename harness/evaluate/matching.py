@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from harness.evaluate.box_loops import match_groups
 from harness.evaluate.columns import BoxColumns
-from harness.evaluate.compiled import match_groups
 
 
 def best_first(score: np.ndarray, kept: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ from nuscenes.eval.detection.data_classes import (
     DetectionMetrics,
 )
 
+from harness.evaluate.box_loops import curve, grouped
 from harness.evaluate.columns import Annotations, BoxColumns, Split, scored
-from harness.evaluate.compiled import curve, grouped
 from harness.evaluate.matching import best_first, match
 
 ERRORS = {

@@ -11,7 +11,7 @@ from pyquaternion import Quaternion
 from detectors.geometry.boxes import CLASSES, Boxes
 from harness.data.nuscenes import global_from_bev
 from harness.data.root import NuScenesRoot
-from harness.store import atomic_write
+from harness.runs.folder import atomic_write
 
 MOVING = 0.5
 """Speed in m/s above which an object counts as moving."""

@@ -11,8 +11,8 @@ from detectors.cost import CAMERAS, measure, measure_segmenter
 from detectors.detector import DetectorSpec
 from detectors.segmenter import SegmenterSpec
 from harness.execute.executor import Site
-from harness.store import run_folders
-from harness.study.jobs import Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
+from harness.runs.folder import run_folders
+from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec, SegmenterJobSpec
 from harness.study.plan import Plan
 
 FORWARD_SHARE = 1 / 3
@@ -38,7 +38,7 @@ def estimate(plan: Plan, todo: list[Job], site: Site) -> Estimate:
     costs: dict[tuple[DetectorSpec | SegmenterSpec, int], float] = {}
     seconds, by_runs = 0.0, 0
     for job in todo:
-        taught_by = job.spec.teacher if isinstance(job.spec, JobSpec) else None
+        taught_by = job.spec.teacher if isinstance(job.spec, DetectorJobSpec) else None
         teacher = plan.detector_spec(taught_by).detector.model_dump(mode="json") if taught_by else None
         kind = _kind(job.spec.model_dump(mode="json"), teacher)
         if kind in known:
@@ -78,7 +78,7 @@ def _finished(site: Site) -> dict[str, list[float]]:
 
 
 def _by_steps(
-    spec: JobSpec | SegmenterJobSpec | LabelsJobSpec,
+    spec: DetectorJobSpec | SegmenterJobSpec | LabelsJobSpec,
     plan: Plan,
     site: Site,
     costs: dict[tuple[DetectorSpec | SegmenterSpec, int], float],

@@ -13,8 +13,8 @@ import torch
 
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError, unknown
-from harness.store import Busy, RunFolder
-from harness.study.jobs import Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
+from harness.runs.folder import Busy, RunFolder
+from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec, SegmenterJobSpec
 from harness.study.plan import Plan
 from harness.train.job import BUSY, STOPPED, JobOrder
 
@@ -201,7 +201,7 @@ def _inputs(plan: Plan, job: Job, site: Site) -> dict[str, Any]:
 
     source = job.source.resolve() if job.source else None
     match job.spec:
-        case JobSpec() as spec:
+        case DetectorJobSpec() as spec:
             return of_teacher(spec.teacher) | {
                 "given_weights": site.folder(spec.model_of).model.resolve() if spec.model_of else source,
                 "labels": site.folder(spec.labels).labels.resolve() if spec.labels else None,

@@ -59,11 +59,11 @@ def main(
     """
     unexamined = False
     with exit_2_on_input_error():
-        from harness.report.bundle import write_bundle
-        from harness.report.flaws import flaws
-        from harness.report.rebuild import rebuild
-        from harness.report.unbundle import differing_tables, is_bundle
-        from harness.store import RunFolder
+        from harness.bundle.read import differing_tables, is_bundle
+        from harness.bundle.write import write_bundle
+        from harness.evidence.damage import flaws
+        from harness.report.write import rebuild
+        from harness.runs.folder import RunFolder
         from harness.tracking.store import check_store
         from harness.tracking.study import Mirror
 
@@ -121,8 +121,8 @@ def _named(given: Mapping[str, object]) -> str:
 @contextmanager
 def _opened(path: Path, given: Sequence[str], runs: Path) -> "Iterator[Source]":
     """What the report is made from."""
+    from harness.bundle.read import is_bundle, unbundled
     from harness.report.source import of_study
-    from harness.report.unbundle import is_bundle, unbundled
 
     if is_bundle(path):
         with unbundled(path) as source:

@@ -16,9 +16,9 @@ from harness.diagnose import alignment, latency
 from harness.diagnose.examine import examine, examine_pair, is_examined, is_pair_examined, some_samples
 from harness.diagnose.machine import Machine
 from harness.errors import InputError
-from harness.report.results import sound_results
-from harness.store import Busy, RunFolder
-from harness.study.jobs import JobSpec
+from harness.evidence.results import sound_results
+from harness.runs.folder import Busy, RunFolder
+from harness.study.jobs import DetectorJobSpec
 from harness.study.plan import Plan
 from harness.train.checkpoint import load_model
 from harness.train.job import machine, open_device
@@ -106,7 +106,7 @@ class _Looks:
 
     def tasks(self) -> list[_Task]:
         """Of every finished detector, and every finished pair once."""
-        specs = {id_: job.spec for id_, job in self._plan.jobs.items() if isinstance(job.spec, JobSpec)}
+        specs = {id_: job.spec for id_, job in self._plan.jobs.items() if isinstance(job.spec, DetectorJobSpec)}
         # A run that must not be believed is not worth a look; the report says what is wrong with it.
         results = sound_results(self._plan, self._runs)
         finished = {id_: spec for id_, spec in specs.items() if results[id_] is not None}
@@ -157,7 +157,7 @@ class _Looks:
     def _make_samples(self, split: str, inputs: Inputs, count: int) -> SampleSet:
         return some_samples(self._root, split, inputs, count)
 
-    def _machine(self, spec: JobSpec) -> Machine:
+    def _machine(self, spec: DetectorJobSpec) -> Machine:
         return machine(open_device(self._device, spec, self._threads), self._threads)
 
     def _load(self, id_: str) -> Detector:

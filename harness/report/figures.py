@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.store import atomic_write
+from harness.runs.folder import atomic_write
 
 INK = "#1f2328"
 """Of lines and words; on the page it becomes the colour of the text, so that it is seen on dark ground, too."""

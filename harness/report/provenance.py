@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.report.flaws import flaws
-from harness.report.results import columns_of
+from harness.evidence.damage import flaws
+from harness.evidence.results import columns_of
 from harness.report.tables import line_name
-from harness.store import RunFolder
+from harness.runs.folder import RunFolder
 from harness.study.plan import Plan
 
 OF_THE_RUN = ("commit", "peak_memory_mb")

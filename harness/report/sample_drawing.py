@@ -14,10 +14,10 @@ from detectors.batch import CameraViews, Inputs
 from detectors.geometry.boxes import CLASSES
 from detectors.geometry.grid import BevGrid
 from harness.data.nuscenes import read
-from harness.data.picture import cut_polygon, into_camera, pixels
 from harness.data.root import CAMERAS, NuScenesRoot
 from harness.data.sensor_files import read_image
 from harness.evaluate.columns import BoxColumns
+from harness.inspect.picture import cut_polygon, into_camera, pixels
 
 _BEV_PX, _TILE_PX = 420, 300
 """Width of the picture from above, and of one of six images."""

@@ -15,7 +15,7 @@ from harness.evaluate.columns import BoxColumns
 from harness.evaluate.detection import detection_config, held_against
 from harness.evaluate.metrics import Matched
 from harness.evaluate.result_file import read_result
-from harness.report.results import sound_results
+from harness.evidence.results import sound_results
 from harness.report.sample_drawing import (
     Ground,
     Outline,
@@ -27,7 +27,7 @@ from harness.report.sample_drawing import (
     read_small,
     rings,
 )
-from harness.store import atomic_write
+from harness.runs.folder import atomic_write
 from harness.study.plan import Plan
 from harness.study.spec import StudySpec
 

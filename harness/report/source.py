@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.data.embedded import find_images, open_root
 from harness.data.root import NuScenesRoot, count_samples
 from harness.study.load import load_study
 from harness.study.plan import Plan, plan_study
 from harness.study.spec import StudySpec
+from harness.world.roots import find_images, open_root
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from harness.evaluate.mask_ap import SMALLEST_PX
-from harness.report.effects import POINTS, Attribution, attribution_frame, foremost
-from harness.report.results import COSTS, ERRORS, GAINS
-from harness.report.statistics import POWER
+from harness.evidence.effects import POINTS, Attribution, attribution_frame, foremost
+from harness.evidence.results import COSTS, ERRORS, GAINS
+from harness.evidence.statistics import POWER
 from harness.report.table import Cell, Table
 from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
 from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range

@@ -14,10 +14,10 @@ from rich.console import Console
 from harness import flags
 from harness.console import age_text, print_table, size_text
 from harness.errors import InputError, exit_2_on_input_error, unknown
+from harness.runs.claims import Records, Wanted
+from harness.runs.folder import Result, find_run
+from harness.runs.listing import STATES, StoredRun, stored_runs, unneeded, wanted_by
 from harness.runs.prune import propose, prune
-from harness.runs.stored import STATES, StoredRun, stored_runs, unneeded, wanted_by
-from harness.store import Result, find_run
-from harness.wanted import Records, Wanted
 
 console = Console()
 app = typer.Typer(add_completion=False, no_args_is_help=True)

@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.runs.stored import StoredRun, stored_runs, unneeded
-from harness.store import JOB_ID, Busy, RunFolder
-from harness.wanted import Records, Wanted
+from harness.runs.claims import Records, Wanted
+from harness.runs.folder import JOB_ID, Busy, RunFolder
+from harness.runs.listing import StoredRun, stored_runs, unneeded
 
 
 @dataclass(frozen=True)

@@ -88,20 +88,20 @@ def _search(
     tracking_uri: str,
     device: str,
 ) -> None:
-    from harness.data.embedded import find_images, open_root
     from harness.execute.executor import Site, check_device, default_loader_workers, default_workers
+    from harness.runs.claims import Records, Wanted
+    from harness.runs.folder import make_folder
+    from harness.search.confirmation import CURRENT, first_values, variant
     from harness.search.loop import Stopped, TrialFailed, search
     from harness.search.objective import Trainer
-    from harness.search.outcome import CURRENT, first_values, variant
-    from harness.search.question import ask
+    from harness.search.opened_search import ask
     from harness.search.report import Tell, finish, found_path
     from harness.search.trials import opened
-    from harness.store import make_folder
     from harness.study.plan import Plan
     from harness.tracking.search import SearchMirror
     from harness.tracking.store import check_store
     from harness.train.job import check_inputs
-    from harness.wanted import Records, Wanted
+    from harness.world.roots import find_images, open_root
 
     check_device(device)
     question = ask(study_path, given)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
-from harness.store import atomic_write
+from harness.runs.folder import atomic_write
 
 FORMATS = ("png", "svg")
 _PANEL = (4.2, 3.2)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from optuna.trial import Trial
 
 from harness.search.trials import TrialBook
-from harness.study.space import Value
+from harness.study.search_spec import Value
 
 Report = Callable[[int, float], bool]
 """Takes an epoch and how good the training is there; whether to give it up."""

@@ -8,11 +8,11 @@ from functools import cache, partial
 from harness.data.root import NuScenesRoot, count_samples
 from harness.errors import InputError
 from harness.execute.executor import JobState, Site, execute
+from harness.runs.folder import RunFolder
 from harness.search.loop import Pruned, Report, Stopped, TrialFailed
-from harness.search.question import Question
-from harness.store import RunFolder
+from harness.search.opened_search import Question
 from harness.study.plan import ImageData, Plan, Row, plan_study
-from harness.study.space import Value
+from harness.study.search_spec import Value
 from harness.study.spec import StudySpec
 
 POINTS = 100.0

@@ -10,14 +10,12 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from harness.console import print_table
+from harness.evidence.results import results_frame, summary
 from harness.execute.executor import Site, execute
 from harness.execute.progress import progress
 from harness.report.forms import markdown_rows
-from harness.report.results import results_frame, summary
-from harness.search.figures import draw
-from harness.search.loop import Ended
-from harness.search.objective import Trainer
-from harness.search.outcome import (
+from harness.runs.folder import atomic_write
+from harness.search.confirmation import (
     CURRENT,
     FOUND,
     PAPER,
@@ -28,10 +26,12 @@ from harness.search.outcome import (
     variant,
     write_found,
 )
-from harness.search.question import Question
+from harness.search.figures import draw
+from harness.search.loop import Ended
+from harness.search.objective import Trainer
+from harness.search.opened_search import Question
 from harness.search.trials import NAME, REASON, TrialBook
-from harness.store import atomic_write
-from harness.study.space import Value
+from harness.study.search_spec import Value
 from harness.tracking.search import EndedTrial, SearchMirror
 
 Cells = list[list[str]]

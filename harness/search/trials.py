@@ -22,8 +22,8 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.errors import InputError, without_password
-from harness.store import make_folder
-from harness.study.space import Choices, Range, SearchSpec, Value
+from harness.runs.folder import make_folder
+from harness.study.search_spec import Choices, Range, SearchSpec, Value
 
 OWNER, REASON, NAME, AGAIN = "owner", "reason", "name", "again"
 IDENTITY, BEATS = "crossbev.identity", "crossbev.beat "

@@ -30,7 +30,7 @@ class DataIdentity(Spec):
     detection_config: DetectionConfigName
 
 
-class AnyJobSpec(Spec):
+class JobSpec(Spec):
     """What every job has."""
 
     results_version: int = RESULTS_VERSION
@@ -57,7 +57,7 @@ def spec_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class JobSpec(AnyJobSpec):
+class DetectorJobSpec(JobSpec):
     """A detector, trained or given, and scored."""
 
     later: ClassVar[frozenset[str]] = frozenset({"labels"})
@@ -99,7 +99,7 @@ class ImageDataIdentity(Spec):
     eval_split: str
 
 
-class SegmenterJobSpec(AnyJobSpec):
+class SegmenterJobSpec(JobSpec):
     """An image teacher, trained and scored."""
 
     segmenter: SegmenterSpec
@@ -113,7 +113,7 @@ class SegmenterJobSpec(AnyJobSpec):
         return self.schedule.length
 
 
-class LabelsJobSpec(AnyJobSpec):
+class LabelsJobSpec(JobSpec):
     """What an image teacher sees in every image of a split of the detection data."""
 
     fingerprint: str
@@ -155,7 +155,7 @@ def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
 class Job:
     """A node of the DAG."""
 
-    spec: JobSpec | SegmenterJobSpec | LabelsJobSpec
+    spec: DetectorJobSpec | SegmenterJobSpec | LabelsJobSpec
     label: str
     """For people: the first row that wanted this job."""
     source: Path | None = None

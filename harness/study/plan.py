@@ -10,15 +10,15 @@ from typing import Any, Literal
 from harness.errors import InputError
 from harness.study.jobs import (
     DataIdentity,
+    DetectorJobSpec,
     ImageDataIdentity,
     Job,
-    JobSpec,
     LabelsJobSpec,
     SegmenterJobSpec,
     content_hash,
     labels_hash,
 )
-from harness.study.models import ImageDataSpec, ImageTeacherSpec, StudentSpec, TeacherSpec
+from harness.study.roles import ImageDataSpec, ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
 from harness.study.spec import WARM_START, StudySpec
 
@@ -65,10 +65,10 @@ class Plan:
         trained = 2 * len(students) + taught + shown + controls
         return trained if students else sum(1 for row in self.rows if not row.split)
 
-    def detector_spec(self, id_: str) -> JobSpec:
+    def detector_spec(self, id_: str) -> DetectorJobSpec:
         """Of a job that is a detector's."""
         spec = self.jobs[id_].spec
-        assert isinstance(spec, JobSpec), f"{self.jobs[id_].label} is no detector"
+        assert isinstance(spec, DetectorJobSpec), f"{self.jobs[id_].label} is no detector"
         return spec
 
     def add(self, job: Job) -> str:
@@ -98,8 +98,8 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     # What only distillation reads is no part of what a training without a teacher is.
     plain = taught.model_copy(update={"distillation_warmup": 0.0})
 
-    def spec(model: TeacherSpec | StudentSpec, seed: int, schedule: ScheduleSpec = plain) -> JobSpec:
-        return JobSpec(detector=model.detector, seed=seed, data=data, schedule=schedule)
+    def spec(model: TeacherSpec | StudentSpec, seed: int, schedule: ScheduleSpec = plain) -> DetectorJobSpec:
+        return DetectorJobSpec(detector=model.detector, seed=seed, data=data, schedule=schedule)
 
     untrained = data.model_copy(update={"train_split": ""})
     teachers: dict[tuple[str, int], str] = {}
@@ -186,8 +186,8 @@ def _losses(study: StudySpec, names: Sequence[str], path: str) -> dict[str, dict
 def _scored_on(job: Job, split: str) -> Job:
     """The detector of a job, scored on another split."""
     scored = job.spec
-    assert isinstance(scored, JobSpec)
-    spec = JobSpec(
+    assert isinstance(scored, DetectorJobSpec)
+    spec = DetectorJobSpec(
         detector=scored.detector,
         seed=scored.seed,
         data=scored.data.model_copy(update={"eval_split": split}),

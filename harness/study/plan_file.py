@@ -3,13 +3,13 @@
 from pydantic import ValidationError
 
 from detectors.spec import Spec
-from harness.study.jobs import Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
+from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec, SegmenterJobSpec
 from harness.study.plan import Plan, Row
 
 
 class _Job(Spec):
     label: str
-    spec: JobSpec | SegmenterJobSpec | LabelsJobSpec
+    spec: DetectorJobSpec | SegmenterJobSpec | LabelsJobSpec
 
 
 class _Plan(Spec):

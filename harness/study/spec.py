@@ -14,10 +14,10 @@ from distill.loss import LossSpec
 from distill.objective import DETECTION_TERMS, LOSSES
 from distill.weights import PUBLISHED, published_weight
 from harness.errors import unknown
-from harness.study.arms import expand
-from harness.study.models import ImageTeacherSpec, StudentSpec, TeacherSpec
+from harness.study.designs import expand
+from harness.study.roles import ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
-from harness.study.space import SearchSpec
+from harness.study.search_spec import SearchSpec
 
 DETECTION_CONFIG_PATTERN = r"^(nuscenes|within_[1-9]\d{0,2}m)$"
 DetectionConfigName = Annotated[str, Field(pattern=DETECTION_CONFIG_PATTERN)]

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.store import RunFolder
-from harness.study.jobs import Job, JobSpec, LabelsJobSpec
+from harness.runs.folder import RunFolder
+from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec
 from harness.study.plan import Plan, Row
 from harness.study.spec import StudySpec
 from harness.tracking.store import PARENT, Store, digest
@@ -116,7 +116,7 @@ class Mirror:
         tags |= {f"machine.{key}": value for key, value in result.machine.items()}
         if not isinstance(job.spec, LabelsJobSpec):
             tags["seed"] = str(job.spec.seed)
-        if isinstance(job.spec, JobSpec):
+        if isinstance(job.spec, DetectorJobSpec):
             tags |= {"dataset": self._data.version, "split": job.spec.data.eval_split}
             splits = {"training": job.spec.data.train_split, "evaluation": job.spec.data.eval_split}
             self.store.inputs(run, self._data.version, job.spec.data.fingerprint, splits)

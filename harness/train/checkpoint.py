@@ -12,7 +12,7 @@ from detectors.detector import Detector, DetectorSpec
 from detectors.geometry.boxes import CLASSES
 from detectors.segmenter import Segmenter, SegmenterSpec
 from harness.errors import InputError
-from harness.store import atomic_write
+from harness.runs.folder import atomic_write
 
 
 def save_model(path: Path, model: Detector | Segmenter) -> None:

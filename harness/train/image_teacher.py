@@ -21,7 +21,7 @@ from harness.data.root import NuScenesRoot
 from harness.data.sensor_files import check_image_size, read_image
 from harness.errors import InputError
 from harness.evaluate.mask_ap import Found, Truth, mask_ap
-from harness.store import RunFolder, atomic_write
+from harness.runs.folder import RunFolder, atomic_write
 from harness.study.jobs import LabelsJobSpec, SegmenterJobSpec, labels_hash
 from harness.train.checkpoint import load_model, save_model
 from harness.train.segmentation import SegmentationObjective

@@ -33,8 +33,8 @@ from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.evaluate.detection import score
 from harness.evaluate.submission import write_submission
-from harness.store import Busy, Result, RunFolder
-from harness.study.jobs import Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
+from harness.runs.folder import Busy, Result, RunFolder
+from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec, SegmenterJobSpec
 from harness.train.checkpoint import check_checkpoint, load_model, save_model
 from harness.train.image_teacher import (
     Labeller,
@@ -59,11 +59,11 @@ FIRST_BATCHES = 8
 class JobOrder(Spec):
     """A job and everything about where and on what it runs, which does not decide its result."""
 
-    spec: JobSpec | SegmenterJobSpec | LabelsJobSpec
+    spec: DetectorJobSpec | SegmenterJobSpec | LabelsJobSpec
     label: str
     root: Path
     version: str
-    teacher_spec: JobSpec | SegmenterJobSpec | None
+    teacher_spec: DetectorJobSpec | SegmenterJobSpec | None
     """Of the detector that teaches, or of the segmenter whose labels are wanted."""
     teacher_weights: Path | None
     given_weights: Path | None
@@ -112,7 +112,7 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     commit = _commit()
     fabric = open_device(order.device, order.spec, order.threads)
     match order.spec:
-        case JobSpec() as spec:
+        case DetectorJobSpec() as spec:
             outcome = _run_detector(order, spec, fabric, folder, stop)
         case SegmenterJobSpec() as spec:
             outcome = _run_segmenter(order, spec, fabric, folder, stop)
@@ -134,7 +134,7 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
 
 
 def _run_detector(
-    order: JobOrder, spec: JobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+    order: JobOrder, spec: DetectorJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
 ) -> Outcome:
     root = NuScenesRoot(order.root, order.version)
     began: dict[str, str] = {}
@@ -190,10 +190,10 @@ def check_inputs(jobs: list[Job], root: NuScenesRoot) -> None:
     """Raise InputError, before anything is trained, for a file that one of these jobs would miss."""
     # A view of its own: a large root's tables are not kept in memory while others train.
     root = NuScenesRoot(root.path, root.version)
-    detecting: list[JobSpec] = []
+    detecting: list[DetectorJobSpec] = []
     for job in jobs:
         match job.spec:
-            case JobSpec() as spec:
+            case DetectorJobSpec() as spec:
                 detecting.append(spec)
                 if job.source is not None:
                     check_checkpoint(job.source, spec.detector)
@@ -215,20 +215,25 @@ def check_inputs(jobs: list[Job], root: NuScenesRoot) -> None:
         root.check_annotations(split, tokens)
 
 
-def _initial(spec: JobSpec) -> Detector:
+def _initial(spec: DetectorJobSpec) -> Detector:
     """The detector as its seed makes it: equal for all jobs of one detector and seed."""
     with seeded(spec.seed, "weights"):
         return spec.detector.build()
 
 
 def _train(
-    order: JobOrder, spec: JobSpec, root: NuScenesRoot, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+    order: JobOrder,
+    spec: DetectorJobSpec,
+    root: NuScenesRoot,
+    fabric: Fabric,
+    folder: RunFolder,
+    stop: Callable[[], bool],
 ) -> tuple[Detector, dict[str, str], dict[str, str]]:
     """The trained detector, what it began with, and what is doubtful about its training (`Result`)."""
     assert spec.schedule is not None
     student, teacher = _initial(spec), None
     began = {"weights": fingerprint(student)}
-    if isinstance(order.teacher_spec, JobSpec) and order.teacher_weights is not None:
+    if isinstance(order.teacher_spec, DetectorJobSpec) and order.teacher_weights is not None:
         teacher = load_model(order.teacher_weights, order.teacher_spec.detector)
         if spec.warm_start:
             inherit(student, teacher)
@@ -297,7 +302,7 @@ def _predict(detector: Detector, samples: SampleSet, fabric: Fabric, loader_work
     return predictions
 
 
-def open_device(device: str, spec: JobSpec | SegmenterJobSpec | LabelsJobSpec, threads: int) -> Fabric:
+def open_device(device: str, spec: DetectorJobSpec | SegmenterJobSpec | LabelsJobSpec, threads: int) -> Fabric:
     """A device, in the precision that a job is trained and scored in."""
     torch.set_num_threads(threads)
     schedule = None if isinstance(spec, LabelsJobSpec) else spec.schedule

@@ -12,11 +12,11 @@ from lightning.fabric import Fabric
 from lightning.fabric.wrappers import _FabricOptimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from distill.gradients import pulls
 from distill.objective import Objective, ObjectiveOutput
-from distill.pull import pulls
 from harness.data.loader import SampleSet, training_batches
 from harness.data.nuimages import ImageSet
-from harness.store import RunFolder, atomic_write
+from harness.runs.folder import RunFolder, atomic_write
 from harness.study.schedule import ScheduleSpec
 from harness.train.optim import learning_rate, optimizer_of
 from harness.train.segmentation import SegmentationObjective

@@ -5,7 +5,7 @@ Measured only with ``pytest tests/benchmarks --benchmark-enable -s``; MLflow get
 
 
 def test_a_step_of_ten_metrics(benchmark, tmp_path):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     folder = RunFolder(tmp_path)
     values = {f"weighted/term_{number}": 0.123456789 * number for number in range(10)}

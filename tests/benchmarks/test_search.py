@@ -11,7 +11,7 @@ REPORTS = 10
 def test_a_trial_that_trains_nothing(benchmark, tmp_path):
     from harness.search.loop import search
     from harness.search.trials import opened
-    from harness.study.space import SearchSpec
+    from harness.study.search_spec import SearchSpec
 
     weight = {"low": 0.01, "high": 100.0, "log": True}
     space = {f"losses.{name}.weight": weight for name in ("feature", "relation", "response")}

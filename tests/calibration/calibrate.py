@@ -12,14 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from harness.data.embedded import find_images, open_root
 from harness.data.root import count_samples
-from harness.report.effects import POINTS, groups
-from harness.report.results import results_frame
-from harness.report.statistics import Blocks, Spread
-from harness.store import RunFolder, atomic_write
+from harness.evidence.effects import POINTS, groups
+from harness.evidence.results import results_frame
+from harness.evidence.statistics import Blocks, Spread
+from harness.runs.folder import RunFolder, atomic_write
 from harness.study.load import load_study
 from harness.study.plan import plan_study
+from harness.world.roots import find_images, open_root
 from tests.calibration.simulate import COMPONENTS, FITTED, Components, Rates, Truth, claims, rates
 
 HERE = Path(__file__).parent

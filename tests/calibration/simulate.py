@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.report.statistics import Blocks, Effect, holm
+from harness.evidence.statistics import Blocks, Effect, holm
 
 
 @dataclass(frozen=True)

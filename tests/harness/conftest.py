@@ -1,9 +1,15 @@
-"""A synthetic dataset, made once a run, orders to train on it, and the real frame where it is at hand."""
+"""Datasets made once a run, orders to train on them, and a small study that has run, by its results."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+
+STUDY = Path(__file__).parents[2] / "studies" / "smoke.yaml"
+NDS = {"teacher": 0.401, "baseline": 0.301, "student": 0.352}
+"""Of seed 0; of seed 1 it is 0.01 more."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,7 +23,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def smoke_path(tmp_path_factory):
     """The folder of the embedded world's smallest preset."""
-    from harness.data.synthetic_tables import synthesize
+    from harness.world.nuscenes import synthesize
 
     path = tmp_path_factory.mktemp("world") / "smoke"
     synthesize(path, "smoke", seed=0)
@@ -35,7 +41,7 @@ def smoke_root(smoke_path):
 @pytest.fixture(scope="session")
 def smoke_images(tmp_path_factory):
     """The folder of the smallest preset of single images with instance masks, of the same seed."""
-    from harness.data.synthetic_images import synthesize_images
+    from harness.world.nuimages import synthesize_images
 
     path = tmp_path_factory.mktemp("images") / "smoke"
     synthesize_images(path, "smoke", seed=0)
@@ -58,7 +64,7 @@ def real_root():
 def order_on():
     """``order_on(root, preset, **spec)``: an order on that root; more fields of the job's spec, or of the order."""
     from detectors.presets import PRESETS
-    from harness.study.jobs import DataIdentity, JobSpec
+    from harness.study.jobs import DataIdentity, DetectorJobSpec
     from harness.study.schedule import ScheduleSpec
     from harness.train.job import JobOrder
 
@@ -70,7 +76,7 @@ def order_on():
             detection_config="within_16m",
         )
         schedule = ScheduleSpec(**(schedule or {"steps": 4, "batch_size": 2}))
-        spec = JobSpec(detector=PRESETS[preset], seed=3, data=data, schedule=schedule)
+        spec = DetectorJobSpec(detector=PRESETS[preset], seed=3, data=data, schedule=schedule)
         return JobOrder(
             **{
                 "spec": spec,
@@ -98,3 +104,73 @@ def order(smoke_root, order_on):
         return order_on(smoke_root, preset, **more)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def planned():
+    """The study and its plan."""
+    import io
+
+    from rich.console import Console
+
+    from harness.report.source import of_study
+
+    return of_study(STUDY, ["seeds=[0,1]"], Path("none"), Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="session")
+def stored(planned, tmp_path_factory):
+    """A folder with its finished runs; to be copied, not to be written to."""
+    import numpy as np
+
+    from harness.evaluate.intervals import write_draws
+    from harness.runs.folder import Result, RunFolder
+
+    folder = tmp_path_factory.mktemp("stored")
+    for row in planned.plan.rows:
+        run = RunFolder(folder / "runs" / row.job)
+        nds = NDS[row.role] + 0.01 * row.seed
+        order = {"spec": planned.plan.jobs[row.job].spec.model_dump(mode="json"), "label": "x", "device": "cpu"}
+        run.write("job.json", order | {"root": str(folder), "teacher_weights": str(folder / "weights")})
+        for step in range(3):
+            run.log_step(step, {"loss": 2.0 - step, "seconds": 0.25})
+        write_draws(run.draws, {name: nds + np.linspace(0, 0.01, 5) for name in ("mAP", "NDS")}, 12)
+        (run.path / "predictions.json").write_text(json.dumps({"results": {row.job: []}}))
+        (run.path / "analysis.npz").write_bytes(b"what a later version keeps")
+        (run.path / "log.txt").write_text(f"runs in {folder}")
+        run.model.write_bytes(b"weights")
+        (run.path / "plots").mkdir()
+        (run.path / "plots" / "loss.png").write_bytes(b"a picture")
+        machine = {"device": "cpu", "torch": "2", "threads": "1", "peak_memory_mb": "7", "commit": "aaaaaaaaaaaa"}
+        began = {"weights": f"{row.seed}", "batches": ""} if row.role != "teacher" else {}
+        run.complete(Result({"mAP": nds, "NDS": nds, "mATE": 0.5}, 5, 1.0, machine, 0.5, {}, began))
+    return folder
+
+
+@pytest.fixture
+def folder(stored, tmp_path):
+    """A copy of that folder."""
+    shutil.copytree(stored / "runs", tmp_path / "work" / "runs")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def jobs(planned):
+    """Job ids by role and seed."""
+    return {(row.role, row.seed): row.job for row in planned.plan.rows}
+
+
+@pytest.fixture
+def report(folder, monkeypatch):
+    """``report(STUDY, flags)`` in that folder: exit status and all that was said, as one line."""
+    from typer.testing import CliRunner
+
+    from harness.report.__main__ import app
+
+    def report(what=STUDY, *flags):
+        monkeypatch.chdir(folder)
+        told = CliRunner().invoke(app, [str(what), *map(str, flags)])
+        assert told.exception is None or isinstance(told.exception, SystemExit), told.exception
+        return told.exit_code, told.output
+
+    return report

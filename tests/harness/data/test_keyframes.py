@@ -96,7 +96,7 @@ def test_each_keyframe_falls_into_a_map_of_its_own(pairs):
 
 def test_samples_of_a_batch_do_not_mix(smoke_root, pairs):
     from harness.data.loader import SampleSet, evaluation_batches
-    from harness.study.models import StudentSpec
+    from harness.study.roles import StudentSpec
 
     spec = StudentSpec(preset="tiny_camera", keyframes=2).detector
     samples = SampleSet(smoke_root, [now.token for now, _ in pairs[:2]], spec.inputs)
@@ -122,7 +122,7 @@ def test_views_that_are_not_of_so_many_keyframes_are_refused(pairs):
 def test_a_camera_of_two_keyframes_trains(smoke_root):
     """Its loss falls on one batch, and the older images take part in it."""
     from harness.data.loader import SampleSet, evaluation_batches
-    from harness.study.models import StudentSpec
+    from harness.study.roles import StudentSpec
 
     spec = StudentSpec(preset="tiny_camera", keyframes=2).detector
     assert spec.camera.keyframes == 2

@@ -152,7 +152,7 @@ def test_no_root_at_all_is_named(tmp_path):
 
 
 def test_an_unfinished_synthetic_root_is_named(root):
-    from harness.data.synthetic_root import MANIFEST, MARKER
+    from harness.data.manifest import MANIFEST, MARKER
     from harness.errors import InputError
 
     root.put(MARKER, {})
@@ -542,9 +542,9 @@ def test_a_broken_image_is_one_message_whoever_reads_it(drawn_set, root, workers
 def test_the_images_of_a_study_are_the_users_where_a_root_is_given(root):
     from rich.console import Console
 
-    from harness.data.embedded import find_images, open_images
     from harness.errors import InputError
-    from harness.study.models import ImageDataSpec
+    from harness.study.roles import ImageDataSpec
+    from harness.world.roots import find_images, open_images
 
     opened, told = root.open(), Console(file=io.StringIO())
     data = ImageDataSpec(root=root.path, train_split=f"{TRAIN}/some", eval_split=VAL)
@@ -559,8 +559,8 @@ def test_the_images_of_a_study_are_the_users_where_a_root_is_given(root):
 def test_embedded_images_are_made_once_in_the_cache(smoke_images, tmp_path, monkeypatch):
     from rich.console import Console
 
-    from harness.data import embedded
-    from harness.study.models import ImageDataSpec
+    from harness.study.roles import ImageDataSpec
+    from harness.world import roots as embedded
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make, made = embedded.synthesize_images, []

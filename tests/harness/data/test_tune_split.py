@@ -58,7 +58,7 @@ def test_a_real_root_has_a_tune_split_and_is_scored_on_it(mini, tmp_path):
     from harness.data.nuscenes import annotations
     from harness.evaluate.detection import score
     from harness.evaluate.submission import write_submission
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     before = sorted(path for path in mini.path.rglob("*"))
     splits = mini.splits()

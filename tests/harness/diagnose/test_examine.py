@@ -44,7 +44,7 @@ def plan(smoke_root, study_path):
 @pytest.fixture(scope="module")
 def trained(plan, smoke_root, tmp_path_factory):
     """The run folders of the plan: a teacher, a baseline and a student."""
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.train.job import JobOrder, run
 
     runs = tmp_path_factory.mktemp("runs")
@@ -93,9 +93,9 @@ def _content(runs, *names):
 def test_a_training_ends_examined(trained, plan, smoke_root, ids):
     from harness.diagnose.analysis import kept_analysis
     from harness.diagnose.history import kept_history
-    from harness.diagnose.kept import kept_model
     from harness.diagnose.latency import Latency
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
+    from harness.runs.small_files import kept_model
 
     folder = RunFolder(trained / ids["student"])
     assert kept_history(folder).terms == ["heatmap", "boxes", "feature"]
@@ -112,7 +112,7 @@ def test_the_analysis_is_that_of_the_stored_boxes(trained, smoke_root, ids):
     from harness.evaluate.analysis import analyse
     from harness.evaluate.bootstrap import DRAWS
     from harness.evaluate.detection import detection_config, held_against
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     folder = RunFolder(trained / ids["student"])
     config = detection_config("within_16m")
@@ -129,7 +129,7 @@ def test_the_analysis_is_that_of_the_stored_boxes(trained, smoke_root, ids):
 
 
 def test_examining_is_no_part_of_a_result(order, tmp_path, monkeypatch):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.train import job
 
     found = []
@@ -146,8 +146,8 @@ def test_examining_is_no_part_of_a_result(order, tmp_path, monkeypatch):
 
 def test_what_is_missing_is_found_out_and_nothing_else_is_touched(complete, runs, ids):
     from harness.diagnose.alignment import Alignment
-    from harness.diagnose.kept import kept_model
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
+    from harness.runs.small_files import kept_model
 
     stored = ("result.json", "model.safetensors", "predictions.json", "metrics.jsonl", "draws.npz")
     before = _content(runs, *stored)
@@ -166,7 +166,7 @@ def test_what_is_missing_is_found_out_and_nothing_else_is_touched(complete, runs
 
 
 def test_what_is_broken_or_of_other_weights_is_made_anew(complete, runs, ids):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     complete(runs)
     student, baseline, teacher = (RunFolder(runs / ids[role]) for role in ("student", "baseline", "teacher"))
@@ -203,7 +203,7 @@ def test_an_interrupted_call_keeps_what_it_had_found(complete, runs, ids, monkey
 
 
 def test_a_run_that_is_in_use_or_lacks_its_boxes_is_named_and_the_others_go_on(complete, runs, ids):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     student, baseline, teacher = (RunFolder(runs / ids[role]) for role in ("student", "baseline", "teacher"))
     baseline.analysis.unlink()

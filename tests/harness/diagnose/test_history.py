@@ -44,7 +44,7 @@ def test_other_batches_are_seen_in_the_part_where_they_are():
 
 def test_what_is_kept_is_what_the_log_says_and_stands_for_it(tmp_path):
     from harness.diagnose.history import history, keep_history, kept_history
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     folder = RunFolder(tmp_path)
     for step in range(50):

@@ -84,8 +84,8 @@ def test_a_draw_is_what_its_scenes_would_be_as_a_split(lists, config, copies):
 
 @pytest.mark.parametrize("copies", COPIES)
 def test_costs_and_bands_of_a_draw_are_those_of_its_scenes(lists, config, copies):
+    from harness.evaluate.bands import precision_by_band, strata
     from harness.evaluate.breakdown import costs
-    from harness.evaluate.strata import precision_by_band, strata
 
     whole, drawn = _matched(*lists, SCENE, config), _replicated(lists, config, copies)
     one = np.ones((1, drawn.split.scenes), dtype=np.int64)

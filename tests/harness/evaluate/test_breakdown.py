@@ -127,7 +127,7 @@ def test_mending_one_kind_never_costs(config):
 
 
 def _by_band(matched, config, name):
-    from harness.evaluate.strata import counts_by_band, precision_by_band, strata
+    from harness.evaluate.bands import counts_by_band, precision_by_band, strata
 
     (by,) = (by for by in strata(matched, config) if by.name == name)
     precision = {band: float(ap[0]) for band, ap in precision_by_band(matched, config, ONE, by).items()}
@@ -183,7 +183,7 @@ def test_bands_of_visibility_and_speed(config):
 def test_bands_of_distance_follow_the_range(config, reach, bands):
     from nuscenes.eval.detection.data_classes import DetectionConfig
 
-    from harness.evaluate.strata import strata
+    from harness.evaluate.bands import strata
 
     short = DetectionConfig.deserialize(config.serialize())
     short.class_range = dict.fromkeys(short.class_range, reach)

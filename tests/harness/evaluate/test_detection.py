@@ -18,7 +18,7 @@ def score_boxes(smoke_root, tmp_path):
     from harness.data.nuscenes import read
     from harness.evaluate.detection import score
     from harness.evaluate.submission import write_submission
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     def score_boxes(change, config="within_16m"):
         predictions = {}
@@ -125,7 +125,7 @@ def test_attribute_follows_class_and_speed(smoke_root, tmp_path, name, speed, at
 
 
 def test_the_metrics_in_draws_of_scenes_are_kept(score_boxes, tmp_path):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     metrics = score_boxes(lambda boxes: replace(boxes, center=boxes.center + torch.tensor([0.6, 0.0, 0.0])))
     from harness.evaluate.intervals import read_draws

@@ -25,7 +25,7 @@ def site(smoke_root, tmp_path):
 
 def _finish(plan, site, seconds):
     """As if the plan had been run."""
-    from harness.store import Result
+    from harness.runs.folder import Result
     from harness.train.job import JobOrder
 
     for job in plan.jobs.values():

@@ -27,7 +27,7 @@ def _ids(plan):
 
 def test_failed_teacher_fails_its_student_alone_and_is_retried(site, plan):
     from harness.execute.executor import execute
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     ids = _ids(plan)
     # A folder where the weights belong: the teacher trains, then cannot be saved.
@@ -70,7 +70,7 @@ def test_interrupted_walk_stops_its_workers_and_goes_on(site, plan):
 
 def test_what_another_study_has_trained_meanwhile_is_not_started(site, plan, monkeypatch):
     from harness.execute import executor
-    from harness.store import Busy, Result
+    from harness.runs.folder import Busy, Result
 
     started = []
 

@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture
 def give_commit(folder, jobs):
     """Say that another commit made a run."""
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     def give(commit, *keys):
         for key in keys:
@@ -23,7 +23,7 @@ def give_commit(folder, jobs):
 
 def test_a_row_is_traced_to_commit_machine_spec_and_time(planned, folder, jobs):
     from harness.report.provenance import provenance
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.study.jobs import spec_hash
 
     (folder / "runs" / jobs["student", 1] / "result.json").unlink()
@@ -65,8 +65,8 @@ def test_a_damaged_run_is_of_no_commit(planned, folder, jobs):
 
 
 def test_rows_are_called_as_in_the_table(planned, folder):
+    from harness.evidence.results import results_frame, summary
     from harness.report.provenance import provenance
-    from harness.report.results import results_frame, summary
     from harness.report.tables import results_table
 
     table = results_table(summary(results_frame(planned.plan, folder / "runs")), planned.study)

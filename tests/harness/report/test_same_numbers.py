@@ -68,7 +68,7 @@ def without_groups(table):
 
 @pytest.fixture
 def made(report, folder):
-    from tests.harness.report.conftest import STUDY
+    from tests.harness.conftest import STUDY
 
     status, told = report(STUDY, "--seeds", "0,1")
     assert status == 0, told

@@ -119,8 +119,8 @@ def studied(smoke_root, tmp_path):
     """A study of which all is done, every detector having found all annotations: study, plan and run folders."""
     from pathlib import Path
 
-    from harness.evaluate.truth import annotations
-    from harness.store import Result, RunFolder
+    from harness.evaluate.annotations import annotations
+    from harness.runs.folder import Result, RunFolder
     from harness.study.load import load_study
     from harness.study.plan import plan_study
 

@@ -53,8 +53,8 @@ def print_table(lines, study, console):
 
 
 def write_tables(lines, cost, study, out):
-    from harness.report.rebuild import write
     from harness.report.tables import cost_table, results_table
+    from harness.report.write import write
 
     write(out, [results_table(lines, study)], cost_table(cost), lines, cost)
 
@@ -77,7 +77,7 @@ def plan(study):
 
 @pytest.fixture
 def finish(plan, tmp_path):
-    from harness.store import Result, RunFolder
+    from harness.runs.folder import Result, RunFolder
 
     def finish(except_=()):
         for row in plan.rows:
@@ -98,7 +98,7 @@ def finish(plan, tmp_path):
 
 
 def test_gain_is_the_mean_of_paired_differences(plan, finish):
-    from harness.report.results import results_frame, summary
+    from harness.evidence.results import results_frame, summary
 
     student = summary(results_frame(plan, finish())).set_index("role").loc["student"]
     # By hand: gains of 4 and 2 points mAP, of -1 and +1 NDS.
@@ -115,8 +115,8 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
     import numpy as np
 
     from harness.evaluate.intervals import write_draws
-    from harness.report.results import results_frame, summary
-    from harness.store import RunFolder
+    from harness.evidence.results import results_frame, summary
+    from harness.runs.folder import RunFolder
 
     runs = finish()
     # The split, and two draws; by role and seed. Gains in points: 4, 6, 2 and 2, 4, 4, in the mean 3, 5, 3.
@@ -144,7 +144,7 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
 
 
 def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish):
-    from harness.report.results import results_frame, summary
+    from harness.evidence.results import results_frame, summary
 
     text = markdown(summary(results_frame(plan, finish())), study)
     # Gains of 4 and 2: a variance of 1 for the mean of two, and 12.706 for one degree of freedom.
@@ -153,7 +153,7 @@ def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish)
 
 
 def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
-    from harness.report.results import results_frame, summary
+    from harness.evidence.results import results_frame, summary
 
     table = summary(results_frame(plan, finish(except_=[("student", 1)])))
     student = table.set_index("role").loc["student"]
@@ -163,7 +163,7 @@ def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
 
 
 def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
-    from harness.report.results import results_frame, summary
+    from harness.evidence.results import results_frame, summary
 
     frame = results_frame(plan, finish(except_=[("baseline", 1)]))
     student = frame[(frame.role == "student") & (frame.seed == 1)].iloc[0]
@@ -177,7 +177,7 @@ def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
 
 
 def test_markdown_shows_mean_and_spread(plan, study, finish):
-    from harness.report.results import results_frame, summary
+    from harness.evidence.results import results_frame, summary
 
     text = markdown(summary(results_frame(plan, finish())), study)
     assert "| camera baseline | 2 | 25.0 ± 7.1 | **30.0 ± 0.0** |" in text
@@ -186,7 +186,7 @@ def test_markdown_shows_mean_and_spread(plan, study, finish):
 
 
 def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
-    from harness.report.results import cost_frame, results_frame, summary
+    from harness.evidence.results import cost_frame, results_frame, summary
 
     runs = finish()
     for name in ("a", "b"):
@@ -197,7 +197,7 @@ def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
 
 
 def test_costs_are_means_over_the_finished_seeds(plan, study, finish, tmp_path):
-    from harness.report.results import cost_frame, results_frame, summary
+    from harness.evidence.results import cost_frame, results_frame, summary
 
     runs = finish(except_=[("student", 0)])
     write_tables(summary(results_frame(plan, runs)), cost_frame(plan, runs), study, tmp_path / "tables")
@@ -208,7 +208,7 @@ def test_costs_are_means_over_the_finished_seeds(plan, study, finish, tmp_path):
 
 
 def test_nothing_finished_costs_nothing_and_every_row_says_why(plan, study, tmp_path):
-    from harness.report.results import cost_frame, results_frame, summary
+    from harness.evidence.results import cost_frame, results_frame, summary
 
     cost = cost_frame(plan, tmp_path / "none")
     assert len(cost) == 0
@@ -222,7 +222,7 @@ def test_terminal_shows_every_number_however_narrow_it_is(plan, study, finish):
 
     from rich.console import Console
 
-    from harness.report.results import results_frame, summary
+    from harness.evidence.results import results_frame, summary
 
     out = io.StringIO()
     print_table(summary(results_frame(plan, finish())), study, Console(file=out, width=40))
@@ -248,7 +248,7 @@ def paper(tmp_path):
 
 
 def test_published_numbers_carry_their_marks(plan, study, finish, paper):
-    from harness.report.results import results_frame, summary
+    from harness.evidence.results import results_frame, summary
 
     table = summary(results_frame(plan, finish(), [paper]))
     text = markdown(table, study, [paper])
@@ -267,7 +267,7 @@ def test_published_numbers_carry_their_marks(plan, study, finish, paper):
 
 
 def test_gain_of_an_untrained_teacher_has_no_published_counterpart(study, finish, paper, tmp_path):
-    from harness.report.results import results_frame
+    from harness.evidence.results import results_frame
     from harness.study.load import load_study
     from harness.study.plan import plan_study
 
@@ -281,8 +281,8 @@ def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
 
     from rich.console import Console
 
-    from harness.report.results import results_frame, summary
-    from harness.store import RunFolder
+    from harness.evidence.results import results_frame, summary
+    from harness.runs.folder import RunFolder
 
     runs = finish()
     assert "kind of machine" not in markdown(summary(results_frame(plan, runs)), study)
@@ -305,8 +305,8 @@ def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
 def test_runs_that_began_otherwise_are_not_subtracted(plan, study, finish, what, said):
     import dataclasses
 
-    from harness.report.results import results_frame, summary
-    from harness.store import RunFolder
+    from harness.evidence.results import results_frame, summary
+    from harness.runs.folder import RunFolder
 
     runs = finish()
     for row in plan.rows:
@@ -332,8 +332,8 @@ def test_runs_that_began_otherwise_are_not_subtracted(plan, study, finish, what,
 def test_models_scored_again_are_paired_by_what_they_were_trained_from(study, finish, tmp_path):
     import dataclasses
 
-    from harness.report.results import results_frame
-    from harness.store import Result, RunFolder
+    from harness.evidence.results import results_frame
+    from harness.runs.folder import Result, RunFolder
     from harness.study.load import load_study
     from harness.study.plan import plan_study
 
@@ -355,8 +355,8 @@ def test_models_scored_again_are_paired_by_what_they_were_trained_from(study, fi
 def test_what_is_doubtful_about_a_training_is_said_below_the_table(plan, study, finish):
     from dataclasses import replace
 
-    from harness.report.results import results_frame, summary
-    from harness.store import RunFolder
+    from harness.evidence.results import results_frame, summary
+    from harness.runs.folder import RunFolder
 
     runs = finish()
     (row,) = (row for row in plan.rows if row.role == "student" and row.seed == 1)
@@ -370,11 +370,11 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
     """As mAP where no detector finds anything yet."""
     import dataclasses
 
-    from harness.report.document import headlines
+    from harness.evidence.results import results_frame, summary
+    from harness.report.contents import headlines
     from harness.report.forms import markdown_table
-    from harness.report.results import results_frame, summary
     from harness.report.tables import results_table, verdicts_table
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     runs = finish()
     for row in plan.rows:
@@ -395,7 +395,7 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
 def test_in_files_a_tiny_p_value_is_not_nought():
     import pandas as pd
 
-    from harness.report.rebuild import rounded
+    from harness.report.write import rounded
 
     given = pd.DataFrame({"what": ["a", "b"], "seeds": [3, 3], "mAP": [1 / 3, math.nan], "gain_mAP_p": [1.23456e-9, 1]})
     given["holm"] = [math.nan, 0.123456]
@@ -409,7 +409,7 @@ def test_in_files_a_tiny_p_value_is_not_nought():
 
 def test_lines_that_show_the_same_number_are_best_together(plan, study, finish):
     """1.05 is shown as 1.1, though pandas rounds it to 1.0."""
-    from harness.report.results import results_frame, summary
+    from harness.evidence.results import results_frame, summary
 
     lines = summary(results_frame(plan, finish()))
     lines["mAP"] = lines["role"].map({"teacher": 9.0, "baseline": 1.05, "student": 1.08})

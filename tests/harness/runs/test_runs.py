@@ -23,14 +23,14 @@ class Place:
     """A runs folder to put runs and records into; run 10 is called ``run 10``."""
 
     def __init__(self, path):
-        from harness.wanted import Records
+        from harness.runs.claims import Records
 
         self.path, self.records = path, Records(path)
         path.mkdir(exist_ok=True)
 
     def run(self, number, needs=(), state="done", days=1.0):
         """A run folder in a state, which builds on others, and was written so many days ago."""
-        from harness.store import Result, RunFolder
+        from harness.runs.folder import Result, RunFolder
 
         folder = RunFolder(self.path / _id(number))
         keys = ("teacher", "model_of", "labels", "segmenter")
@@ -55,7 +55,7 @@ class Place:
 
     def want(self, *jobs, name="paths"):
         """A record of these runs."""
-        from harness.wanted import Wanted
+        from harness.runs.claims import Wanted
 
         record = Wanted(
             name=name, study=Path(f"/studies/{name}.yaml"), called=datetime.now(UTC), jobs=tuple(map(_id, jobs))
@@ -127,7 +127,7 @@ def test_list_groups_runs_by_the_studies_that_want_them(place):
 
 @pytest.mark.parametrize("state", ["done", "failed", "stopped", "empty", "damaged"])
 def test_every_state_is_told(place, state):
-    from harness.runs.stored import stored_runs
+    from harness.runs.listing import stored_runs
 
     place.run(1, state=state)
     assert stored_runs(place.path)[_id(1)].state == state
@@ -136,7 +136,7 @@ def test_every_state_is_told(place, state):
 
 
 def test_a_run_is_running_for_as_long_as_its_lock_is_held_and_looking_leaves_no_trace(place):
-    from harness.runs.stored import look
+    from harness.runs.listing import look
 
     folder = place.run(1, state="stopped")
     before = sorted(path.name for path in folder.path.iterdir())
@@ -211,8 +211,8 @@ def test_show_tells_everything_of_a_run_by_the_beginning_of_its_id(place):
 
 def test_specs_of_all_kinds_of_jobs_say_what_they_need(tmp_path):
     """What a stored run builds on is found in its JSON; that must be what `spec.needs` says."""
-    from harness.runs.stored import look
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
+    from harness.runs.listing import look
     from harness.study.load import load_study
     from harness.study.plan import plan_study
 
@@ -227,7 +227,11 @@ def test_specs_of_all_kinds_of_jobs_say_what_they_need(tmp_path):
         "arms: {both: [feature, instance]}\n"
     )
     plan = plan_study(load_study(tmp_path / "study.yaml"), "data", lambda: 4, lambda data: (tmp_path, "images"))
-    assert {type(job.spec).__name__ for job in plan.jobs.values()} == {"JobSpec", "SegmenterJobSpec", "LabelsJobSpec"}
+    assert {type(job.spec).__name__ for job in plan.jobs.values()} == {
+        "DetectorJobSpec",
+        "SegmenterJobSpec",
+        "LabelsJobSpec",
+    }
     for job in plan.jobs.values():
         folder = RunFolder(tmp_path / job.id)
         folder.write("job.json", {"label": job.label, "spec": job.spec.model_dump(mode="json")})
@@ -381,7 +385,7 @@ def test_dry_run_lists_and_changes_nothing(place):
 
 
 def test_an_interrupted_delete_leaves_no_run_and_the_next_prune_ends_it(place, monkeypatch):
-    from harness.runs.stored import stored_runs
+    from harness.runs.listing import stored_runs
 
     place.run(1)
     with monkeypatch.context() as patch:
@@ -492,8 +496,8 @@ search: {space: {losses.feature.weight: {low: 0.1, high: 10.0}}, seeds: [100], e
 def study(smoke_path, tmp_path, monkeypatch):
     """A study whose jobs are done at once, and the flags to call it with."""
     from harness.execute.executor import JobState
-    from harness.store import Result
-    from harness.wanted import Records
+    from harness.runs.claims import Records
+    from harness.runs.folder import Result
 
     def execute(plan, site, watch):
         wanted = {id_ for record in Records(site.runs).read().values() for id_ in record.jobs}

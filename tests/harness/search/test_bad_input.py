@@ -60,7 +60,7 @@ class Place:
     def begin(self):
         """The journal of a search in which a trial was tried."""
         from harness.data.root import NuScenesRoot
-        from harness.search.question import ask
+        from harness.search.opened_search import ask
         from harness.search.trials import opened
 
         given = [f"data.root={self.root}"]

@@ -39,7 +39,7 @@ class Trainings:
 
     def __call__(self, plan, site, watch):
         from harness.execute.executor import JobState
-        from harness.store import Result
+        from harness.runs.folder import Result
 
         states = {}
         for id_, job in plan.jobs.items():
@@ -60,11 +60,11 @@ def make(tmp_path, smoke_root, monkeypatch):
     """Question, trainer and the list of trainings of a search."""
     from rich.console import Console
 
-    from harness.data.embedded import find_images
     from harness.execute.executor import Site
     from harness.search import objective
     from harness.search.objective import Trainer
-    from harness.search.question import ask
+    from harness.search.opened_search import ask
+    from harness.world.roots import find_images
 
     def make(given=(), failing=(), **search):
         path = tmp_path / "study.yaml"
@@ -125,7 +125,7 @@ def test_two_objectives_and_every_kind_of_field_and_no_job_trained_twice(make, t
     ids=["all else", "all the same"],
 )
 def test_the_found_study_is_the_jobs_that_confirmed_it(make, smoke_root, tmp_path, values, given):
-    from harness.search.outcome import FOUND, variant, write_found
+    from harness.search.confirmation import FOUND, variant, write_found
     from harness.study.load import load_study
     from harness.study.plan import plan_study
 
@@ -139,7 +139,7 @@ def test_the_found_study_is_the_jobs_that_confirmed_it(make, smoke_root, tmp_pat
 
 
 def test_without_any_loss_the_found_study_is_the_baseline(make, smoke_root, tmp_path):
-    from harness.search.outcome import write_found
+    from harness.search.confirmation import write_found
     from harness.study.load import load_study
     from harness.study.plan import plan_study
 
@@ -153,7 +153,7 @@ def test_without_any_loss_the_found_study_is_the_baseline(make, smoke_root, tmp_
 
 
 def test_a_variants_own_baseline_is_no_seed_of_the_other(make):
-    from harness.search.outcome import CURRENT, FOUND, joined, variant
+    from harness.search.confirmation import CURRENT, FOUND, joined, variant
 
     question, trainer, _ = make(confirm={"seeds": [0, 1]})
     values = {FOUND: {WEIGHT: 2.0, LR: 0.001, SWITCH: True, ADAPTER: "none", PRESET: "tiny_radar"}, CURRENT: {}}

@@ -14,7 +14,7 @@ IDENTITY = {"what": "a test"}
 @pytest.fixture
 def spec():
     """A search over two weights and a switch."""
-    from harness.study.space import SearchSpec
+    from harness.study.search_spec import SearchSpec
 
     def make(**fields):
         space = {

@@ -69,7 +69,7 @@ def test_arms_that_do_not_ask_the_image_teacher_are_the_jobs_of_the_study_withou
     without, with_it = plan(text=PLAIN), plan()
     assert "images" not in PLAIN
     assert _student(with_it, "modal").id == _student(without, "modal", path="lidar->camera").id
-    assert without.jobs.keys() == _jobs(without, "JobSpec").keys()
+    assert without.jobs.keys() == _jobs(without, "DetectorJobSpec").keys()
     assert with_it.jobs.keys() > without.jobs.keys()
     # The segmenter, its labels and the two students that learn from them.
     assert len(with_it.jobs) == len(without.jobs) + 4
@@ -306,9 +306,9 @@ def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
 @pytest.fixture
 def told(load, plan, tmp_path):
     """``told(metrics, *overrides)``: table and caption of a study of which only the image teacher has run, if that."""
-    from harness.report.results import results_frame, summary
+    from harness.evidence.results import results_frame, summary
     from harness.report.tables import results_table
-    from harness.store import Result, RunFolder
+    from harness.runs.folder import Result, RunFolder
 
     def told(metrics, *overrides):
         found, runs = plan(*overrides), tmp_path / "runs"
@@ -331,7 +331,7 @@ def test_caption_says_what_the_image_teacher_is_and_how_good(told):
 
 
 def test_caption_speaks_of_the_teachers_that_were_asked_and_of_no_other(load, plan, tmp_path):
-    from harness.report.results import results_frame, summary
+    from harness.evidence.results import results_frame, summary
     from harness.report.tables import caption
 
     for arms, teachers in (("{i: [instance]}", ["Image teacher"]), ("{m: [feature]}", ["Teacher"])):

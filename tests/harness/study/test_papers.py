@@ -77,7 +77,7 @@ def test_x3kds_losses_alone_raise_nds(loss):
 
 
 def test_a_direction_is_no_number_in_a_table(read, tmp_path):
-    from harness.report.results import results_frame, summary
+    from harness.evidence.results import results_frame, summary
     from harness.report.tables import published_text, results_table
     from harness.study.load import load_study
     from harness.study.plan import plan_study

@@ -136,10 +136,10 @@ def test_missing_checkpoint_is_named(study):
 
 
 def test_identity_survives_the_way_through_json(study):
-    from harness.study.jobs import JobSpec
+    from harness.study.jobs import DetectorJobSpec
 
     for job in _plan(study()).jobs.values():
-        assert JobSpec.model_validate_json(job.spec.model_dump_json()).id == job.id
+        assert DetectorJobSpec.model_validate_json(job.spec.model_dump_json()).id == job.id
 
 
 @settings(max_examples=25)

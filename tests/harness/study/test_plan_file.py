@@ -45,7 +45,7 @@ def test_every_plan_is_read_as_it_was_written(path, seeds, fingerprint, splits):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_is_read_as_it_was_written(path):
-    from harness.report.bundle import study_yaml
+    from harness.bundle.write import study_yaml
     from harness.study.spec import StudySpec
 
     study = _study(path)
@@ -54,7 +54,7 @@ def test_every_study_is_read_as_it_was_written(path):
 
 
 def test_absolute_paths_of_a_study_are_not_written(tmp_path):
-    from harness.report.bundle import study_yaml
+    from harness.bundle.write import study_yaml
 
     study = _study(STUDIES[0])
     root = study.data.model_copy(update={"root": tmp_path / "nuscenes"})

@@ -78,7 +78,7 @@ def labels_job(smoke_root):
 @pytest.fixture(scope="module")
 def run_job(smoke_root, order_on, tmp_path_factory):
     """``run_job(spec, folder=None, stop=never, **fields of the order)``: its folder and its result."""
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.train.job import run
 
     def run_job(spec, path=None, stop=lambda folder: False, **more):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 
 def _train(order, path, stop_after=None):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.train.job import run
 
     folder = RunFolder(path)
@@ -100,7 +100,7 @@ def _main(path, stdin=subprocess.DEVNULL):
 
 
 def test_worker_records_why_it_failed(order, tmp_path):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     folder = RunFolder(tmp_path / "job")
     broken = order(root=tmp_path / "nowhere")
@@ -116,7 +116,7 @@ def test_worker_records_why_it_failed(order, tmp_path):
 
 
 def test_worker_whose_parent_is_gone_saves_and_stops(order, trained, tmp_path):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.train.job import STOPPED
 
     whole, _ = trained
@@ -180,7 +180,7 @@ def test_weights_of_the_losses_grow_as_the_schedule_says(order, trained, tmp_pat
 
 
 def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(order, trained, tmp_path, monkeypatch):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.train import trainer
 
     whole, _ = trained

@@ -15,9 +15,9 @@ IN_THE_SUITE = ("tiny_camera", "tiny_lidar")
 @pytest.fixture(scope="module")
 def four_samples(tmp_path_factory):
     """A root whose training split is four samples, in which there is something of every class."""
-    from harness.data import synthetic_tables
     from harness.data.root import NuScenesRoot
-    from harness.data.synthetic_tables import SWEEPS, Preset, synthesize
+    from harness.world import nuscenes as synthetic_tables
+    from harness.world.nuscenes import SWEEPS, Preset, synthesize
 
     out: Path = tmp_path_factory.mktemp("four") / "world"
     with pytest.MonkeyPatch.context() as patch:
@@ -31,7 +31,7 @@ def four_samples(tmp_path_factory):
     [name if name in IN_THE_SUITE else pytest.param(name, marks=pytest.mark.exhaustive) for name in sorted(PRESETS)],
 )
 def test_four_samples_are_learned_by_heart(four_samples, order_on, tmp_path, preset):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.train.job import run
 
     tokens = four_samples.tokens("synthetic_train")

@@ -13,7 +13,7 @@ STUDIES = Path(__file__).parents[3] / "studies"
 @pytest.fixture(scope="module")
 def teacher(smoke_root, order_on, tmp_path_factory):
     """The weights of a trained LiDAR detector, and its spec."""
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.train.job import run
 
     order = order_on(smoke_root, schedule={"steps": 2, "batch_size": 2})
@@ -26,7 +26,7 @@ def teacher(smoke_root, order_on, tmp_path_factory):
 def distil(smoke_root, order_on, teacher, tmp_path):
     """Train a LiDAR student with all losses that it can have under that teacher, or with other weights in its place."""
     from distill.objective import LOSSES
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.train.job import run
 
     def distil(weights=None, steps=2):
@@ -94,7 +94,7 @@ def test_other_classes_in_the_teacher(distil, teacher, tmp_path, monkeypatch):
 
 
 def test_term_missing_from_the_log(distil, monkeypatch):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
 
     log_step = RunFolder.log_step
     monkeypatch.setattr(
@@ -133,7 +133,7 @@ def test_unshuffled_loader(distil, monkeypatch, smoke_root, place):
 
 
 def test_batches_that_differ_between_arms(distil, smoke_root, order_on, tmp_path, monkeypatch):
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.train import job, trainer
 
     folder = RunFolder(tmp_path / "baseline")
@@ -144,8 +144,8 @@ def test_batches_that_differ_between_arms(distil, smoke_root, order_on, tmp_path
 
 
 def test_initial_weights_that_differ_between_arms(distil, smoke_root, order_on, tmp_path, monkeypatch):
-    from harness.report.results import results_frame
-    from harness.store import RunFolder
+    from harness.evidence.results import results_frame
+    from harness.runs.folder import RunFolder
     from harness.study.load import load_study
     from harness.study.plan import plan_study
     from harness.train import job

@@ -125,7 +125,7 @@ def test_other_classes_are_left_out_and_the_surest_stands_first(fixed, images, m
 
 def test_a_model_labels_every_training_image(fixed, smoke_root, order_on, tmp_path):
     from harness.data.pseudo_labels import PseudoLabels
-    from harness.store import RunFolder
+    from harness.runs.folder import RunFolder
     from harness.study.jobs import Job, LabelsJobSpec
     from harness.train.job import check_inputs, run
 

@@ -1,0 +1,206 @@
+"""Reading a bundle, which may be a stranger's: nothing of it is used before name, size and checksum are checked."""
+
+import hashlib
+import os
+import re
+import struct
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
+
+import yaml
+from pydantic import ValidationError
+
+from detectors.spec import Spec
+from harness.bundle.write import MANIFEST, MEMBER, PREDICTIONS, WEIGHTS, Environment, Manifest
+from harness.errors import InputError
+from harness.report.source import Source, question
+from harness.study.papers import read_paper
+from harness.study.plan import Plan
+from harness.study.plan_file import read_plan
+from harness.study.spec import StudySpec
+
+LARGEST = 64 * 2**30
+"""Bytes of all files of a bundle: some thousand runs with their predictions."""
+SUSPICIOUS, MOST_TIMES = 2**30, 200
+"""From so many bytes on, a file that packs better than this is none of ours: predictions pack seven times."""
+LARGEST_TEXT = 64 * 2**20
+"""Bytes of a file that is read as a whole."""
+LARGEST_ARRAYS = 2**30
+"""Bytes of the arrays in a file of NumPy's, which is packed once more."""
+_CHUNK = 2**20
+# What no table is made from is checked, but stays in the bundle.
+_STAYS = (PREDICTIONS, WEIGHTS)
+_TORN = (BadZipFile, OSError, EOFError, RuntimeError, ValueError, OverflowError, struct.error, zlib.error)
+
+Content = TypeVar("Content", bound=Spec)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a file is meant to be one, a study's file being the other choice."""
+    return path.suffix == ".zip" or is_zipfile(path)
+
+
+@contextmanager
+def unbundled(path: Path) -> Iterator[Source]:
+    """What a bundle holds, in a folder that is there for as long as the block lasts; raises InputError."""
+    try:
+        archive = ZipFile(path)
+    except FileNotFoundError as error:
+        raise InputError(f"bundle {path} does not exist") from error
+    except _TORN as error:
+        raise InputError(f"{path} is no bundle, or a torn one: {error}") from error
+    with archive, tempfile.TemporaryDirectory(prefix="crossbev-bundle-") as folder:
+        manifest = _check_members(archive, path)
+        for info in archive.infolist():
+            if info.filename != MANIFEST:
+                _unpack(archive, info, manifest, path, Path(folder))
+        yield _source(path, Path(folder), manifest)
+
+
+def differing_tables(source: Source, made: Path) -> list[str]:
+    """The tables of an opened bundle that are not, byte for byte, those that were made from it again.
+
+    Args:
+        source: From `unbundled`.
+        made: Folder of the tables.
+    """
+    stored = sorted((source.runs.parent / "tables").glob("*"))
+    return [
+        each.name
+        for each in stored
+        if not (made / each.name).is_file() or (made / each.name).read_bytes() != each.read_bytes()
+    ]
+
+
+def _check_members(archive: ZipFile, path: Path) -> Manifest:
+    """The manifest, once it is clear that the bundle's files are the ones it lists, and could be unpacked."""
+    infos = archive.infolist()
+    for info in infos:
+        if not re.fullmatch(MEMBER, info.filename, re.ASCII):
+            raise InputError(f"bundle {path}: {info.filename!r} is no name for a file of a bundle")
+        if info.flag_bits & 1 or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+            raise InputError(f"bundle {path}: {info.filename} is encrypted, or packed in a way that bundles are not")
+    count = Counter(info.filename for info in infos)
+    if twice := [name for name in count if count[name] > 1]:
+        raise InputError(f"bundle {path} has {twice[0]} twice")
+    size, packed = sum(info.file_size for info in infos), path.stat().st_size
+    if size > LARGEST or (size > SUSPICIOUS and size > MOST_TIMES * packed):
+        raise InputError(
+            f"bundle {path} of {packed:,} bytes would unpack to {size:,}; allowed: {LARGEST:,} in all, and, from "
+            f"{SUSPICIOUS:,} on, {MOST_TIMES} times the file's own size"
+        )
+    if MANIFEST not in count:
+        raise InputError(
+            f"{path} is no bundle: it has no {MANIFEST}; python -m harness.report STUDY.yaml --bundle FILE"
+        )
+    manifest = _parsed(Manifest, _text(archive, MANIFEST, path), path, MANIFEST)
+    if missing := sorted(manifest.files.keys() - count.keys()):
+        raise InputError(f"bundle {path}: {missing[0]} is missing")
+    if added := sorted(count.keys() - manifest.files.keys() - {MANIFEST}):
+        raise InputError(f"bundle {path}: {added[0]} was added to it: {MANIFEST} does not list it")
+    for name in ("study.yaml", "plan.json", "environment.json"):
+        if name not in manifest.files:
+            raise InputError(f"bundle {path}: {name} is missing, also in its {MANIFEST}")
+    return manifest
+
+
+def _unpack(archive: ZipFile, info: ZipInfo, manifest: Manifest, path: Path, folder: Path) -> None:
+    """Check a file, and write it into the folder if tables are made from it."""
+    name, expected, digest, size = info.filename, manifest.files[info.filename], hashlib.sha256(), 0
+    to = Path(os.devnull) if name.endswith(_STAYS) else folder / name
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(info) as packed, to.open("wb") as file:
+            while chunk := packed.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                file.write(chunk)
+    except _TORN as error:
+        raise InputError(f"bundle {path}: {name} cannot be read: {error}") from error
+    if (size, digest.hexdigest()) != (expected.size, expected.sha256):
+        raise InputError(f"bundle {path}: {name} is not what was written: its SHA-256 is not that of {MANIFEST}")
+    if name.endswith(".npz"):
+        _check_arrays(to, path, name)
+
+
+def _check_arrays(file: Path, path: Path, name: str) -> None:
+    """Raise InputError where a file of NumPy's, a zip of its own, would fill the memory."""
+    if is_zipfile(file):
+        with ZipFile(file) as arrays:
+            size = sum(info.file_size for info in arrays.infolist())
+        if size > LARGEST_ARRAYS:
+            raise InputError(f"bundle {path}: {name} would unpack to {size:,} bytes; allowed: {LARGEST_ARRAYS:,}")
+
+
+def _source(path: Path, folder: Path, manifest: Manifest) -> Source:
+    """From the unpacked files."""
+    for name in manifest.files:
+        if not name.startswith("runs/") and (folder / name).stat().st_size > LARGEST_TEXT:
+            raise InputError(f"bundle {path}: {name} is larger than {LARGEST_TEXT:,} bytes")
+    try:
+        plan = read_plan((folder / "plan.json").read_bytes())
+    except ValueError as error:
+        raise InputError(f"bundle {path}: plan.json: {error}") from error
+    runs = folder / "runs"
+    environment = _parsed(Environment, (folder / "environment.json").read_bytes(), path, "environment.json")
+    _date_results(path, plan, runs, environment)
+    runs.mkdir(exist_ok=True)
+    study = _study(path, folder, manifest)
+    return Source(manifest.study, study, plan, runs, None, question(folder / "study.yaml"), folder / "tables")
+
+
+def _date_results(path: Path, plan: Plan, runs: Path, environment: Environment) -> None:
+    """Give the results the times at which the runs were finished."""
+    if strange := {run.name for run in runs.glob("*")} - plan.jobs.keys():
+        raise InputError(f"bundle {path}: runs/{min(strange)} is of no job in its plan.json")
+    for id_, finished in environment.finished_at.items():
+        if id_ not in plan.jobs or not (runs / id_ / "result.json").is_file():
+            raise InputError(f"bundle {path}: environment.json speaks of run {id_}, which has no result in it")
+        os.utime(runs / id_ / "result.json", (finished.timestamp(), finished.timestamp()))
+
+
+def _study(path: Path, folder: Path, manifest: Manifest) -> StudySpec:
+    """The study, with its papers where they were unpacked."""
+    papers = {name for name in manifest.files if name.startswith("papers/")}
+    try:
+        for name in ("study.yaml", *papers):
+            _refuse_aliases((folder / name).read_text())
+        study = StudySpec.model_validate(yaml.safe_load((folder / "study.yaml").read_text()))
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"bundle {path}: study.yaml: {' '.join(str(error).split())}") from error
+    for paper in study.report.papers:
+        if paper.as_posix() not in papers:
+            raise InputError(f"bundle {path}: study.yaml names {paper}, which is not in it")
+        read_paper(folder / paper)
+    report = study.report.model_copy(update={"papers": tuple(folder / paper for paper in study.report.papers)})
+    return study.model_copy(update={"report": report})
+
+
+def _refuse_aliases(text: str) -> None:
+    """Raise ValueError for a text that repeats parts of itself: a few lines of it may stand for gigabytes."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        raise ValueError("an alias (*NAME) has no place in a bundle")
+
+
+def _text(archive: ZipFile, name: str, path: Path) -> bytes:
+    if archive.getinfo(name).file_size > LARGEST_TEXT:
+        raise InputError(f"bundle {path}: {name} is larger than {LARGEST_TEXT:,} bytes")
+    try:
+        return archive.read(name)
+    except _TORN as error:
+        raise InputError(f"bundle {path}: {name} cannot be read: {error}") from error
+
+
+def _parsed(kind: type[Content], text: bytes, path: Path, name: str) -> Content:
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        raise InputError(f"bundle {path}: {name}: {at + ': ' if at else ''}{first['msg']}") from error

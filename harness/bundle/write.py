@@ -1,0 +1,292 @@
+"""A bundle: one zip file with all that a study's tables are made from, and what it takes to train it again."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import distributions, version
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+import yaml
+from pydantic import Field
+
+from detectors.spec import Spec
+from harness.data.root import NuScenesRoot
+from harness.errors import InputError
+from harness.evidence.damage import flaws
+from harness.report.provenance import commit_lines, provenance
+from harness.report.samples import FILE as PICTURES
+from harness.report.source import Source
+from harness.runs.folder import RunFolder
+from harness.study.jobs import SegmenterJobSpec
+from harness.study.plan_file import plan_json
+from harness.study.roles import ImageDataSpec
+from harness.study.spec import DataSpec, StudySpec
+from harness.world.nuimages import GENERATOR as IMAGE_GENERATOR
+from harness.world.nuscenes import GENERATOR
+
+MANIFEST = "manifest.json"
+"""Written last: a checksum of every other member."""
+PREDICTIONS, WEIGHTS = "predictions.json", "model.safetensors"
+MEMBER = r"(?:\w[\w+-]*(?:\.[\w+-]+)*/)*\w[\w+-]*(?:\.[\w+-]+)*"
+"""What a member may be called: no absolute path, and none that leads up."""
+_LEFT_OUT = {"state.pt", "lock", "log.txt", "labels", "plots", "examples"}
+"""What only a resume needs, what says where a run ran, and what may be large and is made from the rest."""
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+class Member(Spec):
+    """What the manifest says of a file of the bundle."""
+
+    sha256: str
+    size: Annotated[int, Field(ge=0)]
+    """In bytes."""
+
+
+class Manifest(Spec):
+    """What a bundle is, and whether it is whole."""
+
+    format: Literal[1] = 1
+    """Of the bundle; another one is another way of writing it."""
+    crossbev: str
+    """Version of the package that wrote it."""
+    study: Annotated[str, Field(pattern=r"^\.*[^/\\.\x00-\x1f][^/\\\x00-\x1f]*$")]
+    files: dict[str, Member]
+
+
+class Environment(Spec):
+    """Where the runs were made, and the bundle."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    """Version of each one that is installed where the bundle was written; what made a run is said with the run."""
+    seeds: tuple[int, ...]
+    commits: tuple[str, ...]
+    """Of the code that made the runs; with a + where files differed from it."""
+    machines: dict[str, dict[str, str]]
+    """What each finished run says of its machine."""
+    finished_at: dict[str, datetime]
+
+
+def write_bundle(path: Path, source: Source, tables: Path, predictions: bool, weights: bool) -> int:
+    """Write a bundle so that it is either whole or not there; how many files it has.
+
+    Equal studies, runs and tables give equal bytes, in one environment.
+
+    Args:
+        path: A new file, or a bundle to replace.
+        source: What it is of; its dataset has to be at hand.
+        tables: The folder of the tables that were made from it, for readers and to be compared with.
+        predictions: Whether the predicted boxes are to be in it, which are most of it.
+        weights: Whether the trained detectors are.
+
+    Raises:
+        InputError: The file cannot be written, or a run has a flaw, which would be handed on.
+    """
+    if path.suffix != ".zip":
+        raise InputError(f"--bundle {path}: a bundle is a .zip file")
+    for flaw in flaws(source.plan, source.runs).values():
+        raise InputError(f"no bundle is written: {flaw.message}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w+b") as file:
+            with ZipFile(file, "w", ZIP_DEFLATED) as archive:
+                members = {}
+                for name, content in _contents(source, tables, predictions, weights):
+                    if not re.fullmatch(MEMBER, name, re.ASCII):
+                        raise InputError(f"no bundle is written: {name!r} is no name for a file of one")
+                    members[name] = Member(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+                    _add(archive, name, content)
+                manifest = Manifest(crossbev=version("crossbev"), study=source.name, files=members)
+                _add(archive, MANIFEST, _json(manifest))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(f"--bundle {path} cannot be written: {error.strerror}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return len(members) + 1
+
+
+def _add(archive: ZipFile, name: str, content: bytes) -> None:
+    info = ZipInfo(name, _DATE)
+    info.compress_type, info.create_system, info.external_attr = ZIP_DEFLATED, 3, 0o100644 << 16
+    archive.writestr(info, content)
+
+
+def _contents(source: Source, tables: Path, predictions: bool, weights: bool) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of all files but the manifest, in the order of the bundle."""
+    assert source.root is not None, "a bundle is written where the dataset is"
+    environment = _environment(source)
+    papers = _papers(source.study)
+    yield "README.md", _readme(source, environment).encode()
+    asked = f"# {source.question}\n" if source.question else ""
+    yield "study.yaml", (asked + study_yaml(source.study, list(papers))).encode()
+    for name, path in papers.items():
+        yield name, path.read_bytes()
+    yield "plan.json", plan_json(source.plan).encode()
+    yield "data.json", json.dumps(_data(source, source.root), indent=1).encode()
+    yield "environment.json", _json(environment)
+    for path in sorted(
+        path for name in ("table.*", "cost.*", "attribution.csv", PICTURES) for path in tables.glob(name)
+    ):
+        yield f"tables/{path.name}", path.read_bytes()
+    left_out = _LEFT_OUT | (set() if predictions else {PREDICTIONS}) | (set() if weights else {WEIGHTS})
+    for id_ in sorted(source.plan.jobs):
+        folder = source.runs / id_
+        for path in sorted(folder.rglob("*")):
+            parts = path.relative_to(folder).parts
+            # A file that begins with a dot is being written.
+            if parts[0] in left_out or any(part.startswith(".") for part in parts) or not path.is_file():
+                continue
+            content = path.read_bytes()
+            yield "/".join(("runs", id_, *parts)), _portable(content) if parts == ("job.json",) else content
+
+
+def study_yaml(study: StudySpec, papers: list[str]) -> str:
+    """The study as it was asked, to be asked again elsewhere.
+
+    Args:
+        study: The study with what was overridden in it.
+        papers: Where its papers' files are, seen from it.
+    """
+    # What was not said is not written: some fields must not be given beside others.
+    content = study.model_dump(mode="json", exclude_unset=True)
+    content |= {"data": study.data.model_dump(mode="json"), "seeds": list(study.seeds), "report": {"papers": papers}}
+    if content["data"]["root"] is not None:
+        content["data"]["root"] = _name(content["data"]["root"])
+    for teacher in content.get("teachers", {}).values():
+        if teacher.get("checkpoint"):
+            teacher["checkpoint"] = _name(teacher["checkpoint"])
+    return yaml.dump(content, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors and aliases, which a bundle must not have."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _name(path: str) -> str:
+    """An absolute path means nothing elsewhere."""
+    return Path(path).name if _is_absolute(path) else path
+
+
+def _is_absolute(value: Any) -> bool:
+    return isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
+
+
+def _portable(content: bytes) -> bytes:
+    """A job.json without the fields that say where on a machine something lies."""
+    order = json.loads(content)
+    return json.dumps({key: value for key, value in order.items() if not _is_absolute(value)}, indent=1).encode()
+
+
+def _papers(study: StudySpec) -> dict[str, Path]:
+    """The papers' files by their names in the bundle."""
+    found: dict[str, Path] = {}
+    for number, path in enumerate(study.report.papers):
+        name = re.sub(r"\W+", "_", path.stem, flags=re.ASCII)
+        found[f"papers/{name}.yaml" if f"papers/{name}.yaml" not in found else f"papers/{name}_{number}.yaml"] = path
+    return found
+
+
+def _data(source: Source, root: NuScenesRoot) -> dict[str, Any]:
+    """What the runs were trained and scored on: enough to tell whether a dataset elsewhere is the same."""
+    data = source.study.data
+    splits = {}
+    for split in dict.fromkeys((data.train_split, data.eval_split, *data.also_score)):
+        tokens = root.tokens(split)
+        digest = hashlib.sha256("\n".join(tokens).encode()).hexdigest()
+        splits[split] = {"samples": len(tokens), "tokens_sha256": digest}
+    segmenters = [job.spec for job in source.plan.jobs.values() if isinstance(job.spec, SegmenterJobSpec)]
+    trained = [teacher.data for teacher in source.study.image_teachers.values() if teacher.preset is not None]
+    return {
+        "version": root.version,
+        "fingerprint": root.fingerprint(),
+        "embedded": _embedded(data, GENERATOR),
+        "detection_config": data.detection_config,
+        "splits": splits,
+        "images": {
+            "embedded": [_embedded(each, IMAGE_GENERATOR) for each in trained],
+            "identities": [spec.data.model_dump(mode="json") for spec in segmenters],
+        },
+    }
+
+
+def _embedded(data: DataSpec | ImageDataSpec, generator: int) -> dict[str, Any] | None:
+    return None if data.root is not None else {"preset": data.preset, "seed": data.seed, "generator": generator}
+
+
+def _environment(source: Source) -> Environment:
+    folders = {id_: RunFolder(source.runs / id_) for id_ in sorted(source.plan.jobs)}
+    results = {id_: result for id_, folder in folders.items() if (result := folder.result()) is not None}
+    packages = {each.name: each.version for each in distributions()}
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=dict(sorted(packages.items(), key=lambda each: each[0].lower())),
+        seeds=source.study.seeds,
+        commits=tuple(sorted({result.machine.get("commit", "unknown") for result in results.values()})),
+        machines={id_: result.machine for id_, result in results.items()},
+        finished_at={id_: datetime.fromtimestamp(int(folders[id_].finished_at()), UTC) for id_ in results},
+    )
+
+
+def _json(content: Spec) -> bytes:
+    return content.model_dump_json(indent=1).encode()
+
+
+def _readme(source: Source, environment: Environment) -> str:
+    study, finished = source.study, len(environment.machines)
+    made = provenance(source.plan, source.runs)
+    usual = made.loc[made["commit"] != "", "commit"].value_counts().index
+    commits = " ".join(commit_lines(made)) or (f"Its runs were made by {usual[0]}." if len(usual) else "Not run yet.")
+    given = [f"the checkpoint of teacher {name}" for name, each in study.teachers.items() if each.checkpoint]
+    given += [f"the labels of image teacher {name}" for name, each in study.image_teachers.items() if each.labels]
+    if study.data.root is None:
+        data = "The dataset is the embedded world, which the first call makes."
+    else:
+        data = "The dataset is not embedded: say `--data-root` where it lies, which data.json identifies."
+    return f"""# Bundle of the study {source.name}
+
+Written by `python -m harness.report STUDY.yaml --bundle FILE.zip` of crossbev {version("crossbev")}; {finished} of
+{len(source.plan.jobs)} jobs are finished, with seeds {", ".join(map(str, study.seeds))}.
+
+## The tables again
+
+    python -m harness.report BUNDLE.zip --out reports
+
+writes reports/{source.name}/table.md, table.tex and table.csv and compares them with those in tables/. It needs
+neither a dataset nor a GPU, and no file beside the bundle.
+
+## The trainings again
+
+{commits}
+
+    git checkout {usual[0].removesuffix("+") if len(usual) else "COMMIT"}
+    unzip BUNDLE.zip -d bundle
+    python -m harness.run bundle/study.yaml
+
+{data}{f" Also needed, at the place that study.yaml names: {', '.join(given)}." if given else ""}
+
+## What is in it
+
+- study.yaml: the question, with all that was overridden on the command line; papers/: published numbers
+- plan.json: every job with its whole spec and label, and the rows of the tables
+- data.json: identity of the dataset, its splits and their numbers of samples
+- environment.json: packages where the bundle was written; seeds; commit, machine and time of each run
+- tables/: as they were when the bundle was written
+- runs/JOB/: result.json, metrics.jsonl (a line a step), draws.npz (metrics in draws of scenes), nuScenes' own
+  metrics_summary.json, predictions.json and others, of each job; job.json without what says where it ran
+- manifest.json: SHA-256 of every file, checked on reading; it finds damage, not forgery
+"""

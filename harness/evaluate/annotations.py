@@ -1,0 +1,125 @@
+"""Annotations of a split as columns; they are kept in the cache folder, so that the tables are read once."""
+
+import hashlib
+import logging
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from nuscenes import NuScenes
+from nuscenes.eval.detection.utils import category_to_detection_name
+
+from harness.data.root import LIDAR, NuScenesRoot
+from harness.errors import InputError
+from harness.evaluate.columns import Annotations, Split, columns
+from harness.runs.folder import atomic_write
+
+FORMAT = 1
+"""Of the kept columns: another one makes them anew."""
+
+
+def annotations(root: NuScenesRoot, split: str) -> tuple[Split, Annotations]:
+    """A split's samples and annotations, those that no sensor hit left out, as the devkit does."""
+    root.check_split(split)
+    place = hashlib.sha256(f"{root.path.resolve()}\n{root.version}\n{split}".encode()).hexdigest()[:24]
+    path = platformdirs.user_cache_path("crossbev") / "annotations" / f"{place}.npz"
+    known = hashlib.sha256(f"{FORMAT}\n{root.state()}\n{root.splits()[split]}".encode()).hexdigest()
+    found = _kept(path, known)
+    if found is None:
+        tokens = root.tokens(split)
+        root.check_annotations(split, tokens)
+        found = from_tables(root, tokens)
+        _keep(path, known, *found)
+    return found
+
+
+def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annotations]:
+    """What the tables say of these samples."""
+    nusc = root.devkit
+    attributes = {row["token"]: row["name"] for row in nusc.attribute}
+    scenes: dict[str, int] = {}
+    numbers, ego, sample_of, boxes, points, visibility = [], [], [], [], [], []
+    rack_sample: list[int] = []
+    racks: list[list[float]] = []
+    for number, token in enumerate(tokens):
+        sample = nusc.get("sample", token)
+        numbers.append(scenes.setdefault(sample["scene_token"], len(scenes)))
+        keyframe = root.sweeps(token, LIDAR, 1)[0]
+        ego.append(nusc.get("ego_pose", keyframe["ego_pose_token"])["translation"])
+        for annotation_token in sample["anns"]:
+            annotation = nusc.get("sample_annotation", annotation_token)
+            if annotation["category_name"] == "static_object.bicycle_rack":
+                rack_sample.append(number)
+                racks.append([*annotation["translation"], *annotation["size"], *annotation["rotation"]])
+            name = category_to_detection_name(annotation["category_name"])
+            if name is None or annotation["num_lidar_pts"] + annotation["num_radar_pts"] == 0:
+                continue
+            if len(annotation["attribute_tokens"]) > 1:
+                raise InputError(f"annotation {annotation_token} has more than one attribute")
+            sample_of.append(number)
+            points.append(annotation["num_lidar_pts"])
+            visibility.append(_level(nusc, annotation["visibility_token"]))
+            boxes.append(
+                {
+                    **{key: annotation[key] for key in ("translation", "size", "rotation")},
+                    "velocity": nusc.box_velocity(annotation_token)[:2],
+                    "detection_name": name,
+                    "detection_score": -1.0,
+                    "attribute_name": next((attributes[key] for key in annotation["attribute_tokens"]), ""),
+                }
+            )
+    split = Split(
+        tokens=tuple(tokens),
+        scene=np.array(numbers, dtype=np.int64),
+        ego=np.array(ego, dtype=np.float64).reshape(-1, 3),
+        rack_sample=np.array(rack_sample, dtype=np.int64),
+        rack=np.array(racks, dtype=np.float64).reshape(-1, 10),
+    )
+    found = columns(sample_of, boxes, tokens)
+    return split, Annotations.of(found, np.array(points, dtype=np.int64), np.array(visibility, dtype=np.int64))
+
+
+_LEVELS = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}
+
+
+def _level(nusc: NuScenes, token: str) -> int:
+    """Number of a visibility; 0 where there is none."""
+    return _LEVELS.get(nusc.get("visibility", token)["level"], 0) if token else 0
+
+
+def _kept(path: Path, known: str) -> tuple[Split, Annotations] | None:
+    """What an earlier call left, unless it is of other tables or was damaged since."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as whole, np.load(whole) as file:
+            if str(file["known"]) != known:
+                return None
+            parts = {
+                kind: {field.name: file[f"{kind.__name__}.{field.name}"] for field in fields(kind)}
+                for kind in (Split, Annotations)
+            }
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError):
+        return None
+    tokens = tuple(parts[Split].pop("tokens").tolist())
+    return Split(tokens=tokens, **parts[Split]), Annotations(**parts[Annotations])
+
+
+def _keep(path: Path, known: str, split: Split, truth: Annotations) -> None:
+    content = BytesIO()
+    arrays = {
+        f"{type(part).__name__}.{name}": np.asarray(array)
+        for part in (split, truth)
+        for name, array in asdict(part).items()
+    }
+    np.savez(content, known=np.array(known), **arrays)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, content.getvalue())
+    except OSError as error:
+        # A score does not depend on it.
+        logging.getLogger(__name__).warning("the annotations cannot be kept in %s: %s", path, error.strerror)

@@ -1,0 +1,237 @@
+"""Run folders to tidy frames: a row a training of the study, with its metrics, its gain and its costs."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.diagnose.latency import Latency
+from harness.evaluate.intervals import read_draws
+from harness.evidence.damage import Flaw, flaws
+from harness.evidence.effects import KEYS, POINTS, Key, foremost, gains_frame
+from harness.runs.folder import Result, RunFolder
+from harness.runs.small_files import kept_model
+from harness.study.jobs import DetectorJobSpec
+from harness.study.papers import Paper, PublishedGain
+from harness.study.plan import Plan, Row
+from harness.tracking.study import Arm
+
+ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
+MASKS = ("mask_AP", "mask_AP50")
+"""Of an image teacher, in points."""
+GAINS = tuple(f"gain_{metric}" for metric in POINTS)
+OF_GAINS = ("low", "high", "p", "holm", "detectable", "verdict", "agreement")
+"""What a summary has of each gain besides its mean and spread, as gain_METRIC_NAME."""
+
+
+def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.DataFrame:
+    """One row for each row of the plan.
+
+    Columns: KEYS (split is empty for the evaluation split), seed, job, baseline (the job of its baseline, else empty),
+    missing (why there is no result, else empty), parameters, mAP and NDS in points, the five errors, mask_AP and
+    mask_AP50 (of an image teacher, in points), gain_mAP and gain_NDS in points over the baseline of the same student
+    and seed, published (name of a paper to what it reports for such a path and losses of such kinds), unpaired (why
+    there is no gain although both have results, else empty), warning (what is doubtful about the training, else empty),
+    machine (device kind, torch version and threads), and draws (mAP and NDS in points in draws of scenes and the number
+    of scenes, or None).
+    """
+    flawed, found = flaws(plan, runs), sound_results(plan, runs)
+    return pd.DataFrame([_record(row, plan, found, flawed, runs, papers) for row in plan.rows])
+
+
+def columns_of(row: Row) -> dict[Hashable, Any]:
+    """A row of a plan as frames have it: KEYS, seed and job."""
+    keys = (row.role, row.model, row.path, row.arm, " + ".join(row.losses), row.split)
+    return dict(zip(KEYS, keys, strict=True)) | {"seed": row.seed, "job": row.job}
+
+
+def _record(
+    row: Row,
+    plan: Plan,
+    found: Mapping[str, Result | None],
+    flawed: Mapping[str, Flaw],
+    runs: Path,
+    papers: Sequence[Paper],
+) -> dict[Hashable, Any]:
+    result = found[row.job]
+    compared = row.role in ("student", "control")
+    baseline = found[row.baseline] if row.baseline and compared else None
+    unpaired = ""
+    if result is not None and baseline is not None:
+        unpaired = why_unpaired(row, plan, found)
+        baseline = None if unpaired else baseline
+    record: dict[Hashable, Any] = columns_of(row) | {
+        "baseline": row.baseline if row.baseline and compared else "",
+        "missing": flawed[row.job].short if row.job in flawed else _missing(row, result, runs),
+        "unpaired": unpaired,
+        "warning": "; ".join(f"loss {name!r}: {text}" for name, text in result.warnings.items()) if result else "",
+        "parameters": result.parameters if result else float("nan"),
+        "machine": _machine(result) if result else "",
+    }
+    for metric in (*POINTS, *ERRORS):
+        scale = 100 if metric in POINTS else 1
+        record[metric] = result.metrics.get(metric, float("nan")) * scale if result else float("nan")
+    for metric in MASKS:
+        record[metric] = (
+            100 * result.metrics.get(metric.removeprefix("mask_"), float("nan")) if result else float("nan")
+        )
+    for metric in POINTS:
+        record[f"gain_{metric}"] = float("nan")
+        if result is not None and baseline is not None:
+            record[f"gain_{metric}"] = 100 * (result.metrics[metric] - baseline.metrics[metric])
+    record["draws"] = _draws(row, runs) if result is not None and (compared or row.role == "baseline") else None
+    record["published"] = _published(row, plan, papers)
+    return record
+
+
+def _draws(row: Row, runs: Path) -> tuple[dict[str, np.ndarray], int] | None:
+    """mAP and NDS in points, draw by draw, and the number of scenes."""
+    drawn = read_draws(RunFolder(runs / row.job).draws)
+    return drawn and ({metric: 100 * drawn[0][metric] for metric in POINTS}, drawn[1])
+
+
+def _published(row: Row, plan: Plan, papers: Sequence[Paper]) -> dict[str, PublishedGain]:
+    """What papers report for such a path and losses of such kinds, whatever the study calls them."""
+    spec = plan.jobs[row.job].spec
+    if not isinstance(spec, DetectorJobSpec) or not row.published_as:
+        return {}
+    kinds = frozenset(str(fields.get("loss", name)) for name, fields in spec.losses.items())
+    found = {paper.name: paper.gain(row.published_as, kinds) for paper in papers}
+    return {name: gain for name, gain in found.items() if gain is not None}
+
+
+def _missing(row: Row, result: Result | None, runs: Path) -> str:
+    if result is not None:
+        return ""
+    failure = RunFolder(runs / row.job).failure()
+    return f"failed: {failure[0].splitlines()[0]}" if failure else "not run"
+
+
+def sound_results(plan: Plan, runs: Path) -> dict[str, Result | None]:
+    """Of each job of a plan; None of one that is not finished, or whose run must not be believed."""
+    flawed = flaws(plan, runs)
+    return {id_: None if id_ in flawed else RunFolder(runs / id_).result() for id_ in plan.jobs}
+
+
+def why_unpaired(row: Row, plan: Plan, found: Mapping[str, Result | None]) -> str:
+    """Why a row must not be held against its baseline; empty where it may, or where they do not say how they began."""
+    return _unpaired(*(_began(id_, plan, found) for id_ in (row.job, str(row.baseline))))
+
+
+def _began(id_: str, plan: Plan, found: Mapping[str, Result | None]) -> dict[str, str]:
+    """What the training of a job's detector began with; of a detector that is scored again, what that one did."""
+    result = found[plan.detector_spec(id_).model_of or id_]
+    return {} if result is None else result.began
+
+
+def _unpaired(student: dict[str, str], baseline: dict[str, str]) -> str:
+    """Why the two must not be subtracted; empty where they began alike, or one of them does not say how."""
+    if not student or not baseline:
+        return ""
+    if student["weights"] != baseline["weights"]:
+        return "its initial weights are not those of its baseline (another kind of processor, or broken random streams)"
+    # The one may be longer than the other.
+    if any(
+        a != b for a, b in zip(student.get("batches", "").split(), baseline.get("batches", "").split(), strict=False)
+    ):
+        return "its batches are not those of its baseline"
+    return ""
+
+
+def _machine(result: Result) -> str:
+    known = {"device": "unknown", "torch": "unknown", "threads": "?"} | result.machine
+    return f"{known['device']}, torch {known['torch']}, {known['threads']} thread(s)"
+
+
+COSTS = ("parameters", "latency_ms", "step_ms", "minutes", "cpu_minutes", "peak_memory_mb")
+
+
+def cost_frame(plan: Plan, runs: Path) -> pd.DataFrame:
+    """What each training of the plan cost, those that differ only in seed on one row, in means over the finished ones.
+
+    Columns: role, model, path, arm, seeds (finished), and COSTS: parameters of the detector, median milliseconds from a
+    sample to its boxes (NaN where that was not measured) and of a step of the training, minutes of wall and of
+    processor time for training and scoring, and the largest memory of any seed in MB.
+    """
+    rows, found = [], sound_results(plan, runs)
+    for row in plan.rows:
+        folder = RunFolder(runs / row.job)
+        result, latency = found[row.job], kept_model(folder.latency, Latency)
+        if row.split or result is None or not plan.jobs[row.job].spec.steps:
+            continue
+        rows.append(
+            {
+                "role": row.role,
+                "model": row.model,
+                "path": row.path,
+                "arm": row.arm,
+                "seeds": row.seed,
+                "parameters": result.parameters,
+                "latency_ms": latency.milliseconds if latency else float("nan"),
+                "step_ms": 1000 * pd.Series([line["seconds"] for line in folder.steps()]).median(),
+                "minutes": result.seconds / 60,
+                "cpu_minutes": float("nan") if result.cpu_seconds is None else result.cpu_seconds / 60,
+                "peak_memory_mb": float(result.machine.get("peak_memory_mb", "nan")),
+            }
+        )
+    keys = ["role", "model", "path", "arm"]
+    frame = pd.DataFrame(rows, columns=[*keys, "seeds", *COSTS])
+    how = {"seeds": "count", **dict.fromkeys(COSTS, "mean"), "peak_memory_mb": "max"}
+    return frame.groupby(keys, sort=False).agg(how).reset_index()
+
+
+def _together(texts: pd.Series) -> str:
+    return "; ".join(sorted({text for text in texts if text}))
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows that differ only in seed become one: mean, ``*_std`` over seeds (NaN for one), and their number.
+
+    Of gains there are besides OF_GAINS (`harness.evidence.effects.gains_frame`), in points, and scenes.
+    """
+    metrics = [*POINTS, *ERRORS, *MASKS, *GAINS]
+    lines = frame.groupby(list(KEYS), sort=False)
+    # A mean over fewer seeds than were asked for would pass for the whole: one NaN makes the cell NaN.
+    means = lines[metrics].mean(skipna=False)
+    spread = lines[metrics].std(ddof=1, skipna=False).add_suffix("_std")
+    same = lines[["parameters", "published"]].first()
+    said = lines[["missing", "unpaired", "warning", "machine"]].agg(_together)
+    jobs = lines["job"].agg(tuple).rename("jobs")
+    published = dict(zip(map(tuple, same.index), same["published"], strict=True))
+    found = means.join(spread).join(_gains(frame, published))
+    return found.join(lines.size().rename("seeds")).join(same).join(said).join(jobs).reset_index()
+
+
+def _gains(frame: pd.DataFrame, published: Mapping[Key, Mapping[str, PublishedGain]]) -> pd.DataFrame:
+    """OF_GAINS of each line, by KEYS; NaN, and no text, of lines without a gain."""
+    sure = gains_frame(frame, {key: gain for key, gains in published.items() if (gain := foremost(gains)[1])})
+    found = pd.DataFrame(index=pd.MultiIndex.from_tuples(published, names=KEYS))
+    for metric in POINTS:
+        of = sure[sure["metric"] == metric].set_index(list(KEYS))
+        for name in OF_GAINS:
+            found[f"gain_{metric}_{name}"] = of[name].reindex(found.index)
+            if name in ("verdict", "agreement"):
+                found[f"gain_{metric}_{name}"] = found[f"gain_{metric}_{name}"].fillna("")
+        found["scenes"] = of["scenes"].reindex(found.index)
+    return found
+
+
+def arms(summary: pd.DataFrame) -> list[Arm]:
+    """The lines of a summary for who compares them elsewhere: metrics with ``_std`` over seeds, gains with their
+    interval and p values, all as fractions again, and the number of seeds."""
+    points = [
+        *(column + end for column in (*POINTS, *MASKS, *GAINS) for end in ("", "_std")),
+        *(f"{gain}_{name}" for gain in GAINS for name in ("low", "high")),
+    ]
+    shown = [*points, *(f"{gain}_{name}" for gain in GAINS for name in ("p", "holm"))]
+    shown += [*(error + end for error in ERRORS for end in ("", "_std")), "seeds", "parameters"]
+    fractions = summary.assign(**{column: summary[column] / 100 for column in points})
+    return [
+        Arm(
+            **{key: line[key] for key in ("role", "model", "path", "arm", "split", "missing")},
+            metrics={column: float(line[column]) for column in shown},
+        )
+        for line in fractions.to_dict("records")
+    ]

@@ -1,0 +1,224 @@
+"""What a nuScenes root holds, in numbers, and which of its sensor files cannot be used."""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from nuscenes.eval.detection.utils import category_to_detection_name
+from rich.console import Console
+
+from detectors.geometry.boxes import CLASSES
+from harness.console import print_table
+from harness.data.manifest import MANIFEST
+from harness.data.root import CAMERAS, LIDAR, RADARS, NuScenesRoot
+from harness.data.sensor_files import READERS, check_image_size, check_sensor_file
+from harness.data.tables import TABLES, read_json
+from harness.errors import InputError
+
+IGNORED = len(CLASSES)
+"""Stands for the categories that detection has no class for."""
+_MOVING = 0.5
+"""Speed in m/s above which an object counts as moving."""
+_SHOWN = 20
+"""Unusable files that are named."""
+_CHUNK = 64
+"""Files between two signs of progress."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """One value for every annotation of some samples."""
+
+    sample: Int[np.ndarray, " k"]
+    """Index into the samples asked for."""
+    label: Int[np.ndarray, " k"]
+    """Index into CLASSES, or IGNORED."""
+    lidar_points: Int[np.ndarray, " k"]
+    radar_points: Int[np.ndarray, " k"]
+    distance: Float[np.ndarray, " k"]
+    """From the ego car to the middle of the box along the ground, metres."""
+    speed: Float[np.ndarray, " k"]
+    """m/s; NaN for objects that were annotated only once."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A sensor file, or a keyframe, that is not there or not what it should be."""
+
+    channel: str
+    reason: str
+
+
+def samples_by_split(root: NuScenesRoot, split: str | None) -> dict[str, list[str]]:
+    """Sample tokens of one split, or of each that has any here."""
+    if split is not None:
+        return {split: root.tokens(split)}
+    names = {scene["token"]: scene["name"] for scene in root.devkit.scene}
+    of_scene = defaultdict(list)
+    for sample in root.devkit.sample:
+        of_scene[names[sample["scene_token"]]].append(sample["token"])
+    found = {name: [t for scene in scenes for t in of_scene.get(scene, [])] for name, scenes in root.splits().items()}
+    return {name: tokens for name, tokens in found.items() if tokens}
+
+
+def gather(root: NuScenesRoot, tokens: list[str]) -> Annotations:
+    """The annotations of samples, from the tables alone."""
+    rows = []
+    for index, token in enumerate(tokens):
+        ego = root.devkit.get("ego_pose", root.sweeps(token, LIDAR, 1)[0]["ego_pose_token"])["translation"]
+        for annotation_token in root.devkit.get("sample", token)["anns"]:
+            row = root.devkit.get("sample_annotation", annotation_token)
+            name = category_to_detection_name(row["category_name"])
+            at = row["translation"]
+            rows.append(
+                (
+                    index,
+                    IGNORED if name is None else CLASSES.index(name),
+                    row["num_lidar_pts"],
+                    row["num_radar_pts"],
+                    np.hypot(at[0] - ego[0], at[1] - ego[1]),
+                    np.hypot(*root.devkit.box_velocity(annotation_token)[:2]),
+                )
+            )
+    table = np.array(rows, dtype=np.float64).reshape(-1, 6).T
+    return Annotations(*table[:4].astype(np.int64), *table[4:])
+
+
+def sensor_rows(root: NuScenesRoot, tokens: list[str]) -> list[dict[str, Any]]:
+    """sample_data rows that belong to samples: their keyframes, and the sweeps that lead up to them."""
+    wanted = set(tokens)
+    return [row for row in root.devkit.sample_data if row["sample_token"] in wanted]
+
+
+def find_unusable(
+    root: NuScenesRoot, tokens: list[str], rows: list[dict[str, Any]], fast: bool, show: Progress
+) -> list[Unusable]:
+    """Samples without a keyframe that they should have, and files that cannot be used.
+
+    Args:
+        root: The dataset.
+        tokens: Samples.
+        rows: Their sample_data rows.
+        fast: Look at sizes only, instead of decoding every file.
+        show: Called with the number of files done and of all files.
+    """
+    found = list(_absent_keyframes(root, tokens))
+    hashes = _hashes(root.path)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside of Python's lock
+        for first in range(0, len(rows), _CHUNK):
+            chunk = rows[first : first + _CHUNK]
+            reasons = pool.map(lambda row: _what_is_wrong(root.path, row, fast, hashes), chunk)
+            found += [Unusable(row["channel"], why) for row, why in zip(chunk, reasons, strict=True) if why is not None]
+            show(first + len(chunk), len(rows))
+    return found
+
+
+def raise_if_unusable(found: list[Unusable]) -> None:
+    """Raise an InputError that names the first of them, one a line."""
+    if not found:
+        return
+    lines = [unusable.reason for unusable in found[:_SHOWN]]
+    if len(found) > _SHOWN:
+        lines.append(f"... and {len(found) - _SHOWN} more")
+    raise InputError(
+        "\n".join([f"{len(found)} sensor files cannot be used:" if len(found) > 1 else lines.pop(0), *lines])
+    )
+
+
+def print_contents(console: Console, root: NuScenesRoot, splits: dict[str, list[str]], tokens: list[str]) -> None:
+    """Rows of the tables, sizes of the splits, and what is annotated in all of the samples."""
+    console.print(f"{root.path} {root.version}", markup=False, highlight=False, soft_wrap=True)
+    print_table(console, ["table", "rows"], [[name, str(len(getattr(root.devkit, name)))] for name in TABLES])
+    annotations = gather(root, tokens)
+    index = {token: i for i, token in enumerate(tokens)}
+    members = {name: np.isin(annotations.sample, [index[token] for token in of]) for name, of in splits.items()}
+    scene = {sample["token"]: sample["scene_token"] for sample in root.devkit.sample}
+    print_table(
+        console,
+        ["split", "scenes", "samples", "annotations"],
+        [[name, *map(str, (len({scene[t] for t in of}), len(of), members[name].sum()))] for name, of in splits.items()],
+    )
+    header = [f"boxes {name}" for name in splits] if splits else ["boxes"]
+    masks = list(members.values()) or [np.ones(len(annotations.label), dtype=bool)]
+    print_table(
+        console,
+        ["class", *header, "LiDAR points", "RADAR points", "without any", "median distance", "moving"],
+        [_class_row(annotations, label, masks) for label in range(len(CLASSES) + 1)],
+    )
+
+
+def print_files(console: Console, rows: list[dict[str, Any]], unusable: list[Unusable]) -> None:
+    """Keyframes, sweeps and unusable files of each channel."""
+    keyframes = Counter(row["channel"] for row in rows if row["is_key_frame"])
+    sweeps = Counter(row["channel"] for row in rows if not row["is_key_frame"])
+    bad = Counter(one.channel for one in unusable)
+    channels = [name for name in (*CAMERAS, LIDAR, *RADARS) if name in keyframes.keys() | sweeps.keys() | bad.keys()]
+    print_table(
+        console,
+        ["sensor", "keyframes", "sweeps", "unusable"],
+        [[name, str(keyframes[name]), str(sweeps[name]), str(bad[name])] for name in channels],
+    )
+
+
+def _class_row(annotations: Annotations, label: int, masks: list[np.ndarray]) -> list[str]:
+    own = annotations.label == label
+    counts = [str((own & mask).sum()) for mask in masks]
+    if label == IGNORED:
+        return ["(ignored)", *counts, *[""] * 5]
+    if not own.any():
+        return [CLASSES[label], *counts, *[""] * 5]
+    speed = annotations.speed[own]
+    known = ~np.isnan(speed)
+    lidar, radar = annotations.lidar_points[own], annotations.radar_points[own]
+    return [
+        CLASSES[label],
+        *counts,
+        f"{lidar.mean():.1f}",
+        f"{radar.mean():.1f}",
+        f"{(lidar + radar == 0).mean():.1%}",
+        f"{np.median(annotations.distance[own]):.1f} m",
+        f"{(speed[known] > _MOVING).mean():.1%}" if known.any() else "unknown",
+    ]
+
+
+def _absent_keyframes(root: NuScenesRoot, tokens: list[str]) -> Iterator[Unusable]:
+    has_radar = any(sensor["modality"] == "radar" for sensor in root.devkit.sensor)
+    wanted = (*CAMERAS, LIDAR, *(RADARS if has_radar else ()))
+    for token in tokens:
+        for channel in wanted:
+            if channel not in root.devkit.get("sample", token)["data"]:
+                yield Unusable(channel, root.no_keyframe(token, channel))
+
+
+def _hashes(root: Path) -> dict[str, str]:
+    """Of a dataset of ours, what the manifest says of each file."""
+    path = root / MANIFEST
+    manifest = read_json(path) if path.is_file() else {}
+    found = manifest.get("sha256", {}) if isinstance(manifest, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _what_is_wrong(root: Path, row: dict[str, Any], fast: bool, hashes: dict[str, str]) -> str | None:
+    path = root / row["filename"]
+    try:
+        if fast:
+            check_sensor_file(path, row["sensor_modality"], f"a file of {row['channel']}")
+            return None
+        content = READERS[row["sensor_modality"]](path)
+        if row["sensor_modality"] == "camera":
+            check_image_size(path, content, row)
+    except InputError as error:
+        return str(error)
+    expected = hashes.get(row["filename"])
+    if expected is not None and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        return f"{path} is damaged: its hash is not the one in {MANIFEST}"
+    return None

@@ -1,0 +1,229 @@
+"""What the page of a study says, and in which order: summary, what is sure, why, what it cost, how it was made."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progress_frame, terms_frame
+from harness.evidence.effects import POINTS, Attribution, foremost
+from harness.evidence.trainings import states, trainings
+from harness.report.figures import GainLine, Pictures, forest, interaction
+from harness.report.figures_diagnostics import (
+    alignment_figure,
+    classes_figure,
+    cosines_figure,
+    distances_figure,
+    errors_figure,
+    progress_figure,
+    terms_figure,
+)
+from harness.report.html import Page, Section
+from harness.report.plan_graph import plan_graph
+from harness.report.samples import FILE as PICTURES
+from harness.report.samples import samples, trio
+from harness.report.source import Source
+from harness.report.table import Table
+from harness.report.tables import interval_text, line_name
+from harness.runs.folder import atomic_write
+from harness.study.spec import StudySpec
+
+
+def document(
+    source: Source,
+    lines: pd.DataFrame,
+    attributed: Sequence[Attribution],
+    tables: dict[str, Table],
+    out: Path,
+    command: str,
+) -> Page:
+    """The page, its figures written as files, too.
+
+    Args:
+        source: What it is about.
+        lines: Summary of the results.
+        attributed: What the gains are due to.
+        tables: By name.
+        out: Folder of the report.
+        command: That makes all of it again.
+    """
+    found = trainings(source.plan, source.runs)
+    pictures = Pictures(out / "figures")
+    gains, published = _gain_lines(lines), [table for name, table in tables.items() if name.startswith("published")]
+    sections = [Section("Results", [tables["results"]])]
+    if gains:
+        pictures.add(
+            "forest",
+            "Gains over the baseline, with 95 % intervals",
+            f"{len({line.label for line in gains})} arms in mAP and NDS; the numbers are those of the table above",
+            forest(gains),
+            "Filled: the interval excludes 0. Hollow diamond: what a paper reports on nuScenes.",
+        )
+        certain = [tables["verdicts"]] if "verdicts" in tables else []
+        sections.append(Section("What is sure", certain, pictures.taken()))
+    if "attribution" in tables:
+        for each in attributed:
+            means = _means_by_set(lines, source.study, each.path)
+            factors = [part.what[0] for part in each.parts["NDS"] if part.kind == "main effect"]
+            if factors:
+                pictures.add(
+                    f"interaction-{len(pictures)}",
+                    f"{each.path}: what one loss does with and without another",
+                    f"NDS of {len(means)} sets of losses; the numbers are in the table above",
+                    interaction(factors, means, "NDS (points)"),
+                    "Parallel lines: the two do not interact.",
+                )
+        sections.append(Section("What it is due to", [tables["attribution"]], pictures.taken()))
+    sections += _diagnostics(source, lines, pictures)
+    if published:
+        sections.append(Section("What papers report", published))
+    graph = plan_graph(source.plan, states(found))
+    pictures.add(
+        "plan",
+        "The plan: what teaches what",
+        f"Graph of {len(source.plan.jobs)} trainings; all of them are listed below",
+        graph,
+        "A box is a training, or several that differ in the seed alone; lines lead from a teacher to whom it teaches.",
+    )
+    sections.append(Section("Cost and plan", [tables["cost"]], pictures.taken()))
+    if source.kept and (source.kept / PICTURES).is_file():
+        atomic_write(out / PICTURES, (source.kept / PICTURES).read_bytes())
+    seen = samples(source.root, source.study, source.plan, source.runs, trio(source.plan, source.runs), out)
+    note = "The figures are in the folder figures beside this page, too, as SVG and PDF."
+    told = headlines(lines, source.study)
+    return Page(source.name, source.question, told, sections, found, seen, command, (note,))
+
+
+SHOWN = 4
+"""Arms of which diagnostics are drawn: more are neither read nor told apart."""
+
+
+def _diagnostics(source: Source, lines: pd.DataFrame, pictures: Pictures) -> list[Section]:
+    """What stands beside the gain, as far as the runs have kept it (docs/diagnostics.md)."""
+    plan, runs = source.plan, source.runs
+    students = lines[(lines["role"] == "student") & (lines["split"] == "")]
+    order = students["gain_NDS"].abs().sort_values(ascending=False, kind="stable").index[:SHOWN]
+    chosen = set(zip(students.loc[order, "path"], students.loc[order, "arm"], strict=True))
+
+    def of_chosen(frame: pd.DataFrame) -> pd.DataFrame:
+        # An empty list would choose columns.
+        is_chosen = np.array([pair in chosen for pair in zip(frame["path"], frame["arm"], strict=True)], dtype=bool)
+        return frame[is_chosen]
+
+    terms, progress = of_chosen(terms_frame(plan, runs)), of_chosen(progress_frame(plan, runs))
+    if len(progress):
+        pictures.add(
+            "progress",
+            "Gain over the training, as detection loss",
+            "Curves of the baseline's detection loss less the student's, of the same batches",
+            progress_figure(progress),
+            "Above 0: the student is ahead of its baseline on what both are trained on, which is no score.",
+        )
+    distilled = terms[terms["role"] == "student"]
+    if len(distilled):
+        pictures.add("terms", "Share of each term in the loss", "Stacked shares over the training", terms_figure(terms))
+    if distilled["weight_cosine"].notna().any():
+        pictures.add(
+            "cosines",
+            "Whether a loss pulls where the detection loss does",
+            "Cosines between the gradient of each term and that of the detection loss, over the training",
+            cosines_figure(terms),
+            "1: the same direction; 0: nothing in common; below 0: against it.",
+        )
+    breakdown, alignment = of_chosen(breakdown_frame(plan, runs)), of_chosen(alignment_frame(plan, runs))
+    if len(alignment):
+        pictures.add(
+            "alignment",
+            "Likeness of student and baseline to the teacher's maps",
+            "Bars of linear CKA, in the foreground and in the background, of both maps",
+            alignment_figure(alignment),
+            "Linear CKA: 1 for maps that agree up to rotation and scale, 0 for nothing in common.",
+        )
+    breakdown = breakdown[breakdown["split"] == ""]
+    for name, title, draw in (
+        ("errors", "What errors cost, before and after", errors_figure),
+        ("classes", "AP by class, before and after", classes_figure),
+        ("distances", "AP by distance, before and after", distances_figure),
+    ):
+        if len(breakdown):
+            alone = (
+                "Intervals are over scenes alone, of these trainings; those in bold exclude 0, each looked at alone."
+            )
+            pictures.add(name, title, f"{title}: baseline and arms, in points", draw(breakdown), alone)
+    shown = pictures.taken()
+    if not shown:
+        return []
+    words = []
+    if len(students) > SHOWN:
+        words.append(f"Of the {len(students)} arms, the {SHOWN} whose NDS differs most from the baseline's.")
+    if breakdown.empty or alignment.empty:
+        words.append("Runs that were never examined lack a part of this; harness.report --examine adds it.")
+    return [Section("Why: beside the gain", (), shown, words)]
+
+
+def _gain_lines(lines: pd.DataFrame) -> list[GainLine]:
+    """Of every line that has a gain."""
+    found = []
+    for row in lines[lines["split"] == ""].to_dict("records"):
+        _, paper = foremost(row["published"])
+        for metric in POINTS:
+            value = row[f"gain_{metric}"]
+            if not math.isnan(value):
+                low, high = (float(row[f"gain_{metric}_{end}"]) for end in ("low", "high"))
+                # In short: what it is about, the page says at its top.
+                verdict = str(row[f"gain_{metric}_verdict"]).removesuffix(", these two models")
+                verdict = verdict.replace(", looked at alone", " alone")
+                reported = paper.points(metric) if paper else None
+                found.append(GainLine(line_name(row), metric, float(value), low, high, reported, verdict))
+    return found
+
+
+def _means_by_set(lines: pd.DataFrame, study: StudySpec, path: str) -> dict[frozenset[str], float]:
+    """NDS of every set of losses on a path, the baseline's of the empty one."""
+    student = study.ends(path).student
+    found = {}
+    for row in lines[(lines["split"] == "") & (lines["missing"] == "")].to_dict("records"):
+        if row["role"] == "student" and row["path"] == path:
+            found[frozenset(study.arms[row["arm"]])] = float(row["NDS"])
+        elif row["role"] == "baseline" and row["model"] == student:
+            found[frozenset()] = float(row["NDS"])
+    return found
+
+
+def headlines(lines: pd.DataFrame, study: StudySpec) -> list[str]:
+    """What a reader in a hurry leaves with; sentences that follow from the table and nothing else."""
+    shown = lines[(lines["split"] == "") & lines["gain_NDS_low"].notna()]
+    missing = int((lines["missing"] != "").sum())
+    told = [f"{missing} of {len(lines)} rows have no result yet."] if missing else []
+    if not len(shown):
+        return told
+    best = max(shown.to_dict("records"), key=lambda row: row["gain_NDS"])
+    gains = ", ".join(
+        f"{best[f'gain_{m}']:+.1f} {m} {interval_text(best[f'gain_{m}_low'], best[f'gain_{m}_high'])}".rstrip()
+        for m in POINTS
+    )
+    told.append(f"Most NDS gains {line_name(best)}: {gains}.")
+    verdicts = [said for row in shown.to_dict("records") for m in POINTS if (said := row[f"gain_{m}_verdict"])]
+    counted = {side: sum(verdict.partition(",")[0] == side for verdict in verdicts) for side in ("higher", "lower")}
+    if len(study.seeds) > 1:
+        sure = {side: sum(verdict == side for verdict in verdicts) for side in counted}
+        told.append(
+            f"Of {len(verdicts)} gains, {sure['higher']} are higher and {sure['lower']} lower than 0 after all of them "
+            f"were looked at; {sum(counted.values()) - sum(sure.values())} more would be, looked at alone."
+        )
+        for model in dict.fromkeys(shown["model"]):
+            row = next(row for row in shown.to_dict("records") if row["model"] == model)
+            known = {metric: row[f"gain_{metric}_detectable"] for metric in POINTS}
+            smallest = ", ".join(f"{gain:.1f} {metric}" for metric, gain in known.items() if not math.isnan(gain))
+            told.append(f"The smallest gain of the {model} that this study could have seen: {smallest}.")
+    else:
+        told.append("One seed: all of it is about these trained models, and nothing about a loss.")
+    judged = [row[f"gain_{m}_agreement"] for row in shown.to_dict("records") for m in POINTS]
+    if counts := {kind: judged.count(kind) for kind in dict.fromkeys(judged) if kind}:
+        said = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+        told.append(f"Against what papers report, where that was read for certain: {said}.")
+    if study.data.root is None:
+        told.append("These are numbers of the embedded synthetic world, not of nuScenes.")
+    return told

@@ -1,0 +1,142 @@
+"""The report as one HTML file that needs nothing else: no network, no folder beside it, no script to be read."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from harness.evidence.trainings import Training
+from harness.report.figures import Picture
+from harness.report.samples import Samples
+from harness.report.table import Table
+from harness.runs.folder import atomic_write
+
+FILE = "report.html"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a heading: words, then tables, then figures."""
+
+    title: str
+    tables: Sequence[Table] = ()
+    figures: Sequence[Picture] = ()
+    words: Sequence[str] = ()
+    """Paragraphs."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the page says."""
+
+    title: str
+    """The study's name."""
+    question: str
+    """Empty where the study does not say it."""
+    headlines: Sequence[str]
+    """Sentences that a reader in a hurry leaves with."""
+    sections: Sequence[Section]
+    trainings: Sequence[Training]
+    samples: Samples | None = None
+    command: str = ""
+    """What makes all of it again."""
+    notes: Sequence[str] = ()
+    """About the report as a whole."""
+
+    @property
+    def commits(self) -> list[str]:
+        """Of the code that trained."""
+        return sorted({one.commit for one in self.trainings if one.commit})
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many trainings are in each state that there is."""
+        found = [one.state for one in self.trainings]
+        return {state: found.count(state) for state in ("done", "running", "failed", "not run") if state in found}
+
+
+def write_page(out: Path, page: Page) -> Path:
+    """Write report.html into a folder; equal bytes for equal pages."""
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write(out / FILE, html(page).encode())
+    return out / FILE
+
+
+def html(page: Page) -> str:
+    """The page; whatever a user named is text in it, never markup."""
+    known = {one.job: one for one in page.trainings}
+    tables = [table for section in page.sections for table in section.tables]
+    groups = _groups(tables, known)
+    return _template().render(
+        page=page,
+        known=known,
+        groups=groups,
+        link=lambda jobs: _link(jobs, known, groups),
+        by_name=lambda jobs: _by_name(jobs, known),
+        numeric=numeric,
+        ids=_Ids(),
+        style=_text("page.css").strip(),
+        script=_text("page.js").strip(),
+    )
+
+
+def numeric(table: Table) -> list[bool]:
+    """Of each column whether a reader sorts it by numbers."""
+    return [any(row[column].value is not None for row in table.rows) for column in range(len(table.header))]
+
+
+def _groups(tables: Iterable[Table], known: Mapping[str, Training]) -> dict[tuple[str, ...], str]:
+    """What stands in one cell and is of several trainings, each set of them once, and the name of its list."""
+    sets = (jobs for table in tables for row in table.rows for cell in row if (jobs := _known(cell.jobs, known)))
+    return {jobs: f"trainings-{number}" for number, jobs in enumerate(dict.fromkeys(j for j in sets if len(j) > 1), 1)}
+
+
+def _known(jobs: Iterable[str], known: Mapping[str, Training]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(job for job in jobs if job in known))
+
+
+def _link(jobs: tuple[str, ...], known: Mapping[str, Training], groups: Mapping[tuple[str, ...], str]) -> str:
+    """Where a cell leads to, without the #; empty where to nothing."""
+    own = _known(jobs, known)
+    if len(own) > 1:
+        return groups[own]
+    return f"run-{own[0]}" if own else ""
+
+
+def _by_name(jobs: tuple[str, ...], known: Mapping[str, Training]) -> dict[str, list[tuple[str, str]]]:
+    """What trainings that differ in the seed are called, to each of them and its seed; "" to those without one."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for job in jobs:
+        label = known[job].label
+        seed = re.search(r" · (seed \d+)", label)
+        name, words = (label.replace(seed[0], "", 1), seed[1]) if seed else ("", label)
+        found.setdefault(name, []).append((job, words))
+    return found
+
+
+class _Ids:
+    """Ids of one page that are never given twice."""
+
+    def __init__(self) -> None:
+        self._given: dict[str, int] = {}
+
+    def __call__(self, kind: str, text: str) -> str:
+        """One for a thing of that kind; without what a link could not have in it."""
+        whole = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in f"{kind}-{text}".lower())
+        self._given[whole] = self._given.get(whole, 0) + 1
+        return whole if self._given[whole] == 1 else f"{whole}--{self._given[whole]}"
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
+    return environment.from_string(_text("page.html"))
+
+
+def _text(name: str) -> str:
+    return files("harness.report").joinpath(name).read_text("utf-8")

@@ -1,0 +1,93 @@
+"""Rebuild: a study's report from its run folders, to files and to the terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from harness.evidence.damage import flaws
+from harness.evidence.effects import attribution_frame, attributions, unlike
+from harness.evidence.results import arms, cost_frame, results_frame, summary
+from harness.report.forms import latex, markdown, show
+from harness.report.provenance import commit_lines, provenance
+from harness.report.source import Source
+from harness.report.table import Table
+from harness.report.tables import attribution_table, cost_table, published_table, results_table, verdicts_table
+from harness.runs.folder import atomic_write
+from harness.study.papers import read_paper
+from harness.tracking.study import Arm
+
+
+def rebuild(source: Source, out: Path, console: Console, command: str = "") -> tuple[str, list[Arm]]:
+    """Write the report into a folder and print its tables; the main ones as Markdown, and the lines of the first.
+
+    Args:
+        source: What it is about.
+        out: Folder.
+        console: For the tables.
+        command: That makes all of it again: then the page is written, too, which takes seconds.
+    """
+    plan, study, runs = source.plan, source.study, source.runs
+    papers = [read_paper(path) for path in study.report.papers]
+    frame = results_frame(plan, runs, papers)
+    lines, cost = summary(frame), cost_frame(plan, runs)
+    attributed = attributions(frame, study)
+    told = [
+        results_table(lines, study, commit_lines(provenance(plan, runs))),
+        verdicts_table(lines, study, unlike(frame)),
+        attribution_table(attributed),
+    ]
+    main = [table for table in told if table is not None]
+    published = [published_table(paper) for paper in papers]
+    costs = cost_table(cost)
+    write(out, [*main, *published], costs, lines, cost)
+    causes = attribution_frame(attributed)
+    atomic_write(out / "attribution.csv", rounded(causes).to_csv(index=False, lineterminator="\n").encode())
+    for table in [*main, *published]:
+        console.print(f"\n{table.title}", style="bold", markup=False, highlight=False)
+        show(table, console)
+    for flaw in flaws(plan, runs).values():
+        console.print(flaw.message, style="red", markup=False, highlight=False, soft_wrap=True)
+    files = f"tables: {out}/table.md, table.tex, table.csv; what it cost: {out}/cost.md"
+    console.print(files, markup=False, highlight=False, soft_wrap=True)
+    if command:
+        # What draws takes a second to import, and who only trains waits for none of it.
+        from harness.report.contents import document
+        from harness.report.html import write_page
+
+        named = {table.name: table for table in (*main, *published, costs)}
+        page = write_page(out, document(source, lines, attributed, named, out, command))
+        where = f"report, to be opened in a browser: {page}"
+        console.print(where, markup=False, highlight=False, soft_wrap=True)
+    return "\n".join(markdown(table) for table in main), arms(lines)
+
+
+def write(out: Path, tables: Sequence[Table], costs: Table, lines: pd.DataFrame, cost: pd.DataFrame) -> None:
+    """Write table.md and table.tex with all tables, table.csv with the numbers, and what it cost."""
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write(out / "table.md", "\n".join(markdown(table) for table in tables).encode())
+    atomic_write(out / "table.tex", latex(tables).encode())
+    atomic_write(out / "table.csv", csv(lines).encode())
+    atomic_write(out / "cost.md", markdown(costs).encode())
+    atomic_write(out / "cost.csv", cost.to_csv(index=False, lineterminator="\n").encode())
+
+
+def csv(lines: pd.DataFrame) -> str:
+    """The lines of the table with all digits that mean anything; of papers what they report, with its mark."""
+    found = rounded(lines)
+    found["jobs"] = [" ".join(jobs) for jobs in lines["jobs"]]
+    found["published"] = [
+        "; ".join(f"{paper}: mAP {gain.mAP}, NDS {gain.NDS} ({gain.mark})" for paper, gain in gains.items())
+        for gains in lines["published"]
+    ]
+    return found.to_csv(index=False, lineterminator="\n")
+
+
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers with six digits behind the point; p values with four in all, for none of them is 0."""
+    found = frame.round(6)
+    for name in frame.columns:
+        if name.rpartition("_")[2] in ("p", "holm"):
+            found[name] = frame[name].map("{:.4g}".format).astype(float)
+    return found

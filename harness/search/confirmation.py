@@ -1,0 +1,129 @@
+"""What a search found: confirmed on scenes and seeds that it never saw, drawn, written down, and ready to run."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill.weights import published_weight
+from harness.errors import InputError
+from harness.runs.folder import atomic_write
+from harness.search.opened_search import Question
+from harness.study.load import put
+from harness.study.plan import Plan, Row
+from harness.study.search_spec import Value, arm_switch, overrides
+from harness.study.spec import StudySpec
+
+FOUND, CURRENT, PAPER = "found", "current", "paper"
+
+
+def own_values(question: Question) -> dict[str, Value]:
+    """The study's own values of the fields of the space, those that lie in it."""
+    found: dict[str, Value] = {}
+    for key, kind in question.search.space.items():
+        value = _own(question, key)
+        if kind.holds(value):
+            found[key] = value
+    return found
+
+
+def first_values(question: Question) -> dict[str, dict[str, Value]]:
+    """What a search tries before anything else: the study's own values and the published weights, if they lie in it."""
+    own = own_values(question)
+    named = {CURRENT: own, PAPER: own | paper_values(question)}
+    space = question.search.space
+    inside = {
+        name: values
+        for name, values in named.items()
+        if all(kind.holds(values.get(key)) for key, kind in space.items())
+    }
+    if inside.get(CURRENT) == inside.get(PAPER):
+        inside.pop(PAPER, None)
+    return inside
+
+
+def paper_values(question: Question) -> dict[str, Value]:
+    """The published weights on the searched path, of those weights that the space has; empty where there is none."""
+    study = question.study
+    found: dict[str, Value] = {}
+    for key in question.search.space:
+        parts = key.split(".")
+        if len(parts) == 3 and parts[0] == "losses" and parts[2] == "weight" and parts[1] in study.losses:
+            try:
+                ends = study.teachers_asked([parts[1]], question.route)
+                found[key] = published_weight(study.kind(parts[1]), study.sensors(ends))
+            except ValueError:
+                return {}
+    return found
+
+
+def _own(question: Question, key: str) -> Any:
+    study = question.study
+    if (switch := arm_switch(key, study.arms)) is not None:
+        return switch[1] in study.arms[switch[0]]
+    parts = key.split(".")
+    at: Any = study
+    if parts[0] == "losses" and len(parts) > 2:
+        at, parts = study.loss(parts[1], question.route), parts[2:]
+    for part in parts:
+        at = at.get(part) if isinstance(at, dict) else getattr(at, part, None)
+    return at
+
+
+def variant(question: Question, name: str, values: Mapping[str, Value]) -> StudySpec:
+    """Values at the whole schedule, on fresh seeds, scored on what the study reports; as an arm of that name."""
+    study = question.study_of(values)
+    arms = {name: study.arms[question.arm]} if study.paths else {}
+    return study.model_copy(update={"arms": arms, "seeds": question.search.confirm.seeds})
+
+
+def joined(plans: Mapping[str, Plan]) -> Plan:
+    """The plans of variants as one, each job and each row once.
+
+    A searched field of the schedule or the student changes more than the distilled student. A row whose job is another
+    one than that of CURRENT then says so in its arm, for rows of one arm are taken for seeds of one training.
+    """
+    usual = {_what(row): row.job for row in plans[CURRENT].rows}
+    whole = Plan()
+    for name, plan in plans.items():
+        for job in plan.jobs.values():
+            whole.add(job)
+        for row in plan.rows:
+            own = row if usual.get(_what(row), row.job) == row.job else replace(row, arm=own_arm(row.arm, name))
+            whole.rows += [] if own in whole.rows else [own]
+    return whole
+
+
+def own_arm(arm: str, variant: str) -> str:
+    """What the arm of a baseline is called that a variant has for itself."""
+    return f"{arm} of {variant}"
+
+
+def _what(row: Row) -> tuple[str | int, ...]:
+    return row.role, row.model, row.arm, row.split, row.seed
+
+
+def write_found(question: Question, values: Mapping[str, Value], out: Path, headline: Sequence[str]) -> None:
+    """The study with the values put in and without its search, as a file that `harness.run` takes."""
+    content = yaml.safe_load(question.path.read_text())
+    for override in (*question.given, *overrides(values, question.study.arms)):
+        put(content, override)
+    content.pop("search", None)
+    if content["arms"].get(question.arm) == []:
+        # No loss at all is best: that is the baseline, which every study has.
+        del content["arms"][question.arm]
+        content["paths"] = content["paths"] if content["arms"] else []
+    papers = content.get("report", {}).get("papers", [])
+    if papers:
+        beside = [os.path.relpath(question.path.parent / paper, out.parent) for paper in papers]
+        content["report"]["papers"] = beside
+    text = "".join(f"# {line}\n" for line in headline)
+    text += "\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(out, text.encode())
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}") from error

@@ -1,0 +1,275 @@
+"""From trainings to claims: which rows are held against each other, and what may be said of them and of a paper."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.evidence.effects import KEYS, agreement, attributions, gains_frame, groups, unlike, verdict
+from harness.evidence.results import results_frame, summary
+from harness.evidence.statistics import Effect, Spread
+from harness.report.tables import attribution_table, p_text, verdicts_table
+from harness.study.load import load_study
+from harness.study.papers import PublishedGain
+
+
+def effect(value, error, seeds=3):
+    """Of many degrees of freedom, so that an interval is the value and 1.96 errors to both sides."""
+    return Effect(value, Spread(error**2, 10_000, 0.0, 0), seeds, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "adjusted", "seeds", "said"),
+    [
+        (3.0, 0.01, 3, "higher"),
+        (-3.0, 0.01, 3, "lower"),
+        (3.0, 0.2, 3, "higher, looked at alone"),
+        (-3.0, 0.2, 3, "lower, looked at alone"),
+        (1.0, 1.0, 3, "not told apart"),
+        (3.0, 0.01, 1, "higher, these two models"),
+        (3.0, 0.2, 1, "higher, looked at alone, these two models"),
+        (1.0, 1.0, 1, "not told apart, these two models"),
+    ],
+)
+def test_verdicts(value, adjusted, seeds, said):
+    assert verdict(effect(value, 1.0, seeds), adjusted) == said
+
+
+def test_nothing_is_said_of_what_nothing_is_known():
+    assert verdict(Effect.unknown(), math.nan) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "published", "said"),
+    [
+        (3.0, 2.5, "same sign, its gain inside our interval"),
+        (3.0, 8.0, "same sign"),
+        (1.0, 2.5, "no evidence"),
+        (-3.0, 2.5, "opposite"),
+        (-3.0, -2.5, "same sign, its gain inside our interval"),
+        (3.0, "up", "same direction"),
+        (3.0, "down", "opposite"),
+        (1.0, "up", "no evidence"),
+        (3.0, 0.0, ""),
+    ],
+)
+def test_against_a_paper(value, published, said):
+    gain = PublishedGain(path="lidar->camera", losses=("feature",), mAP=published, mark="read")
+    assert agreement(effect(value, 1.0), gain, "mAP") == said
+
+
+@pytest.mark.parametrize("mark", ["uncertain", "recalled"])
+def test_what_was_not_read_for_certain_is_judged_by_nobody(mark):
+    gain = PublishedGain(path="lidar->camera", losses=("feature",), mAP=2.5, mark=mark)
+    assert agreement(effect(3.0, 1.0), gain, "mAP") == ""
+    assert agreement(effect(3.0, 1.0), None, "mAP") == ""
+    read = PublishedGain(path="lidar->camera", losses=("feature",), NDS=2.5, mark="read")
+    assert agreement(effect(3.0, 1.0), read, "mAP") == ""
+
+
+BASELINE = {"mAP": [20.0, 21.0, 19.0], "NDS": [25.0, 25.5, 24.5]}
+
+
+def frame(arms, unpaired=(), missing=()):
+    """`results_frame` of a camera's baseline and of arms by name: mAP by seed; NDS is half of what mAP gains more."""
+    rows = []
+    for arm, values in {"baseline": BASELINE["mAP"], **arms}.items():
+        for seed, value in enumerate(values):
+            role = "baseline" if arm == "baseline" else "student"
+            gone = (arm, seed) in missing
+            rows.append(
+                dict(
+                    zip(
+                        KEYS, (role, "camera", "" if role == "baseline" else "lidar->camera", arm, arm, ""), strict=True
+                    )
+                )
+                | {"seed": seed, "job": f"{arm}{seed}", "baseline": "" if role == "baseline" else f"baseline{seed}"}
+                | {"mAP": math.nan if gone else value, "missing": "failed" if gone else ""}
+                | {"NDS": math.nan if gone else BASELINE["NDS"][seed] + (value - BASELINE["mAP"][seed]) / 2}
+                | {"unpaired": "began otherwise" if (arm, seed) in unpaired else "", "draws": None}
+            )
+    return pd.DataFrame(rows)
+
+
+ARMS = {"good": [24.0, 25.5, 23.5], "same": [20.5, 20.5, 19.5], "bad": [17.0, 17.5, 15.5]}
+
+
+def test_gains_are_over_the_baseline_and_share_what_seeds_leave_over():
+    found = gains_frame(frame(ARMS), {}).set_index(["arm", "metric"])
+    assert found.loc[("good", "mAP"), "gain"] == pytest.approx((4 + 4.5 + 4.5) / 3)
+    reach = found["high"] - found["low"]
+    assert reach.xs("mAP", level="metric").round(9).nunique() == 1  # of all arms together
+    assert found.loc[("good", "mAP"), "verdict"] == "higher"
+    assert found.loc[("bad", "NDS"), "verdict"] == "lower"
+    assert found.loc[("same", "mAP"), "verdict"] == "not told apart"
+    assert (found["holm"] >= found["p"]).all()
+    assert found["detectable"].xs("mAP", level="metric").nunique() == 1
+
+
+def test_an_arm_that_lacks_a_seed_or_began_otherwise_has_no_gain_and_disturbs_no_other():
+    whole = gains_frame(frame({"good": ARMS["good"], "same": ARMS["same"]}), {}).set_index(["arm", "metric"])
+    for spoilt in ({"missing": [("bad", 1)]}, {"unpaired": [("bad", 1)]}):
+        found = gains_frame(frame(ARMS, **spoilt), {}).set_index(["arm", "metric"])
+        pd.testing.assert_frame_equal(found.drop(columns="published"), whole.drop(columns="published"))
+
+
+def test_no_gain_without_its_baseline():
+    found = gains_frame(frame(ARMS, missing=[("baseline", 0)]), {})
+    assert found["gain"].isna().all()
+    assert (found["verdict"] == "").all()
+
+
+def test_two_arms_of_the_same_trainings_are_one():
+    twice = frame({"good": ARMS["good"], "again": ARMS["good"], "same": ARMS["same"]})
+    twice["job"] = twice["job"].str.replace("again", "good")
+    once = gains_frame(frame({"good": ARMS["good"], "same": ARMS["same"]}), {}).set_index(["arm", "metric"])
+    found = gains_frame(twice, {}).set_index(["arm", "metric"])
+    assert found.loc[("again", "mAP"), "p"] == pytest.approx(once.loc[("good", "mAP"), "p"])
+
+
+def test_rows_on_further_splits_are_no_result_and_no_part_of_the_family():
+    further = frame(ARMS).assign(split="synthetic_train")
+    further["job"] += "t"
+    further["baseline"] = further["baseline"].where(further["baseline"] == "", further["baseline"] + "t")
+    both = gains_frame(pd.concat([frame(ARMS), further], ignore_index=True), {})
+    on_train = both[both["split"] != ""]
+    assert on_train["holm"].isna().all()
+    assert (on_train["verdict"] == "").all()
+    assert on_train["p"].notna().all()
+    own = gains_frame(frame(ARMS), {})
+    assert both[both["split"] == ""]["holm"].tolist() == pytest.approx(own["holm"].tolist())
+
+
+def test_scenes_count_only_where_every_training_has_its_draws():
+    with_draws = frame(ARMS)
+    random = np.random.default_rng(0)
+    with_draws["draws"] = [
+        ({metric: np.append(row[metric], random.normal(row[metric], 1, 50)) for metric in ("mAP", "NDS")}, 30)
+        for row in with_draws.to_dict("records")
+    ]
+    assert (gains_frame(with_draws, {})["scenes"] == 30).all()
+    with_draws.at[3, "draws"] = None
+    assert (gains_frame(with_draws, {})["scenes"] == 0).all()
+
+
+def test_an_arm_that_spreads_more_is_told():
+    (group,) = groups(frame(ARMS))
+    assert group.blocks["mAP"].unlike() == {}
+    wild = {f"arm {number}": [20.1, 21.0 + number / 7, 19.0] for number in range(8)} | {"wild": [10.0, 40.0, 19.0]}
+    lines = unlike(frame(wild))
+    assert any(line.startswith("lidar->camera wild: its seeds spread more") for line in lines)
+    assert all(line.endswith("its interval is too short, the others' too long.") for line in lines)
+
+
+def test_a_baseline_that_spreads_more_is_told_of_all_gains_over_it():
+    alike = {f"arm {number}": [10.0, 40.0 + number / 7, 19.0] for number in range(8)}
+    lines = unlike(frame(alike))
+    assert lines[0].startswith("camera baseline: its seeds spread more than those of the other arms in mAP")
+    assert lines[0].endswith("the intervals of all gains over it are too short.")
+
+
+STUDY = """\
+schedule: {steps: 5}
+teachers: {lidar: {preset: tiny_lidar}}
+students: {camera: {preset: tiny_camera}}
+paths: [lidar->camera]
+losses: {feature: {weight: 1}, response: {weight: 1}}
+arms: {all_combinations: [feature, response]}
+seeds: [0, 1, 2]
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return load_study(tmp_path / "study.yaml")
+
+
+def test_attribution_of_a_factorial_study(study):
+    values = {"feature": [22.0, 23.5, 21.5], "response": [21.0, 22.0, 20.5], "feature+response": [26.0, 27.0, 25.5]}
+    (found,) = attributions(frame(values), study)
+    assert found.path == "lidar->camera"
+    effects = {(part.kind, part.what): part.effect.value for part in found.parts["mAP"]}
+    # Means 20, 22.33, 21.17, 26.17.
+    assert effects["main effect", ("feature",)] == pytest.approx((7 / 3 + 5) / 2)
+    assert effects["interaction", ("feature", "response")] == pytest.approx(5 - 7 / 3)
+    assert effects["Shapley value", ("feature",)] == pytest.approx((7 / 3 + 5) / 2)
+    table = attribution_table([found])
+    assert [row[1].text for row in table.rows][:2] == ["main effect of feature", "main effect of response"]
+    assert any("all orders" in note for note in table.notes)
+
+
+def test_a_missing_arm_leaves_what_the_others_tell(study):
+    values = {"feature": [22.0, 23.5, 21.5], "response": [21.0, 22.0, 20.5], "feature+response": [26.0, 27.0, 25.5]}
+    (found,) = attributions(frame(values, missing=[("response", 2)]), study)
+    assert [(part.kind, part.what, part.to) for part in found.parts["mAP"]] == [
+        ("added", ("response",), ("feature",)),
+    ]
+
+
+def test_one_seed_ascribes_nothing_to_a_loss(study):
+    values = {"feature": [22.0], "response": [21.0], "feature+response": [26.0]}
+    rows = frame(values)
+    rows = rows[rows["seed"] == 0]
+    random = np.random.default_rng(0)
+    drawn = rows.assign(
+        draws=[({metric: random.normal(20, 1, 51) for metric in ("mAP", "NDS")}, 30) for _ in range(len(rows))]
+    )
+    for given, said in ((rows, "nothing is known of their errors"), (drawn, "95 % intervals over scenes; p adjusted")):
+        notes = " ".join(attribution_table(attributions(given, study)).notes)
+        assert said in notes
+        assert "One seed: they are differences between these trained models" in notes
+        assert "seeds and scenes" not in notes
+
+
+def test_sets_of_losses_that_are_the_same_trainings_cancel(tmp_path):
+    """On this path the variant has the fields of the loss that it is a variant of."""
+    (tmp_path / "study.yaml").write_text(
+        STUDY.replace("response: {weight: 1}", "again: {loss: feature, weight: 1}").replace("response", "again")
+    )
+    rows = frame({"feature": [22.0, 23.5, 21.5], "again": [22.0, 23.5, 21.5], "feature+again": [26.0, 27.0, 25.5]})
+    rows["job"] = rows["job"].str.replace(r"^again", "feature", regex=True)
+    (found,) = attributions(rows, load_study(tmp_path / "study.yaml"))
+    effects = {(part.kind, part.what): part.effect for part in found.parts["mAP"]}
+    # Means 20, 22.33, 22.33, 26.17.
+    assert effects["main effect", ("feature",)].value == pytest.approx(((67 / 3 - 20) + (78.5 - 67) / 3) / 2)
+    assert effects["interaction", ("feature", "again")].value == pytest.approx(78.5 / 3 + 20 - 2 * 67 / 3)
+    # The arm that is there twice counts twice: weights 1, -2, 1.
+    square, _ = groups(rows)[0].blocks["mAP"].residual
+    assert effects["interaction", ("feature", "again")].spread.seeds == pytest.approx(6 * square / 3)
+
+
+def test_nothing_finished_is_no_table(study, tmp_path):
+    from harness.study.plan import plan_study
+
+    rows = results_frame(plan_study(study, "data", int), tmp_path / "none")
+    assert attributions(rows, study) == []
+    assert attribution_table([]) is None
+    assert verdicts_table(summary(rows), study) is None
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.5, "0.50"),
+        (0.0496, "0.0496"),
+        (0.0504, "0.0504"),
+        (0.049, "0.049"),
+        (0.0012, "0.0012"),
+        (0.0003, "0.0003"),
+        (1e-9, "< 0.0001"),
+    ],
+)
+def test_p_values_as_they_are_read(p, text):
+    assert p_text(p) == text
+
+
+def test_what_was_read_for_certain_comes_before_what_was_not():
+    from harness.evidence.effects import foremost
+
+    one = PublishedGain(path="lidar->camera", losses=("feature",), mAP=2.5, mark="uncertain")
+    other = PublishedGain(path="lidar->camera", losses=("feature",), mAP=1.5, mark="read")
+    assert foremost({"A": one, "B": other}) == ("B", other)
+    assert foremost({"A": one}) == ("A", one)
+    assert foremost({}) == ("", None)

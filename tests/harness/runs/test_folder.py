@@ -1,0 +1,96 @@
+"""A run folder is finished exactly when it has a result, and never half-written."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture
+def folder(tmp_path):
+    from harness.runs.folder import RunFolder
+
+    folder = RunFolder(tmp_path / "run")
+    folder.write("job.json", {"spec": 1})
+    return folder
+
+
+@pytest.fixture
+def result():
+    from harness.runs.folder import Result
+
+    return Result(metrics={"mAP": 0.25, "mAOE": float("nan")}, parameters=3, seconds=1.5, machine={"torch": "2"})
+
+
+def test_result_completes_and_drops_what_only_a_resume_needs(folder, result):
+    folder.state.write_bytes(b"state")
+    folder.fail("an earlier attempt", wrong_input=False)
+    assert folder.result() is None
+    folder.complete(result)
+    assert folder.result().metrics["mAP"] == 0.25
+    assert not folder.state.exists()
+    assert folder.failure() is None
+
+
+def test_interrupted_write_leaves_the_old_content(folder, monkeypatch):
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write("job.json", {"spec": 2})
+    assert folder.job() == {"spec": 1}
+
+
+def test_rewind_forgets_the_steps_that_will_be_run_again(folder):
+    for step in range(5):
+        folder.log_step(step, {"loss": float(step)})
+    folder.rewind(3)
+    assert [line["step"] for line in folder.steps()] == [0, 1, 2]
+
+
+def test_line_being_written_is_not_read(folder):
+    assert folder.last_step() is None
+    folder.log_step(0, {"loss": 1.0})
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1, "lo')
+    assert [line["step"] for line in folder.steps()] == [0]
+    assert folder.last_step() == {"step": 0, "loss": 1.0}
+
+
+def test_last_step_of_a_long_file_is_its_last(folder):
+    for step in range(300):
+        folder.log_step(step, {"loss": 0.123456789, "heatmap": 0.5})
+    assert folder.last_step()["step"] == 299
+
+
+def test_second_owner_is_refused_until_the_first_is_gone(folder):
+    from harness.runs.folder import Busy, RunFolder
+
+    with folder.locked(), pytest.raises(Busy, match="in use"), RunFolder(folder.path).locked():
+        pass
+    with RunFolder(folder.path).locked():
+        assert folder.job() == {"spec": 1}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"metrics": {}}', '{"reason": "x", "wrong_input": "perhaps"}'])
+@pytest.mark.parametrize("name", ["result", "failure"])
+def test_a_damaged_file_is_wrong_input_that_names_it(folder, name, content):
+    from harness.runs.folder import Damaged
+
+    (folder.path / f"{name}.json").write_text(content)
+    with pytest.raises(Damaged, match=f"{name}.json is damaged") as error:
+        getattr(folder, name)()
+    assert f"delete its folder {folder.path}" in str(error.value)
+    assert error.value.path == folder.path / f"{name}.json"
+
+
+def test_a_damaged_line_of_metrics_is_named(folder):
+    from harness.runs.folder import Damaged
+
+    folder.log_step(0, {"loss": 1.0})
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1, "lo\n')
+    with pytest.raises(Damaged, match=r"metrics.jsonl is damaged \(line 2 "):
+        folder.steps()
+    with pytest.raises(Damaged, match=r"metrics.jsonl is damaged \(its last line "):
+        folder.last_step()
