@@ -49,8 +49,10 @@ def _area_along(
     corner = rearrange(other, "... edge xy -> ... 1 edge xy")
     edge = rearrange(other.roll(-1, dims=-2) - other, "... edge xy -> ... 1 edge xy")
     edge = edge / edge.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    # A side that runs against the edge it lies on has the other rectangle behind it: the two touch and share nothing.
+    margin_here = torch.where((edge * step).sum(dim=-1) > 0, margin, _ON_THE_LINE)
     # Distance to the left of each of the other's edges, along the side from its start (0) to its end (1).
-    distance, slope = _cross(edge, start - corner) - margin, _cross(edge, step)
+    distance, slope = _cross(edge, start - corner) - margin_here, _cross(edge, step)
     crossing = -distance / torch.where(slope == 0, 1.0, slope)
     enters = torch.where(slope > 0, crossing, torch.where((slope == 0) & (distance < 0), torch.inf, -torch.inf))
     leaves = torch.where(slope < 0, crossing, torch.inf)

@@ -42,6 +42,14 @@ def test_values_by_hand():
     assert_close(bev_iou(square, others), torch.tensor([[1 / 3, octagon / (2 - octagon), 1 / 8, 0, 0]]))
 
 
+@pytest.mark.parametrize(("x", "y"), [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, 0.5), (-0.25, -1)])
+@pytest.mark.parametrize("turn", [0.0, math.pi / 2, math.pi])
+def test_boxes_that_touch_share_nothing(x, y, turn):
+    square, other = _boxes((0, 0, 1, 1, 0)), _boxes((x, y, 1, 1, turn))
+    for iou in (bev_iou(square, other), bev_iou(other, square)):
+        assert_close(iou, torch.zeros(1, 1), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("turn", [0.0, math.pi / 2, math.pi, -math.pi, 2 * math.pi])
 def test_a_box_overlaps_itself_entirely_however_its_corners_are_counted(turn):
     box = _boxes((12.3, -45.6, 4.5, 4.5, 0.7))
