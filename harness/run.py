@@ -148,6 +148,9 @@ def _run(
     failed = [state for state in states.values() if state.status == "failed"]
     for state in failed:
         console.print(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="red")
+    for state in states.values():
+        if state.status == "done" and state.reason:
+            console.print(f"done, but {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="yellow")
     mirror.finish(tables, text, arms, bool(failed))
     command = flags.command("harness.report", study_path, overrides, runs_dir, out, tracking_uri)
     for what, end in (("the whole report, with figures, as a page", ""), ("compare in a browser", " --ui")):

@@ -16,7 +16,7 @@ from harness.errors import InputError, unknown
 from harness.runs.folder import Busy, RunFolder
 from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec, SegmenterJobSpec
 from harness.study.plan import Plan
-from harness.train.job import BUSY, STOPPED, JobOrder
+from harness.train.job import BUSY, STOPPED, UNEXAMINED, JobOrder
 
 Status = Literal["waiting", "running", "done", "failed"]
 
@@ -251,6 +251,8 @@ def _settle(state: JobState, code: int, site: Site) -> None:
     folder = site.folder(state.job.id)
     if folder.result() is not None:
         state.status = "done"
+        if code == UNEXAMINED:
+            state.reason = f"its diagnosis failed, see {folder.log}; harness.report --examine tries again"
         return
     failure = folder.failure()
     how = "was stopped" if code == STOPPED else f"ended with exit status {code}"

@@ -49,8 +49,8 @@ from harness.train.pretrained import PretrainedLabeller, check_pretrained
 from harness.train.streams import seeded
 from harness.train.trainer import Interrupted, batch_name, fit
 
-DONE, FAILED, STOPPED, BUSY = 0, 1, 3, 4
-"""Exit statuses; the reason of a failure is in the run folder."""
+DONE, FAILED, STOPPED, BUSY, UNEXAMINED = 0, 1, 3, 4, 5
+"""Exit statuses; the reason of a failure is in the run folder. An unexamined job is done: only its diagnosis failed."""
 
 FIRST_BATCHES = 8
 """How many a result remembers, to tell whether two trainings saw the same."""
@@ -108,7 +108,7 @@ class Outcome:
 
 
 def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
-    """Train and score, or go on where an earlier attempt stopped."""
+    """Train and score, or go on where an earlier attempt stopped; write the result, and only then look into it."""
     commit = _commit()
     fabric = open_device(order.device, order.spec, order.threads)
     match order.spec:
@@ -128,7 +128,8 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
         warnings=outcome.warnings,
         began=outcome.began,
     )
-    # After the clock has stopped: no result says that it took longer since it is looked into.
+    # First the result: nothing that is found out beside it can cost a training, or add to what it took.
+    folder.complete(result)
     outcome.diagnose()
     return result
 
@@ -370,7 +371,7 @@ def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
     """Run the job of a folder that this process owns, and record how it ended."""
     try:
         if folder.result() is None:
-            folder.complete(run(JobOrder.model_validate(folder.job()), folder, stop))
+            run(JobOrder.model_validate(folder.job()), folder, stop)
     except Interrupted as pause:
         print(pause)
         return STOPPED
@@ -380,6 +381,8 @@ def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
     except Exception as error:
         # The boundary of the process: whatever ended the job is recorded for the table and re-told in the log.
         traceback.print_exc()
+        if folder.result() is not None:
+            return UNEXAMINED
         folder.fail(f"{type(error).__name__}: {error}", wrong_input=False)
         return FAILED
     return DONE

@@ -207,3 +207,20 @@ def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(
     assert saved == [1, 2, 3, 4, 4]  # two of the four steps are not done again; the last save is the end's
     assert folder.model.read_bytes() == whole.model.read_bytes()
     assert [line["loss"] for line in folder.steps()] == [line["loss"] for line in whole.steps()]
+
+
+def test_a_diagnosis_that_fails_costs_no_result(order, tmp_path, monkeypatch, capfd):
+    from harness.runs.folder import RunFolder
+    from harness.train import job
+
+    def broken(*given):
+        raise ZeroDivisionError("no boxes")
+
+    monkeypatch.setattr(job, "examine", broken)
+    folder = RunFolder(tmp_path)
+    folder.write("job.json", order().model_dump(mode="json"))
+    assert job._attempt(folder, lambda: False) == job.UNEXAMINED
+    assert folder.result() is not None
+    assert folder.failure() is None
+    assert "ZeroDivisionError: no boxes" in capfd.readouterr().err
+    assert job._attempt(folder, lambda: False) == job.DONE
