@@ -218,26 +218,26 @@ def test_a_member_that_is_there_twice_is_refused(bundle, tmp_path):
 
 
 def test_what_would_unpack_to_too_much_is_refused_before_it_is_unpacked(bundle, rewritten, monkeypatch):
-    from harness.bundle import read as unbundle
+    from harness.bundle import read
 
     zeros = rewritten(lambda members: members.update({"runs/zeros": bytes(2**22)}))
-    monkeypatch.setattr(unbundle, "SUSPICIOUS", 2**20)
-    monkeypatch.setattr(unbundle, "MOST_TIMES", 20)
-    monkeypatch.setattr(unbundle, "_unpack", lambda *_: pytest.fail("it was unpacked"))
+    monkeypatch.setattr(read, "SUSPICIOUS", 2**20)
+    monkeypatch.setattr(read, "MOST_TIMES", 20)
+    monkeypatch.setattr(read, "_unpack", lambda *_: pytest.fail("it was unpacked"))
     assert "would unpack to 4," in _refused(zeros)
-    monkeypatch.setattr(unbundle, "LARGEST", 1000)
+    monkeypatch.setattr(read, "LARGEST", 1000)
     assert "allowed: 1,000 in all" in _refused(bundle)
 
 
 def test_packed_arrays_that_would_fill_the_memory_are_refused(rewritten, jobs, monkeypatch):
     import numpy as np
 
-    from harness.bundle import read as unbundle
+    from harness.bundle import read
 
     content = BytesIO()
     np.savez_compressed(content, mAP=np.zeros(2**18))
     name = f"runs/{jobs['student', 0]}/draws.npz"
-    monkeypatch.setattr(unbundle, "LARGEST_ARRAYS", 2**20)
+    monkeypatch.setattr(read, "LARGEST_ARRAYS", 2**20)
     assert f"{name} would unpack to" in _refused(rewritten(lambda members: members.update({name: content.getvalue()})))
 
 

@@ -227,7 +227,7 @@ def test_latency_is_in_its_frame_and_in_the_table_of_costs(plan, runs, folder):
 
 
 def _figures(plan, runs):
-    from harness.report import diagnostics, figures_diagnostics
+    from harness.evidence import diagnostics, figures_diagnostics
 
     terms, breakdown = diagnostics.terms_frame(plan, runs), diagnostics.breakdown_frame(plan, runs)
     return {

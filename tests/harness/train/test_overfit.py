@@ -16,12 +16,12 @@ IN_THE_SUITE = ("tiny_camera", "tiny_lidar")
 def four_samples(tmp_path_factory):
     """A root whose training split is four samples, in which there is something of every class."""
     from harness.data.root import NuScenesRoot
-    from harness.world import nuscenes as synthetic_tables
+    from harness.world import nuscenes
     from harness.world.nuscenes import SWEEPS, Preset, synthesize
 
     out: Path = tmp_path_factory.mktemp("four") / "world"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(synthetic_tables.PRESETS, "smoke", Preset(train=2, tune=0, val=0, keyframes=2, sweeps=SWEEPS))
+        patch.setitem(nuscenes.PRESETS, "smoke", Preset(train=2, tune=0, val=0, keyframes=2, sweeps=SWEEPS))
         synthesize(out, "smoke", seed=0)
     return NuScenesRoot(out, "v1.0-synthetic")
 

@@ -21,12 +21,12 @@ RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LE
 @pytest.fixture(scope="module")
 def devkit(tmp_path_factory):
     """A dataset with enough scenes that every class has an object in range in its validation split."""
-    from harness.world import nuscenes as synthetic_tables
+    from harness.world import nuscenes
     from harness.world.nuscenes import SWEEPS, Preset, synthesize
 
     out = tmp_path_factory.mktemp("devkit") / "world"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(synthetic_tables.PRESETS, "smoke", Preset(train=1, tune=0, val=5, keyframes=3, sweeps=SWEEPS))
+        patch.setitem(nuscenes.PRESETS, "smoke", Preset(train=1, tune=0, val=5, keyframes=3, sweeps=SWEEPS))
         synthesize(out, "smoke", 1)
     return NuScenes(version="v1.0-synthetic", dataroot=str(out), verbose=False)
 

@@ -64,11 +64,11 @@ def test_a_file_that_cannot_be_written_is_one_input_error(start, tmp_path, worke
 @pytest.mark.parametrize("last", ["LIDAR_TOP", "sweeps/RADAR_FRONT", "maps", "category.json", "sample_data.json"])
 def test_a_full_disk_is_named_and_the_rest_is_made_again(tmp_path, monkeypatch, smoke_path, last):
     from harness.errors import InputError
-    from harness.world import nuscenes as synthetic_tables
+    from harness.world import nuscenes
     from harness.world.nuscenes import Preset, synthesize
 
-    preset = Preset(train=1, tune=0, val=0, keyframes=1, sweeps=synthetic_tables.SWEEPS)
-    monkeypatch.setitem(synthetic_tables.PRESETS, "smoke", preset)
+    preset = Preset(train=1, tune=0, val=0, keyframes=1, sweeps=nuscenes.SWEEPS)
+    monkeypatch.setitem(nuscenes.PRESETS, "smoke", preset)
     write_bytes = Path.write_bytes
 
     def full(path, content):
@@ -89,13 +89,13 @@ def test_a_full_disk_is_named_and_the_rest_is_made_again(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("name", [".crossbev-synthetic.json", "manifest.json"])
 def test_a_disk_that_is_full_at_the_first_or_last_file_is_named(tmp_path, monkeypatch, name):
-    from harness.data import synthetic_root, synthetic_tables
     from harness.errors import InputError
+    from harness.world import dataset, nuscenes
     from harness.world.nuscenes import Preset, synthesize
 
-    preset = Preset(train=1, tune=0, val=0, keyframes=1, sweeps=synthetic_tables.SWEEPS)
-    monkeypatch.setitem(synthetic_tables.PRESETS, "smoke", preset)
-    atomic_write = synthetic_root.atomic_write
+    preset = Preset(train=1, tune=0, val=0, keyframes=1, sweeps=nuscenes.SWEEPS)
+    monkeypatch.setitem(nuscenes.PRESETS, "smoke", preset)
+    atomic_write = dataset.atomic_write
 
     def full(path, content):
         if path.name == name:
@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_at_the_first_or_last_file_is_named(tmp_path, monkey
         atomic_write(path, content)
 
     with monkeypatch.context() as disk:
-        disk.setattr(synthetic_root, "atomic_write", full)
+        disk.setattr(dataset, "atomic_write", full)
         with pytest.raises(InputError, match=rf"{name} cannot be written: No space left on device"):
             synthesize(tmp_path / "out", "smoke", 0)
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -131,7 +131,7 @@ def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
 def test_what_cannot_be_deleted_is_named(tmp_path, monkeypatch):
     from harness.data.manifest import MARKER
     from harness.errors import InputError
-    from harness.world import dataset as synthetic_root
+    from harness.world import dataset
     from harness.world.nuscenes import synthesize
 
     (tmp_path / "sweeps").mkdir()
@@ -140,7 +140,7 @@ def test_what_cannot_be_deleted_is_named(tmp_path, monkeypatch):
     def denied(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(synthetic_root.shutil, "rmtree", denied)
+    monkeypatch.setattr(dataset.shutil, "rmtree", denied)
     with pytest.raises(InputError, match=r"sweeps cannot be written: Permission denied"):
         synthesize(tmp_path, "smoke", 0)
 

@@ -24,9 +24,9 @@ def devkit(smoke_images):
 @pytest.fixture
 def one_scene(monkeypatch):
     """The preset has one scene: a third of the work."""
-    from harness.world import nuimages as synthetic_images
+    from harness.world import nuimages
 
-    monkeypatch.setitem(synthetic_images.PRESETS, "smoke", synthetic_images.Preset(1, 0))
+    monkeypatch.setitem(nuimages.PRESETS, "smoke", nuimages.Preset(1, 0))
 
 
 def _annotations(devkit, token):
@@ -167,10 +167,10 @@ def test_an_attribute_is_one_of_its_category(devkit):
 
 def test_masks_are_of_the_pixels_that_show_an_object(tmp_path, monkeypatch, one_scene):
     """All objects are painted red, all else grey; the ego drives, and every camera has a time of its own."""
-    from harness.world import nuimages as synthetic_images
+    from harness.world import nuimages
     from harness.world.scene import Material
 
-    build = synthetic_images.build_scene
+    build = nuimages.build_scene
 
     def painted(rng, duration):
         scene = build(rng, duration)
@@ -182,11 +182,11 @@ def test_masks_are_of_the_pixels_that_show_an_object(tmp_path, monkeypatch, one_
         world = replace(scene, ego=replace(scene.ego, speed=10.0), objects=objects, scenery=scenery)
         return replace(world, ambient=0.8, asphalt=np.full(3, 0.4), sky=np.full(3, 0.7))
 
-    monkeypatch.setattr(synthetic_images, "build_scene", painted)
-    render, seen = synthetic_images.render_camera, []
-    monkeypatch.setattr(synthetic_images, "render_camera", lambda *given: seen.append(render(*given)) or seen[-1])
+    monkeypatch.setattr(nuimages, "build_scene", painted)
+    render, seen = nuimages.render_camera, []
+    monkeypatch.setattr(nuimages, "render_camera", lambda *given: seen.append(render(*given)) or seen[-1])
     # Of this seed there are objects of 11, 12 and 13 pixels; those of fewer than 12 are not annotated.
-    synthetic_images.synthesize_images(tmp_path / "red", "smoke", 6)
+    nuimages.synthesize_images(tmp_path / "red", "smoke", 6)
     devkit = NuImages(version=VERSION, dataroot=str(tmp_path / "red"), lazy=False)
     for view, data in zip(seen, devkit.sample_data, strict=True):
         areas = [mask_decode(row["mask"]).sum() for row in _annotations(devkit, data["token"])]

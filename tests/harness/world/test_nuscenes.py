@@ -35,10 +35,10 @@ def test_lidar_files_are_float32_rows_of_intensity_and_ring(devkit):
 
 def test_images_show_objects_inside_their_projected_boxes(tmp_path, monkeypatch):
     """All that is far from the ego at first is painted red and stands still; the ego drives, and cameras lag."""
-    from harness.data import synthetic_files, synthetic_tables
+    from harness.world import nuscenes, scene_files
     from harness.world.scene import Material
 
-    build = synthetic_files.build_scene
+    build = scene_files.build_scene
 
     def painted(rng, duration):
         scene = build(rng, duration)
@@ -55,10 +55,10 @@ def test_images_show_objects_inside_their_projected_boxes(tmp_path, monkeypatch)
         world = replace(scene, ego=ego, objects=tuple(things), scenery=scenery)
         return replace(world, ambient=0.8, asphalt=flat, sky=flat)
 
-    monkeypatch.setattr(synthetic_files, "build_scene", painted)
-    preset = synthetic_tables.Preset(1, 0, 0, keyframes=2, sweeps=synthetic_tables.SWEEPS)
-    monkeypatch.setitem(synthetic_tables.PRESETS, "smoke", preset)
-    synthetic_tables.synthesize(tmp_path / "red", "smoke", 0)
+    monkeypatch.setattr(scene_files, "build_scene", painted)
+    preset = nuscenes.Preset(1, 0, 0, keyframes=2, sweeps=nuscenes.SWEEPS)
+    monkeypatch.setitem(nuscenes.PRESETS, "smoke", preset)
+    nuscenes.synthesize(tmp_path / "red", "smoke", 0)
     devkit = NuScenes(version="v1.0-synthetic", dataroot=str(tmp_path / "red"), verbose=False)
     inside, outside, covered = 0, 0, []
     for record in devkit.sample_data:

@@ -45,10 +45,10 @@ def scan(front):
 @pytest.fixture
 def quiet(monkeypatch):
     """No clutter and no ghosts."""
-    from harness.world import radar as synthetic_radar
+    from harness.world import radar
 
-    monkeypatch.setattr(synthetic_radar, "_clutter", lambda *_: np.zeros((0, 5)))
-    monkeypatch.setattr(synthetic_radar, "_ghosts", lambda *_: np.zeros((0, 5)))
+    monkeypatch.setattr(radar, "_clutter", lambda *_: np.zeros((0, 5)))
+    monkeypatch.setattr(radar, "_ghosts", lambda *_: np.zeros((0, 5)))
 
 
 def _standing(x, y, yaw=0.0):
@@ -206,10 +206,10 @@ def test_states_say_what_to_trust_but_not_reliably(streets):
 
 
 def test_ghosts_are_behind_the_mirror_with_the_doppler_of_the_thing(make_scene, scan, monkeypatch):
-    from harness.world import radar as synthetic_radar
+    from harness.world import radar
     from harness.world.scene import Track
 
-    monkeypatch.setattr(synthetic_radar, "_clutter", lambda *_: np.zeros((0, 5)))
+    monkeypatch.setattr(radar, "_clutter", lambda *_: np.zeros((0, 5)))
     # A bus crosswise to the left is the mirror, a car to the right drives away at 8 m/s.
     bus, car = ("bus", _standing(25.0, 12.0, 0.3)), ("car", Track(20.0, -6.0, 0.0, 8.0, 0.0))
     returns = scan(make_scene(bus, car), 150)
