@@ -65,7 +65,7 @@ class ImagesJob:
 def synthesize_images(
     out: Path, preset: str, seed: int, workers: int = 1, progress: Progress = lambda done, total: None
 ) -> None:
-    """As `harness.world.nuscenes.synthesize`, in nuImages' format: one annotated image a sample, of scenes of their own."""
+    """As `world.nuscenes.synthesize`, in nuImages' format: one annotated image a sample, of scenes of their own."""
     check_choice(preset, PRESETS, seed)
     identity = {"preset": preset, "seed": seed, "image_generator": GENERATOR, "scenes": asdict(PRESETS[preset])}
     make_root(out, identity, lambda: _fill(out, preset, seed, workers, progress))
