@@ -18,8 +18,8 @@ from pydantic import Field
 from detectors.spec import Spec
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
+from harness.evidence.provenance import commit_lines, provenance
 from harness.evidence.runs import StudyRuns
-from harness.report.provenance import commit_lines, provenance
 from harness.report.samples import FILE as PICTURES
 from harness.report.source import Source
 from harness.study.jobs import SegmenterJobSpec

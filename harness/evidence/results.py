@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.evidence.effects import KEYS, POINTS, Key, foremost, gains_frame
+from harness.evidence.effects import KEYS, POINTS, foremost, gains_frame
+from harness.evidence.line import Arm, Key
 from harness.evidence.runs import Run, StudyRuns
 from harness.runs.folder import Result
 from harness.study.jobs import DetectorJobSpec
 from harness.study.papers import Paper, PublishedGain
 from harness.study.plan import Row
-from harness.tracking.study import Arm
 
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MASKS = ("mask_AP", "mask_AP50")
@@ -38,8 +38,7 @@ def results_frame(runs: StudyRuns, papers: Sequence[Paper] = ()) -> pd.DataFrame
 
 def columns_of(row: Row) -> dict[Hashable, Any]:
     """A row of a plan as frames have it: KEYS, seed and job."""
-    keys = (row.role, row.model, row.path, row.arm, " + ".join(row.losses), row.split)
-    return dict(zip(KEYS, keys, strict=True)) | {"seed": row.seed, "job": row.job}
+    return dict(zip(KEYS, Key.of(row), strict=True)) | {"seed": row.seed, "job": row.job}
 
 
 def _record(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> dict[Hashable, Any]:
@@ -176,7 +175,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     same = lines[["parameters", "published"]].first()
     said = lines[["missing", "unpaired", "warning", "machine"]].agg(_together)
     jobs = lines["job"].agg(tuple).rename("jobs")
-    published = dict(zip(map(tuple, same.index), same["published"], strict=True))
+    published = dict(zip(map(Key._make, same.index), same["published"], strict=True))
     found = means.join(spread).join(_gains(frame, published))
     return found.join(lines.size().rename("seeds")).join(same).join(said).join(jobs).reset_index()
 

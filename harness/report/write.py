@@ -7,16 +7,16 @@ import pandas as pd
 from rich.console import Console
 
 from harness.evidence.effects import attribution_frame, attributions, unlike
+from harness.evidence.line import Arm
+from harness.evidence.provenance import commit_lines, provenance
 from harness.evidence.results import arms, cost_frame, results_frame, summary
 from harness.evidence.runs import StudyRuns
 from harness.report.forms import latex, markdown, show
-from harness.report.provenance import commit_lines, provenance
 from harness.report.source import Source
 from harness.report.table import Table
 from harness.report.tables import attribution_table, cost_table, published_table, results_table, verdicts_table
 from harness.runs.folder import atomic_write
 from harness.study.papers import read_paper
-from harness.tracking.study import Arm
 
 
 def rebuild(source: Source, runs: StudyRuns, out: Path, console: Console, command: str = "") -> tuple[str, list[Arm]]:

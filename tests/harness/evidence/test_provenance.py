@@ -24,7 +24,7 @@ def give_commit(folder, jobs):
 
 
 def test_a_row_is_traced_to_commit_machine_spec_and_time(planned, folder, jobs):
-    from harness.report.provenance import provenance
+    from harness.evidence.provenance import provenance
     from harness.runs.folder import RunFolder
     from harness.study.jobs import spec_hash
 
@@ -39,7 +39,7 @@ def test_a_row_is_traced_to_commit_machine_spec_and_time(planned, folder, jobs):
 
 
 def test_one_commit_is_not_worth_a_line_and_what_is_not_run_is_of_none(planned, folder, jobs):
-    from harness.report.provenance import commit_lines, provenance
+    from harness.evidence.provenance import commit_lines, provenance
 
     (folder / "runs" / jobs["student", 1] / "result.json").unlink()
     assert commit_lines(provenance(StudyRuns.open(planned.plan, folder / "runs"))) == []
@@ -47,7 +47,7 @@ def test_one_commit_is_not_worth_a_line_and_what_is_not_run_is_of_none(planned, 
 
 
 def test_rows_of_several_commits_are_named_with_their_seeds(planned, folder, give_commit):
-    from harness.report.provenance import commit_lines, provenance
+    from harness.evidence.provenance import commit_lines, provenance
 
     give_commit("bbbbbbbbbbbb+", ("student", 1))
     give_commit("cccccccccccc", ("teacher", 0))
@@ -59,7 +59,7 @@ def test_rows_of_several_commits_are_named_with_their_seeds(planned, folder, giv
 
 
 def test_a_damaged_run_is_of_no_commit(planned, folder, jobs):
-    from harness.report.provenance import provenance
+    from harness.evidence.provenance import provenance
 
     (folder / "runs" / jobs["student", 1] / "draws.npz").write_bytes(b"torn")
     frame = provenance(StudyRuns.open(planned.plan, folder / "runs")).set_index(["role", "seed"])
@@ -67,8 +67,8 @@ def test_a_damaged_run_is_of_no_commit(planned, folder, jobs):
 
 
 def test_rows_are_called_as_in_the_table(planned, folder):
+    from harness.evidence.provenance import provenance
     from harness.evidence.results import results_frame, summary
-    from harness.report.provenance import provenance
     from harness.report.tables import results_table
 
     table = results_table(summary(results_frame(StudyRuns.open(planned.plan, folder / "runs"))), planned.study)

@@ -4,9 +4,9 @@ import json
 
 import pandas as pd
 
+from harness.evidence.line import Key
 from harness.evidence.results import columns_of
 from harness.evidence.runs import StudyRuns
-from harness.report.tables import line_name
 
 OF_THE_RUN = ("commit", "peak_memory_mb")
 """What a result says of its machine and is of the run alone."""
@@ -25,7 +25,7 @@ def provenance(runs: StudyRuns) -> pd.DataFrame:
         facts = run.result.machine if run.result else {}
         rows.append(
             {
-                "row": line_name(columns_of(row)),
+                "row": Key.of(row).name,
                 **columns_of(row),
                 "commit": facts.get("commit", "unknown") if run.result else "",
                 "machine": ", ".join(f"{key} {value}" for key, value in facts.items() if key not in OF_THE_RUN),
