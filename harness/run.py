@@ -61,6 +61,7 @@ def _run(
     """The whole way; the exit status: 0, 1 where a job failed, 2 where all that failed did so by wrong input."""
     # What takes seconds to import is imported after the arguments are known to be good.
     from harness.data.root import count_samples
+    from harness.evidence.runs import StudyRuns
     from harness.execute.executor import (
         JobState,
         Site,
@@ -144,7 +145,7 @@ def _run(
         raise typer.Exit(130) from None
 
     source = Source(study_path.stem, study, plan, runs_dir, root)
-    text, arms = rebuild(source, tables, console)
+    text, arms = rebuild(source, StudyRuns.open(plan, runs_dir), tables, console)
     failed = [state for state in states.values() if state.status == "failed"]
     for state in failed:
         console.print(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="red")

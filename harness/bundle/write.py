@@ -18,11 +18,10 @@ from pydantic import Field
 from detectors.spec import Spec
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
-from harness.evidence.damage import flaws
-from harness.report.provenance import commit_lines, provenance
+from harness.evidence.provenance import commit_lines, provenance
+from harness.evidence.runs import StudyRuns
 from harness.report.samples import FILE as PICTURES
 from harness.report.source import Source
-from harness.runs.folder import RunFolder
 from harness.study.jobs import SegmenterJobSpec
 from harness.study.plan_file import plan_json
 from harness.study.roles import ImageDataSpec
@@ -74,7 +73,7 @@ class Environment(Spec):
     finished_at: dict[str, datetime]
 
 
-def write_bundle(path: Path, source: Source, tables: Path, predictions: bool, weights: bool) -> int:
+def write_bundle(path: Path, source: Source, runs: StudyRuns, tables: Path, predictions: bool, weights: bool) -> int:
     """Write a bundle so that it is either whole or not there; how many files it has.
 
     Equal studies, runs and tables give equal bytes, in one environment.
@@ -82,6 +81,7 @@ def write_bundle(path: Path, source: Source, tables: Path, predictions: bool, we
     Args:
         path: A new file, or a bundle to replace.
         source: What it is of; its dataset has to be at hand.
+        runs: Of its plan.
         tables: The folder of the tables that were made from it, for readers and to be compared with.
         predictions: Whether the predicted boxes are to be in it, which are most of it.
         weights: Whether the trained detectors are.
@@ -91,15 +91,15 @@ def write_bundle(path: Path, source: Source, tables: Path, predictions: bool, we
     """
     if path.suffix != ".zip":
         raise InputError(f"--bundle {path}: a bundle is a .zip file")
-    for flaw in flaws(source.plan, source.runs).values():
-        raise InputError(f"no bundle is written: {flaw.message}")
+    for damage in runs.damaged.values():
+        raise InputError(f"no bundle is written: {damage.message}")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("w+b") as file:
             with ZipFile(file, "w", ZIP_DEFLATED) as archive:
                 members = {}
-                for name, content in _contents(source, tables, predictions, weights):
+                for name, content in _contents(source, runs, tables, predictions, weights):
                     if not re.fullmatch(MEMBER, name, re.ASCII):
                         raise InputError(f"no bundle is written: {name!r} is no name for a file of one")
                     members[name] = Member(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
@@ -122,12 +122,14 @@ def _add(archive: ZipFile, name: str, content: bytes) -> None:
     archive.writestr(info, content)
 
 
-def _contents(source: Source, tables: Path, predictions: bool, weights: bool) -> Iterator[tuple[str, bytes]]:
+def _contents(
+    source: Source, runs: StudyRuns, tables: Path, predictions: bool, weights: bool
+) -> Iterator[tuple[str, bytes]]:
     """Names and contents of all files but the manifest, in the order of the bundle."""
     assert source.root is not None, "a bundle is written where the dataset is"
-    environment = _environment(source)
+    environment = _environment(source, runs)
     papers = _papers(source.study)
-    yield "README.md", _readme(source, environment).encode()
+    yield "README.md", _readme(source, runs, environment).encode()
     asked = f"# {source.question}\n" if source.question else ""
     yield "study.yaml", (asked + study_yaml(source.study, list(papers))).encode()
     for name, path in papers.items():
@@ -141,7 +143,7 @@ def _contents(source: Source, tables: Path, predictions: bool, weights: bool) ->
         yield f"tables/{path.name}", path.read_bytes()
     left_out = _LEFT_OUT | (set() if predictions else {PREDICTIONS}) | (set() if weights else {WEIGHTS})
     for id_ in sorted(source.plan.jobs):
-        folder = source.runs / id_
+        folder = runs[id_].folder.path
         for path in sorted(folder.rglob("*")):
             parts = path.relative_to(folder).parts
             # A file that begins with a dot is being written.
@@ -227,9 +229,8 @@ def _embedded(data: DataSpec | ImageDataSpec, generator: int) -> dict[str, Any] 
     return None if data.root is not None else {"preset": data.preset, "seed": data.seed, "generator": generator}
 
 
-def _environment(source: Source) -> Environment:
-    folders = {id_: RunFolder(source.runs / id_) for id_ in sorted(source.plan.jobs)}
-    results = {id_: result for id_, folder in folders.items() if (result := folder.result()) is not None}
+def _environment(source: Source, runs: StudyRuns) -> Environment:
+    results = dict(sorted(runs.results.items()))
     packages = {each.name: each.version for each in distributions()}
     return Environment(
         python=platform.python_version(),
@@ -238,7 +239,7 @@ def _environment(source: Source) -> Environment:
         seeds=source.study.seeds,
         commits=tuple(sorted({result.machine.get("commit", "unknown") for result in results.values()})),
         machines={id_: result.machine for id_, result in results.items()},
-        finished_at={id_: datetime.fromtimestamp(int(folders[id_].finished_at()), UTC) for id_ in results},
+        finished_at={id_: datetime.fromtimestamp(int(runs[id_].finished_at), UTC) for id_ in results},
     )
 
 
@@ -246,9 +247,9 @@ def _json(content: Spec) -> bytes:
     return content.model_dump_json(indent=1).encode()
 
 
-def _readme(source: Source, environment: Environment) -> str:
+def _readme(source: Source, runs: StudyRuns, environment: Environment) -> str:
     study, finished = source.study, len(environment.machines)
-    made = provenance(source.plan, source.runs)
+    made = provenance(runs)
     usual = made.loc[made["commit"] != "", "commit"].value_counts().index
     commits = " ".join(commit_lines(made)) or (f"Its runs were made by {usual[0]}." if len(usual) else "Not run yet.")
     given = [f"the checkpoint of teacher {name}" for name, each in study.teachers.items() if each.checkpoint]

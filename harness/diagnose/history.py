@@ -3,9 +3,7 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
@@ -59,15 +57,9 @@ def summarize(lines: Sequence[Mapping[str, float | int]], bins: int = BINS) -> H
     return History(ends, means, np.array(batches, dtype=np.int64))
 
 
-def history(folder: RunFolder) -> History | None:
-    """Of a run: what is kept, or else what its log says."""
-    log = folder.path / "metrics.jsonl"
-    return kept_history(folder) or (_logged(folder.path, log.stat().st_mtime_ns) if log.is_file() else None)
-
-
-@cache  # several frames of one report ask
-def _logged(path: Path, written: int) -> History | None:
-    return summarize(RunFolder(path).steps())
+def history(folder: RunFolder, steps: Sequence[Mapping[str, float | int]]) -> History | None:
+    """The history that a run has kept, or else what the steps of its log come to."""
+    return kept_history(folder) or summarize(steps)
 
 
 def keep_history(folder: RunFolder) -> None:

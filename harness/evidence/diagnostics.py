@@ -1,21 +1,16 @@
 """Diagnostics beside the gain: what runs have kept of their trainings, errors, maps and speed, as tidy frames."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from distill.objective import DETECTION_TERMS
-from harness.diagnose.alignment import Alignment
-from harness.diagnose.analysis import kept_analysis
-from harness.diagnose.history import PLACES, UNKNOWN, History, history
-from harness.diagnose.latency import Latency
+from harness.diagnose.history import PLACES, UNKNOWN, History
 from harness.evaluate.analysis import CLASSES, COSTS, Analysis
 from harness.evaluate.intervals import Estimate
-from harness.evidence.results import sound_results, why_unpaired
-from harness.runs.folder import Result, RunFolder
-from harness.runs.small_files import kept_model
+from harness.evidence.results import why_unpaired
+from harness.evidence.runs import StudyRuns
 from harness.study.plan import Plan, Row
 
 KEYS = ("role", "model", "path", "arm")
@@ -38,10 +33,9 @@ BREAKDOWN = (
     "annotations",
     "scenes",
 )
-LATENCY = ("seeds", "milliseconds", "machine")
 
 
-def terms_frame(plan: Plan, runs: Path) -> pd.DataFrame:
+def terms_frame(runs: StudyRuns) -> pd.DataFrame:
     """How much of the loss each term is over a training, and whether it pulls where the detection loss does.
 
     Columns: KEYS, seed, term, bin (from 0), step (the middle of the bin), share (mean of the weighted term over the
@@ -49,9 +43,9 @@ def terms_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     map and on the layer that makes it; NaN where the term has none, as the detection terms themselves). A row for each
     finished training of a detector, term and bin.
     """
-    records, results = [], sound_results(plan, runs)
-    for row in plan.rows:
-        found = _history(row, plan, results, runs)
+    records = []
+    for row in runs.plan.rows:
+        found = _history(row, runs)
         if found is None:
             continue
         for term in found.terms:
@@ -62,7 +56,7 @@ def terms_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*KEYS, *TERMS])
 
 
-def progress_frame(plan: Plan, runs: Path) -> pd.DataFrame:
+def progress_frame(runs: StudyRuns) -> pd.DataFrame:
     """By how much distilled students are ahead of their baselines, over the training: in what both have, its loss.
 
     That is the detection loss (heatmaps and boxes, weighted as the detector's head says), of the same batches at the
@@ -71,9 +65,8 @@ def progress_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     and bin; an arm without all its seeds, or one whose batches are not its baseline's, has none.
     """
     records: list[tuple] = []
-    results = sound_results(plan, runs)
-    for rows in _arms(plan, ("student",)):
-        pairs = [_losses(row, plan, results, runs) for row in rows]
+    for rows in _arms(runs.plan, ("student",)):
+        pairs = [_losses(row, runs) for row in rows]
         known = [pair for pair in pairs if pair is not None]
         if len(known) < len(pairs) or len({steps.tobytes() for steps, _, _ in known}) > 1:
             continue
@@ -86,20 +79,20 @@ def progress_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*KEYS, *PROGRESS])
 
 
-def alignment_frame(plan: Plan, runs: Path) -> pd.DataFrame:
+def alignment_frame(runs: StudyRuns) -> pd.DataFrame:
     """How like its teacher's a student's BEV maps are, and how like them its baseline's are.
 
     Columns: KEYS, seed, level (low or high), region (foreground or background), baseline and student (linear CKA with
     the teacher, in [0, 1]; NaN where it is not known), cells and samples (that were compared). A row for each student
     that has a detector for a teacher and was examined, level and region.
     """
-    records, results = [], sound_results(plan, runs)
-    for row in plan.rows:
-        teacher = plan.detector_spec(row.job).teacher if row.role == "student" and not row.split else None
-        if teacher is None or results[row.job] is None:
+    records = []
+    for row in runs.plan.rows:
+        teacher = runs.plan.detector_spec(row.job).teacher if row.role == "student" and not row.split else None
+        if teacher is None or runs[row.job].result is None:
             continue
-        found = kept_model(RunFolder(runs / row.job).alignment(teacher), Alignment)
-        before = kept_model(RunFolder(runs / str(row.baseline)).alignment(teacher), Alignment)
+        found = runs[row.job].alignments.get(teacher)
+        before = runs[row.baseline].alignments.get(teacher) if row.baseline else None
         if found is None:
             continue
         for level, regions in found.cka.items():
@@ -110,7 +103,7 @@ def alignment_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*KEYS, *ALIGNMENT])
 
 
-def breakdown_frame(plan: Plan, runs: Path) -> pd.DataFrame:
+def breakdown_frame(runs: StudyRuns) -> pd.DataFrame:
     """What errors cost, AP by class and AP by distance, of arms and of their baselines, and the paired difference.
 
     Columns: KEYS, split (empty for the evaluation split), seeds, group (of GROUPS), name (a kind of error, a class, a
@@ -119,11 +112,9 @@ def breakdown_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     NaN and all). A row for each student's and control's arm and number; an arm of which a seed is not examined, or did
     not begin as its baseline did, has none.
     """
-    results = sound_results(plan, runs)
-    analyses = _Analyses(runs)
     records: list[tuple] = []
-    for rows in _arms(plan, ("student", "control"), splits=True):
-        pairs = [_analyses(row, plan, results, analyses) for row in rows]
+    for rows in _arms(runs.plan, ("student", "control"), splits=True):
+        pairs = [_analyses(row, runs) for row in rows]
         known = [pair for pair in pairs if pair is not None]
         if len(known) < len(pairs):
             continue
@@ -143,24 +134,6 @@ def breakdown_frame(plan: Plan, runs: Path) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*KEYS, *BREAKDOWN])
 
 
-def latency_frame(plan: Plan, runs: Path) -> pd.DataFrame:
-    """How long each line's detectors take from a sample to its boxes.
-
-    Columns: KEYS, seeds (measured), milliseconds (the mean over them), machine (device and threads, of all of them).
-    """
-    records, results = [], sound_results(plan, runs)
-    for row in plan.rows:
-        found = kept_model(RunFolder(runs / row.job).latency, Latency) if not row.split and results[row.job] else None
-        if found is not None:
-            name = f"{found.device}, {found.threads} thread(s)"
-            records.append((*_key(row), row.seed, found.milliseconds, name))
-    frame = pd.DataFrame(records, columns=[*KEYS, *LATENCY])
-    groups = frame.groupby(list(KEYS), sort=False)
-    machines = groups["machine"].agg(lambda names: "; ".join(sorted(set(names))))
-    means = groups.agg({"seeds": "count", "milliseconds": "mean"})
-    return means.join(machines).reset_index()[[*KEYS, *LATENCY]]
-
-
 def _key(row: Row) -> tuple[str, ...]:
     return row.role, row.model, row.path, row.arm
 
@@ -174,23 +147,21 @@ def _arms(plan: Plan, roles: Sequence[str], splits: bool = False) -> Iterator[li
     yield from groups.values()
 
 
-def _history(row: Row, plan: Plan, results: dict[str, Result | None], runs: Path) -> History | None:
-    """Of a row's finished training of a detector."""
-    if row.split or row.role == "image teacher" or not plan.detector_spec(row.job).steps or results[row.job] is None:
+def _history(row: Row, runs: StudyRuns) -> History | None:
+    """The history of a row's finished training of a detector."""
+    if row.split or row.role == "image teacher" or not runs.plan.detector_spec(row.job).steps:
         return None
-    return history(RunFolder(runs / row.job))
+    return runs[row.job].history
 
 
 def _middles(found: History) -> np.ndarray:
     return (found.ends[:-1] + found.ends[1:] - 1) / 2
 
 
-def _losses(
-    row: Row, plan: Plan, results: dict[str, Result | None], runs: Path
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _losses(row: Row, runs: StudyRuns) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Middles of bins, the baseline's and the student's detection loss there; None where they cannot be compared."""
-    both = [id_ for id_ in (row.baseline, row.job) if id_ and results[id_] is not None]
-    found = [each for each in (history(RunFolder(runs / id_)) for id_ in both) if each is not None]
+    both = [runs[id_].history for id_ in (row.baseline, row.job) if id_]
+    found = [each for each in both if each is not None]
     if len(found) < 2:
         return None
     baseline, student = found
@@ -201,33 +172,16 @@ def _losses(
     said = (baseline.batches != UNKNOWN) & (student.batches != UNKNOWN)
     if (baseline.batches != student.batches)[said].any():
         return None
-    head = plan.detector_spec(row.job).detector.head
+    head = runs.plan.detector_spec(row.job).detector.head
     weights = dict(zip(DETECTION_TERMS, (head.heatmap_weight, head.box_weight), strict=True))
     # Not the weighted terms: a student that learns from its teacher's boxes instead has its own at weight 0.
     losses = [np.sum([w * each.means[f"raw/{name}"] for name, w in weights.items()], axis=0) for each in found]
     return _middles(student), losses[0], losses[1]
 
 
-class _Analyses:
-    """Of run folders; a baseline's is asked for by each of its arms, and read once."""
-
-    def __init__(self, runs: Path) -> None:
-        self._runs = runs
-        self._known: dict[str, Analysis | None] = {}
-
-    def __getitem__(self, id_: str) -> Analysis | None:
-        if id_ not in self._known:
-            self._known[id_] = kept_analysis(RunFolder(self._runs / id_).analysis)
-        return self._known[id_]
-
-
-def _analyses(
-    row: Row, plan: Plan, results: dict[str, Result | None], kept: _Analyses
-) -> tuple[Analysis, Analysis] | None:
-    """Of a row and of its baseline; None where they are not known or must not be subtracted."""
-    if row.baseline is None or results[row.job] is None or results[row.baseline] is None:
+def _analyses(row: Row, runs: StudyRuns) -> tuple[Analysis, Analysis] | None:
+    """The analyses of a row and of its baseline; None where they are not known or must not be subtracted."""
+    if row.baseline is None or why_unpaired(row, runs):
         return None
-    student, baseline = kept[row.job], kept[row.baseline]
-    if student is None or baseline is None or why_unpaired(row, plan, results):
-        return None
-    return student, baseline
+    student, baseline = runs[row.job].analysis, runs[row.baseline].analysis
+    return None if student is None or baseline is None else (student, baseline)

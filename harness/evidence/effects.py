@@ -9,16 +9,15 @@ import numpy as np
 import pandas as pd
 
 from harness.evidence.attribution import Losses, Part, attribute
+from harness.evidence.line import Key
 from harness.evidence.statistics import Blocks, Effect, Spread, holm
 from harness.study.papers import Metric, PublishedGain
 from harness.study.spec import StudySpec
 
 POINTS: tuple[Metric, ...] = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
-KEYS = ("role", "model", "path", "arm", "losses", "split")
-"""Rows that agree in these differ in the seed alone."""
-Key = tuple[str, ...]
-"""Values of KEYS."""
+KEYS = Key._fields
+"""Columns by which rows belong to a line."""
 ALPHA = 0.05
 
 
@@ -69,7 +68,7 @@ def _group(model: str, split: str, rows: pd.DataFrame) -> Group:
     baselines: dict[Key, str] = {}
     found: dict[str, list[dict[Hashable, Any]]] = {}
     for values_of_keys, line in rows.groupby(list(KEYS), sort=False):
-        key, trainings = tuple(map(str, values_of_keys)), line.to_dict("records")
+        key, trainings = Key(*map(str, values_of_keys)), line.to_dict("records")
         if any(training["missing"] or math.isnan(training["NDS"]) for training in trainings):
             continue
         # What began otherwise is no part of a seed's block: its difference from the others is not the arm's alone.
@@ -182,9 +181,9 @@ def unlike(frame: pd.DataFrame) -> list[str]:
         for metric, blocks in group.blocks.items():
             for name, p in blocks.unlike().items():
                 of = next(key for key, own in group.names.items() if own == name)
-                what = f"{of[2] or group.model} {of[3]}" + (f" on {group.split}" if group.split else "")
+                what = f"{of.path or group.model} {of.arm}" + (f" on {group.split}" if group.split else "")
                 so = "its interval is too short, the others' too long"
-                if of[0] == "baseline":
+                if of.role == "baseline":
                     so = "the intervals of all gains over it are too short"
                 lines.append(
                     f"{what}: its seeds spread more than those of the other arms in {metric} (F test, p {p:.1g}); {so}."
@@ -208,12 +207,12 @@ def attributions(frame: pd.DataFrame, study: StudySpec) -> list[Attribution]:
     for group in groups(frame):
         if group.split or len(order) < 2:
             continue
-        paths = dict.fromkeys(key[2] for key in group.names if key[0] == "student")
+        paths = dict.fromkeys(key.path for key in group.names if key.role == "student")
         for path in paths:
             arms: dict[Losses, str] = {}
             for key, name in group.names.items():
-                if (key[0], key[2]) == ("student", path) and key in group.baselines:
-                    arms[frozenset(study.arms[key[3]])] = name
+                if (key.role, key.path) == ("student", path) and key in group.baselines:
+                    arms[frozenset(study.arms[key.arm])] = name
                     arms[frozenset()] = group.baselines[key]
             known = {chosen: name for chosen, name in arms.items() if name in group.names.values()}
             parts = {metric: attribute(known, order, blocks) for metric, blocks in group.blocks.items()}

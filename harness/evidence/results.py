@@ -1,22 +1,18 @@
 """Run folders to tidy frames: a row a training of the study, with its metrics, its gain and its costs."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness.diagnose.latency import Latency
-from harness.evaluate.intervals import read_draws
-from harness.evidence.damage import Flaw, flaws
-from harness.evidence.effects import KEYS, POINTS, Key, foremost, gains_frame
-from harness.runs.folder import Result, RunFolder
-from harness.runs.small_files import kept_model
+from harness.evidence.effects import KEYS, POINTS, foremost, gains_frame
+from harness.evidence.line import Arm, Key
+from harness.evidence.runs import Run, StudyRuns
+from harness.runs.folder import Result
 from harness.study.jobs import DetectorJobSpec
 from harness.study.papers import Paper, PublishedGain
-from harness.study.plan import Plan, Row
-from harness.tracking.study import Arm
+from harness.study.plan import Row
 
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MASKS = ("mask_AP", "mask_AP50")
@@ -26,7 +22,7 @@ OF_GAINS = ("low", "high", "p", "holm", "detectable", "verdict", "agreement")
 """What a summary has of each gain besides its mean and spread, as gain_METRIC_NAME."""
 
 
-def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.DataFrame:
+def results_frame(runs: StudyRuns, papers: Sequence[Paper] = ()) -> pd.DataFrame:
     """One row for each row of the plan.
 
     Columns: KEYS (split is empty for the evaluation split), seed, job, baseline (the job of its baseline, else empty),
@@ -37,34 +33,26 @@ def results_frame(plan: Plan, runs: Path, papers: Sequence[Paper] = ()) -> pd.Da
     machine (device kind, torch version and threads), and draws (mAP and NDS in points in draws of scenes and the number
     of scenes, or None).
     """
-    flawed, found = flaws(plan, runs), sound_results(plan, runs)
-    return pd.DataFrame([_record(row, plan, found, flawed, runs, papers) for row in plan.rows])
+    return pd.DataFrame([_record(row, runs, papers) for row in runs.plan.rows])
 
 
 def columns_of(row: Row) -> dict[Hashable, Any]:
     """A row of a plan as frames have it: KEYS, seed and job."""
-    keys = (row.role, row.model, row.path, row.arm, " + ".join(row.losses), row.split)
-    return dict(zip(KEYS, keys, strict=True)) | {"seed": row.seed, "job": row.job}
+    return dict(zip(KEYS, Key.of(row), strict=True)) | {"seed": row.seed, "job": row.job}
 
 
-def _record(
-    row: Row,
-    plan: Plan,
-    found: Mapping[str, Result | None],
-    flawed: Mapping[str, Flaw],
-    runs: Path,
-    papers: Sequence[Paper],
-) -> dict[Hashable, Any]:
-    result = found[row.job]
+def _record(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> dict[Hashable, Any]:
+    run = runs[row.job]
+    result = run.result
     compared = row.role in ("student", "control")
-    baseline = found[row.baseline] if row.baseline and compared else None
+    baseline = runs[row.baseline].result if row.baseline and compared else None
     unpaired = ""
     if result is not None and baseline is not None:
-        unpaired = why_unpaired(row, plan, found)
+        unpaired = why_unpaired(row, runs)
         baseline = None if unpaired else baseline
     record: dict[Hashable, Any] = columns_of(row) | {
         "baseline": row.baseline if row.baseline and compared else "",
-        "missing": flawed[row.job].short if row.job in flawed else _missing(row, result, runs),
+        "missing": run.missing,
         "unpaired": unpaired,
         "warning": "; ".join(f"loss {name!r}: {text}" for name, text in result.warnings.items()) if result else "",
         "parameters": result.parameters if result else float("nan"),
@@ -81,20 +69,21 @@ def _record(
         record[f"gain_{metric}"] = float("nan")
         if result is not None and baseline is not None:
             record[f"gain_{metric}"] = 100 * (result.metrics[metric] - baseline.metrics[metric])
-    record["draws"] = _draws(row, runs) if result is not None and (compared or row.role == "baseline") else None
-    record["published"] = _published(row, plan, papers)
+    record["draws"] = _draws(run) if compared or row.role == "baseline" else None
+    record["published"] = _published(row, run, papers)
     return record
 
 
-def _draws(row: Row, runs: Path) -> tuple[dict[str, np.ndarray], int] | None:
+def _draws(run: Run) -> tuple[dict[str, np.ndarray], int] | None:
     """mAP and NDS in points, draw by draw, and the number of scenes."""
-    drawn = read_draws(RunFolder(runs / row.job).draws)
-    return drawn and ({metric: 100 * drawn[0][metric] for metric in POINTS}, drawn[1])
+    if run.draws is None:
+        return None
+    return {metric: 100 * run.draws.values[metric] for metric in POINTS}, run.draws.scenes
 
 
-def _published(row: Row, plan: Plan, papers: Sequence[Paper]) -> dict[str, PublishedGain]:
+def _published(row: Row, run: Run, papers: Sequence[Paper]) -> dict[str, PublishedGain]:
     """What papers report for such a path and losses of such kinds, whatever the study calls them."""
-    spec = plan.jobs[row.job].spec
+    spec = run.job.spec
     if not isinstance(spec, DetectorJobSpec) or not row.published_as:
         return {}
     kinds = frozenset(str(fields.get("loss", name)) for name, fields in spec.losses.items())
@@ -102,27 +91,14 @@ def _published(row: Row, plan: Plan, papers: Sequence[Paper]) -> dict[str, Publi
     return {name: gain for name, gain in found.items() if gain is not None}
 
 
-def _missing(row: Row, result: Result | None, runs: Path) -> str:
-    if result is not None:
-        return ""
-    failure = RunFolder(runs / row.job).failure()
-    return f"failed: {failure[0].splitlines()[0]}" if failure else "not run"
-
-
-def sound_results(plan: Plan, runs: Path) -> dict[str, Result | None]:
-    """Of each job of a plan; None of one that is not finished, or whose run must not be believed."""
-    flawed = flaws(plan, runs)
-    return {id_: None if id_ in flawed else RunFolder(runs / id_).result() for id_ in plan.jobs}
-
-
-def why_unpaired(row: Row, plan: Plan, found: Mapping[str, Result | None]) -> str:
+def why_unpaired(row: Row, runs: StudyRuns) -> str:
     """Why a row must not be held against its baseline; empty where it may, or where they do not say how they began."""
-    return _unpaired(*(_began(id_, plan, found) for id_ in (row.job, str(row.baseline))))
+    return _unpaired(*(_began(id_, runs) for id_ in (row.job, str(row.baseline))))
 
 
-def _began(id_: str, plan: Plan, found: Mapping[str, Result | None]) -> dict[str, str]:
+def _began(id_: str, runs: StudyRuns) -> dict[str, str]:
     """What the training of a job's detector began with; of a detector that is scored again, what that one did."""
-    result = found[plan.detector_spec(id_).model_of or id_]
+    result = runs[runs.plan.detector_spec(id_).model_of or id_].result
     return {} if result is None else result.began
 
 
@@ -148,18 +124,18 @@ def _machine(result: Result) -> str:
 COSTS = ("parameters", "latency_ms", "step_ms", "minutes", "cpu_minutes", "peak_memory_mb")
 
 
-def cost_frame(plan: Plan, runs: Path) -> pd.DataFrame:
+def cost_frame(runs: StudyRuns) -> pd.DataFrame:
     """What each training of the plan cost, those that differ only in seed on one row, in means over the finished ones.
 
     Columns: role, model, path, arm, seeds (finished), and COSTS: parameters of the detector, median milliseconds from a
     sample to its boxes (NaN where that was not measured) and of a step of the training, minutes of wall and of
     processor time for training and scoring, and the largest memory of any seed in MB.
     """
-    rows, found = [], sound_results(plan, runs)
-    for row in plan.rows:
-        folder = RunFolder(runs / row.job)
-        result, latency = found[row.job], kept_model(folder.latency, Latency)
-        if row.split or result is None or not plan.jobs[row.job].spec.steps:
+    rows = []
+    for row in runs.plan.rows:
+        run = runs[row.job]
+        result = run.result
+        if row.split or result is None or not run.job.spec.steps:
             continue
         rows.append(
             {
@@ -169,8 +145,8 @@ def cost_frame(plan: Plan, runs: Path) -> pd.DataFrame:
                 "arm": row.arm,
                 "seeds": row.seed,
                 "parameters": result.parameters,
-                "latency_ms": latency.milliseconds if latency else float("nan"),
-                "step_ms": 1000 * pd.Series([line["seconds"] for line in folder.steps()]).median(),
+                "latency_ms": run.latency.milliseconds if run.latency else float("nan"),
+                "step_ms": 1000 * run.step_seconds,
                 "minutes": result.seconds / 60,
                 "cpu_minutes": float("nan") if result.cpu_seconds is None else result.cpu_seconds / 60,
                 "peak_memory_mb": float(result.machine.get("peak_memory_mb", "nan")),
@@ -199,7 +175,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     same = lines[["parameters", "published"]].first()
     said = lines[["missing", "unpaired", "warning", "machine"]].agg(_together)
     jobs = lines["job"].agg(tuple).rename("jobs")
-    published = dict(zip(map(tuple, same.index), same["published"], strict=True))
+    published = dict(zip(map(Key._make, same.index), same["published"], strict=True))
     found = means.join(spread).join(_gains(frame, published))
     return found.join(lines.size().rename("seeds")).join(same).join(said).join(jobs).reset_index()
 

@@ -3,11 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from harness.evidence.damage import flaws
-from harness.runs.folder import RunFolder
-from harness.study.plan import Plan
+from harness.evidence.runs import Run, State, StudyRuns
+from harness.study.plan import Row
 
 
 @dataclass(frozen=True)
@@ -20,8 +18,7 @@ class Training:
     role: str
     """Of the first row that shows it; "labels" of what no row does."""
     seed: int | None
-    state: str
-    """done, running, failed or not run."""
+    state: State
     reason: str = ""
     """Why it failed."""
     commit: str = ""
@@ -33,37 +30,32 @@ class Training:
     """JSON."""
 
 
-def trainings(plan: Plan, runs: Path) -> tuple[Training, ...]:
+def trainings(runs: StudyRuns) -> tuple[Training, ...]:
     """Every job of the plan, in its order."""
-    rows = {row.job: row for row in reversed(plan.rows)}
-    flawed = flaws(plan, runs)
-    found = []
-    for id_, job in plan.jobs.items():
-        folder, flaw = RunFolder(runs / id_), flawed.get(id_)
-        result = None if flaw else folder.result()
-        failure = (flaw.message, True) if flaw else None if result else folder.failure()
-        running = result is None and folder.in_use()
-        state = "done" if result else "running" if running else "failed" if failure else "not run"
-        machine = result.machine if result else {}
-        known = ("device", "device_name", "torch")
-        found.append(
-            Training(
-                job=id_,
-                label=job.label,
-                role=rows[id_].role if id_ in rows else "labels",
-                seed=getattr(job.spec, "seed", None),
-                state=state,
-                reason=failure[0] if failure and state == "failed" else "",
-                commit=machine.get("commit", ""),
-                machine=", ".join(
-                    f"torch {machine[key]}" if key == "torch" else machine[key] for key in known if key in machine
-                ),
-                minutes=result.seconds / 60 if result else None,
-                metrics=result.metrics if result else {},
-                spec=json.dumps(job.spec.model_dump(mode="json"), indent=1),
-            )
-        )
-    return tuple(found)
+    rows = {row.job: row for row in reversed(runs.plan.rows)}
+    return tuple(_training(id_, run, rows.get(id_)) for id_, run in runs.items())
+
+
+def _training(id_: str, run: Run, row: Row | None) -> Training:
+    machine = run.result.machine if run.result else {}
+    kind = [f"torch {machine[key]}" if key == "torch" else machine[key] for key in _KIND if key in machine]
+    return Training(
+        job=id_,
+        label=run.job.label,
+        role=row.role if row else "labels",
+        seed=getattr(run.job.spec, "seed", None),
+        state=run.state,
+        reason=(run.damage.message if run.damage else run.failure) if run.state == "failed" else "",
+        commit=machine.get("commit", ""),
+        machine=", ".join(kind),
+        minutes=run.result.seconds / 60 if run.result else None,
+        metrics=run.result.metrics if run.result else {},
+        spec=json.dumps(run.job.spec.model_dump(mode="json"), indent=1),
+    )
+
+
+_KIND = ("device", "device_name", "torch")
+"""What a result says of the kind of its machine, in the order in which it is shown."""
 
 
 def states(found: tuple[Training, ...]) -> dict[str, str]:

@@ -61,9 +61,8 @@ def main(
     with exit_2_on_input_error():
         from harness.bundle.read import differing_tables, is_bundle
         from harness.bundle.write import write_bundle
-        from harness.evidence.damage import flaws
+        from harness.evidence.runs import StudyRuns
         from harness.report.write import rebuild
-        from harness.runs.folder import RunFolder
         from harness.tracking.store import check_store
         from harness.tracking.study import Mirror
 
@@ -82,23 +81,22 @@ def main(
         with _opened(study_path, given, runs_dir) as source:
             if examine:
                 unexamined = _complete(source, device)
+            runs = StudyRuns.open(source.plan, source.runs)
             tables = out / source.name
             again = flags.command("harness.run", study_path, given, flags.RUNS, flags.OUT, flags.TRACKING)
-            text, arms = rebuild(source, tables, console, again)
-            flawed = flaws(source.plan, source.runs)
-            sound = [job for id_, job in source.plan.jobs.items() if id_ not in flawed]
-            done = [job for job in sound if RunFolder(source.runs / job.id).result() is not None]
+            text, arms = rebuild(source, runs, tables, console, again)
+            damaged, done = runs.damaged, [runs[id_].job for id_ in runs.results]
             if source.root is None:
                 _compare(differing_tables(source, tables))
-            elif not done and not flawed:
+            elif not done and not damaged:
                 train = flags.command("harness.run", study_path, given, runs_dir, out, tracking_uri)
                 _say(f"nothing of this study is trained yet; this trains it: {train}")
             if bundle is not None:
-                files = write_bundle(bundle, source, tables, not without_predictions, with_weights)
+                files = write_bundle(bundle, source, runs, tables, not without_predictions, with_weights)
                 _say(f"bundle: {bundle}, {files} files of {len(done)} finished runs, {bundle.stat().st_size:,} bytes")
             if sync or ui:
                 check_store(tracking_uri)
-                failed = bool(flawed) or any(RunFolder(source.runs / job.id).failure() for job in sound)
+                failed = any(run.damage or run.failure for run in runs.values())
                 mirror = Mirror(tracking_uri, source.name, source.study, source.plan, source.runs, console)
                 mirror.follow(done)
                 mirror.finish(tables, text, arms, failed)
@@ -107,7 +105,7 @@ def main(
                 else:
                     command = flags.command("harness.report", study_path, given, runs_dir, out, tracking_uri)
                     _say(f"compare in a browser: {command} --ui")
-        if flawed:
+        if damaged:
             raise typer.Exit(2)
     if unexamined:
         raise typer.Exit(1)
@@ -145,13 +143,15 @@ def _say(text: str) -> None:
 
 def _complete(source: "Source", device: str) -> bool:
     """Examine what is finished; whether that failed anywhere."""
+    from harness.evidence.runs import StudyRuns
     from harness.execute.executor import check_device
     from harness.report.complete import complete
 
     check_device(device)
     assert source.root is not None, "of a study, not of a bundle"
     # One thread, as a training has, so that latencies of then and now compare.
-    found = complete(source.plan, source.runs, source.root, device, threads=1, console=console)
+    runs = StudyRuns.open(source.plan, source.runs)
+    found = complete(runs, source.root, device, threads=1, console=console)
     _say(found.text)
     return bool(found.failed)
 

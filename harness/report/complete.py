@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from pathlib import Path
 
 from rich.console import Console
 
@@ -16,10 +15,9 @@ from harness.diagnose import alignment, latency
 from harness.diagnose.examine import examine, examine_pair, is_examined, is_pair_examined, some_samples
 from harness.diagnose.machine import Machine
 from harness.errors import InputError
-from harness.evidence.results import sound_results
+from harness.evidence.runs import StudyRuns
 from harness.runs.folder import Busy, RunFolder
 from harness.study.jobs import DetectorJobSpec
-from harness.study.plan import Plan
 from harness.train.checkpoint import load_model
 from harness.train.job import machine, open_device
 
@@ -53,20 +51,19 @@ class _Task:
     do: Callable[[], None]
 
 
-def complete(plan: Plan, runs: Path, root: NuScenesRoot, device: str, threads: int, console: Console) -> Completion:
+def complete(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, console: Console) -> Completion:
     """Examine the finished detectors of a plan, and compare students and their baselines with the students' teachers.
 
     Each thing is kept in its run folder as soon as it is known, so that an interrupted call costs what it was at.
 
     Args:
-        plan: Whose jobs.
-        runs: Their folders.
+        runs: Of the plan, as they are before.
         root: The dataset that the plan was made for.
         device: A Fabric accelerator; on it latencies are measured.
         threads: Of this process.
         console: Is shown the progress.
     """
-    looked = _Looks(plan, runs, root, device, threads)
+    looked = _Looks(runs, root, device, threads)
     found = Completion()
     # Samples that are decoded serve the next task, too.
     tasks = sorted(looked.tasks(), key=lambda task: task.inputs)
@@ -98,8 +95,8 @@ def _attempt(task: _Task, found: Completion) -> None:
 class _Looks:
     """The tasks of a plan, and what several of them need."""
 
-    def __init__(self, plan: Plan, runs: Path, root: NuScenesRoot, device: str, threads: int) -> None:
-        self._plan, self._runs, self._root = plan, runs, root
+    def __init__(self, runs: StudyRuns, root: NuScenesRoot, device: str, threads: int) -> None:
+        self._plan, self._runs, self._root = runs.plan, runs, root
         self._device, self._threads = device, threads
         # One set may keep a gigabyte of decoded samples.
         self._samples = lru_cache(maxsize=1)(self._make_samples)
@@ -108,8 +105,7 @@ class _Looks:
         """Of every finished detector, and every finished pair once."""
         specs = {id_: job.spec for id_, job in self._plan.jobs.items() if isinstance(job.spec, DetectorJobSpec)}
         # A run that must not be believed is not worth a look; the report says what is wrong with it.
-        results = sound_results(self._plan, self._runs)
-        finished = {id_: spec for id_, spec in specs.items() if results[id_] is not None}
+        finished = {id_: spec for id_, spec in specs.items() if self._runs[id_].result is not None}
         pairs: dict[tuple[str, str], str] = {}
         for row in self._plan.rows:
             teacher = specs[row.job].teacher if row.role == "student" and not row.split else None
@@ -164,7 +160,7 @@ class _Looks:
         return load_model(self._folder(id_).model, self._plan.detector_spec(id_).detector)
 
     def _folder(self, id_: str) -> RunFolder:
-        return RunFolder(self._runs / id_)
+        return self._runs[id_].folder
 
     def _name(self, id_: str) -> str:
         return f"{self._plan.jobs[id_].label} [{id_}]"

@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progress_frame, terms_frame
 from harness.evidence.effects import POINTS, Attribution, foremost
+from harness.evidence.runs import StudyRuns
 from harness.evidence.trainings import states, trainings
 from harness.report.figures import GainLine, Pictures, forest, interaction
 from harness.report.figures_diagnostics import (
@@ -33,6 +34,7 @@ from harness.study.spec import StudySpec
 
 def document(
     source: Source,
+    runs: StudyRuns,
     lines: pd.DataFrame,
     attributed: Sequence[Attribution],
     tables: dict[str, Table],
@@ -43,13 +45,14 @@ def document(
 
     Args:
         source: What it is about.
+        runs: Of its plan.
         lines: Summary of the results.
         attributed: What the gains are due to.
         tables: By name.
         out: Folder of the report.
         command: That makes all of it again.
     """
-    found = trainings(source.plan, source.runs)
+    found = trainings(runs)
     pictures = Pictures(out / "figures")
     gains, published = _gain_lines(lines), [table for name, table in tables.items() if name.startswith("published")]
     sections = [Section("Results", [tables["results"]])]
@@ -76,7 +79,7 @@ def document(
                     "Parallel lines: the two do not interact.",
                 )
         sections.append(Section("What it is due to", [tables["attribution"]], pictures.taken()))
-    sections += _diagnostics(source, lines, pictures)
+    sections += _diagnostics(runs, lines, pictures)
     if published:
         sections.append(Section("What papers report", published))
     graph = plan_graph(source.plan, states(found))
@@ -90,7 +93,7 @@ def document(
     sections.append(Section("Cost and plan", [tables["cost"]], pictures.taken()))
     if source.kept and (source.kept / PICTURES).is_file():
         atomic_write(out / PICTURES, (source.kept / PICTURES).read_bytes())
-    seen = samples(source.root, source.study, source.plan, source.runs, trio(source.plan, source.runs), out)
+    seen = samples(source.root, source.study, runs, trio(runs), out)
     note = "The figures are in the folder figures beside this page, too, as SVG and PDF."
     told = headlines(lines, source.study)
     return Page(source.name, source.question, told, sections, found, seen, command, (note,))
@@ -100,9 +103,8 @@ SHOWN = 4
 """Arms of which diagnostics are drawn: more are neither read nor told apart."""
 
 
-def _diagnostics(source: Source, lines: pd.DataFrame, pictures: Pictures) -> list[Section]:
+def _diagnostics(runs: StudyRuns, lines: pd.DataFrame, pictures: Pictures) -> list[Section]:
     """What stands beside the gain, as far as the runs have kept it (docs/diagnostics.md)."""
-    plan, runs = source.plan, source.runs
     students = lines[(lines["role"] == "student") & (lines["split"] == "")]
     order = students["gain_NDS"].abs().sort_values(ascending=False, kind="stable").index[:SHOWN]
     chosen = set(zip(students.loc[order, "path"], students.loc[order, "arm"], strict=True))
@@ -112,7 +114,7 @@ def _diagnostics(source: Source, lines: pd.DataFrame, pictures: Pictures) -> lis
         is_chosen = np.array([pair in chosen for pair in zip(frame["path"], frame["arm"], strict=True)], dtype=bool)
         return frame[is_chosen]
 
-    terms, progress = of_chosen(terms_frame(plan, runs)), of_chosen(progress_frame(plan, runs))
+    terms, progress = of_chosen(terms_frame(runs)), of_chosen(progress_frame(runs))
     if len(progress):
         pictures.add(
             "progress",
@@ -132,7 +134,7 @@ def _diagnostics(source: Source, lines: pd.DataFrame, pictures: Pictures) -> lis
             cosines_figure(terms),
             "1: the same direction; 0: nothing in common; below 0: against it.",
         )
-    breakdown, alignment = of_chosen(breakdown_frame(plan, runs)), of_chosen(alignment_frame(plan, runs))
+    breakdown, alignment = of_chosen(breakdown_frame(runs)), of_chosen(alignment_frame(runs))
     if len(alignment):
         pictures.add(
             "alignment",

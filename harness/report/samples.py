@@ -15,7 +15,7 @@ from harness.evaluate.columns import BoxColumns
 from harness.evaluate.detection import detection_config, held_against
 from harness.evaluate.metrics import Matched
 from harness.evaluate.result_file import read_result
-from harness.evidence.results import sound_results
+from harness.evidence.runs import StudyRuns
 from harness.report.sample_drawing import (
     Ground,
     Outline,
@@ -28,7 +28,6 @@ from harness.report.sample_drawing import (
     rings,
 )
 from harness.runs.folder import atomic_write
-from harness.study.plan import Plan
 from harness.study.spec import StudySpec
 
 FILE = "samples.json"
@@ -74,10 +73,10 @@ class Samples:
     shown: tuple[Shown, ...] = ()
 
 
-def trio(plan: Plan, runs: Path, metric: str = "NDS") -> dict[str, str]:
+def trio(runs: StudyRuns, metric: str = "NDS") -> dict[str, str]:
     """The arm that gains most in the mean over seeds: teacher, baseline and student of its first seed with all three,
     what each is called to its job. Empty where no student is done with both of the others."""
-    done = {id_: result.metrics for id_, result in sound_results(plan, runs).items() if result}
+    plan, done = runs.plan, {id_: result.metrics for id_, result in runs.results.items()}
     gains: dict[tuple[str, str], list[float]] = {}
     first: dict[tuple[str, str], dict[str, str]] = {}
     for row in plan.rows:
@@ -97,8 +96,7 @@ def trio(plan: Plan, runs: Path, metric: str = "NDS") -> dict[str, str]:
 def samples(
     root: NuScenesRoot | None,
     study: StudySpec,
-    plan: Plan,
-    runs: Path,
+    runs: StudyRuns,
     detectors: Mapping[str, str],
     out: Path,
     count: int = 3,
@@ -108,8 +106,7 @@ def samples(
     Args:
         root: The dataset; None where it is not here.
         study: Whose split and scoring ranges apply.
-        plan: Of the study.
-        runs: Run folders, with the detections.
+        runs: Of the study, with the detections in their folders.
         detectors: What a detector is called to its job.
         out: Folder of the report.
         count: Samples.
@@ -123,7 +120,7 @@ def samples(
     if root is None:
         return Samples(("The dataset is not here, so there are no pictures of it.",))
     try:
-        found = _draw(root, study, plan, runs, detectors, count)
+        found = _draw(root, study, runs, detectors, count)
     except InputError as error:
         return Samples((f"There are no pictures: {error}.",))
     out.mkdir(parents=True, exist_ok=True)
@@ -131,18 +128,16 @@ def samples(
     return found
 
 
-def _draw(
-    root: NuScenesRoot, study: StudySpec, plan: Plan, runs: Path, detectors: Mapping[str, str], count: int
-) -> Samples:
+def _draw(root: NuScenesRoot, study: StudySpec, runs: StudyRuns, detectors: Mapping[str, str], count: int) -> Samples:
     config = detection_config(study.data.detection_config)
     matched: dict[str, Matched] = {}
     for name, job in detectors.items():
-        _, results = read_result(runs / job / "predictions.json")
+        _, results = read_result(runs[job].folder.predictions)
         matched[name] = held_against(root, study.data.eval_split, results, config)
     first = next(iter(matched.values()))
     at = config.dist_ths.index(DISTANCE)
     thresholds = {name: best_threshold(one, at) for name, one in matched.items()}
-    grid = plan.detector_spec(list(detectors.values())[-1]).detector.grid
+    grid = runs.plan.detector_spec(list(detectors.values())[-1]).detector.grid
     shown = []
     chosen = choose(first, count)
     for number, sample in enumerate(chosen, start=1):

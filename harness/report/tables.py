@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from harness.evaluate.mask_ap import SMALLEST_PX
+from harness.evidence import line
 from harness.evidence.effects import POINTS, Attribution, attribution_frame, foremost
 from harness.evidence.results import COSTS, ERRORS, GAINS
 from harness.evidence.statistics import POWER
@@ -363,9 +364,7 @@ def _machines(summary: pd.DataFrame) -> dict[str, str]:
 
 def line_name(row: Line) -> str:
     """What a table calls a line."""
-    last = row["arm"] if row["role"] in ("student", "control") else row["role"]
-    split = row.get("split", "")
-    return f"{row['path'] or row['model']} {last}" + (f" on {split}" if split else "")
+    return line.line_name(row["role"], row["model"], row["path"], row["arm"], row.get("split", ""))
 
 
 def _cell(text: str, value: float | int | None, best: bool = False, jobs: tuple[str, ...] = ()) -> Cell:

@@ -6,35 +6,36 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from harness.evidence.damage import flaws
 from harness.evidence.effects import attribution_frame, attributions, unlike
+from harness.evidence.line import Arm
+from harness.evidence.provenance import commit_lines, provenance
 from harness.evidence.results import arms, cost_frame, results_frame, summary
+from harness.evidence.runs import StudyRuns
 from harness.report.forms import latex, markdown, show
-from harness.report.provenance import commit_lines, provenance
 from harness.report.source import Source
 from harness.report.table import Table
 from harness.report.tables import attribution_table, cost_table, published_table, results_table, verdicts_table
 from harness.runs.folder import atomic_write
 from harness.study.papers import read_paper
-from harness.tracking.study import Arm
 
 
-def rebuild(source: Source, out: Path, console: Console, command: str = "") -> tuple[str, list[Arm]]:
+def rebuild(source: Source, runs: StudyRuns, out: Path, console: Console, command: str = "") -> tuple[str, list[Arm]]:
     """Write the report into a folder and print its tables; the main ones as Markdown, and the lines of the first.
 
     Args:
         source: What it is about.
+        runs: Of its plan.
         out: Folder.
         console: For the tables.
         command: That makes all of it again: then the page is written, too, which takes seconds.
     """
-    plan, study, runs = source.plan, source.study, source.runs
+    study = source.study
     papers = [read_paper(path) for path in study.report.papers]
-    frame = results_frame(plan, runs, papers)
-    lines, cost = summary(frame), cost_frame(plan, runs)
+    frame = results_frame(runs, papers)
+    lines, cost = summary(frame), cost_frame(runs)
     attributed = attributions(frame, study)
     told = [
-        results_table(lines, study, commit_lines(provenance(plan, runs))),
+        results_table(lines, study, commit_lines(provenance(runs))),
         verdicts_table(lines, study, unlike(frame)),
         attribution_table(attributed),
     ]
@@ -47,8 +48,8 @@ def rebuild(source: Source, out: Path, console: Console, command: str = "") -> t
     for table in [*main, *published]:
         console.print(f"\n{table.title}", style="bold", markup=False, highlight=False)
         show(table, console)
-    for flaw in flaws(plan, runs).values():
-        console.print(flaw.message, style="red", markup=False, highlight=False, soft_wrap=True)
+    for damage in runs.damaged.values():
+        console.print(damage.message, style="red", markup=False, highlight=False, soft_wrap=True)
     files = f"tables: {out}/table.md, table.tex, table.csv; what it cost: {out}/cost.md"
     console.print(files, markup=False, highlight=False, soft_wrap=True)
     if command:
@@ -57,7 +58,7 @@ def rebuild(source: Source, out: Path, console: Console, command: str = "") -> t
         from harness.report.html import write_page
 
         named = {table.name: table for table in (*main, *published, costs)}
-        page = write_page(out, document(source, lines, attributed, named, out, command))
+        page = write_page(out, document(source, runs, lines, attributed, named, out, command))
         where = f"report, to be opened in a browser: {page}"
         console.print(where, markup=False, highlight=False, soft_wrap=True)
     return "\n".join(markdown(table) for table in main), arms(lines)

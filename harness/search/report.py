@@ -11,6 +11,7 @@ from rich.console import Console
 
 from harness.console import print_table
 from harness.evidence.results import results_frame, summary
+from harness.evidence.runs import StudyRuns
 from harness.execute.executor import Site, execute
 from harness.execute.progress import progress
 from harness.report.forms import markdown_rows
@@ -263,7 +264,7 @@ def _confirmed(
     trainer.want(plan)
     with progress(console, site.workers) as display:
         display(execute(plan, site, display))
-    return summary(results_frame(plan, site.runs))
+    return summary(results_frame(StudyRuns.open(plan, site.runs)))
 
 
 def _said(question: Question, book: TrialBook, chosen: FrozenTrial, baseline: Sequence[float]) -> list[str]:

@@ -1,13 +1,13 @@
 """Mirrors a study to MLflow, from the parent process only: its run folders, which stay the truth, and its arms."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from harness.evidence.line import Arm
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec
 from harness.study.plan import Plan, Row
@@ -19,30 +19,6 @@ HISTORY_EVERY = 10
 PLAN, JOB, ARM = "crossbev.plan", "crossbev.job", "crossbev.arm"
 """Tags by which runs are found again."""
 _OF_ARMS = ("losses.", "warm_start", "schedule.steps", "schedule.epochs")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A line of a table: the rows of a plan that differ in their seed alone, in the mean."""
-
-    role: str
-    model: str
-    path: str
-    arm: str
-    split: str
-    metrics: dict[str, float]
-    """Fractions and the devkit's units, as in a result; NaN where there is none."""
-    missing: str
-    """Why there are none, else empty."""
-
-    def has(self, row: Row) -> bool:
-        """Whether a row of the plan is one of its trainings."""
-        return self.key == (row.role, row.model, row.path, row.arm, row.split)
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """All but the seed."""
-        return self.role, self.model, self.path, self.arm, self.split
 
 
 class Mirror:

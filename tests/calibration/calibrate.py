@@ -15,6 +15,7 @@ from rich.console import Console
 from harness.data.root import count_samples
 from harness.evidence.effects import POINTS, groups
 from harness.evidence.results import results_frame
+from harness.evidence.runs import StudyRuns
 from harness.evidence.statistics import Blocks, Spread
 from harness.runs.folder import RunFolder, atomic_write
 from harness.study.load import load_study
@@ -34,7 +35,7 @@ def frame_of(path: Path, runs: Path, given: list[str]):
     root = open_root(study.data, console)
     samples = partial(count_samples, root, study.data.train_split)
     plan = plan_study(study, root.fingerprint(), samples, find_images(console))
-    return results_frame(plan, runs), plan
+    return results_frame(StudyRuns.open(plan, runs)), plan
 
 
 @app.command()

@@ -17,6 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.evidence.runs import StudyRuns
+
 ROOT = Path(__file__).parents[3]
 TABLES = ("table.md", "table.tex", "table.csv", "cost.md", "cost.csv")
 
@@ -34,8 +36,9 @@ def bundle(planned, stored, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("bundle")
     source = replace(planned, runs=stored / "runs")
-    rebuild(source, folder / "reports" / "smoke", Console(file=io.StringIO()))
-    write_bundle(folder / "smoke.zip", source, folder / "reports" / "smoke", True, False)
+    runs = StudyRuns.open(source.plan, source.runs)
+    rebuild(source, runs, folder / "reports" / "smoke", Console(file=io.StringIO()))
+    write_bundle(folder / "smoke.zip", source, runs, folder / "reports" / "smoke", True, False)
     return folder / "smoke.zip"
 
 
@@ -163,8 +166,9 @@ def test_an_interrupted_bundle_leaves_nothing(planned, stored, bundle, tmp_path,
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", crash)
+    runs = StudyRuns.open(planned.plan, stored / "runs")
     with pytest.raises(KeyboardInterrupt):
-        write_bundle(tmp_path / "x.zip", replace(planned, runs=stored / "runs"), bundle.parent, False, False)
+        write_bundle(tmp_path / "x.zip", replace(planned, runs=stored / "runs"), runs, bundle.parent, False, False)
     assert list(tmp_path.iterdir()) == []
 
 

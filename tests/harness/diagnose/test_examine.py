@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from harness.evidence.runs import StudyRuns
+
 STUDY = """\
 # Is it examined?
 data: {{root: {root}, version: v1.0-synthetic, train_split: synthetic_train, eval_split: synthetic_val}}
@@ -83,7 +85,7 @@ def ids(plan):
 def complete(plan, smoke_root):
     from harness.report.complete import complete
 
-    return lambda runs: complete(plan, runs, smoke_root, "cpu", 1, Console(file=io.StringIO()))
+    return lambda runs: complete(StudyRuns.open(plan, runs), smoke_root, "cpu", 1, Console(file=io.StringIO()))
 
 
 def _content(runs, *names):

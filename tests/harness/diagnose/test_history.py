@@ -49,11 +49,11 @@ def test_what_is_kept_is_what_the_log_says_and_stands_for_it(tmp_path):
     folder = RunFolder(tmp_path)
     for step in range(50):
         folder.log_step(step, {name: value for name, value in _line(step).items() if name != "step"})
-    before = history(folder)
+    before = history(folder, folder.steps())
     assert kept_history(folder) is None
     keep_history(folder)
     (tmp_path / "metrics.jsonl").unlink()
-    after = history(folder)
+    after = history(folder, folder.steps())
     assert before.means.keys() == after.means.keys()
     assert before.means["share/heatmap"].tolist() == after.means["share/heatmap"].tolist()
     assert before.ends.tolist() == after.ends.tolist()

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.evidence.runs import StudyRuns
+
 STUDY = """\
 # Are the frames right?
 schedule: {steps: 40}
@@ -103,7 +105,7 @@ def folder(plan, runs):
 def test_terms_have_their_share_and_the_cosines_that_there_are(plan, runs):
     from harness.evidence.diagnostics import terms_frame
 
-    frame = terms_frame(plan, runs)
+    frame = terms_frame(StudyRuns.open(plan, runs))
     feature = frame[(frame["term"] == "feature") & (frame["seed"] == 1)].set_index("bin")
     assert len(feature) == 20
     assert feature["step"].tolist() == [2 * bin_ + 0.5 for bin_ in range(20)]
@@ -122,7 +124,7 @@ def test_progress_is_the_baselines_loss_less_the_students(plan, runs):
     from harness.evidence.diagnostics import progress_frame
 
     weight = plan.detector_spec(next(row.job for row in plan.rows if row.role == "student")).detector.head.box_weight
-    frame = progress_frame(plan, runs).set_index("bin")
+    frame = progress_frame(StudyRuns.open(plan, runs)).set_index("bin")
     # The control sees more steps, and has none.
     assert set(frame["role"]) == {"student"}
     assert set(frame["seeds"]) == {2}
@@ -138,13 +140,13 @@ def test_losses_of_other_batches_are_not_subtracted(plan, runs, folder):
 
     log = folder("student", 1).path / "metrics.jsonl"
     log.write_text(log.read_text().replace('"batch": 39,', '"batch": 1000,'))
-    assert len(progress_frame(plan, runs)) == 0
+    assert len(progress_frame(StudyRuns.open(plan, runs))) == 0
 
 
 def test_breakdown_has_both_and_the_paired_difference_with_its_interval(plan, runs):
     from harness.evidence.diagnostics import breakdown_frame
 
-    frame = breakdown_frame(plan, runs)
+    frame = breakdown_frame(StudyRuns.open(plan, runs))
     student = frame[frame["role"] == "student"].set_index("name")
     car = student.loc["car"]
     # Points 24 and 32 against 20 and 30; differences 3, 5, 3 in the split and the draws, as in the table's test.
@@ -165,10 +167,10 @@ def test_arm_that_lacks_a_seed_or_began_otherwise_has_no_breakdown(plan, runs, f
     from harness.evidence.diagnostics import breakdown_frame
 
     folder("student", 1).analysis.write_bytes(b"half a file")
-    assert set(breakdown_frame(plan, runs)["role"]) == {"control"}
+    assert set(breakdown_frame(StudyRuns.open(plan, runs))["role"]) == {"control"}
     control = folder("control", 0)
     control.complete(replace(control.result(), began={"weights": "others", "batches": "1 2"}))
-    assert len(breakdown_frame(plan, runs)) == 0
+    assert len(breakdown_frame(StudyRuns.open(plan, runs))) == 0
 
 
 def test_analyses_of_other_draws_are_not_paired(plan, runs, folder):
@@ -180,25 +182,27 @@ def test_analyses_of_other_draws_are_not_paired(plan, runs, folder):
     kept = kept_analysis(folder("student", 0).analysis)
     groups = {group: {name: drawn[:2] for name, drawn in numbers.items()} for group, numbers in kept.groups.items()}
     keep_analysis(folder("student", 0).analysis, replace(kept, groups=groups))
-    assert set(breakdown_frame(plan, runs)["role"]) == {"control"}
+    assert set(breakdown_frame(StudyRuns.open(plan, runs))["role"]) == {"control"}
 
 
 def test_a_run_that_must_not_be_believed_counts_nowhere(plan, runs, folder):
     from harness.evidence import diagnostics
+    from harness.evidence.results import cost_frame
 
     (folder("student", 1).path / "result.json").write_text('{"metrics": {"mAP": 0.1')
+    opened = StudyRuns.open(plan, runs)
     for name in ("progress", "breakdown"):
-        assert "student" not in set(getattr(diagnostics, f"{name}_frame")(plan, runs)["role"])
+        assert "student" not in set(getattr(diagnostics, f"{name}_frame")(opened)["role"])
     for name in ("terms", "alignment"):
-        frame = getattr(diagnostics, f"{name}_frame")(plan, runs)
+        frame = getattr(diagnostics, f"{name}_frame")(opened)
         assert set(frame[frame["role"] == "student"]["seed"]) == {0}
-    assert diagnostics.latency_frame(plan, runs).set_index("role").loc["student", "seeds"] == 1
+    assert cost_frame(opened).set_index("role").loc["student", "seeds"] == 1
 
 
 def test_alignment_has_the_students_beside_its_baselines(plan, runs, folder):
     from harness.evidence.diagnostics import alignment_frame
 
-    frame = alignment_frame(plan, runs)
+    frame = alignment_frame(StudyRuns.open(plan, runs))
     low = frame[(frame["level"] == "low") & (frame["region"] == "foreground")].set_index("seed")
     assert low["baseline"].tolist() == [0.1, 0.1]
     assert low["student"].tolist() == pytest.approx([0.3, 0.4])
@@ -206,35 +210,31 @@ def test_alignment_has_the_students_beside_its_baselines(plan, runs, folder):
     assert frame[frame["region"] == "background"]["student"].isna().all()
     teacher = next(row.job for row in plan.rows if row.role == "teacher")
     folder("baseline", 0).alignment(teacher).unlink()
-    frame = alignment_frame(plan, runs).set_index("seed")
+    frame = alignment_frame(StudyRuns.open(plan, runs)).set_index("seed")
     assert frame.loc[0, "baseline"].isna().all()
     assert len(frame) == 8
 
 
-def test_latency_is_in_its_frame_and_in_the_table_of_costs(plan, runs, folder):
-    from harness.evidence.diagnostics import latency_frame
+def test_latency_is_in_the_table_of_costs(plan, runs, folder):
     from harness.evidence.results import cost_frame
 
-    frame = latency_frame(plan, runs).set_index("role")
-    assert frame.loc["student", "milliseconds"] == pytest.approx(10.5)
-    assert frame.loc["student", "seeds"] == 2
-    assert frame.loc["student", "machine"] == "cpu (x), 1 thread(s)"
-    assert cost_frame(plan, runs).set_index("role").loc["student", "latency_ms"] == pytest.approx(10.5)
+    assert cost_frame(StudyRuns.open(plan, runs)).set_index("role").loc["student", "latency_ms"] == pytest.approx(10.5)
     for seed in (0, 1):
         folder("student", seed).latency.unlink()
-    assert "student" not in latency_frame(plan, runs)["role"].tolist()
-    assert math.isnan(cost_frame(plan, runs).set_index("role").loc["student", "latency_ms"])
+    assert math.isnan(cost_frame(StudyRuns.open(plan, runs)).set_index("role").loc["student", "latency_ms"])
 
 
 def _figures(plan, runs):
-    from harness.evidence import diagnostics, figures_diagnostics
+    from harness.evidence import diagnostics
+    from harness.report import figures_diagnostics
 
-    terms, breakdown = diagnostics.terms_frame(plan, runs), diagnostics.breakdown_frame(plan, runs)
+    opened = StudyRuns.open(plan, runs)
+    terms, breakdown = diagnostics.terms_frame(opened), diagnostics.breakdown_frame(opened)
     return {
         "terms": figures_diagnostics.terms_figure(terms),
         "cosines": figures_diagnostics.cosines_figure(terms, "map"),
-        "progress": figures_diagnostics.progress_figure(diagnostics.progress_frame(plan, runs)),
-        "alignment": figures_diagnostics.alignment_figure(diagnostics.alignment_frame(plan, runs)),
+        "progress": figures_diagnostics.progress_figure(diagnostics.progress_frame(opened)),
+        "alignment": figures_diagnostics.alignment_figure(diagnostics.alignment_frame(opened)),
         "errors": figures_diagnostics.errors_figure(breakdown),
         "classes": figures_diagnostics.classes_figure(breakdown),
         "distances": figures_diagnostics.distances_figure(breakdown),
@@ -244,8 +244,8 @@ def _figures(plan, runs):
 def test_nothing_stored_is_empty_frames_with_columns_and_figures_that_say_so(plan, tmp_path):
     from harness.evidence import diagnostics
 
-    for name in ("terms", "progress", "alignment", "breakdown", "latency"):
-        frame = getattr(diagnostics, f"{name}_frame")(plan, tmp_path / "none")
+    for name in ("terms", "progress", "alignment", "breakdown"):
+        frame = getattr(diagnostics, f"{name}_frame")(StudyRuns.open(plan, tmp_path / "none"))
         assert len(frame) == 0
         assert list(frame.columns) == [*diagnostics.KEYS, *getattr(diagnostics, name.upper())]
     for figure in _figures(plan, tmp_path / "none").values():
@@ -272,7 +272,7 @@ def test_shares_are_stacked_the_detection_terms_below(plan, runs):
     from harness.evidence.diagnostics import terms_frame
     from harness.report.figures_diagnostics import terms_figure
 
-    frame = terms_frame(plan, runs)
+    frame = terms_frame(StudyRuns.open(plan, runs))
     assert isinstance(frame, pd.DataFrame)
     axes = terms_figure(frame).axes[0]
     # Heatmap 50 %, boxes 20 %, feature 25 % or 75 %: the top of the last area.

@@ -8,6 +8,7 @@ import pytest
 
 from harness.evidence.effects import KEYS, agreement, attributions, gains_frame, groups, unlike, verdict
 from harness.evidence.results import results_frame, summary
+from harness.evidence.runs import StudyRuns
 from harness.evidence.statistics import Effect, Spread
 from harness.report.tables import attribution_table, p_text, verdicts_table
 from harness.study.load import load_study
@@ -243,7 +244,7 @@ def test_sets_of_losses_that_are_the_same_trainings_cancel(tmp_path):
 def test_nothing_finished_is_no_table(study, tmp_path):
     from harness.study.plan import plan_study
 
-    rows = results_frame(plan_study(study, "data", int), tmp_path / "none")
+    rows = results_frame(StudyRuns.open(plan_study(study, "data", int), tmp_path / "none"))
     assert attributions(rows, study) == []
     assert attribution_table([]) is None
     assert verdicts_table(summary(rows), study) is None

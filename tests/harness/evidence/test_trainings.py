@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.evidence.runs import StudyRuns
+
 SMOKE = Path(__file__).parents[3] / "studies" / "smoke.yaml"
 
 
@@ -24,7 +26,7 @@ def test_every_job_has_a_state_and_its_spec(plan, tmp_path):
     RunFolder(tmp_path / done).complete(Result({"mAP": 0.25, "NDS": 0.5}, 5, 90.0, machine))
     RunFolder(tmp_path / failed).fail("too large", wrong_input=False)
     with RunFolder(tmp_path / running).locked():
-        found = {one.job: one for one in trainings(plan, tmp_path)}
+        found = {one.job: one for one in trainings(StudyRuns.open(plan, tmp_path))}
     assert list(found) == list(plan.jobs)
     assert states(tuple(found.values())) == {done: "done", failed: "failed", running: "running"} | dict.fromkeys(
         others, "not run"

@@ -2,6 +2,8 @@
 
 import pytest
 
+from harness.evidence.runs import StudyRuns
+
 
 @pytest.fixture
 def told(planned, folder):
@@ -10,7 +12,7 @@ def told(planned, folder):
     from harness.report.contents import headlines
 
     def told(missing=(), seeds=(0, 1)):
-        frame = results_frame(planned.plan, folder / "runs")
+        frame = results_frame(StudyRuns.open(planned.plan, folder / "runs"))
         frame = frame[frame["seed"].isin(seeds)].copy()
         for role, seed in missing:
             chosen = (frame["role"] == role) & (frame["seed"] == seed)

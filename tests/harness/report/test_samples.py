@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from harness.evidence.runs import StudyRuns
+
 CAR, TRUCK = 0, 1
 
 
@@ -152,19 +154,20 @@ def _as_found(root, token):
 def test_pictures_of_a_study_are_kept_for_its_trainings(studied, smoke_root, tmp_path):
     from harness.report.samples import samples, trio
 
-    study, plan, runs = studied
-    detectors = trio(plan, runs)
+    study, plan, folder = studied
+    runs = StudyRuns.open(plan, folder)
+    detectors = trio(runs)
     assert [plan.jobs[id_].label.split(" · ")[1] for id_ in detectors.values()][:2] == ["teacher", "baseline"]
-    drawn = samples(smoke_root, study, plan, runs, detectors, tmp_path, count=2)
+    drawn = samples(smoke_root, study, runs, detectors, tmp_path, count=2)
     assert drawn.shown
     for shown in drawn.shown:
         assert [view.job for view in shown.views] == list(detectors.values())
         assert all(view.counts.endswith("hits, 0 misses, 0 false alarms") for view in shown.views)
         assert all(len(view.bev) == int(view.counts.split()[0]) for view in shown.views)
         assert shown.cameras.uri.startswith("data:image/webp;base64,")
-    assert samples(None, study, plan, runs, detectors, tmp_path, count=2) == drawn, "without the dataset, from the file"
+    assert samples(None, study, runs, detectors, tmp_path, count=2) == drawn, "without the dataset, from the file"
     (tmp_path / "samples.json").write_text('{"known": 3')
-    absent = samples(None, study, plan, runs, detectors, tmp_path, count=2)
+    absent = samples(None, study, runs, detectors, tmp_path, count=2)
     assert absent.shown == ()
     assert "dataset is not here" in absent.words[0]
 
@@ -172,12 +175,14 @@ def test_pictures_of_a_study_are_kept_for_its_trainings(studied, smoke_root, tmp
 def test_what_is_missing_is_said(studied, smoke_root, tmp_path):
     from harness.report.samples import samples, trio
 
-    study, plan, runs = studied
-    detectors = trio(plan, runs)
-    (runs / next(iter(detectors.values())) / "predictions.json").unlink()
-    said = samples(smoke_root, study, plan, runs, detectors, tmp_path / "out")
+    study, plan, folder = studied
+    runs = StudyRuns.open(plan, folder)
+    detectors = trio(runs)
+    (folder / next(iter(detectors.values())) / "predictions.json").unlink()
+    said = samples(smoke_root, study, runs, detectors, tmp_path / "out")
     assert "predictions.json" in said.words[0]
     assert not (tmp_path / "out" / "samples.json").exists(), "another time it may be there"
-    (runs / plan.rows[0].job / "result.json").unlink()
-    assert trio(plan, runs) == {}
-    assert "No student is done" in samples(smoke_root, study, plan, runs, {}, tmp_path).words[0]
+    (folder / plan.rows[0].job / "result.json").unlink()
+    runs = StudyRuns.open(plan, folder)
+    assert trio(runs) == {}
+    assert "No student is done" in samples(smoke_root, study, runs, {}, tmp_path).words[0]

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from harness.evidence.runs import StudyRuns
+
 STUDY = """\
 # Is the table right?
 schedule: {steps: 5}
@@ -100,7 +102,7 @@ def finish(plan, tmp_path):
 def test_gain_is_the_mean_of_paired_differences(plan, finish):
     from harness.evidence.results import results_frame, summary
 
-    student = summary(results_frame(plan, finish())).set_index("role").loc["student"]
+    student = summary(results_frame(StudyRuns.open(plan, finish()))).set_index("role").loc["student"]
     # By hand: gains of 4 and 2 points mAP, of -1 and +1 NDS.
     assert student["seeds"] == 2
     assert student["mAP"] == pytest.approx(28)
@@ -130,7 +132,7 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
         values = drawn.get((row.role, row.seed))
         if values is not None:
             write_draws(RunFolder(runs / row.job).draws, dict.fromkeys(("mAP", "NDS"), np.array(values)), 12)
-    table = summary(results_frame(plan, runs))
+    table = summary(results_frame(StudyRuns.open(plan, runs)))
     student = table.set_index("role").loc["student"]
     # The gains of seeds, 4 and 2, vary by 2, their mean by 1, with one degree of freedom: Student's 12.706. The draws
     # of single seeds vary by 8 and 0, those of the mean by 2: no more than seeds that differ by themselves give.
@@ -146,7 +148,7 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
 def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish):
     from harness.evidence.results import results_frame, summary
 
-    text = markdown(summary(results_frame(plan, finish())), study)
+    text = markdown(summary(results_frame(StudyRuns.open(plan, finish()))), study)
     # Gains of 4 and 2: a variance of 1 for the mean of two, and 12.706 for one degree of freedom.
     assert "| +3.0 ± 1.4 [-9.7, +15.7] |" in text
     assert "over seeds; of scenes there are too few to speak of others, or runs without draws" in text
@@ -155,7 +157,7 @@ def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish)
 def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
     from harness.evidence.results import results_frame, summary
 
-    table = summary(results_frame(plan, finish(except_=[("student", 1)])))
+    table = summary(results_frame(StudyRuns.open(plan, finish(except_=[("student", 1)]))))
     student = table.set_index("role").loc["student"]
     assert math.isnan(student["mAP"])
     assert "loss 'feature' is nan" in student["missing"]
@@ -165,7 +167,7 @@ def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
 def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
     from harness.evidence.results import results_frame, summary
 
-    frame = results_frame(plan, finish(except_=[("baseline", 1)]))
+    frame = results_frame(StudyRuns.open(plan, finish(except_=[("baseline", 1)])))
     student = frame[(frame.role == "student") & (frame.seed == 1)].iloc[0]
     assert student["mAP"] == pytest.approx(32)
     assert math.isnan(student["gain_mAP"])
@@ -179,7 +181,7 @@ def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
 def test_markdown_shows_mean_and_spread(plan, study, finish):
     from harness.evidence.results import results_frame, summary
 
-    text = markdown(summary(results_frame(plan, finish())), study)
+    text = markdown(summary(results_frame(StudyRuns.open(plan, finish()))), study)
     assert "| camera baseline | 2 | 25.0 ± 7.1 | **30.0 ± 0.0** |" in text
     assert "| lidar->camera feature | 2 | **28.0 ± 5.7** | **30.0 ± 1.4** |" in text
     assert "not of nuScenes" in text
@@ -190,7 +192,8 @@ def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
 
     runs = finish()
     for name in ("a", "b"):
-        write_tables(summary(results_frame(plan, runs)), cost_frame(plan, runs), study, tmp_path / name)
+        opened = StudyRuns.open(plan, runs)
+        write_tables(summary(results_frame(opened)), cost_frame(opened), study, tmp_path / name)
     for file in ("table.md", "table.tex", "table.csv", "cost.md", "cost.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         assert str(tmp_path) not in (tmp_path / "a" / file).read_text()
@@ -200,7 +203,8 @@ def test_costs_are_means_over_the_finished_seeds(plan, study, finish, tmp_path):
     from harness.evidence.results import cost_frame, results_frame, summary
 
     runs = finish(except_=[("student", 0)])
-    write_tables(summary(results_frame(plan, runs)), cost_frame(plan, runs), study, tmp_path / "tables")
+    opened = StudyRuns.open(plan, runs)
+    write_tables(summary(results_frame(opened)), cost_frame(opened), study, tmp_path / "tables")
     text = (tmp_path / "tables" / "cost.md").read_text()
     # Two baselines of 1 and 2 minutes; the median step of 0.5, 0.1 and 0.2 s; the larger memory.
     assert "| camera baseline | 2 | 1,234 |  | 200 | 1.5 | 1.5 | 501 |" in text
@@ -210,9 +214,9 @@ def test_costs_are_means_over_the_finished_seeds(plan, study, finish, tmp_path):
 def test_nothing_finished_costs_nothing_and_every_row_says_why(plan, study, tmp_path):
     from harness.evidence.results import cost_frame, results_frame, summary
 
-    cost = cost_frame(plan, tmp_path / "none")
+    cost = cost_frame(StudyRuns.open(plan, tmp_path / "none"))
     assert len(cost) == 0
-    write_tables(summary(results_frame(plan, tmp_path / "none")), cost, study, tmp_path / "tables")
+    write_tables(summary(results_frame(StudyRuns.open(plan, tmp_path / "none"))), cost, study, tmp_path / "tables")
     assert "CPU-minutes" in (tmp_path / "tables" / "cost.md").read_text()
     assert (tmp_path / "tables" / "table.tex").read_text().count("not run") == 3
 
@@ -225,7 +229,7 @@ def test_terminal_shows_every_number_however_narrow_it_is(plan, study, finish):
     from harness.evidence.results import results_frame, summary
 
     out = io.StringIO()
-    print_table(summary(results_frame(plan, finish())), study, Console(file=out, width=40))
+    print_table(summary(results_frame(StudyRuns.open(plan, finish()))), study, Console(file=out, width=40))
     assert "…" not in out.getvalue()
     assert "28.0 ± 5.7" in out.getvalue()
 
@@ -250,7 +254,7 @@ def paper(tmp_path):
 def test_published_numbers_carry_their_marks(plan, study, finish, paper):
     from harness.evidence.results import results_frame, summary
 
-    table = summary(results_frame(plan, finish(), [paper]))
+    table = summary(results_frame(StudyRuns.open(plan, finish()), [paper]))
     text = markdown(table, study, [paper])
     assert "| +2.5? | +2.2? | 1,234 |" in text
     assert "9.0" not in text  # of another path
@@ -263,7 +267,7 @@ def test_published_numbers_carry_their_marks(plan, study, finish, paper):
     assert r"\toprule" in tex
     assert "which row they belong to is uncertain" in tex
     # Without a paper there are no columns of papers.
-    assert "gain NDS | parameters |" in markdown(summary(results_frame(plan, finish())), study)
+    assert "gain NDS | parameters |" in markdown(summary(results_frame(StudyRuns.open(plan, finish()))), study)
 
 
 def test_gain_of_an_untrained_teacher_has_no_published_counterpart(study, finish, paper, tmp_path):
@@ -272,7 +276,8 @@ def test_gain_of_an_untrained_teacher_has_no_published_counterpart(study, finish
     from harness.study.plan import plan_study
 
     control = plan_study(load_study(tmp_path / "study.yaml", ["teachers.lidar.trained=false"]), "data", int)
-    assert results_frame(control, tmp_path / "none", [paper])["published"].map(len).eq(0).all()
+    runs = StudyRuns.open(control, tmp_path / "none")
+    assert results_frame(runs, [paper])["published"].map(len).eq(0).all()
 
 
 def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
@@ -285,18 +290,18 @@ def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
     from harness.runs.folder import RunFolder
 
     runs = finish()
-    assert "kind of machine" not in markdown(summary(results_frame(plan, runs)), study)
+    assert "kind of machine" not in markdown(summary(results_frame(StudyRuns.open(plan, runs))), study)
     for row in plan.rows:
         if row.role == "student" and row.seed == 1:
             folder = RunFolder(runs / row.job)
             machine = {"device": "cuda (H200)", "torch": "2.11", "threads": "1"}
             folder.complete(dataclasses.replace(folder.result(), machine=machine))
-    text = markdown(summary(results_frame(plan, runs)), study)
+    text = markdown(summary(results_frame(StudyRuns.open(plan, runs))), study)
     assert "| camera baseline [b] |" in text
     assert "| lidar->camera feature [a, b] |" in text
     assert "[a] cuda (H200), torch 2.11, 1 thread(s)" in text
     out = io.StringIO()
-    print_table(summary(results_frame(plan, runs)), study, Console(file=out, width=200))
+    print_table(summary(results_frame(StudyRuns.open(plan, runs))), study, Console(file=out, width=200))
     assert "camera baseline [b]" in out.getvalue()
     assert "[a] cuda (H200)" in out.getvalue()
 
@@ -316,7 +321,7 @@ def test_runs_that_began_otherwise_are_not_subtracted(plan, study, finish, what,
         if row.role == "student" and row.seed == 1:
             began |= {what: "aa xx"}
         folder.complete(dataclasses.replace(folder.result(), began=began))
-    frame = results_frame(plan, runs)
+    frame = results_frame(StudyRuns.open(plan, runs))
     students = frame[frame.role == "student"].set_index("seed")
     assert students.loc[0, "unpaired"] == ""
     assert students.loc[0, "gain_mAP"] == pytest.approx(4)
@@ -347,7 +352,7 @@ def test_models_scored_again_are_paired_by_what_they_were_trained_from(study, fi
         else:
             began = {"weights": f"of {row.role}", "batches": ""}
             folder.complete(dataclasses.replace(folder.result(), began=began))
-    frame = results_frame(plan, runs)
+    frame = results_frame(StudyRuns.open(plan, runs))
     assert (frame[frame.role == "student"].unpaired != "").all()
     assert frame[frame.role == "student"].gain_mAP.isna().all()
 
@@ -362,7 +367,7 @@ def test_what_is_doubtful_about_a_training_is_said_below_the_table(plan, study, 
     (row,) = (row for row in plan.rows if row.role == "student" and row.seed == 1)
     folder = RunFolder(runs / row.job)
     folder.complete(replace(folder.result(), warnings={"adversarial": "its discriminator has won"}))
-    text = markdown(summary(results_frame(plan, runs)), study)
+    text = markdown(summary(results_frame(StudyRuns.open(plan, runs))), study)
     assert "lidar->camera feature: doubtful: loss 'adversarial': its discriminator has won." in text
 
 
@@ -381,7 +386,7 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
         folder = RunFolder(runs / row.job)
         result = folder.result()
         folder.complete(dataclasses.replace(result, metrics={**result.metrics, "mAP": 0.0}))
-    lines = summary(results_frame(plan, runs))
+    lines = summary(results_frame(StudyRuns.open(plan, runs)))
     table = verdicts_table(lines, study)
     assert [cell.text for cell in table.rows[0][1:]] == ["mAP", "+0.0", *[""] * 7]
     assert "over seeds; (Holm): adjusted for all 1 gains" in table.notes[0]
@@ -411,7 +416,7 @@ def test_lines_that_show_the_same_number_are_best_together(plan, study, finish):
     """1.05 is shown as 1.1, though pandas rounds it to 1.0."""
     from harness.evidence.results import results_frame, summary
 
-    lines = summary(results_frame(plan, finish()))
+    lines = summary(results_frame(StudyRuns.open(plan, finish())))
     lines["mAP"] = lines["role"].map({"teacher": 9.0, "baseline": 1.05, "student": 1.08})
     text = markdown(lines, study)
     assert "| camera baseline | 2 | **1.1 ± 7.1** |" in text

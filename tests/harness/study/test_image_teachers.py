@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.evidence.runs import StudyRuns
+
 STUDY = """\
 # Does it plan?
 schedule: {steps: 1000, batch_size: 4}
@@ -315,7 +317,7 @@ def told(load, plan, tmp_path):
         (row,) = (row for row in found.rows if row.role == "image teacher")
         if metrics:
             RunFolder(runs / row.job).complete(Result(metrics, parameters=5, seconds=1.0, machine={}))
-        table = results_table(summary(results_frame(found, runs)), load(STUDY, *overrides))
+        table = results_table(summary(results_frame(StudyRuns.open(found, runs))), load(STUDY, *overrides))
         assert not any("image teacher" in row[0].text for row in table.rows)
         (line,) = (line for line in table.notes if line.startswith("Image teacher"))
         return line
@@ -336,7 +338,7 @@ def test_caption_speaks_of_the_teachers_that_were_asked_and_of_no_other(load, pl
 
     for arms, teachers in (("{i: [instance]}", ["Image teacher"]), ("{m: [feature]}", ["Teacher"])):
         study = load(STUDY, f"arms={arms}")
-        lines = caption(summary(results_frame(plan(f"arms={arms}"), tmp_path)), study)
+        lines = caption(summary(results_frame(StudyRuns.open(plan(f"arms={arms}"), tmp_path))), study)
         said = [line.partition(" lidar: ")[0].partition(" images: ")[0] for line in lines if "eacher " in line[:14]]
         assert said == teachers
 

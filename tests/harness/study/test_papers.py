@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.evidence.runs import StudyRuns
+
 PAPERS = Path(__file__).parents[3] / "studies" / "papers"
 PAPER = """\
 name: A
@@ -87,11 +89,12 @@ def test_a_direction_is_no_number_in_a_table(read, tmp_path):
         "paths: [lidar->camera]\nlosses: {output: {weight: 1}}\narms: {output: [output]}\n"
     )
     study = load_study(tmp_path / "study.yaml")
-    frame = results_frame(plan_study(study, "data", int), tmp_path / "none", [read()])
+    runs = StudyRuns.open(plan_study(study, "data", int), tmp_path / "none")
+    frame = results_frame(runs, [read()])
     assert "A gain NDS" in results_table(summary(frame), study).header
     (gains,) = frame[frame.role == "student"]["published"]
     assert [published_text(gain, "NDS") for gain in gains.values()] == ["up"]
-    mixed = results_frame(plan_study(study, "data", int), tmp_path / "none", [read("mAP: up, NDS: 2.5, mark: read")])
+    mixed = results_frame(runs, [read("mAP: up, NDS: 2.5, mark: read")])
     (gains,) = mixed[mixed.role == "student"]["published"]
     (gain,) = gains.values()
     assert (gain.points("mAP"), gain.direction("mAP"), gain.points("NDS")) == (None, "up", 2.5)

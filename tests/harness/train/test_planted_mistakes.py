@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness.evidence.runs import StudyRuns
+
 STUDIES = Path(__file__).parents[3] / "studies"
 
 
@@ -167,6 +169,6 @@ def test_initial_weights_that_differ_between_arms(distil, smoke_root, order_on, 
         folder = RunFolder(tmp_path / "runs" / row.job)
         folder.write("job.json", {})
         folder.complete(student if row.role == "student" else baseline)
-    rows = results_frame(plan, tmp_path / "runs").set_index("role")
+    rows = results_frame(StudyRuns.open(plan, tmp_path / "runs")).set_index("role")
     assert "its initial weights are not those of its baseline" in rows.loc["student", "unpaired"]
     assert torch.isnan(torch.tensor(rows.loc["student", "gain_mAP"]))

@@ -6,6 +6,8 @@ import math
 
 import pytest
 
+from harness.evidence.runs import StudyRuns
+
 
 @pytest.fixture
 def give_commit(folder, jobs):
@@ -22,12 +24,12 @@ def give_commit(folder, jobs):
 
 
 def test_a_row_is_traced_to_commit_machine_spec_and_time(planned, folder, jobs):
-    from harness.report.provenance import provenance
+    from harness.evidence.provenance import provenance
     from harness.runs.folder import RunFolder
     from harness.study.jobs import spec_hash
 
     (folder / "runs" / jobs["student", 1] / "result.json").unlink()
-    frame = provenance(planned.plan, folder / "runs").set_index(["role", "seed"])
+    frame = provenance(StudyRuns.open(planned.plan, folder / "runs")).set_index(["role", "seed"])
     done, open_ = frame.loc[("student", 0)], frame.loc[("student", 1)]
     assert (done["commit"], done["machine"]) == ("aaaaaaaaaaaa", "device cpu, torch 2, threads 1")
     assert spec_hash(json.loads(done["spec"])) == done["job"] == jobs["student", 0]
@@ -37,19 +39,19 @@ def test_a_row_is_traced_to_commit_machine_spec_and_time(planned, folder, jobs):
 
 
 def test_one_commit_is_not_worth_a_line_and_what_is_not_run_is_of_none(planned, folder, jobs):
-    from harness.report.provenance import commit_lines, provenance
+    from harness.evidence.provenance import commit_lines, provenance
 
     (folder / "runs" / jobs["student", 1] / "result.json").unlink()
-    assert commit_lines(provenance(planned.plan, folder / "runs")) == []
-    assert commit_lines(provenance(planned.plan, folder / "none")) == []
+    assert commit_lines(provenance(StudyRuns.open(planned.plan, folder / "runs"))) == []
+    assert commit_lines(provenance(StudyRuns.open(planned.plan, folder / "none"))) == []
 
 
 def test_rows_of_several_commits_are_named_with_their_seeds(planned, folder, give_commit):
-    from harness.report.provenance import commit_lines, provenance
+    from harness.evidence.provenance import commit_lines, provenance
 
     give_commit("bbbbbbbbbbbb+", ("student", 1))
     give_commit("cccccccccccc", ("teacher", 0))
-    (line,) = commit_lines(provenance(planned.plan, folder / "runs"))
+    (line,) = commit_lines(provenance(StudyRuns.open(planned.plan, folder / "runs")))
     assert line.startswith("Made by more than one version of the code: ")
     assert "bbbbbbbbbbbb+ made lidar->camera unidistill (seed 1)" in line
     assert "cccccccccccc made lidar teacher;" in line
@@ -57,17 +59,17 @@ def test_rows_of_several_commits_are_named_with_their_seeds(planned, folder, giv
 
 
 def test_a_damaged_run_is_of_no_commit(planned, folder, jobs):
-    from harness.report.provenance import provenance
+    from harness.evidence.provenance import provenance
 
     (folder / "runs" / jobs["student", 1] / "draws.npz").write_bytes(b"torn")
-    frame = provenance(planned.plan, folder / "runs").set_index(["role", "seed"])
+    frame = provenance(StudyRuns.open(planned.plan, folder / "runs")).set_index(["role", "seed"])
     assert frame.loc[("student", 1), "commit"] == ""
 
 
 def test_rows_are_called_as_in_the_table(planned, folder):
+    from harness.evidence.provenance import provenance
     from harness.evidence.results import results_frame, summary
-    from harness.report.provenance import provenance
     from harness.report.tables import results_table
 
-    table = results_table(summary(results_frame(planned.plan, folder / "runs")), planned.study)
-    assert {row[0].text for row in table.rows} == set(provenance(planned.plan, folder / "runs")["row"])
+    table = results_table(summary(results_frame(StudyRuns.open(planned.plan, folder / "runs"))), planned.study)
+    assert {row[0].text for row in table.rows} == set(provenance(StudyRuns.open(planned.plan, folder / "runs"))["row"])

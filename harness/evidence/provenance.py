@@ -1,41 +1,36 @@
 """Provenance: which version of the code, which machine and which spec made each row of a table, and when."""
 
 import json
-from pathlib import Path
 
 import pandas as pd
 
-from harness.evidence.damage import flaws
+from harness.evidence.line import Key
 from harness.evidence.results import columns_of
-from harness.report.tables import line_name
-from harness.runs.folder import RunFolder
-from harness.study.plan import Plan
+from harness.evidence.runs import StudyRuns
 
 OF_THE_RUN = ("commit", "peak_memory_mb")
 """What a result says of its machine and is of the run alone."""
 
 
-def provenance(plan: Plan, runs: Path) -> pd.DataFrame:
+def provenance(runs: StudyRuns) -> pd.DataFrame:
     """One row for each row of the plan.
 
     Columns: row (its name), role, model, path, arm, losses, split, seed, job (id), commit (with a + where files
     differed from it; empty without a result, "unknown" where the result does not say), machine (all that is known of
     its kind), spec (of the job, as JSON), and finished_at (seconds since 1970, NaN without a result).
     """
-    flawed = flaws(plan, runs)
     rows = []
-    for row in plan.rows:
-        folder = RunFolder(runs / row.job)
-        result = None if row.job in flawed else folder.result()
-        facts = result.machine if result else {}
+    for row in runs.plan.rows:
+        run = runs[row.job]
+        facts = run.result.machine if run.result else {}
         rows.append(
             {
-                "row": line_name(columns_of(row)),
+                "row": Key.of(row).name,
                 **columns_of(row),
-                "commit": facts.get("commit", "unknown") if result else "",
+                "commit": facts.get("commit", "unknown") if run.result else "",
                 "machine": ", ".join(f"{key} {value}" for key, value in facts.items() if key not in OF_THE_RUN),
-                "spec": json.dumps(plan.jobs[row.job].spec.model_dump(mode="json"), sort_keys=True),
-                "finished_at": folder.finished_at() if result else float("nan"),
+                "spec": json.dumps(run.job.spec.model_dump(mode="json"), sort_keys=True),
+                "finished_at": run.finished_at,
             }
         )
     return pd.DataFrame(rows)

@@ -1,0 +1,161 @@
+"""The runs of a study, each opened once: all that tables, figures and page say of a training comes from here."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from harness.diagnose.alignment import Alignment
+from harness.diagnose.analysis import kept_analysis
+from harness.diagnose.history import History, history
+from harness.diagnose.latency import Latency
+from harness.evaluate.analysis import Analysis
+from harness.evaluate.intervals import read_draws
+from harness.evidence.damage import Damage, check_draws, check_result, check_seconds, other_job
+from harness.runs.folder import Damaged, Result, RunFolder
+from harness.runs.small_files import kept_model
+from harness.study.jobs import Job
+from harness.study.plan import Plan
+
+State = Literal["done", "running", "failed", "not run"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A detector's metrics in draws of the scenes of its split, as fractions; the first draw is the split itself."""
+
+    values: dict[str, Float[np.ndarray, " draws"]]
+    """mAP and NDS."""
+    scenes: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job and what its run folder said when it was opened; a folder with a damaged file says nothing else."""
+
+    job: Job
+    folder: RunFolder
+    result: Result | None = None
+    """None while the job is not finished."""
+    damage: Damage | None = None
+    failure: str = ""
+    """Why the last attempt ended without a result; empty where none did."""
+    finished_at: float = float("nan")
+    """Seconds since 1970; NaN while the job is not finished."""
+    draws: Draws | None = None
+    step_seconds: float = float("nan")
+    """Median duration of a step of the training; NaN of a job without steps and of one that is not finished."""
+    history: History | None = None
+    """The training in a few parts; None of a job without steps and of one that is not finished."""
+    latency: Latency | None = None
+    """None where it was never measured."""
+
+    @property
+    def id(self) -> str:
+        """The id of the job, which is the name of its folder, too."""
+        return self.job.id
+
+    @property
+    def missing(self) -> str:
+        """Why there is no result, in the words of a table's cell; empty where there is one."""
+        if self.damage is not None:
+            return self.damage.short
+        if self.result is not None:
+            return ""
+        return f"failed: {self.failure.splitlines()[0]}" if self.failure else "not run"
+
+    @cached_property
+    def state(self) -> State:
+        """What became of the job; a process that owns its folder is at work on it."""
+        if self.result is not None:
+            return "done"
+        if self.folder.in_use():
+            return "running"
+        return "failed" if self.damage is not None or self.failure else "not run"
+
+    @cached_property
+    def analysis(self) -> Analysis | None:
+        """What the errors of a finished detector cost, draw by draw: a large file, read when somebody asks for it."""
+        return kept_analysis(self.folder.analysis) if self.result is not None else None
+
+    @cached_property
+    def alignments(self) -> dict[str, Alignment]:
+        """How like the detectors of other jobs this one is, by their ids."""
+        files = {path.stem.partition("-")[2]: path for path in self.folder.path.glob("alignment-*.json")}
+        read = {id_: kept_model(path, Alignment) for id_, path in files.items()}
+        return {id_: alignment for id_, alignment in read.items() if alignment is not None}
+
+
+def open_run(job: Job, folder: RunFolder) -> Run:
+    """Read a run folder; one that does not exist is that of a job which was not run."""
+    try:
+        if (damage := other_job(folder, job.label)) is not None:
+            return Run(job, folder, damage=damage)
+        return _read(job, folder)
+    except Damaged as damaged:
+        return Run(job, folder, damage=Damage(f"corrupt: {damaged.path.name}", f"{job.label}: {damaged}"))
+
+
+def _read(job: Job, folder: RunFolder) -> Run:
+    """What a folder of the right job holds; raises Damaged."""
+    result, failure = folder.result(), folder.failure()
+    if result is not None:
+        check_result(folder, job.spec, result)
+    steps = folder.steps()
+    if result is not None:
+        check_seconds(folder, steps)
+    drawn = read_draws(folder.draws)
+    if drawn is not None:
+        check_draws(folder, drawn[0])
+    reason = failure[0] if failure else ""
+    if result is None:
+        return Run(job, folder, failure=reason)
+    return Run(
+        job,
+        folder,
+        result,
+        failure=reason,
+        finished_at=folder.finished_at(),
+        draws=Draws({name: drawn[0][name] for name in ("mAP", "NDS")}, drawn[1]) if drawn else None,
+        step_seconds=float(np.median([line["seconds"] for line in steps])) if steps else float("nan"),
+        history=history(folder, steps),
+        latency=kept_model(folder.latency, Latency),
+    )
+
+
+@dataclass(frozen=True)
+class StudyRuns(Mapping[str, Run]):
+    """The runs of a plan by the ids of its jobs, in its order, as they were when they were opened."""
+
+    plan: Plan
+    folder: Path
+    """Of the run folders."""
+    by_job: Mapping[str, Run]
+
+    @classmethod
+    def open(cls, plan: Plan, folder: Path) -> "StudyRuns":
+        """Read the run folder of every job of a plan, once."""
+        return cls(plan, folder, {id_: open_run(job, RunFolder(folder / id_)) for id_, job in plan.jobs.items()})
+
+    @property
+    def damaged(self) -> dict[str, Damage]:
+        """The damage of each run that must not be believed, by the id of its job."""
+        return {id_: run.damage for id_, run in self.items() if run.damage is not None}
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """The result of each finished job whose run may be believed, by its id."""
+        return {id_: run.result for id_, run in self.items() if run.result is not None}
+
+    def __getitem__(self, id_: str) -> Run:
+        return self.by_job[id_]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_job)
+
+    def __len__(self) -> int:
+        return len(self.by_job)
