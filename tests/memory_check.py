@@ -28,7 +28,7 @@ from detectors.heads.center import CenterHeadSpec
 from detectors.presets import PRESETS, SEGMENTERS
 from detectors.segmenter import SegmenterSpec
 from detectors.spec import Spec
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec, LossSpec
 from distill.objective import LOSSES, Objective
 
 CAMERA = CameraSpec(
@@ -82,7 +82,7 @@ def _segmenter(spec: SegmenterSpec) -> None:
 
 
 def _loss(spec: LossSpec) -> None:
-    taught = spec.asks == "detector"
+    taught = isinstance(spec, DetectorLossSpec)
     objective = Objective(STUDENT.build(), TEACHER.build() if taught else None, {"loss": spec})
     batch: Batch = example_batch(TEACHER if taught else STUDENT, 2)
     if not taught:
