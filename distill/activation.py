@@ -11,11 +11,11 @@ from torch import Tensor
 from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.outputs import DetectorOutput
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec
 from distill.regions import Level, Norm, gap, level_channels, level_map
 
 
-class ActivationSpec(LossSpec):
+class ActivationSpec(DetectorLossSpec):
     """X3KD's cross-modal feature distillation, X-FD.
 
     L_X-FD = 1/(H W) sum over cells | D(F_S) - a_T |. The paper matches no features directly, which its authors found

@@ -16,7 +16,7 @@ from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.outputs import DetectorOutput
 from distill.adapters import AdapterKind, build_adapter
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec
 from distill.regions import Level, level_channels, level_map
 
 COLLAPSED = 0.1
@@ -24,7 +24,7 @@ COLLAPSED = 0.1
 teaches the student is noise."""
 
 
-class AdversarialSpec(LossSpec):
+class AdversarialSpec(DetectorLossSpec):
     """X3KD's cross-modal adversarial training, X-AT.
 
     L_X-AT = BCE(d(sg F_T), 1) + BCE(d(R(F_S)), 0). The discriminator d lowers it; the gradient reversal R (Ganin and

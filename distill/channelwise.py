@@ -12,7 +12,7 @@ from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.outputs import DetectorOutput
 from distill.adapters import AdapterKind, build_adapter
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec
 from distill.regions import Level, level_channels, level_map
 
 
@@ -35,7 +35,7 @@ def channelwise_loss(
     return temperature**2 * divergence
 
 
-class ChannelwiseSpec(LossSpec):
+class ChannelwiseSpec(DetectorLossSpec):
     """CWD (Shu et al., Channel-wise Knowledge Distillation for Dense Prediction, ICCV 2021), on BEV maps."""
 
     level: Level = "high"

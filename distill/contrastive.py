@@ -12,7 +12,7 @@ from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec
 from distill.regions import Level, boxes_inside, level_channels, level_map, sample_keypoints
 
 
@@ -37,7 +37,7 @@ def info_nce(
     return errors.masked_fill(~counts, 0).sum() / counts.sum().clamp(min=1)
 
 
-class ContrastiveSpec(LossSpec):
+class ContrastiveSpec(DetectorLossSpec):
     """The dense contrastive loss of BEVDistill (Chen et al., ICLR 2023), at the nine points of annotated boxes.
 
     There the points are those at which the student's queries sample, and the projections have 512 channels.

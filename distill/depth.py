@@ -10,13 +10,13 @@ from detectors.batch import Batch, CameraViews
 from detectors.detector import DetectorSpec
 from detectors.geometry.lift import LiftGeometry
 from detectors.outputs import DetectorOutput
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec
 
 NOW = 0.01
 """Seconds: returns that are not older are of the keyframe's own sweep; what moved since has not moved yet."""
 
 
-class DepthSpec(LossSpec):
+class DepthSpec(DetectorLossSpec):
     """Explicit depth supervision as in BEVDepth (Li et al., AAAI 2023), which X3KD compares itself with.
 
     The cross entropy of the camera's depth distribution at the features that a return of the teacher's LiDAR falls

@@ -16,7 +16,7 @@ from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput
 from distill.adapters import AdapterKind, build_adapter
 from distill.keypoints import KeypointTerm
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec
 from distill.regions import (
     Level,
     Norm,
@@ -51,7 +51,7 @@ def feature_loss(
     return mean_over_boxes(reduce(gap(student, teacher.detach(), norm), "b k p c -> b k", "mean"), is_object)
 
 
-class FeatureSpec(LossSpec):
+class FeatureSpec(DetectorLossSpec):
     """UniDistill's feature loss; by default at nine points of the low level, where the paper found it to work best.
 
     ``region: map`` with ``norm: l2`` is FitNet's loss (Romero et al., ICLR 2015) on BEV maps, ``gaussian`` with ``l2``

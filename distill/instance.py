@@ -1,6 +1,6 @@
 """X-IS: the student's image features also learn to segment what an image teacher sees, before they are lifted."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn as nn
@@ -13,13 +13,13 @@ from detectors.batch import Batch, Instances
 from detectors.detector import DetectorSpec
 from detectors.heads.instance_mask import InstanceMaskSpec, instance_targets
 from detectors.outputs import DetectorOutput
-from distill.loss import LossSpec
+from distill.loss import ImageLossSpec
 
 Confidence = Literal["masks", "none"]
 """What the teacher's scores weigh: each mask's own error, or nothing."""
 
 
-class InstanceSpec(LossSpec):
+class InstanceSpec(ImageLossSpec):
     """X3KD's cross-task instance segmentation distillation, X-IS.
 
     A head on the student's perspective-view features is trained, with the usual losses of its kind, against what an
@@ -30,14 +30,17 @@ class InstanceSpec(LossSpec):
     Unknown of the paper: the head's size and whether scores weigh anything; here a field each.
     """
 
-    asks: ClassVar[Literal["detector", "image"]] = "image"
-
     score_threshold: float = Field(default=0.2, ge=0, lt=1)
     """The paper's value, as it is recalled."""
     confidence: Confidence = "none"
     head: InstanceMaskSpec = InstanceMaskSpec(width=48)
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec | None) -> "InstanceTerm":
+    @property
+    def least_score(self) -> float:
+        """The threshold."""
+        return self.score_threshold
+
+    def build(self, student: DetectorSpec) -> "InstanceTerm":
         """The term of one student; ValueError where it has no camera."""
         if student.camera is None:
             raise ValueError("instance masks are learned in camera images, and the student has no camera")

@@ -1,8 +1,7 @@
-"""LossSpec: what every distillation loss is to a study and to an objective."""
+"""LossSpec: what every distillation loss is to a study and to an objective, and the two kinds of teacher it may ask."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
 
 import torch.nn as nn
 from pydantic import Field
@@ -12,14 +11,12 @@ from detectors.spec import Spec
 
 
 class LossSpec(Spec, ABC):
-    """A loss with its fields; `build` makes the term that owns whatever it trains beside the student.
+    """What the fields of both kinds of loss have in common; a loss derives from one of the kinds below.
 
-    A term is called with the outputs of student and teacher and their batch, takes the teacher's maps as constants and
-    returns a scalar, unweighted.
+    The term that a loss builds owns whatever is trained beside the student. It is called with the outputs of student
+    and teacher and their batch, takes the teacher's maps as constants and returns a scalar, unweighted.
     """
 
-    asks: ClassVar[Literal["detector", "image"]] = "detector"
-    """Which kind of teacher it learns from."""
     weight: float = Field(ge=0, allow_inf_nan=False)
 
     @property
@@ -31,15 +28,40 @@ class LossSpec(Spec, ABC):
         """What is wrong with a training whose last epoch had these values of the loss, unweighted; empty if nothing."""
         return ""
 
+
+class DetectorLossSpec(LossSpec):
+    """A loss that asks a detector, whose outputs on the batch the term is given."""
+
     @abstractmethod
-    def build(self, student: DetectorSpec, teacher: Any) -> nn.Module:
-        """The term between one student and one teacher.
+    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module:
+        """The term between one student and one teacher; ValueError where the two do not fit."""
 
-        Args:
-            student: That learns.
-            teacher: The DetectorSpec it learns from; None for a loss that asks an image teacher, whose labels come
-                with the batch.
 
-        Raises:
-            ValueError: The two do not fit.
-        """
+class ImageLossSpec(LossSpec):
+    """A loss that asks an image teacher, whose labels come with the batch; the term is given None for its outputs."""
+
+    @property
+    def least_score(self) -> float:
+        """Labels that score no more than this mean nothing to it, so they need not be decoded."""
+        return 0.0
+
+    @abstractmethod
+    def build(self, student: DetectorSpec) -> nn.Module:
+        """The term of one student; ValueError where the loss has nothing to ask of it."""
+
+
+def build_term(loss: LossSpec, student: DetectorSpec, teacher: DetectorSpec | None) -> nn.Module:
+    """The term of a loss of either kind.
+
+    Raises:
+        ValueError: Student and teacher do not fit, or there is no detector for a loss that asks one.
+    """
+    match loss:
+        case DetectorLossSpec():
+            if teacher is None:
+                raise ValueError(f"{type(loss).__name__} needs a teacher")
+            return loss.build(student, teacher)
+        case ImageLossSpec():
+            return loss.build(student)
+        case _:
+            raise ValueError(f"{type(loss).__name__} is neither a DetectorLossSpec nor an ImageLossSpec")

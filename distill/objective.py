@@ -1,6 +1,7 @@
 """Objective: a student's detection loss plus what a frozen teacher adds to it, weighted; and the table of losses."""
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from detectors.batch import Batch
 from detectors.detector import Detector
+from detectors.names import named
 from detectors.outputs import DetectorOutput
 from distill.activation import ActivationSpec
 from distill.adversarial import AdversarialSpec
@@ -21,7 +23,7 @@ from distill.contrastive import ContrastiveSpec
 from distill.depth import DepthSpec
 from distill.feature import FeatureSpec
 from distill.instance import InstanceSpec
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, build_term
 from distill.output import OutputSpec
 from distill.relation import RelationSpec
 from distill.response import ResponseSpec
@@ -38,13 +40,30 @@ LOSSES: dict[str, type[LossSpec]] = {
     "contrastive": ContrastiveSpec,
     "depth": DepthSpec,
 }
-"""Every distillation loss a study can name."""
+"""Every distillation loss that is shipped."""
+ENTRY_POINTS = "crossbev.losses"
+"""The group of entry points in which an installed package offers losses by a short name."""
+
+
+def loss_class(name: str) -> type[LossSpec]:
+    """The loss that a study names: a key of LOSSES, an entry point of ENTRY_POINTS, or ``package.module:Class``.
+
+    Raises:
+        ValueError: There is no such loss; the message says what is allowed.
+    """
+    needed = "a subclass of distill.loss.DetectorLossSpec or ImageLossSpec that has its build"
+    return named("loss", name, LOSSES, ENTRY_POINTS, _is_loss, needed)
+
+
+def _is_loss(value: Any) -> bool:
+    kinds = DetectorLossSpec, ImageLossSpec
+    return isinstance(value, type) and issubclass(value, kinds) and not inspect.isabstract(value)
 
 
 def loss_spec(name: str, fields: Mapping[str, Any]) -> LossSpec:
     """A loss from its fields; which one it is, the field ``loss`` says, or else its name."""
     given = dict(fields)
-    return LOSSES[given.pop("loss", name)].model_validate(given)
+    return loss_class(given.pop("loss", name)).model_validate(given)
 
 
 DETECTION_TERMS = ("heatmap", "boxes")
@@ -53,7 +72,7 @@ DETECTION_TERMS = ("heatmap", "boxes")
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """One step's loss and its parts; the parts are named ``heatmap``, ``boxes`` and as in LOSSES."""
+    """One step's loss and its parts; the parts are named ``heatmap``, ``boxes`` and as the losses are."""
 
     total: Float[Tensor, ""]
     """What to call ``backward`` on: the sum of ``weighted``."""
@@ -85,7 +104,7 @@ class Objective(nn.Module):
         annotated = all(spec.keeps_annotations for spec in losses.values())
         self.weights = {"heatmap": head.heatmap_weight * annotated, "boxes": head.box_weight * annotated}
         for name, spec in losses.items():
-            self.terms[name] = spec.build(student.spec, teacher and teacher.spec)
+            self.terms[name] = build_term(spec, student.spec, None if teacher is None else teacher.spec)
             self.weights[name] = spec.weight
 
     def forward(self, batch: Batch, ramp: float = 1.0) -> ObjectiveOutput:
@@ -157,11 +176,11 @@ def fingerprint(detector: Detector) -> str:
 
 def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[str, Any]) -> None:
     for name, spec in losses.items():
-        if type(spec) not in LOSSES.values():
-            raise ValueError(f"loss {name!r}: {type(spec).__name__} is in no row of the table of losses")
+        if not _is_loss(type(spec)):
+            raise ValueError(f"loss {name!r}: {type(spec).__name__} is neither a DetectorLossSpec nor an ImageLossSpec")
         if name in DETECTION_TERMS:
             raise ValueError(f"a loss cannot be called {name!r}: that is a term of the detection loss")
-    asking = [name for name, spec in losses.items() if spec.asks == "detector"]
+    asking = [name for name, spec in losses.items() if isinstance(spec, DetectorLossSpec)]
     if teacher is None:
         if asking:
             raise ValueError(f"losses {', '.join(asking)} need a teacher")

@@ -14,13 +14,13 @@ from detectors.geometry.boxes import pad_boxes
 from detectors.heads.center import decode, gather_codes
 from detectors.heads.center_loss import box_loss, center_targets, focal_loss
 from detectors.outputs import DetectorOutput
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec
 
 Confidence = Literal["boxes", "none"]
 """What the teacher's scores weigh: each box's own error, or nothing."""
 
 
-class OutputSpec(LossSpec):
+class OutputSpec(DetectorLossSpec):
     """X3KD's cross-modal output distillation, X-OD.
 
     L_X-OD = w_heat GaussianFocal(h_S, h_pseudo) + w_box 1/N sum over boxes s_b SmoothL1(y_S(b), y_T(b)), over the

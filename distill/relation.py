@@ -10,7 +10,7 @@ from torch import Tensor
 from detectors.detector import DetectorSpec
 from distill.adapters import AdapterKind, build_adapter
 from distill.keypoints import KeypointTerm
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec
 from distill.regions import Level, PointOrder, level_channels, mean_over_boxes
 
 
@@ -41,7 +41,7 @@ def _affinity(keypoints: Float[Tensor, "b k p c"]) -> Float[Tensor, "b k p p"]:
         return einsum(unit, unit, "b k p c, b k q c -> b k p q")
 
 
-class RelationSpec(LossSpec):
+class RelationSpec(DetectorLossSpec):
     """UniDistill's relation loss; by default on the high level, where the paper found it to work best."""
 
     level: Level = "high"

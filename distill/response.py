@@ -13,7 +13,7 @@ from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput, HeadOutput
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec
 from distill.regions import center_gaussians, mean_over_region
 
 Parts = Literal["joint", "split"]
@@ -63,7 +63,7 @@ def _scores(heatmap: Float[Tensor, "b classes y x"], scores: Scores) -> Float[Te
     return chosen.sigmoid()
 
 
-class ResponseSpec(LossSpec):
+class ResponseSpec(DetectorLossSpec):
     """UniDistill's response loss. Heads are compared cell by cell, so it has neither level nor adapter."""
 
     later = frozenset({"scores", "region"})

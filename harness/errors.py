@@ -1,22 +1,15 @@
 """InputError: what a user wrote or passed is wrong; programs print its one message and exit with 2."""
 
-import difflib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from detectors.names import unknown as unknown  # the words of most messages of an InputError
 
 
 class InputError(ValueError):
     """Names the file, key or value that is wrong and what is allowed. Never a bug of ours."""
-
-
-def unknown(what: str, word: str, allowed: Iterable[str]) -> str:
-    """The message for a name that is none of the allowed ones; says the nearest of them where one is near."""
-    names = sorted(allowed)
-    near = difflib.get_close_matches(word, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {word!r}; {hint}allowed: {', '.join(names) or 'none'}"
 
 
 def without_password(url: str) -> str:

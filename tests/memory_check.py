@@ -24,7 +24,7 @@ from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
 from detectors.presets import PRESETS, SEGMENTERS
 from detectors.segmenter import SegmenterSpec
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec, LossSpec
 from distill.objective import LOSSES, Objective
 
 NARROW = DetectorSpec(
@@ -70,7 +70,7 @@ def _segmenter(spec: SegmenterSpec) -> None:
 
 
 def _loss(spec: LossSpec) -> None:
-    taught = spec.asks == "detector"
+    taught = isinstance(spec, DetectorLossSpec)
     objective = Objective(STUDENT.build(), TEACHER.build() if taught else None, {"loss": spec})
     batch: Batch = example_batch(TEACHER if taught else STUDENT, 2)
     if not taught:

@@ -165,6 +165,7 @@ def test_an_exported_student_is_its_baseline_with_other_weights(jobs, crossbev, 
     from safetensors.torch import load_file
 
     from detectors.presets import PRESETS
+    from distill.loss import build_term
     from harness.export import app
     from harness.study.load import load_study
 
@@ -183,7 +184,7 @@ def test_an_exported_student_is_its_baseline_with_other_weights(jobs, crossbev, 
     # There was something to leave behind.
     study = load_study(workplace / "study.yaml")
     terms = {
-        name: study.loss(name, study.paths[0]).build(PRESETS["tiny_camera"], PRESETS["tiny_lidar"])
+        name: build_term(study.loss(name, study.paths[0]), PRESETS["tiny_camera"], PRESETS["tiny_lidar"])
         for name in origins[0]["losses"]
     }
     assert {name for name, term in terms.items() if list(term.parameters())} >= {"adversarial", "feature", "instance"}

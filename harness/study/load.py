@@ -8,7 +8,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Tag, ValidationError
 
-from distill.objective import LOSSES
+from distill.loss import build_term
+from distill.objective import loss_class
 from distill.warm_start import require_same_build
 from harness.errors import InputError, unknown
 from harness.study.papers import read_paper
@@ -46,7 +47,8 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
             try:
                 study.loss(name, route)
             except ValidationError as error:
-                raise InputError(_message(path, places, error, ("losses", name), LOSSES[study.kind(name)])) from error
+                model = loss_class(study.kind(name))
+                raise InputError(_message(path, places, error, ("losses", name), model)) from error
             except ValueError as error:
                 where = next(
                     places[at] for at in (("losses", name, "weight"), ("losses", name), ("losses",)) if at in places
@@ -77,7 +79,7 @@ def _require_possible(study: StudySpec, route: str) -> None:
                 assert teacher is not None, "the study's own check is for that"
                 require_same_build(student, teacher)
             else:
-                study.loss(name, route).build(student, teacher)
+                build_term(study.loss(name, route), student, teacher)
     except ValueError as error:
         raise InputError(f"path {route}, {name}: {error}") from error
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from detectors.spec import Spec
-from distill.loss import LossSpec
-from distill.objective import DETECTION_TERMS, LOSSES
+from distill.loss import DetectorLossSpec, LossSpec
+from distill.objective import DETECTION_TERMS, loss_class
 from distill.weights import PUBLISHED, published_weight
 from harness.errors import unknown
 from harness.study.designs import expand
@@ -151,7 +151,7 @@ class StudySpec(Spec):
     """What `harness.search` varies; nothing to `harness.run`."""
 
     def kind(self, name: str) -> str:
-        """Which of LOSSES a loss of the study is."""
+        """Which loss one of the study is, as `loss_class` knows it."""
         return self.losses[name].loss or name
 
     def loss(self, name: str, path: str) -> LossSpec:
@@ -165,7 +165,7 @@ class StudySpec(Spec):
         if fields["weight"] == PUBLISHED:
             ends = replace(self.ends(path), image_teacher=None)
             fields["weight"] = published_weight(self.kind(name), self.sensors(ends))
-        return LOSSES[self.kind(name)].model_validate(fields)
+        return loss_class(self.kind(name)).model_validate(fields)
 
     def ends(self, path: str) -> Ends:
         """Teachers and student of a path."""
@@ -177,11 +177,13 @@ class StudySpec(Spec):
 
     def teachers_asked(self, names: Iterable[str], path: str) -> Ends:
         """The ends of a path, without the teacher that none of these losses (or WARM_START) asks."""
-        asked = {"detector" if name == WARM_START else LOSSES[self.kind(name)].asks for name in names}
+        asks_detector = {
+            name == WARM_START or issubclass(loss_class(self.kind(name)), DetectorLossSpec) for name in names
+        }
         ends = self.ends(path)
         return Ends(
-            ends.teacher if "detector" in asked else None,
-            ends.image_teacher if "image" in asked else None,
+            ends.teacher if True in asks_detector else None,
+            ends.image_teacher if False in asks_detector else None,
             ends.student,
         )
 
@@ -209,9 +211,11 @@ class StudySpec(Spec):
     @classmethod
     def _losses_are_known(cls, losses: dict[str, LossChoice]) -> dict[str, LossChoice]:
         for name, choice in losses.items():
-            if (choice.loss or name) not in LOSSES:
+            try:
+                loss_class(choice.loss or name)
+            except ValueError as error:
                 hint = "" if choice.loss else "; a name of your own needs a field loss that says which one it is"
-                raise ValueError(unknown("loss", choice.loss or name, LOSSES) + hint)
+                raise ValueError(f"{error}{hint}") from error
             if name in DETECTION_TERMS:
                 raise ValueError(f"a loss cannot be called {name!r}: that is a term of the detection loss")
         return losses

@@ -20,8 +20,7 @@ from lightning.fabric import Fabric
 
 from detectors.detector import Detector
 from detectors.spec import Spec
-from distill.instance import InstanceSpec
-from distill.loss import LossSpec
+from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec
 from distill.objective import DETECTION_TERMS, Objective, fingerprint, loss_spec
 from distill.warm_start import inherit
 from harness.data.loader import SampleSet, evaluation_batches
@@ -239,7 +238,7 @@ def _train(
             inherit(student, teacher)
     losses = {name: loss_spec(name, fields) for name, fields in spec.losses.items()}
     with seeded(spec.seed, "training_only"):
-        asked = any(loss.asks == "detector" for loss in losses.values())
+        asked = any(isinstance(loss, DetectorLossSpec) for loss in losses.values())
         objective = Objective(student, teacher if asked else None, losses)
 
     inputs = spec.detector.inputs
@@ -252,7 +251,7 @@ def _train(
     labels = None
     if order.labels is not None:
         # Most of what a teacher sees it is not sure of; that need not be decoded.
-        sure = [loss.score_threshold for loss in losses.values() if isinstance(loss, InstanceSpec)]
+        sure = [loss.least_score for loss in losses.values() if isinstance(loss, ImageLossSpec)]
         labels = PseudoLabels(order.labels, min(sure))
     samples = SampleSet(root, tokens, inputs, spec.schedule.augment, labels)
     fit(fabric, objective, samples, spec.schedule, spec.seed, folder, stop, order.loader_workers)

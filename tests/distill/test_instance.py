@@ -30,7 +30,7 @@ def build(detector_spec):
     def build(mask_weight=2.0, **fields):
         head = InstanceSpec(weight=1.0).head.model_copy(update={"width": 6, "mask_weight": mask_weight})
         torch.manual_seed(0)
-        return InstanceSpec(weight=1.0, head=head, **fields).build(detector_spec, None).double()
+        return InstanceSpec(weight=1.0, head=head, **fields).build(detector_spec).double()
 
     return build
 
@@ -205,7 +205,7 @@ def test_a_student_without_a_camera_is_refused(spec):
     from distill.instance import InstanceSpec
 
     with pytest.raises(ValueError, match="the student has no camera"):
-        InstanceSpec(weight=1.0).build(spec, None)
+        InstanceSpec(weight=1.0).build(spec)
 
 
 def test_a_batch_without_labels_is_refused(build, student, scene):

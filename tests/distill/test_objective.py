@@ -131,14 +131,24 @@ def test_term_that_is_not_finite_stops_the_step_by_name(objective, batch, monkey
         objective(batch)
 
 
-def test_what_is_in_no_row_of_the_table_is_refused(make, spec):
+def test_a_loss_that_no_table_names_is_weighed_like_any_other(make, spec, batch):
+    from distill.relation import RelationSpec
+
+    class Mine(RelationSpec):
+        pass
+
+    relation = {"relation": RelationSpec(weight=0.5)}
+    output = make(spec.build(), spec.build(), relation | {"mine": Mine(weight=1.0)})(batch)
+    assert output.weighted["mine"].item() == pytest.approx(2 * output.weighted["relation"].item())
+
+
+def test_what_is_no_loss_of_either_kind_is_refused(make, spec):
     from distill.loss import LossSpec
 
     class Mine(LossSpec):
-        def build(self, student, teacher):
-            return torch.nn.Identity()
+        pass
 
-    with pytest.raises(ValueError, match=r"'mine': Mine is in no row"):
+    with pytest.raises(ValueError, match="'mine': Mine is neither a DetectorLossSpec nor an ImageLossSpec"):
         make(spec.build(), spec.build(), {"mine": Mine(weight=1.0)})
 
 
