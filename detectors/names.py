@@ -59,7 +59,7 @@ def _imported(what: str, place: str, is_one: Callable[[Any], bool], needed: str)
         value = attrgetter(attribute)(module)
     except AttributeError:
         fitting = [key for key, each in vars(module).items() if is_one(each)]
-        raise ValueError(f"{what} {place!r}: {unknown(f'name in {module_name}', attribute, fitting)}") from None
+        raise ValueError(f"{what} {place!r}: {unknown('name', attribute, fitting)} (in {module_name})") from None
     if not is_one(value):
-        raise ValueError(f"{what} {place!r} is {value!r}, but it has to be {needed}")
+        raise ValueError(f"{what} {place!r} is of type {type(value).__name__}, but it has to be {needed}")
     return value

@@ -17,6 +17,7 @@ from detectors.encoders.radar import RadarSpec
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
 from detectors.heads.instance_mask import InstanceMaskSpec
+from detectors.names import named
 from detectors.segmenter import SegmenterSpec
 
 # The tiny detectors train in minutes on one core; teacher and student differ in their encoders alone.
@@ -63,6 +64,19 @@ PRESETS = {
     "tiny_camera_lidar": _tiny(camera=_TINY_CAMERA, lidar=_TINY_LIDAR),
     "tiny_camera_radar": _tiny(camera=_TINY_CAMERA, radar=_TINY_RADAR),
 }
+
+ENTRY_POINTS = "crossbev.presets"
+"""The group of entry points in which an installed package offers detectors by a short name."""
+
+
+def preset(name: str) -> DetectorSpec:
+    """The detector that a study names: a key of PRESETS, an entry point of ENTRY_POINTS, or ``package.module:SPEC``.
+
+    Raises:
+        ValueError: There is none of that name; the message says what is allowed.
+    """
+    return named("preset", name, PRESETS, ENTRY_POINTS, lambda value: isinstance(value, DetectorSpec), "a DetectorSpec")
+
 
 _TINY_MASKS = InstanceMaskSpec(width=64)
 SEGMENTERS = {

@@ -1,18 +1,21 @@
 """The worked example of CONTRIBUTING.md is a loss that keeps the contract."""
 
 import re
+import sys
 import types
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+
+TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 
 
 @pytest.fixture
 def example():
-    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    module = types.ModuleType("center_score")
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    module = types.ModuleType("my_package.center_score")
     exec(code, vars(module))
     return module
 
@@ -42,6 +45,30 @@ def test_the_example_is_a_loss_that_studies_can_name(example, monkeypatch, tmp_p
     assert output.weighted["center_score"].item() == pytest.approx(0.5 * output.raw["center_score"].item())
     output.total.backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_what_it_says_of_a_package_of_ones_own_is_a_study(example, monkeypatch, tmp_path):
+    from detectors.presets import PRESETS
+    from harness.study.load import load_study
+
+    losses, teachers = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL))
+    package, detectors = types.ModuleType("my_package"), types.ModuleType("my_package.detectors")
+    detectors.MY_LIDAR = PRESETS["tiny_lidar"]
+    for module in (package, example, detectors):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "schedule: {steps: 5}\n"
+        "students: {radar: {preset: tiny_radar}}\n"
+        "paths: [wide->radar, theirs->radar, written_out->radar]\n"
+        "arms: {one: [mine]}\n" + yaml.safe_dump(losses | teachers)
+    )
+    study = load_study(path)
+    assert study.loss("mine", "wide->radar") == example.CenterScoreSpec(weight=0.5, min_overlap=0.3)
+    specs = {name: teacher.detector_spec for name, teacher in study.teachers.items()}
+    assert specs["wide"].lidar.widths == (32, 64, 96)
+    assert specs["theirs"].lidar == PRESETS["tiny_lidar"].lidar
+    assert specs["written_out"].grid == PRESETS["tiny_lidar"].grid
 
 
 def test_its_value_by_hand(example, grid, make_boxes):

@@ -75,6 +75,7 @@ def test_every_arm_of_every_study_does_two_steps():
     import torch
 
     from detectors.cost import example_batch
+    from distill.loss import DetectorLossSpec
     from distill.objective import Objective, loss_spec
 
     batches = {}
@@ -88,7 +89,7 @@ def test_every_arm_of_every_study_does_two_steps():
             batches[sees] = _labelled(replace(one, **{name: getattr(two, name) for name in missing}))
         batch = batches[sees]
         chosen = {loss: loss_spec(loss, fields) for loss, fields in json.loads(losses).items()}
-        asks = any(loss.asks == "detector" for loss in chosen.values())
+        asks = any(isinstance(loss, DetectorLossSpec) for loss in chosen.values())
         objective = Objective(student_spec.build(), teacher_spec.build() if asks else None, chosen)
         before = objective.student.head.heatmap.weight.clone()
         optimizer = torch.optim.SGD(objective.parameters(), lr=1e-4)

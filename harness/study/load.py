@@ -65,8 +65,8 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
 def _require_possible(study: StudySpec, route: str) -> None:
     """Raise InputError for a path whose models cannot teach one another what the arms want."""
     ends = study.ends(route)
-    student = study.students[ends.student].detector
-    teacher = study.teachers[ends.teacher].detector if ends.teacher else None
+    student = study.students[ends.student].detector_spec
+    teacher = study.teachers[ends.teacher].detector_spec if ends.teacher else None
     if teacher is not None and teacher.grid != student.grid:
         raise InputError(f"path {route}: teacher and student see different ground: {teacher.grid!r}, {student.grid!r}")
     try:
@@ -153,11 +153,17 @@ def _fields(model: Any, loc: Location) -> Iterable[str]:
         if isinstance(model, type) and issubclass(model, BaseModel):
             model = model.model_fields[str(part)].annotation
         elif get_origin(model) in (Union, UnionType):
-            model = next(each for each in get_args(model) if Tag(str(part)) in getattr(each, "__metadata__", ()))
+            model = next(each for each in get_args(model) if _is_tagged(each, str(part)))
         else:  # dict[str, Model]: the key is the user's, the value is the model
             model = get_args(model)[1]
         model = _itself(model)
     return model.model_fields
+
+
+def _is_tagged(model: Any, tag: str) -> bool:
+    """Whether pydantic calls one of several models so: by an annotation, or by its own field `kind`."""
+    kind = getattr(model, "model_fields", {}).get("kind")
+    return Tag(tag) in getattr(model, "__metadata__", ()) or (kind is not None and kind.default == tag)
 
 
 def _itself(model: Any) -> Any:

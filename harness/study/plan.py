@@ -20,7 +20,7 @@ from harness.study.jobs import (
 )
 from harness.study.roles import ImageDataSpec, ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
-from harness.study.spec import WARM_START, StudySpec
+from harness.study.spec import WARM_START, StudySpec, term_name
 
 ImageData = Callable[[ImageDataSpec], tuple[Path, str]]
 """Where an image teacher's dataset lies, and its identity."""
@@ -99,7 +99,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     plain = taught.model_copy(update={"distillation_warmup": 0.0})
 
     def spec(model: TeacherSpec | StudentSpec, seed: int, schedule: ScheduleSpec = plain) -> DetectorJobSpec:
-        return DetectorJobSpec(detector=model.detector, seed=seed, data=data, schedule=schedule)
+        return DetectorJobSpec(detector=model.detector_spec, seed=seed, data=data, schedule=schedule)
 
     untrained = data.model_copy(update={"train_split": ""})
     teachers: dict[tuple[str, int], str] = {}
@@ -172,14 +172,14 @@ def _losses(study: StudySpec, names: Sequence[str], path: str) -> dict[str, dict
     names.
     """
     chosen = [name for name in names if name != WARM_START]
-    count = Counter(study.kind(name) for name in chosen)
-    losses = {}
+    count = Counter(term_name(study.kind(name)) for name in chosen)
+    losses: dict[str, dict[str, Any]] = {}
     for name in chosen:
         kind, fields = study.kind(name), study.loss(name, path).model_dump(mode="json")
-        if count[kind] == 1:
-            losses[kind] = fields
-        else:
-            losses[name] = fields if name == kind else {"loss": kind, **fields}
+        called = term_name(kind) if count[term_name(kind)] == 1 else name
+        if called in losses:
+            raise InputError(f"losses.{name}: an arm has two losses that a log would call {called!r}; rename one")
+        losses[called] = fields if called == kind else {"loss": kind, **fields}
     return losses
 
 

@@ -1,41 +1,64 @@
 """What a study trains: teachers and students that detect, and image teachers that segment."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from detectors.detector import DetectorSpec
-from detectors.presets import PRESETS, SEGMENTERS
+from detectors.presets import SEGMENTERS, preset
 from detectors.segmenter import SegmenterSpec
 from detectors.spec import Spec
 from harness.errors import unknown
+from harness.study.changes import changed
 from harness.study.schedule import AugmentSpec, ImageAugmentSpec, ScheduleSpec
 
 
 class _Model(Spec):
-    preset: str
+    preset: str | None = None
+    """A key of PRESETS, an entry point of the group crossbev.presets, or ``package.module:SPEC`` of your own."""
+    detector: DetectorSpec | None = None
+    """All of a detector, in place of a preset."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """What of the preset is otherwise, by dotted key: ``{lidar.widths: [16, 32, 48]}``."""
     keyframes: int = Field(default=1, ge=1, le=8)
-    """Of a camera: how many it sees, the newest and the ones before it."""
+    """Of a camera: how many it sees, the newest and the ones before it; short for ``set: {camera.keyframes: ...}``."""
 
     @property
-    def detector(self) -> DetectorSpec:
-        """The preset with what this says of it."""
-        preset = PRESETS[self.preset]
-        if preset.camera is None or self.keyframes == preset.camera.keyframes:
-            return preset
-        return preset.model_copy(update={"camera": preset.camera.model_copy(update={"keyframes": self.keyframes})})
+    def detector_spec(self) -> DetectorSpec:
+        """The detector, with everything that is said of it."""
+        if self.detector is not None:
+            return self.detector
+        assert self.preset is not None, "a validator is for that"
+        changes = dict(self.set)
+        if "keyframes" in self.model_fields_set and preset(self.preset).camera is not None:
+            changes["camera.keyframes"] = self.keyframes
+        return changed(preset(self.preset), changes)
 
     @field_validator("preset")
     @classmethod
-    def _preset_is_known(cls, name: str) -> str:
-        if name not in PRESETS:
-            raise ValueError(unknown("preset", name, PRESETS))
+    def _preset_is_known(cls, name: str | None) -> str | None:
+        if name is not None:
+            preset(name)
         return name
 
+    @field_validator("set")
+    @classmethod
+    def _changes_fit(cls, changes: dict[str, Any], info: Any) -> dict[str, Any]:
+        if (name := info.data.get("preset")) is not None:
+            changed(preset(name), changes)
+        return changes
+
     @model_validator(mode="after")
-    def _keyframes_are_a_cameras(self) -> Self:
-        if self.keyframes > 1 and self.preset in PRESETS and PRESETS[self.preset].camera is None:
+    def _is_one_of_two(self) -> Self:
+        if (self.preset is None) == (self.detector is None):
+            given = "both are" if self.preset else "neither is"
+            raise ValueError(f"a teacher or student is either a preset or a detector; {given} given")
+        if self.detector is not None and (unused := self.model_fields_set & {"set", "keyframes"}):
+            raise ValueError(f"{min(unused)} belongs to a preset; a detector says it in its own fields")
+        if "keyframes" in self.model_fields_set and "camera.keyframes" in self.set:
+            raise ValueError("keyframes and set's camera.keyframes say the same; leave one of them out")
+        if self.keyframes > 1 and self.detector_spec.camera is None:
             raise ValueError(f"keyframes belong to cameras; preset {self.preset!r} has none")
         return self
 

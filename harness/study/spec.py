@@ -105,6 +105,12 @@ def _tidy_path(text: Any) -> Any:
     return re.sub(r"\s*(->|\+)\s*", r"\1", text.strip()) if isinstance(text, str) else text
 
 
+def term_name(kind: str) -> str:
+    """What logs and weights call a loss of a kind: its own name; of ``package.module:Class`` the class."""
+    # torch refuses a module whose name has a dot in it.
+    return re.sub(r"\W", "_", kind.rpartition(":")[2])
+
+
 Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
 PathText = Annotated[str, BeforeValidator(_tidy_path), Field(pattern=r"^\w+(\+\w+)?->\w+$")]
 """TEACHER->STUDENT, the teacher a detector or an image teacher, or both: lidar+instance->camera."""
@@ -189,9 +195,9 @@ class StudySpec(Spec):
 
     def sensors(self, ends: Ends) -> str:
         """A path by what its models see, such as camera+lidar->camera or images+lidar->camera, as papers name it."""
-        teaching = self.teachers[ends.teacher].detector.inputs.sensors if ends.teacher else frozenset()
+        teaching = self.teachers[ends.teacher].detector_spec.inputs.sensors if ends.teacher else frozenset()
         images = {IMAGES} if ends.image_teacher else set()
-        learning = self.students[ends.student].detector.inputs.sensors
+        learning = self.students[ends.student].detector_spec.inputs.sensors
         return "->".join("+".join(sorted(each)) for each in (teaching | images, learning))
 
     @property
@@ -216,7 +222,7 @@ class StudySpec(Spec):
             except ValueError as error:
                 hint = "" if choice.loss else "; a name of your own needs a field loss that says which one it is"
                 raise ValueError(f"{error}{hint}") from error
-            if name in DETECTION_TERMS:
+            if name in DETECTION_TERMS or term_name(choice.loss or name) in DETECTION_TERMS:
                 raise ValueError(f"a loss cannot be called {name!r}: that is a term of the detection loss")
         return losses
 
@@ -246,10 +252,10 @@ class StudySpec(Spec):
         models |= {f"students.{name}": student for name, student in self.students.items()}
         scored = scored_range(self.data.detection_config)
         for at, model in models.items():
-            reach = model.detector.grid.reach
+            reach = model.detector_spec.grid.reach
             if reach < scored:
                 raise ValueError(
-                    f"{at}: the grid of preset {model.preset!r} ends {reach:g} m from the car, but "
+                    f"{at}: its grid ends {reach:g} m from the car, but "
                     f"data.detection_config {self.data.detection_config!r} scores objects up to {scored} m; "
                     f"allowed: within_{int(reach)}m, or less"
                 )

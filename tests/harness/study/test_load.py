@@ -1,5 +1,7 @@
 """A study says exactly what it may say; anything else is one message with the place and the nearest allowed name."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -266,8 +268,8 @@ def test_a_variant_takes_the_published_weight_of_its_loss(load):
 
 def test_a_camera_may_see_earlier_keyframes(load):
     study = load(STUDY.replace("{preset: tiny_camera}", "{preset: tiny_camera, keyframes: 2}"))
-    assert study.students["camera"].detector.inputs.keyframes == 2
-    assert study.teachers["lidar"].detector.inputs.keyframes == 1
+    assert study.students["camera"].detector_spec.inputs.keyframes == 2
+    assert study.teachers["lidar"].detector_spec.inputs.keyframes == 1
 
 
 @pytest.mark.parametrize(
@@ -289,4 +291,84 @@ def test_a_camera_may_see_earlier_keyframes(load):
 def test_keyframes_that_make_no_sense_are_refused(refusal, old, new, said):
     assert old in STUDY
     message = refusal(STUDY.replace(old, new))
+    assert all(part in message for part in said), message
+
+
+def test_a_preset_may_be_set_otherwise_by_dotted_key_or_by_part(load):
+    from detectors.presets import PRESETS
+
+    for changes in ("{lidar.sweeps: 1, lidar.widths: [8, 16, 24]}", "{lidar: {sweeps: 1, widths: [8, 16, 24]}}"):
+        study = load(STUDY.replace("{preset: tiny_lidar}", f"{{preset: tiny_lidar, set: {changes}}}"))
+        spec, preset = study.teachers["lidar"].detector_spec, PRESETS["tiny_lidar"]
+        assert (spec.lidar.sweeps, spec.lidar.widths) == (1, (8, 16, 24))
+        assert spec.model_copy(update={"lidar": preset.lidar}) == preset
+        assert spec.lidar.depths == preset.lidar.depths
+
+
+def test_a_detector_may_be_written_out(load):
+    from detectors.presets import PRESETS
+
+    written = json.dumps({"detector": PRESETS["tiny_lidar"].model_dump(mode="json")})
+    study = load(STUDY.replace("{preset: tiny_lidar}", written))
+    assert study.teachers["lidar"].detector_spec == PRESETS["tiny_lidar"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{preset: tiny_lidar, set: {lidar.wdths: [8]}}", ["set: lidar.wdths", "did you mean 'widths'", "(in lidar)"]),
+        ("{preset: tiny_lidar, set: {lidr.widths: [8]}}", ["set: lidr.widths", "did you mean 'lidar'"]),
+        ("{preset: tiny_lidar, set: {lidar.widths: much}}", ["set: lidar.widths: Input should be a valid tuple"]),
+        ("{preset: tiny_lidar, set: {lidar.widths.x: 3}}", ["lidar.widths is (16, 32, 48) and has no fields"]),
+        ("{preset: tiny_lidar, set: {lidar.widths: [8, 16]}}", ["set: lidar: 3 depths for 2 widths"]),
+        ("{preset: tiny_lidar, set: {fusion: {channels: 8}}}", ["fusion belongs to detectors of two or more"]),
+        ("{preset: tiny_lidar, detector: {lidar: {wdths: [8]}}}", ["'wdths'", "did you mean 'widths'"]),
+        ("{seed: 1}", ["either a preset or a detector; neither is given"]),
+        ("{preset: 'no_package.parts:SPEC'}", ["'no_package.parts' cannot be imported", "ModuleNotFoundError"]),
+        ("{preset: 'detectors.presets:PRESETS'}", ["of type dict, but it has to be a DetectorSpec"]),
+        (
+            "{preset: tiny_camera, keyframes: 2, set: {camera.keyframes: 3}}",
+            ["say the same"],
+        ),
+    ],
+)
+def test_a_mistake_in_a_detector_names_the_key_and_what_is_allowed(refusal, given, said):
+    message = refusal(STUDY.replace("{preset: tiny_lidar}", given))
+    assert "study.yaml:4: " in message
+    assert all(part in message for part in said), message
+
+
+def test_a_detector_written_out_leaves_nothing_to_set(refusal):
+    from detectors.presets import PRESETS
+
+    given = {"detector": PRESETS["tiny_lidar"].model_dump(mode="json")}
+    for more, said in (({"set": {"lidar.sweeps": 1}}, "set belongs"), ({"preset": "tiny_lidar"}, "both are given")):
+        assert said in refusal(STUDY.replace("{preset: tiny_lidar}", json.dumps(given | more)))
+
+
+def test_a_loss_of_a_module_takes_its_own_fields(load):
+    from distill.relation import RelationSpec
+
+    study = load(VARIANTS.replace("loss: feature, weight: 2.0, region: map, norm: l2", OUTSIDE))
+    assert study.loss("fitnet", "lidar->camera") == RelationSpec(weight=2.0, level="low")
+
+
+OUTSIDE = 'loss: "distill.relation:RelationSpec", weight: 2.0, level: low'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("distill.relation:RelationSpec", "no_package:Spec", ["study.yaml:7", "no_package", "cannot be imported"]),
+        (":RelationSpec", ":RelatonSpec", ["study.yaml:7", "did you mean 'RelationSpec'", "(in distill.relation)"]),
+        (":RelationSpec", ":relation_loss", ["study.yaml:7", "of type function", "a subclass of distill.loss"]),
+        ("relation:RelationSpec", "loss:DetectorLossSpec", ["study.yaml:7", "that has its build"]),
+        ("level:", "levl:", ["study.yaml:9", "'levl'", "did you mean 'level'", "(in losses.fitnet)"]),
+    ],
+)
+def test_a_mistake_in_a_loss_of_a_module_is_one_message(refusal, old, new, said):
+    assert old in OUTSIDE
+    outside = OUTSIDE.replace(old, new)
+    message = refusal(VARIANTS.replace("loss: feature, weight: 2.0, region: map, norm: l2", outside))
+    assert len(message.splitlines()) == 1
     assert all(part in message for part in said), message

@@ -272,3 +272,24 @@ def test_two_variants_of_a_loss_in_one_arm_keep_their_names(study):
         "high": ("high", 3.0),
     }
     assert set(_job(plan, "one").spec.losses) == {"feature"}
+
+
+def test_a_loss_of_somebody_else_is_one_job_whatever_a_study_calls_it(study):
+    chosen = "losses={%s: {loss: 'distill.relation:RelationSpec', weight: 1.0}}"
+    jobs = []
+    for name in ("mine", "yours"):
+        plan = _plan(study(chosen % name, f"arms={{one: [{name}]}}"))
+        jobs.append({job.id: job.spec.losses for job in plan.jobs.values() if job.spec.teacher})
+    assert jobs[0] == jobs[1]
+    for losses in jobs[0].values():
+        assert losses["RelationSpec"]["loss"] == "distill.relation:RelationSpec"
+
+
+def test_losses_that_a_log_could_not_tell_apart_are_refused(study):
+    from harness.errors import InputError
+
+    chosen = (
+        "losses={a: {loss: feature, weight: 1}, relation: {loss: feature, weight: 1}, b: {loss: relation, weight: 1}}"
+    )
+    with pytest.raises(InputError, match="two losses that a log would call 'relation'"):
+        _plan(study(chosen, "arms={one: [a, relation, b]}"))

@@ -2,9 +2,14 @@
 
 Where this fails by intention, raise RESULTS_VERSION, so that no run of the old numbers is taken for one of the new, and
 write the new numbers: ``python -m tests.harness.train.test_golden``.
+
+A loss has numbers of its own, taken with no other loss beside it. A new one changes no number that is there, so it
+leaves RESULTS_VERSION as it is and adds its own: ``python -m tests.harness.train.test_golden NAME``, where NAME is its
+key in LOSSES.
 """
 
 import json
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,14 +17,16 @@ import numpy as np
 import pytest
 import torch
 
+from distill.loss import DetectorLossSpec
+from distill.objective import LOSSES, Objective
+
 GOLDEN = Path(__file__).with_suffix(".json")
 STEPS = 3
 
 
 def _numbers():
-    """Every number by name: of all presets without a teacher, and of a camera that is taught, in several ways."""
+    """Numbers by name: of all presets without a teacher, and of a camera that is taught by UniDistill's losses."""
     from detectors.presets import PRESETS
-    from distill.objective import LOSSES, Objective
     from distill.warm_start import inherit
     from harness.data.loader import batch_indices
     from harness.study.jobs import RESULTS_VERSION
@@ -31,9 +38,6 @@ def _numbers():
     found["order"] = batch_indices(1000, 4, 300, stream_seed(7, "order"))
     found["augmentation"] = stream_seed(7, "augmentation")
     losses = {name: LOSSES[name](weight=0.5) for name in ("feature", "relation", "response")}
-    rest = {name: spec(weight=0.5) for name, spec in LOSSES.items() if name not in losses}
-    others = {name: loss for name, loss in rest.items() if loss.asks == "detector"}
-    of_images = {name: loss for name, loss in rest.items() if loss.asks == "image"}
     varied = {
         "feature": LOSSES["feature"](weight=0.5, adapter="conv3x3", level="high", points="swapped"),
         "relation": LOSSES["relation"](weight=0.1, adapter="conv3x3", level="low"),
@@ -43,16 +47,12 @@ def _numbers():
     cases = {name: (spec, None, {}) for name, spec in PRESETS.items()} | {
         "taught": (PRESETS["tiny_camera"], teacher_spec, losses),
         "taught otherwise": (PRESETS["tiny_camera"], teacher_spec, varied),
-        "taught by others' losses": (PRESETS["tiny_camera"], teacher_spec, others),
-        "taught by an image teacher": (PRESETS["tiny_camera"], None, of_images),
     }
     for name, (spec, taught_by, chosen) in cases.items():
         student, teacher = _filled(spec), _filled(taught_by) if taught_by else None
         if chosen is varied:
             inherit(student, teacher)
         objective = Objective(student, teacher, chosen).double().train()
-        if chosen in (others, of_images):
-            _fill(objective.terms)
         batch = _batch(taught_by or spec)
         schedule = ScheduleSpec(steps=STEPS, lr=1e-3)
         optimizer = optimizer_of(objective.parameters(), schedule)
@@ -70,6 +70,32 @@ def _numbers():
             optimizer.step()
             course.step()
     return found
+
+
+def _numbers_of_loss(name):
+    """The loss between a camera and its teacher, and its gradients: the student's, and that of what it trains itself.
+
+    What an optimizer makes of gradients, `_numbers` has.
+    """
+    from detectors.presets import PRESETS
+
+    loss = LOSSES[name](weight=0.5)
+    taught_by = PRESETS["tiny_camera_lidar"] if isinstance(loss, DetectorLossSpec) else None
+    student, teacher = _filled(PRESETS["tiny_camera"]), _filled(taught_by) if taught_by else None
+    objective = Objective(student, teacher, {name: loss}).double().train()
+    _fill(objective.terms)
+    output = objective(_batch(taught_by or PRESETS["tiny_camera"]))
+    output.weighted[name].backward()
+    return {
+        f"loss {name}/value": output.raw[name].item(),
+        f"loss {name}/gradient": _norm(student),
+        f"loss {name}/gradient of its own": _norm(objective.terms),
+    }
+
+
+def _norm(module):
+    """Of the gradients of all parameters together; 0 where there are none."""
+    return sum((p.grad.square().sum().item() for p in module.parameters() if p.grad is not None), start=0.0) ** 0.5
 
 
 def _filled(spec):
@@ -120,11 +146,31 @@ def _double(part):
 
 def test_numbers_are_those_of_this_results_version():
     golden, found = json.loads(GOLDEN.read_text()), _numbers()
-    assert found.keys() == golden.keys()
+    assert found.keys() == {name for name in golden if not name.startswith("loss ")}
     assert found["results_version"] == golden["results_version"], "write the new numbers: see the top of this file"
-    for name, value in golden.items():
-        assert found[name] == pytest.approx(value, rel=1e-9), f"{name} changed: raise RESULTS_VERSION"
+    for name, value in found.items():
+        assert value == pytest.approx(golden[name], rel=1e-9), f"{name} changed: raise RESULTS_VERSION"
+
+
+def test_every_loss_has_numbers_and_no_other():
+    names = {name.removeprefix("loss ").partition("/")[0] for name in json.loads(GOLDEN.read_text()) if "loss " in name}
+    assert names == set(LOSSES), "add the numbers of a new loss: see the top of this file"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_numbers_of_a_loss_are_those_of_this_results_version(loss):
+    golden = json.loads(GOLDEN.read_text())
+    for name, value in _numbers_of_loss(loss).items():
+        assert value == pytest.approx(golden[name], rel=1e-9), f"{name} changed: raise RESULTS_VERSION"
+
+
+def main(names):
+    """Write the numbers of some losses beside those that are there, or, without names, all numbers anew."""
+    numbers = json.loads(GOLDEN.read_text()) if names else _numbers()
+    for name in names or LOSSES:
+        numbers |= _numbers_of_loss(name)
+    GOLDEN.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(_numbers(), indent=1) + "\n")
+    main(sys.argv[1:])
