@@ -54,7 +54,9 @@ def _area_along(
     # Distance to the left of each of the other's edges, along the side from its start (0) to its end (1).
     distance, slope = _cross(edge, start - corner) - margin_here, _cross(edge, step)
     crossing = -distance / torch.where(slope == 0, 1.0, slope)
-    enters = torch.where(slope > 0, crossing, torch.where((slope == 0) & (distance < 0), torch.inf, -torch.inf))
+    # Of two sides on one line exactly one counts: where the margin decides, the one that need not be within it.
+    outside = (distance < 0) | ((distance == 0) & (margin_here > 0))
+    enters = torch.where(slope > 0, crossing, torch.where((slope == 0) & outside, torch.inf, -torch.inf))
     leaves = torch.where(slope < 0, crossing, torch.inf)
     begin, end = enters.amax(dim=-1).clamp(min=0), leaves.amin(dim=-1).clamp(max=1)
     start, step = start[..., 0, :], step[..., 0, :]

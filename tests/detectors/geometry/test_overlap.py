@@ -50,6 +50,14 @@ def test_boxes_that_touch_share_nothing(x, y, turn):
         assert_close(iou, torch.zeros(1, 1), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("shift", [0.0, 1e-10, 1e-9, 2e-9, 1e-6])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_boxes_that_nearly_coincide_overlap_entirely(shift, axis):
+    box, other = _boxes((0, 0, 1, 1, 0)), _boxes((shift * (1 - axis), shift * axis, 1, 1, 0))
+    for iou in (bev_iou(box, other), bev_iou(other, box)):
+        assert_close(iou, torch.ones(1, 1), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("turn", [0.0, math.pi / 2, math.pi, -math.pi, 2 * math.pi])
 def test_a_box_overlaps_itself_entirely_however_its_corners_are_counted(turn):
     box = _boxes((12.3, -45.6, 4.5, 4.5, 0.7))
