@@ -9,13 +9,11 @@ import numpy as np
 import pandas as pd
 
 from harness.evidence.attribution import Losses, Part, attribute
-from harness.evidence.line import Key
+from harness.evidence.line import POINTS, Key
 from harness.evidence.statistics import Blocks, Effect, Spread, holm
 from harness.study.papers import Metric, PublishedGain
 from harness.study.spec import StudySpec
 
-POINTS: tuple[Metric, ...] = ("mAP", "NDS")
-"""Shown in points, 100 times the fraction, as the papers do."""
 KEYS = Key._fields
 """Columns by which rows belong to a line."""
 ALPHA = 0.05

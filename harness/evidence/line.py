@@ -1,9 +1,16 @@
-"""A line of the table: the trainings of a plan that differ in their seed alone."""
+"""A line of the table, typed: the trainings of a plan that differ in their seed alone, their means and gains."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from harness.study.papers import Metric, PublishedGain
 from harness.study.plan import Row
+
+POINTS: tuple[Metric, ...] = ("mAP", "NDS")
+"""Shown in points, 100 times the fraction, as the papers do."""
+ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
+MASKS = ("mask_AP", "mask_AP50")
+"""Of an image teacher, in points."""
 
 
 class Key(NamedTuple):
@@ -36,24 +43,75 @@ def line_name(role: str, model: str, path: str, arm: str, split: str = "") -> st
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A line of a table: the rows of a plan that differ in their seed alone, in the mean."""
+class Mean:
+    """A number over the seeds of a line; NaN where a seed lacks it."""
 
-    role: str
-    model: str
-    path: str
-    arm: str
-    split: str
-    metrics: dict[str, float]
-    """Fractions and the devkit's units, as in a result; NaN where there is none."""
-    missing: str
-    """Why there are none, else empty."""
+    value: float
+    std: float
+    """Standard deviation over the seeds; NaN of one."""
 
-    def has(self, row: Row) -> bool:
-        """Whether a row of the plan is one of its trainings."""
-        return self.key == (row.role, row.model, row.path, row.arm, row.split)
+
+@dataclass(frozen=True)
+class Gain:
+    """What a line has more than its baseline in one metric, in points, and how sure that is; NaN and no text where
+    nothing is known."""
+
+    mean: Mean
+    low: float = float("nan")
+    """End of the 95 % interval, as is `high`."""
+    high: float = float("nan")
+    p: float = float("nan")
+    holm: float = float("nan")
+    """p adjusted for all gains of the table."""
+    detectable: float = float("nan")
+    """The smallest gain that the study could have seen."""
+    verdict: str = ""
+    agreement: str = ""
+    """What it says of a published gain."""
 
     @property
-    def key(self) -> tuple[str, ...]:
-        """All but the seed."""
-        return self.role, self.model, self.path, self.arm, self.split
+    def numbers(self) -> dict[str, float]:
+        """What is known of the mean, by the names of the columns of files."""
+        return {"low": self.low, "high": self.high, "p": self.p, "holm": self.holm, "detectable": self.detectable}
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a table says of the trainings that differ in their seed alone."""
+
+    key: Key
+    metrics: dict[str, Mean]
+    """POINTS and MASKS in points, ERRORS in the devkit's units."""
+    gains: dict[Metric, Gain]
+    """In each of POINTS."""
+    scenes: float | int
+    """How many the intervals are over, 0 where they are over none; NaN of a line without a gain."""
+    seeds: int
+    parameters: float | int
+    """Of the detector; NaN where no seed has a result."""
+    published: dict[str, PublishedGain]
+    """What papers report for such a line, by their names."""
+    missing: str
+    """Why there is no result, else empty."""
+    unpaired: str
+    """Why there is no gain although there are results, else empty."""
+    warning: str
+    """What is doubtful about a training, else empty."""
+    machine: str
+    """Every kind of machine that made it."""
+    jobs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What a table calls it."""
+        return self.key.name
+
+    @property
+    def means(self) -> dict[str, Mean]:
+        """All means over seeds, by the names of the columns of files."""
+        return self.metrics | {gain_column(metric): gain.mean for metric, gain in self.gains.items()}
+
+
+def gain_column(metric: str, of: str = "") -> str:
+    """The name of a column of a gain, or of what is known of it, in files and in MLflow."""
+    return "_".join(filter(None, ("gain", metric, of)))

@@ -1,4 +1,4 @@
-"""Run folders to tidy frames: a row a training of the study, with its metrics, its gain and its costs."""
+"""Runs to the rows of a study, one a training, with metrics, gain and costs; and rows to the lines of its tables."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -6,20 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.evidence.effects import KEYS, POINTS, foremost, gains_frame
-from harness.evidence.line import Arm, Key
+from harness.evidence.effects import KEYS, foremost, gains_frame
+from harness.evidence.line import ERRORS, MASKS, POINTS, Gain, Key, Line, Mean, gain_column
 from harness.evidence.runs import Run, StudyRuns
 from harness.runs.folder import Result
 from harness.study.jobs import DetectorJobSpec
 from harness.study.papers import Paper, PublishedGain
 from harness.study.plan import Row
-
-ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
-MASKS = ("mask_AP", "mask_AP50")
-"""Of an image teacher, in points."""
-GAINS = tuple(f"gain_{metric}" for metric in POINTS)
-OF_GAINS = ("low", "high", "p", "holm", "detectable", "verdict", "agreement")
-"""What a summary has of each gain besides its mean and spread, as gain_METRIC_NAME."""
 
 
 def results_frame(runs: StudyRuns, papers: Sequence[Paper] = ()) -> pd.DataFrame:
@@ -66,9 +59,9 @@ def _record(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> dict[Hashable
             100 * result.metrics.get(metric.removeprefix("mask_"), float("nan")) if result else float("nan")
         )
     for metric in POINTS:
-        record[f"gain_{metric}"] = float("nan")
+        record[gain_column(metric)] = float("nan")
         if result is not None and baseline is not None:
-            record[f"gain_{metric}"] = 100 * (result.metrics[metric] - baseline.metrics[metric])
+            record[gain_column(metric)] = 100 * (result.metrics[metric] - baseline.metrics[metric])
     record["draws"] = _draws(run) if compared or row.role == "baseline" else None
     record["published"] = _published(row, run, papers)
     return record
@@ -162,52 +155,51 @@ def _together(texts: pd.Series) -> str:
     return "; ".join(sorted({text for text in texts if text}))
 
 
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows that differ only in seed become one: mean, ``*_std`` over seeds (NaN for one), and their number.
-
-    Of gains there are besides OF_GAINS (`harness.evidence.effects.gains_frame`), in points, and scenes.
-    """
-    metrics = [*POINTS, *ERRORS, *MASKS, *GAINS]
-    lines = frame.groupby(list(KEYS), sort=False)
+def summary(frame: pd.DataFrame) -> list[Line]:
+    """The lines of the table: rows of `results_frame` that differ only in seed become one."""
+    rows = frame.groupby(list(KEYS), sort=False)
+    metrics = [*POINTS, *ERRORS, *MASKS, *map(gain_column, POINTS)]
     # A mean over fewer seeds than were asked for would pass for the whole: one NaN makes the cell NaN.
-    means = lines[metrics].mean(skipna=False)
-    spread = lines[metrics].std(ddof=1, skipna=False).add_suffix("_std")
-    same = lines[["parameters", "published"]].first()
-    said = lines[["missing", "unpaired", "warning", "machine"]].agg(_together)
-    jobs = lines["job"].agg(tuple).rename("jobs")
-    published = dict(zip(map(Key._make, same.index), same["published"], strict=True))
-    found = means.join(spread).join(_gains(frame, published))
-    return found.join(lines.size().rename("seeds")).join(same).join(said).join(jobs).reset_index()
-
-
-def _gains(frame: pd.DataFrame, published: Mapping[Key, Mapping[str, PublishedGain]]) -> pd.DataFrame:
-    """OF_GAINS of each line, by KEYS; NaN, and no text, of lines without a gain."""
-    sure = gains_frame(frame, {key: gain for key, gains in published.items() if (gain := foremost(gains)[1])})
-    found = pd.DataFrame(index=pd.MultiIndex.from_tuples(published, names=KEYS))
-    for metric in POINTS:
-        of = sure[sure["metric"] == metric].set_index(list(KEYS))
-        for name in OF_GAINS:
-            found[f"gain_{metric}_{name}"] = of[name].reindex(found.index)
-            if name in ("verdict", "agreement"):
-                found[f"gain_{metric}_{name}"] = found[f"gain_{metric}_{name}"].fillna("")
-        found["scenes"] = of["scenes"].reindex(found.index)
-    return found
-
-
-def arms(summary: pd.DataFrame) -> list[Arm]:
-    """The lines of a summary for who compares them elsewhere: metrics with ``_std`` over seeds, gains with their
-    interval and p values, all as fractions again, and the number of seeds."""
-    points = [
-        *(column + end for column in (*POINTS, *MASKS, *GAINS) for end in ("", "_std")),
-        *(f"{gain}_{name}" for gain in GAINS for name in ("low", "high")),
-    ]
-    shown = [*points, *(f"{gain}_{name}" for gain in GAINS for name in ("p", "holm"))]
-    shown += [*(error + end for error in ERRORS for end in ("", "_std")), "seeds", "parameters"]
-    fractions = summary.assign(**{column: summary[column] / 100 for column in points})
-    return [
-        Arm(
-            **{key: line[key] for key in ("role", "model", "path", "arm", "split", "missing")},
-            metrics={column: float(line[column]) for column in shown},
+    means = rows[metrics].mean(skipna=False)
+    keys = [Key._make(key) for key in means.index]
+    spreads = rows[metrics].std(ddof=1, skipna=False).to_dict("records")
+    firsts = rows[["parameters", "published"]].first().to_dict("list")
+    texts = rows[["missing", "unpaired", "warning", "machine"]].agg(_together).to_dict("list")
+    sizes, jobs = rows.size().tolist(), rows["job"].agg(tuple).tolist()
+    sure = _sure(frame, dict(zip(keys, firsts["published"], strict=True)))
+    lines = []
+    for number, (key, mean) in enumerate(zip(keys, means.to_dict("records"), strict=True)):
+        known = {name: Mean(mean[name], spreads[number][name]) for name in metrics}
+        gains = {metric: _gain(known[gain_column(metric)], sure.get((key, metric))) for metric in POINTS}
+        lines.append(
+            Line(
+                key=key,
+                metrics={name: known[name] for name in (*POINTS, *ERRORS, *MASKS)},
+                gains=gains,
+                scenes=sure[key, "NDS"]["scenes"] if (key, "NDS") in sure else float("nan"),
+                seeds=sizes[number],
+                parameters=firsts["parameters"][number],
+                published=firsts["published"][number],
+                missing=texts["missing"][number],
+                unpaired=texts["unpaired"][number],
+                warning=texts["warning"][number],
+                machine=texts["machine"][number],
+                jobs=jobs[number],
+            )
         )
-        for line in fractions.to_dict("records")
-    ]
+    return lines
+
+
+def _sure(
+    frame: pd.DataFrame, published: Mapping[Key, Mapping[str, PublishedGain]]
+) -> dict[tuple[Key, str], Mapping[Hashable, Any]]:
+    """What `gains_frame` says, by line and metric."""
+    said = gains_frame(frame, {key: gain for key, gains in published.items() if (gain := foremost(gains)[1])})
+    return {(Key(*(row[name] for name in KEYS)), row["metric"]): row for row in said.to_dict("records")}
+
+
+def _gain(mean: Mean, sure: Mapping[Hashable, Any] | None) -> Gain:
+    if sure is None:
+        return Gain(mean)
+    numbers = {name: float(sure[name]) for name in ("low", "high", "p", "holm", "detectable")}
+    return Gain(mean, **numbers, verdict=sure["verdict"], agreement=sure["agreement"])

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progress_frame, terms_frame
-from harness.evidence.effects import POINTS, Attribution, foremost
+from harness.evidence.effects import Attribution, foremost
+from harness.evidence.line import POINTS, Line
 from harness.evidence.runs import StudyRuns
 from harness.evidence.trainings import states, trainings
 from harness.report.figures import GainLine, Pictures, forest, interaction
@@ -27,7 +28,7 @@ from harness.report.samples import FILE as PICTURES
 from harness.report.samples import samples, trio
 from harness.report.source import Source
 from harness.report.table import Table
-from harness.report.tables import interval_text, line_name
+from harness.report.tables import interval_text
 from harness.runs.folder import atomic_write
 from harness.study.spec import StudySpec
 
@@ -35,7 +36,7 @@ from harness.study.spec import StudySpec
 def document(
     source: Source,
     runs: StudyRuns,
-    lines: pd.DataFrame,
+    lines: Sequence[Line],
     attributed: Sequence[Attribution],
     tables: dict[str, Table],
     out: Path,
@@ -103,11 +104,10 @@ SHOWN = 4
 """Arms of which diagnostics are drawn: more are neither read nor told apart."""
 
 
-def _diagnostics(runs: StudyRuns, lines: pd.DataFrame, pictures: Pictures) -> list[Section]:
+def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> list[Section]:
     """What stands beside the gain, as far as the runs have kept it (docs/diagnostics.md)."""
-    students = lines[(lines["role"] == "student") & (lines["split"] == "")]
-    order = students["gain_NDS"].abs().sort_values(ascending=False, kind="stable").index[:SHOWN]
-    chosen = set(zip(students.loc[order, "path"], students.loc[order, "arm"], strict=True))
+    students = [line for line in lines if line.key.role == "student" and not line.key.split]
+    chosen = {(line.key.path, line.key.arm) for line in sorted(students, key=_smallness)[:SHOWN]}
 
     def of_chosen(frame: pd.DataFrame) -> pd.DataFrame:
         # An empty list would choose columns.
@@ -165,49 +165,57 @@ def _diagnostics(runs: StudyRuns, lines: pd.DataFrame, pictures: Pictures) -> li
     return [Section("Why: beside the gain", (), shown, words)]
 
 
-def _gain_lines(lines: pd.DataFrame) -> list[GainLine]:
+def _smallness(line: Line) -> float:
+    """Order by the size of the gain, the largest first and what has none last."""
+    gain = line.gains["NDS"].mean.value
+    return math.inf if math.isnan(gain) else -abs(gain)
+
+
+def _gain_lines(lines: Sequence[Line]) -> list[GainLine]:
     """Of every line that has a gain."""
     found = []
-    for row in lines[lines["split"] == ""].to_dict("records"):
-        _, paper = foremost(row["published"])
-        for metric in POINTS:
-            value = row[f"gain_{metric}"]
-            if not math.isnan(value):
-                low, high = (float(row[f"gain_{metric}_{end}"]) for end in ("low", "high"))
+    for line in lines:
+        _, paper = foremost(line.published)
+        for metric, gain in line.gains.items():
+            value = gain.mean.value
+            if not line.key.split and not math.isnan(value):
                 # In short: what it is about, the page says at its top.
-                verdict = str(row[f"gain_{metric}_verdict"]).removesuffix(", these two models")
-                verdict = verdict.replace(", looked at alone", " alone")
+                verdict = gain.verdict.removesuffix(", these two models").replace(", looked at alone", " alone")
                 reported = paper.points(metric) if paper else None
-                found.append(GainLine(line_name(row), metric, float(value), low, high, reported, verdict))
+                found.append(GainLine(line.name, metric, value, gain.low, gain.high, reported, verdict))
     return found
 
 
-def _means_by_set(lines: pd.DataFrame, study: StudySpec, path: str) -> dict[frozenset[str], float]:
+def _means_by_set(lines: Sequence[Line], study: StudySpec, path: str) -> dict[frozenset[str], float]:
     """NDS of every set of losses on a path, the baseline's of the empty one."""
     student = study.ends(path).student
     found = {}
-    for row in lines[(lines["split"] == "") & (lines["missing"] == "")].to_dict("records"):
-        if row["role"] == "student" and row["path"] == path:
-            found[frozenset(study.arms[row["arm"]])] = float(row["NDS"])
-        elif row["role"] == "baseline" and row["model"] == student:
-            found[frozenset()] = float(row["NDS"])
+    for line in lines:
+        key, mean = line.key, line.metrics["NDS"].value
+        if key.split or line.missing:
+            continue
+        if key.role == "student" and key.path == path:
+            found[frozenset(study.arms[key.arm])] = mean
+        elif key.role == "baseline" and key.model == student:
+            found[frozenset()] = mean
     return found
 
 
-def headlines(lines: pd.DataFrame, study: StudySpec) -> list[str]:
+def headlines(lines: Sequence[Line], study: StudySpec) -> list[str]:
     """What a reader in a hurry leaves with; sentences that follow from the table and nothing else."""
-    shown = lines[(lines["split"] == "") & lines["gain_NDS_low"].notna()]
-    missing = int((lines["missing"] != "").sum())
+    shown = [line for line in lines if not line.key.split and not math.isnan(line.gains["NDS"].low)]
+    missing = sum(line.missing != "" for line in lines)
     told = [f"{missing} of {len(lines)} rows have no result yet."] if missing else []
-    if not len(shown):
+    if not shown:
         return told
-    best = max(shown.to_dict("records"), key=lambda row: row["gain_NDS"])
+    best = max(shown, key=lambda line: line.gains["NDS"].mean.value)
     gains = ", ".join(
-        f"{best[f'gain_{m}']:+.1f} {m} {interval_text(best[f'gain_{m}_low'], best[f'gain_{m}_high'])}".rstrip()
-        for m in POINTS
+        f"{gain.mean.value:+.1f} {metric} {interval_text(gain.low, gain.high)}".rstrip()
+        for metric, gain in best.gains.items()
     )
-    told.append(f"Most NDS gains {line_name(best)}: {gains}.")
-    verdicts = [said for row in shown.to_dict("records") for m in POINTS if (said := row[f"gain_{m}_verdict"])]
+    told.append(f"Most NDS gains {best.name}: {gains}.")
+    known = [line.gains[metric] for line in shown for metric in POINTS]
+    verdicts = [gain.verdict for gain in known if gain.verdict]
     counted = {side: sum(verdict.partition(",")[0] == side for verdict in verdicts) for side in ("higher", "lower")}
     if len(study.seeds) > 1:
         sure = {side: sum(verdict == side for verdict in verdicts) for side in counted}
@@ -215,14 +223,14 @@ def headlines(lines: pd.DataFrame, study: StudySpec) -> list[str]:
             f"Of {len(verdicts)} gains, {sure['higher']} are higher and {sure['lower']} lower than 0 after all of them "
             f"were looked at; {sum(counted.values()) - sum(sure.values())} more would be, looked at alone."
         )
-        for model in dict.fromkeys(shown["model"]):
-            row = next(row for row in shown.to_dict("records") if row["model"] == model)
-            known = {metric: row[f"gain_{metric}_detectable"] for metric in POINTS}
-            smallest = ", ".join(f"{gain:.1f} {metric}" for metric, gain in known.items() if not math.isnan(gain))
+        for model in dict.fromkeys(line.key.model for line in shown):
+            first = next(line for line in shown if line.key.model == model)
+            seen = {metric: gain.detectable for metric, gain in first.gains.items()}
+            smallest = ", ".join(f"{gain:.1f} {metric}" for metric, gain in seen.items() if not math.isnan(gain))
             told.append(f"The smallest gain of the {model} that this study could have seen: {smallest}.")
     else:
         told.append("One seed: all of it is about these trained models, and nothing about a loss.")
-    judged = [row[f"gain_{m}_agreement"] for row in shown.to_dict("records") for m in POINTS]
+    judged = [gain.agreement for gain in known]
     if counts := {kind: judged.count(kind) for kind in dict.fromkeys(judged) if kind}:
         said = ", ".join(f"{kind} {count}" for kind, count in counts.items())
         told.append(f"Against what papers report, where that was read for certain: {said}.")

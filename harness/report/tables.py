@@ -1,15 +1,14 @@
 """Which tables a report has: results, what is sure of them, what it is due to, costs, and what papers report."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
 from harness.evaluate.mask_ap import SMALLEST_PX
-from harness.evidence import line
-from harness.evidence.effects import POINTS, Attribution, attribution_frame, foremost
-from harness.evidence.results import COSTS, ERRORS, GAINS
+from harness.evidence.effects import Attribution, attribution_frame, foremost
+from harness.evidence.line import ERRORS, MASKS, POINTS, Gain, Key, Line, Mean, line_name
+from harness.evidence.results import COSTS
 from harness.evidence.statistics import POWER
 from harness.report.table import Cell, Table
 from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
@@ -17,95 +16,99 @@ from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range
 
 IMAGE_TEACHER = "image teacher"
 """A row that the table does not show, as it has no boxes; the caption speaks of it."""
-Line = Mapping[Hashable, Any]
-"""Of a summary."""
 
 
-def results_table(summary: pd.DataFrame, study: StudySpec, notes: Sequence[str] = ()) -> Table:
+def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] = ()) -> Table:
     """Every row of the study, as the papers have it; with notes below the caption."""
-    papers = _papers(summary)
+    papers = _papers(lines)
     published = [f"{paper} gain {metric}" for paper in papers for metric in POINTS]
     header = ["row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS", *published, "parameters"]
-    kinds = _machines(summary)
-    shown = summary[summary["role"] != IMAGE_TEACHER]
+    kinds = _machines(lines)
+    shown = [line for line in lines if line.key.role != IMAGE_TEACHER]
     best = _best(shown)
     found: list[list[Cell]] = []
-    for number, row in zip(shown.index, shown.to_dict("records"), strict=True):
-        jobs = tuple(row["jobs"])
-        name = line_name(row)
-        if len(kinds) > 1 and row["machine"]:
-            name += f" [{', '.join(kinds[kind] for kind in row['machine'].split('; '))}]"
-        cells = [Cell(name, jobs=jobs), Cell(str(row["seeds"]), row["seeds"])]
-        if row["missing"]:
-            cells += [Cell(row["missing"], jobs=jobs), *[Cell("")] * (len(header) - 3)]
+    for line in shown:
+        name = line.name
+        if len(kinds) > 1 and line.machine:
+            name += f" [{', '.join(kinds[kind] for kind in line.machine.split('; '))}]"
+        cells = [Cell(name, jobs=line.jobs), Cell(str(line.seeds), line.seeds)]
+        if line.missing:
+            cells += [Cell(line.missing, jobs=line.jobs), *[Cell("")] * (len(header) - 3)]
             found.append(cells)
             continue
         for metric in (*POINTS, *ERRORS):
-            form = "{:.1f}" if metric in POINTS else "{:.3f}"
-            cells.append(_cell(_number(row, metric, form), row[metric], (number, metric) in best, jobs))
-        for metric in GAINS:
-            text = "unpaired" if row["unpaired"] else _gain(row, metric)
-            cells.append(_cell(text, row[metric], (number, metric) in best, jobs))
+            mean, form = line.metrics[metric], "{:.1f}" if metric in POINTS else "{:.3f}"
+            cells.append(_cell(_number(mean, form), mean.value, (line.key, metric) in best, line.jobs))
+        for metric in POINTS:
+            gain = line.gains[metric]
+            text = "unpaired" if line.unpaired else _gain(gain)
+            cells.append(_cell(text, gain.mean.value, (line.key, f"gain {metric}") in best, line.jobs))
         for paper in papers:
-            gain = row["published"].get(paper)
-            cells += [_cell(published_text(gain, metric), gain and gain.points(metric)) for metric in POINTS]
-        found.append([*cells, _cell(_plain(row["parameters"], "{:,.0f}"), row["parameters"])])
-    return Table.of("results", "Results", header, found, [*caption(summary, study), *notes])
+            reported = line.published.get(paper)
+            cells += [
+                _cell(published_text(reported, metric), reported.points(metric) if reported else None)
+                for metric in POINTS
+            ]
+        found.append([*cells, _cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
+    return Table.of("results", "Results", header, found, [*caption(lines, study), *notes])
 
 
-def _best(shown: pd.DataFrame) -> set[tuple[Hashable, str]]:
-    """Lines and metrics that no other line of the same student and split is better in, as they are shown."""
+def _best(shown: Sequence[Line]) -> set[tuple[Key, str]]:
+    """Lines and columns that no other line of the same student and split is better in, as they are shown."""
     found = set()
-    students = shown[shown["role"].isin(["baseline", "control", "student"])]
-    for _, lines in students.groupby(["model", "split"], sort=False):
-        for metric in (*POINTS, *ERRORS, *GAINS):
-            shown_as = "{:.3f}" if metric in ERRORS else "{:.1f}"
-            rounded = lines[metric].dropna().map(shown_as.format).astype(float)
+    students: dict[tuple[str, str], list[Line]] = {}
+    for line in shown:
+        if line.key.role in ("baseline", "control", "student"):
+            students.setdefault((line.key.model, line.key.split), []).append(line)
+    for lines in students.values():
+        columns = {metric: {line.key: line.metrics[metric].value for line in lines} for metric in (*POINTS, *ERRORS)}
+        columns |= {f"gain {metric}": {line.key: line.gains[metric].mean.value for line in lines} for metric in POINTS}
+        for name, values in columns.items():
+            form = "{:.3f}" if name in ERRORS else "{:.1f}"
+            rounded = {key: float(form.format(value)) for key, value in values.items() if not math.isnan(value)}
             if len(rounded) > 1:
-                top = rounded.min() if metric in ERRORS else rounded.max()
-                found |= {(number, metric) for number in rounded.index[rounded == top]}
+                top = min(rounded.values()) if name in ERRORS else max(rounded.values())
+                found |= {(key, name) for key, value in rounded.items() if value == top}
     return found
 
 
-def verdicts_table(summary: pd.DataFrame, study: StudySpec, unlike: Sequence[str] = ()) -> Table | None:
+def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str] = ()) -> Table | None:
     """What may be said of each gain, and of what a paper reports; None where no gain is known.
 
     Args:
-        summary: Lines.
+        lines: Of the table.
         study: Of which they are.
         unlike: What there is to say of arms whose seeds spread more than others'.
     """
     header = ("row", "metric", "gain", "95 % interval", "p", "p (Holm)", "verdict", "could see", "paper", "against it")
     rows: list[list[Cell]] = []
     family = 0
-    for row in summary.to_dict("records"):
-        if row["split"] or all(math.isnan(row[f"{gain}_low"]) for gain in GAINS):
+    for line in lines:
+        if line.key.split or not _has_interval(line):
             continue
-        paper, published = foremost(row["published"])
-        for metric in POINTS:
-            of = {name: row[f"gain_{metric}_{name}"] for name in ("low", "high", "p", "holm", "detectable")}
-            value = row[f"gain_{metric}"]
-            family += not math.isnan(of["holm"])
+        paper, published = foremost(line.published)
+        for metric, gain in line.gains.items():
+            family += not math.isnan(gain.holm)
             told = published_text(published, metric)
             rows.append(
                 [
-                    Cell(line_name(row), jobs=tuple(row["jobs"])),
+                    Cell(line.name, jobs=line.jobs),
                     Cell(metric),
-                    _cell(_plain(value, "{:+.1f}"), value),
-                    _cell(interval_text(of["low"], of["high"]), value),
-                    _cell(p_text(of["p"]), of["p"]),
-                    _cell(p_text(of["holm"]), of["holm"]),
-                    Cell(row[f"gain_{metric}_verdict"]),
-                    _cell(_plain(of["detectable"], "{:.1f}"), of["detectable"]),
+                    _cell(_plain(gain.mean.value, "{:+.1f}"), gain.mean.value),
+                    _cell(interval_text(gain.low, gain.high), gain.mean.value),
+                    _cell(p_text(gain.p), gain.p),
+                    _cell(p_text(gain.holm), gain.holm),
+                    Cell(gain.verdict),
+                    _cell(_plain(gain.detectable, "{:.1f}"), gain.detectable),
                     Cell(f"{paper} {told}" if told else ""),
-                    Cell(row[f"gain_{metric}_agreement"]),
+                    Cell(gain.agreement),
                 ]
             )
     if not rows:
         return None
     alone = len(study.seeds) < 2
     notes = [
-        f"p is two-sided, over {_over(_known(summary))}; (Holm): adjusted for all {family} gains of "
+        f"p is two-sided, over {_over(_sampled(_known(lines)))}; (Holm): adjusted for all {family} gains of "
         "the table, of which one in twenty would be below 5 % if nothing had any effect. "
         "Higher or lower: below 5 % when adjusted; looked at alone: below 5 % if this row were the only one."
         + (" With one seed, all of it is about these two models on other scenes, never about a loss." if alone else ""),
@@ -137,9 +140,9 @@ def attribution_table(found: Sequence[Attribution]) -> Table | None:
     header = ("path", "what", "mAP", "p (Holm)", "NDS", "p (Holm)")
     kinds = set(frame["kind"])
     effects = [part.effect for each in found for parts in each.parts.values() for part in parts]
-    known = pd.DataFrame([{"seeds": e.seeds, "scenes": e.scenes} for e in effects if not math.isnan(e.p)])
+    known = [(effect.seeds, effect.scenes) for effect in effects if not math.isnan(effect.p)]
     notes = ["Points; nothing is known of their errors."]
-    if len(known):
+    if known:
         notes = [f"Points, with 95 % intervals over {_over(known)}; p adjusted for all effects of this table."]
     if max(effect.seeds for effect in effects) == 1:
         notes.append("One seed: they are differences between these trained models, not effects of a loss.")
@@ -201,7 +204,7 @@ def cost_table(cost: pd.DataFrame) -> Table:
     forms = ("{:,.0f}", "{:.1f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
     rows = [
         [
-            Cell(line_name(row)),
+            Cell(line_name(row["role"], row["model"], row["path"], row["arm"])),
             Cell(str(row["seeds"]), row["seeds"]),
             *(_cell(_plain(row[name], form), row[name]) for name, form in zip(COSTS, forms, strict=True)),
         ]
@@ -214,7 +217,7 @@ def cost_table(cost: pd.DataFrame) -> Table:
     return Table.of("cost", "Cost", header, rows, notes)
 
 
-def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
+def caption(lines: Sequence[Line], study: StudySpec) -> list[str]:
     """What a reader has to know about every number of the table."""
     data, schedule = study.data, study.schedule
     ranges = (
@@ -223,58 +226,54 @@ def caption(summary: pd.DataFrame, study: StudySpec) -> list[str]:
         else f"nuScenes' metrics with class ranges cut at {scored_range(data.detection_config)} m"
     )
     length = f"{schedule.steps} steps" if schedule.epochs is None else f"{schedule.epochs:g} epochs"
-    lines = [
+    told = [
         f"Scored on {data.version} {data.eval_split}, trained on {data.train_split}; {ranges}; students: "
         f"{length} of batch {schedule.batch_size}, learning rate {schedule.lr:g}; "
         f"seeds {', '.join(map(str, study.seeds))}.",
         "mAP, NDS and gains in points; errors as nuScenes defines them, smaller is better; ± is the standard deviation "
         "over seeds. A gain is over the same student and seed trained without a teacher.",
     ]
-    lines += _what_intervals_say(summary)
-    lines += [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
-    lines += [_image_teacher(row, study) for row in summary[summary["role"] == IMAGE_TEACHER].to_dict("records")]
+    told += _what_intervals_say(lines)
+    told += [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
+    told += [_image_teacher(line, study) for line in lines if line.key.role == IMAGE_TEACHER]
     if used := dict.fromkeys(name for losses in study.arms.values() for name in losses):
-        lines.append(f"Arms are made of {'; '.join(_loss(name, study) for name in used)}.")
+        told.append(f"Arms are made of {'; '.join(_loss(name, study) for name in used)}.")
     # One that says in its name what it is made of needs no more words.
-    lines += [f"{arm}: {', '.join(losses)}." for arm, losses in study.arms.items() if arm != "+".join(losses)]
+    told += [f"{arm}: {', '.join(losses)}." for arm, losses in study.arms.items() if arm != "+".join(losses)]
     if schedule.distillation_warmup and study.paths:
-        lines.append(
-            f"The losses' weights grow from 0 in the first {schedule.distillation_warmup:.0%} of the training."
-        )
-    if _published_gains(summary) and any(WARM_START in losses for losses in study.arms.values()):
-        lines.append("The papers' students do not begin as copies of a teacher.")
+        told.append(f"The losses' weights grow from 0 in the first {schedule.distillation_warmup:.0%} of the training.")
+    if _published_gains(lines) and any(WARM_START in losses for losses in study.arms.values()):
+        told.append("The papers' students do not begin as copies of a teacher.")
     if data.root is None:
-        lines.append("These are numbers of the embedded synthetic world, not of nuScenes.")
-    if published := _published_gains(summary):
+        told.append("These are numbers of the embedded synthetic world, not of nuScenes.")
+    if published := _published_gains(lines):
         marks = {SIGNS[gain.mark] for gain in published}
         signs = [meaning for sign, meaning in MEANINGS.items() if sign in marks]
-        lines.append(
+        told.append(
             " ".join(["Columns of a paper: the gain it reports on nuScenes for such a path and losses.", *signs])
         )
     if data.also_score:
-        lines.append(
+        told.append(
             f"Rows that name a split ({', '.join(data.also_score)}) are the same models scored on it; "
             f"on {data.train_split} they show what was learned by heart, not a result."
         )
     if data.train_split == data.eval_split:
-        lines.append("Scored on the samples it was trained on: a check of the plumbing, not a result.")
-    for row in summary[summary["unpaired"] != ""].to_dict("records"):
-        lines.append(f"{line_name(row)}: no gain, for {row['unpaired']}.")
-    for row in summary[summary["warning"] != ""].to_dict("records"):
-        lines.append(f"{line_name(row)}: doubtful: {row['warning']}.")
-    kinds = _machines(summary)
+        told.append("Scored on the samples it was trained on: a check of the plumbing, not a result.")
+    told += [f"{line.name}: no gain, for {line.unpaired}." for line in lines if line.unpaired]
+    told += [f"{line.name}: doubtful: {line.warning}." for line in lines if line.warning]
+    kinds = _machines(lines)
     if len(kinds) > 1:
         named = "; ".join(f"[{letter}] {kind}" for kind, letter in kinds.items())
-        lines.append(f"Made on more than one kind of machine, which alone changes numbers a little: {named}.")
-    return lines
+        told.append(f"Made on more than one kind of machine, which alone changes numbers a little: {named}.")
+    return told
 
 
-def _what_intervals_say(summary: pd.DataFrame) -> list[str]:
+def _what_intervals_say(lines: Sequence[Line]) -> list[str]:
     """Of the brackets behind gains."""
-    known = _known(summary)
-    if known.empty:
+    known = _known(lines)
+    if not known:
         return []
-    over = _over(known)
+    over = _over(_sampled(known))
     means = {
         "seeds and scenes": ": where other seeds and other scenes of this kind would put it",
         "scenes": ". One seed: it speaks of these two models on other scenes, not of the loss",
@@ -283,17 +282,24 @@ def _what_intervals_say(summary: pd.DataFrame) -> list[str]:
     return [f"In brackets: the 95 % interval of the mean gain over {over}{means}."]
 
 
-def _known(summary: pd.DataFrame) -> pd.DataFrame:
+def _has_interval(line: Line) -> bool:
+    return not all(math.isnan(gain.low) for gain in line.gains.values())
+
+
+def _known(lines: Sequence[Line]) -> list[Line]:
     """The lines whose gain has an interval; on the evaluation split, where there are any."""
-    known = summary[summary[[f"{gain}_low" for gain in GAINS]].notna().any(axis=1)]
-    own = known[known["split"] == ""]
-    return known if own.empty else own
+    known = [line for line in lines if _has_interval(line)]
+    return [line for line in known if not line.key.split] or known
 
 
-def _over(known: pd.DataFrame) -> str:
-    """What the intervals of effects, by their columns seeds and scenes, are over."""
-    sampled = {"seeds": known["seeds"].max() > 1, "scenes": (known["scenes"] > 0).all()}
-    return " and ".join(name for name, varies in sampled.items() if varies)
+def _sampled(lines: Sequence[Line]) -> list[tuple[int, float | int]]:
+    return [(line.seeds, line.scenes) for line in lines]
+
+
+def _over(sampled: Sequence[tuple[int, float | int]]) -> str:
+    """What the intervals of effects, by their numbers of seeds and of scenes, are over."""
+    varies = {"seeds": max(seeds for seeds, _ in sampled) > 1, "scenes": all(scenes > 0 for _, scenes in sampled)}
+    return " and ".join(name for name, is_so in varies.items() if is_so)
 
 
 def _teacher(name: str, study: StudySpec) -> str:
@@ -307,15 +313,16 @@ def _teacher(name: str, study: StudySpec) -> str:
     return f"Teacher {name}: the one of seed {teacher.seed} for every student{state}."
 
 
-def _image_teacher(row: dict, study: StudySpec) -> str:
+def _image_teacher(line: Line, study: StudySpec) -> str:
     """What an image teacher is, and how good."""
-    name = row["model"]
+    name = line.key.model
     teacher = study.image_teachers[name]
     if teacher.preset is None:
         what = f"{teacher.model} of transformers" if teacher.model else f"labels in {teacher.labels}"
-        return f"Image teacher {name}: {what}, for every student{'; ' + row['missing'] if row['missing'] else ''}."
+        return f"Image teacher {name}: {what}, for every student{'; ' + line.missing if line.missing else ''}."
     where = "other scenes" if teacher.data.root is None else f"{teacher.data.root}"
-    scored = f"{row['mask_AP']:.1f}, AP50 {row['mask_AP50']:.1f}" if not math.isnan(row["mask_AP"]) else row["missing"]
+    precision, loose = (line.metrics[name].value for name in MASKS)
+    scored = line.missing if math.isnan(precision) else f"{precision:.1f}, AP50 {loose:.1f}"
     return (
         f"Image teacher {name}: {teacher.preset} of seed {teacher.seed} for every student, trained on images of "
         f"{where} ({teacher.data.train_split}); mask AP {scored} (points, on {teacher.data.eval_split}, objects over "
@@ -339,13 +346,13 @@ def _values(given: dict[str, object]) -> str:
     return " / ".join(f"{value} on {path}" for path, value in sorted(given.items(), key=lambda item: item[0] == OTHERS))
 
 
-def _papers(summary: pd.DataFrame) -> list[str]:
+def _papers(lines: Sequence[Line]) -> list[str]:
     """Those that report a number, or a direction, for any line."""
-    return list(dict.fromkeys(name for gains in summary["published"] for name in gains))
+    return list(dict.fromkeys(name for line in lines for name in line.published))
 
 
-def _published_gains(summary: pd.DataFrame) -> list[PublishedGain]:
-    return [gain for gains in summary["published"] for gain in gains.values()]
+def _published_gains(lines: Sequence[Line]) -> list[PublishedGain]:
+    return [gain for line in lines for gain in line.published.values()]
 
 
 def published_text(gain: PublishedGain | None, metric: Metric) -> str:
@@ -356,15 +363,10 @@ def published_text(gain: PublishedGain | None, metric: Metric) -> str:
     return f"{points:+.1f}{SIGNS[gain.mark]}" if points is not None else gain.direction(metric) or ""
 
 
-def _machines(summary: pd.DataFrame) -> dict[str, str]:
+def _machines(lines: Sequence[Line]) -> dict[str, str]:
     """Every kind of machine of the table, with a letter to name it."""
-    kinds = sorted({kind for text in summary["machine"] for kind in text.split("; ") if kind})
+    kinds = sorted({kind for line in lines for kind in line.machine.split("; ") if kind})
     return dict(zip(kinds, "abcdefghijklmnopqrstuvwxyz", strict=False))
-
-
-def line_name(row: Line) -> str:
-    """What a table calls a line."""
-    return line.line_name(row["role"], row["model"], row["path"], row["arm"], row.get("split", ""))
 
 
 def _cell(text: str, value: float | int | None, best: bool = False, jobs: tuple[str, ...] = ()) -> Cell:
@@ -373,18 +375,16 @@ def _cell(text: str, value: float | int | None, best: bool = False, jobs: tuple[
     return Cell(text, known, best, jobs)
 
 
-def _number(row: Line, metric: str, form: str) -> str:
+def _number(mean: Mean, form: str) -> str:
     """Mean, and the standard deviation over seeds where there are several; empty where nothing is to be said."""
-    mean, std = row[metric], row[f"{metric}_std"]
-    if math.isnan(mean):
+    if math.isnan(mean.value):
         return ""
-    return form.format(mean) + ("" if math.isnan(std) else " ± " + form.replace("+", "").format(std))
+    return form.format(mean.value) + ("" if math.isnan(mean.std) else " ± " + form.replace("+", "").format(mean.std))
 
 
-def _gain(row: Line, metric: str) -> str:
+def _gain(gain: Gain) -> str:
     """As `_number`, with its interval where it is known."""
-    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-    return f"{_number(row, metric, '{:+.1f}')} {interval_text(low, high)}".rstrip()
+    return f"{_number(gain.mean, '{:+.1f}')} {interval_text(gain.low, gain.high)}".rstrip()
 
 
 def _plain(value: float | int | None, form: str, sign: str = "") -> str:

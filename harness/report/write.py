@@ -7,9 +7,9 @@ import pandas as pd
 from rich.console import Console
 
 from harness.evidence.effects import attribution_frame, attributions, unlike
-from harness.evidence.line import Arm
+from harness.evidence.line import POINTS, Line, gain_column
 from harness.evidence.provenance import commit_lines, provenance
-from harness.evidence.results import arms, cost_frame, results_frame, summary
+from harness.evidence.results import cost_frame, results_frame, summary
 from harness.evidence.runs import StudyRuns
 from harness.report.forms import latex, markdown, show
 from harness.report.source import Source
@@ -19,7 +19,7 @@ from harness.runs.folder import atomic_write
 from harness.study.papers import read_paper
 
 
-def rebuild(source: Source, runs: StudyRuns, out: Path, console: Console, command: str = "") -> tuple[str, list[Arm]]:
+def rebuild(source: Source, runs: StudyRuns, out: Path, console: Console, command: str = "") -> tuple[str, list[Line]]:
     """Write the report into a folder and print its tables; the main ones as Markdown, and the lines of the first.
 
     Args:
@@ -61,10 +61,10 @@ def rebuild(source: Source, runs: StudyRuns, out: Path, console: Console, comman
         page = write_page(out, document(source, runs, lines, attributed, named, out, command))
         where = f"report, to be opened in a browser: {page}"
         console.print(where, markup=False, highlight=False, soft_wrap=True)
-    return "\n".join(markdown(table) for table in main), arms(lines)
+    return "\n".join(markdown(table) for table in main), lines
 
 
-def write(out: Path, tables: Sequence[Table], costs: Table, lines: pd.DataFrame, cost: pd.DataFrame) -> None:
+def write(out: Path, tables: Sequence[Table], costs: Table, lines: Sequence[Line], cost: pd.DataFrame) -> None:
     """Write table.md and table.tex with all tables, table.csv with the numbers, and what it cost."""
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "table.md", "\n".join(markdown(table) for table in tables).encode())
@@ -74,15 +74,27 @@ def write(out: Path, tables: Sequence[Table], costs: Table, lines: pd.DataFrame,
     atomic_write(out / "cost.csv", cost.to_csv(index=False, lineterminator="\n").encode())
 
 
-def csv(lines: pd.DataFrame) -> str:
+def csv(lines: Sequence[Line]) -> str:
     """The lines of the table with all digits that mean anything; of papers what they report, with its mark."""
-    found = rounded(lines)
-    found["jobs"] = [" ".join(jobs) for jobs in lines["jobs"]]
-    found["published"] = [
-        "; ".join(f"{paper}: mAP {gain.mAP}, NDS {gain.NDS} ({gain.mark})" for paper, gain in gains.items())
-        for gains in lines["published"]
-    ]
-    return found.to_csv(index=False, lineterminator="\n")
+    return rounded(pd.DataFrame(map(_columns, lines))).to_csv(index=False, lineterminator="\n")
+
+
+def _columns(line: Line) -> dict[str, str | float | int]:
+    """A line as a row of table.csv."""
+    columns: dict[str, str | float | int] = dict(line.key._asdict())
+    columns |= {name: mean.value for name, mean in line.means.items()}
+    columns |= {f"{name}_std": mean.std for name, mean in line.means.items()}
+    for metric in POINTS:
+        gain = line.gains[metric]
+        columns |= {gain_column(metric, of): value for of, value in gain.numbers.items()}
+        columns |= {gain_column(metric, "verdict"): gain.verdict, gain_column(metric, "agreement"): gain.agreement}
+        columns["scenes"] = line.scenes
+    columns |= {"seeds": line.seeds, "parameters": line.parameters}
+    columns["published"] = "; ".join(
+        f"{paper}: mAP {gain.mAP}, NDS {gain.NDS} ({gain.mark})" for paper, gain in line.published.items()
+    )
+    columns |= {"missing": line.missing, "unpaired": line.unpaired, "warning": line.warning, "machine": line.machine}
+    return columns | {"jobs": " ".join(line.jobs)}
 
 
 def rounded(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,15 +1,16 @@
 """What a search says: a line a trial, and at the end what was found, confirmed, drawn and written down."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from harness.console import print_table
+from harness.evidence.line import Line, Mean
 from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
 from harness.execute.executor import Site, execute
@@ -113,12 +114,12 @@ def finish(
     """
     follow(mirror, book, question.search.objective)
     while (chosen := _chosen(book)) is not None:
-        frame = _confirmed(question, trainer, chosen.params, site, console) if confirm else None
+        lines = _confirmed(question, trainer, chosen.params, site, console) if confirm else None
         with book.turn():
             # Another process may have found better values meanwhile; what is written last has to be the whole.
             if chosen == _chosen(book):
-                _write(question, book, chosen, baseline, frame, out, mirror, console)
-                return frame is None or not any(frame["missing"])
+                _write(question, book, chosen, baseline, lines, out, mirror, console)
+                return lines is None or not any(line.missing for line in lines)
     console.print("no trial is complete yet; nothing to report")
     return True
 
@@ -138,7 +139,7 @@ def _write(
     book: TrialBook,
     chosen: FrozenTrial,
     baseline: tuple[float, ...],
-    frame: pd.DataFrame | None,
+    lines: Sequence[Line] | None,
     out: Path,
     mirror: SearchMirror,
     console: Console,
@@ -149,8 +150,8 @@ def _write(
     if importances:
         cells = [["field", "importance"], *([key, f"{value:.2f}"] for key, value in importances.items())]
         parts += [f"Importance ({question.search.importance}):", "", _markdown(cells), ""]
-    if frame is not None:
-        cells = confirmation_cells(question, frame, book, chosen, baseline)
+    if lines is not None:
+        cells = confirmation_cells(question, lines, book, chosen, baseline)
         print_table(console, cells[0], cells[1:])
         parts += ["Confirmed at the whole schedule, on fresh seeds and on what is reported:", ""]
         parts += [_markdown(cells), "", _OPTIMISM, ""]
@@ -207,7 +208,7 @@ def shown(value: Value) -> str:
 
 
 def confirmation_cells(
-    question: Question, frame: pd.DataFrame, book: TrialBook, chosen: FrozenTrial, baseline: tuple[float, ...]
+    question: Question, lines: Sequence[Line], book: TrialBook, chosen: FrozenTrial, baseline: tuple[float, ...]
 ) -> Cells:
     """One line for each of the confirmed values and the baseline, what the search said of them, and its optimism."""
     metrics = question.search.objective
@@ -219,33 +220,37 @@ def confirmation_cells(
         if (trial := _trial_of(book, values)) is not None:
             searched[name] = tuple(trial.values)
     found: Cells = [header]
-    for row in frame[frame["role"].isin(["baseline", "student"])].to_dict("records"):
-        cells = [row["arm"], str(row["seeds"])]
-        if row["missing"]:
-            found.append([*cells, row["missing"], *[""] * (len(header) - 3)])
+    arms = {line.key.arm for line in lines}
+    for line in lines:
+        if line.key.role not in ("baseline", "student"):
             continue
-        cells += [_mean(row, metric, "{:.1f}") for metric in metrics]
-        cells += [_mean(row, f"gain_{metric}", "{:+.1f}") for metric in metrics]
-        said = searched.get(row["arm"])
+        cells = [line.key.arm, str(line.seeds)]
+        if line.missing:
+            found.append([*cells, line.missing, *[""] * (len(header) - 3)])
+            continue
+        cells += [_mean(line.metrics[metric], "{:.1f}") for metric in metrics]
+        cells += [_mean(line.gains[metric].mean, "{:+.1f}") for metric in metrics]
+        said = searched.get(line.key.arm)
         cells += [f"{value:.1f}" for value in said] if said else [""] * len(metrics)
         cells += (
-            [f"{value - row[m]:+.1f}" for value, m in zip(said, metrics, strict=True)] if said else [""] * len(metrics)
+            [f"{value - line.metrics[m].value:+.1f}" for value, m in zip(said, metrics, strict=True)]
+            if said
+            else [""] * len(metrics)
         )
         # The search had one baseline for all; a variant with one of its own cannot be held against it.
-        if said and row["role"] == "student" and own_arm("baseline", row["arm"]) not in set(frame["arm"]):
+        if said and line.key.role == "student" and own_arm("baseline", line.key.arm) not in arms:
             gains = zip(said, baseline, metrics, strict=True)
-            cells += [f"{value - plain - row[f'gain_{m}']:+.1f}" for value, plain, m in gains]
+            cells += [f"{value - plain - line.gains[m].mean.value:+.1f}" for value, plain, m in gains]
         else:
             cells += [""] * len(metrics)
         found.append(cells)
     return found
 
 
-def _mean(row: Mapping, metric: str, form: str) -> str:
-    mean, std = row[metric], row[f"{metric}_std"]
-    if pd.isna(mean):
+def _mean(mean: Mean, form: str) -> str:
+    if math.isnan(mean.value):
         return ""
-    return form.format(mean) + ("" if pd.isna(std) else f" ± {std:.1f}")
+    return form.format(mean.value) + ("" if math.isnan(mean.std) else f" ± {mean.std:.1f}")
 
 
 def _trial_of(book: TrialBook, values: Mapping[str, Value]) -> FrozenTrial | None:
@@ -255,7 +260,7 @@ def _trial_of(book: TrialBook, values: Mapping[str, Value]) -> FrozenTrial | Non
 
 def _confirmed(
     question: Question, trainer: Trainer, values: Mapping[str, Value], site: Site, console: Console
-) -> pd.DataFrame:
+) -> list[Line]:
     """Train and score the found values, the study's own and the published ones; the rows of all."""
     variants: dict[str, Mapping[str, Value]] = {FOUND: values, CURRENT: {}}
     if paper := paper_values(question):

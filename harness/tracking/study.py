@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.evidence.line import Arm
+from harness.evidence.line import ERRORS, Key, Line, gain_column
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec
 from harness.study.plan import Plan, Row
@@ -42,19 +42,19 @@ class Mirror:
                 self._mirrored.add(job.id)
                 self.store.attempt(lambda job=job: self._add(job, RunFolder(self._runs / job.id)))  # type: ignore[misc]
 
-    def finish(self, tables: Path, markdown: str, arms: Sequence[Arm], failed: bool) -> None:
+    def finish(self, tables: Path, markdown: str, lines: Sequence[Line], failed: bool) -> None:
         """Mirror the arms, attach the tables to the parent run, and close it.
 
         Args:
             tables: Folder of the tables and pictures.
             markdown: The main table.
-            arms: Its lines.
+            lines: Of it.
             failed: Whether a job did.
         """
 
         def mirror() -> None:
-            for arm in arms:
-                self._add_arm(arm)
+            for line in lines:
+                self._add_arm(line)
             self.store.note(self._parent, markdown)
             self.store.files(self._parent, tables, "tables")
             self.store.end(self._parent, "FAILED" if failed else "FINISHED")
@@ -105,16 +105,19 @@ class Mirror:
                 self.store.files(run, folder.path / name)
         self.store.end(run, at=end)
 
-    def _add_arm(self, arm: Arm) -> None:
-        rows = [row for row in self._plan.rows if arm.has(row)]
+    def _add_arm(self, line: Line) -> None:
+        arm = line.key
+        rows = [row for row in self._plan.rows if Key.of(row) == arm]
         seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
         name = " · ".join([arm.path or arm.model, arm.arm, *([f"on {arm.split}"] if arm.split else []), seeds])
-        run, _ = self.store.run({ARM: digest(arm.key), PARENT: self._parent}, name)
+        run, _ = self.store.run(
+            {ARM: digest((arm.role, arm.model, arm.path, arm.arm, arm.split)), PARENT: self._parent}, name
+        )
         params = {"arm": arm.arm} | self._choices[rows[0].job]
         tags = self._tags("arm", arm.role, rows[:1]) | {"split": arm.split or self._data.eval_split}
-        self.store.describe(run, params, tags | {"dataset": self._data.version, "missing": arm.missing})
-        self.store.metrics(run, arm.metrics)
-        if not arm.missing:
+        self.store.describe(run, params, tags | {"dataset": self._data.version, "missing": line.missing})
+        self.store.metrics(run, _numbers(line))
+        if not line.missing:
             self.store.end(run)
 
     @cached_property
@@ -144,6 +147,18 @@ class Mirror:
 
 def _trained(line: Mapping[str, float | int]) -> dict[str, float | int]:
     return {f"train/{key}": value for key, value in line.items() if key not in ("step", "batch")}
+
+
+def _numbers(line: Line) -> dict[str, float]:
+    """What is compared of a line: fractions and the devkit's units, as in a result; NaN where nothing is known."""
+    found: dict[str, float] = {}
+    for name, mean in line.means.items():
+        scale = 1 if name in ERRORS else 100
+        found |= {name: mean.value / scale, f"{name}_std": mean.std / scale}
+    for metric, gain in line.gains.items():
+        found |= {gain_column(metric, of): value / 100 for of, value in (("low", gain.low), ("high", gain.high))}
+        found |= {gain_column(metric, of): value for of, value in (("p", gain.p), ("holm", gain.holm))}
+    return found | {"seeds": float(line.seeds), "parameters": float(line.parameters)}
 
 
 def _params(job: Job) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from harness.data.root import count_samples
-from harness.evidence.effects import POINTS, groups
+from harness.evidence.effects import groups
+from harness.evidence.line import POINTS
 from harness.evidence.results import results_frame
 from harness.evidence.runs import StudyRuns
 from harness.evidence.statistics import Blocks, Spread

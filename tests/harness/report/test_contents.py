@@ -1,5 +1,7 @@
 """What the page says follows from the table, and says so little where little is known."""
 
+from dataclasses import replace
+
 import pytest
 
 from harness.evidence.runs import StudyRuns
@@ -53,21 +55,20 @@ def test_one_seed_speaks_of_no_loss(told, planned, folder):
 
 
 def test_headlines_count_what_the_table_says(planned):
-    import pandas as pd
-
+    from harness.evidence.line import Gain, Key, Line, Mean
     from harness.report.contents import headlines
 
+    def line(number, verdicts):
+        gain = Gain(Mean(1.0 + number, 0.1), low=0.5, high=0.5, detectable=1.3)
+        gains = {
+            metric: replace(gain, verdict=verdict) for metric, verdict in zip(("mAP", "NDS"), verdicts, strict=True)
+        }
+        gains["NDS"] = replace(gains["NDS"], agreement="no evidence" if number else "")
+        key = Key("student", "camera", "lidar->camera", f"arm {number}", "", "")
+        return Line(key, {}, gains, 12, 2, 5, {}, "", "", "", "", ())
+
     verdicts = [("higher", "not told apart"), ("higher, looked at alone", "lower")]
-    rows = [
-        {"role": "student", "model": "camera", "path": "lidar->camera", "arm": f"arm {n}", "split": "", "missing": ""}
-        | {f"gain_{m}": 1.0 + n for m in ("mAP", "NDS")}
-        | {f"gain_{m}_{end}": 0.5 for m in ("mAP", "NDS") for end in ("low", "high")}
-        | {f"gain_{m}_detectable": 1.3 for m in ("mAP", "NDS")}
-        | {f"gain_{m}_verdict": verdict for m, verdict in zip(("mAP", "NDS"), pair, strict=True)}
-        | {"gain_mAP_agreement": "", "gain_NDS_agreement": "no evidence" if n else ""}
-        for n, pair in enumerate(verdicts)
-    ]
-    found = headlines(pd.DataFrame(rows), planned.study)
+    found = headlines([line(number, pair) for number, pair in enumerate(verdicts)], planned.study)
     assert found[0] == "Most NDS gains lidar->camera arm 1: +2.0 mAP [+0.5, +0.5], +2.0 NDS [+0.5, +0.5]."
     assert found[1] == (
         "Of 4 gains, 1 are higher and 1 lower than 0 after all of them were looked at; "

@@ -33,6 +33,12 @@ NUMBERS = {
 }
 
 
+def of_role(lines, role):
+    """The only line of that role."""
+    (line,) = (line for line in lines if line.key.role == role)
+    return line
+
+
 def markdown(lines, study, papers=()):
     from harness.report import forms
     from harness.report.tables import published_table, results_table
@@ -102,15 +108,15 @@ def finish(plan, tmp_path):
 def test_gain_is_the_mean_of_paired_differences(plan, finish):
     from harness.evidence.results import results_frame, summary
 
-    student = summary(results_frame(StudyRuns.open(plan, finish()))).set_index("role").loc["student"]
+    student = of_role(summary(results_frame(StudyRuns.open(plan, finish()))), "student")
     # By hand: gains of 4 and 2 points mAP, of -1 and +1 NDS.
-    assert student["seeds"] == 2
-    assert student["mAP"] == pytest.approx(28)
-    assert student["mAP_std"] == pytest.approx(math.sqrt(32))
-    assert student["gain_mAP"] == pytest.approx(3)
-    assert student["gain_mAP_std"] == pytest.approx(math.sqrt(2))
-    assert student["gain_NDS"] == pytest.approx(0)
-    assert student["mATE"] == pytest.approx(0.5)
+    assert student.seeds == 2
+    assert student.metrics["mAP"].value == pytest.approx(28)
+    assert student.metrics["mAP"].std == pytest.approx(math.sqrt(32))
+    assert student.gains["mAP"].mean.value == pytest.approx(3)
+    assert student.gains["mAP"].mean.std == pytest.approx(math.sqrt(2))
+    assert student.gains["NDS"].mean.value == pytest.approx(0)
+    assert student.metrics["mATE"].value == pytest.approx(0.5)
 
 
 def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
@@ -133,16 +139,16 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
         if values is not None:
             write_draws(RunFolder(runs / row.job).draws, dict.fromkeys(("mAP", "NDS"), np.array(values)), 12)
     table = summary(results_frame(StudyRuns.open(plan, runs)))
-    student = table.set_index("role").loc["student"]
+    student = of_role(table, "student")
     # The gains of seeds, 4 and 2, vary by 2, their mean by 1, with one degree of freedom: Student's 12.706. The draws
     # of single seeds vary by 8 and 0, those of the mean by 2: no more than seeds that differ by themselves give.
     reach = 12.706
-    assert student["gain_mAP_low"] == pytest.approx(3 - reach, abs=0.01)
-    assert student["gain_mAP_high"] == pytest.approx(3 + reach, abs=0.01)
+    assert student.gains["mAP"].low == pytest.approx(3 - reach, abs=0.01)
+    assert student.gains["mAP"].high == pytest.approx(3 + reach, abs=0.01)
     text = markdown(table, study)
     assert "+3.0 ± 1.4 [-9.7, +15.7]" in text
     assert "interval of the mean gain over seeds and scenes" in text
-    assert math.isnan(table.set_index("role").loc["baseline"]["gain_mAP_low"].max())
+    assert math.isnan(of_role(table, "baseline").gains["mAP"].low)
 
 
 def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish):
@@ -158,9 +164,9 @@ def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
     from harness.evidence.results import results_frame, summary
 
     table = summary(results_frame(StudyRuns.open(plan, finish(except_=[("student", 1)]))))
-    student = table.set_index("role").loc["student"]
-    assert math.isnan(student["mAP"])
-    assert "loss 'feature' is nan" in student["missing"]
+    student = of_role(table, "student")
+    assert math.isnan(student.metrics["mAP"].value)
+    assert "loss 'feature' is nan" in student.missing
     assert "loss 'feature' is nan" in markdown(table, study)
 
 
@@ -172,10 +178,10 @@ def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
     assert student["mAP"] == pytest.approx(32)
     assert math.isnan(student["gain_mAP"])
     # Nor does the mean over seeds pretend to one: it would be over one seed and be taken for two.
-    mean = summary(frame).set_index("role").loc["student"]
-    assert mean["mAP"] == pytest.approx(28)
-    assert math.isnan(mean["gain_mAP"])
-    assert math.isnan(mean["gain_mAP_std"])
+    line = of_role(summary(frame), "student")
+    assert line.metrics["mAP"].value == pytest.approx(28)
+    assert math.isnan(line.gains["mAP"].mean.value)
+    assert math.isnan(line.gains["mAP"].mean.std)
 
 
 def test_markdown_shows_mean_and_spread(plan, study, finish):
@@ -414,10 +420,16 @@ def test_in_files_a_tiny_p_value_is_not_nought():
 
 def test_lines_that_show_the_same_number_are_best_together(plan, study, finish):
     """1.05 is shown as 1.1, though pandas rounds it to 1.0."""
+    from dataclasses import replace
+
     from harness.evidence.results import results_frame, summary
 
     lines = summary(results_frame(StudyRuns.open(plan, finish())))
-    lines["mAP"] = lines["role"].map({"teacher": 9.0, "baseline": 1.05, "student": 1.08})
+    shown = {"teacher": 9.0, "baseline": 1.05, "student": 1.08}
+    lines = [
+        replace(line, metrics=line.metrics | {"mAP": replace(line.metrics["mAP"], value=shown[line.key.role])})
+        for line in lines
+    ]
     text = markdown(lines, study)
     assert "| camera baseline | 2 | **1.1 ± 7.1** |" in text
     assert "| lidar->camera feature | 2 | **1.1 ± 5.7** |" in text
