@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -89,10 +88,3 @@ def test_readme_maps_every_module_and_no_other():
         elif package in ("detectors/", "distill/", "harness/"):
             mapped.add(package + name)
     assert mapped == {_name(path) for path in MODULES}
-
-
-def test_long_files_are_looked_at():
-    """A file is one idea; one of more than 400 lines may hold two."""
-    for path in MODULES:
-        if (lines := len(path.read_text().splitlines())) > 400:
-            warnings.warn(f"{_name(path)} has {lines} lines", stacklevel=1)
