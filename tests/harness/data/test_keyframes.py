@@ -98,7 +98,7 @@ def test_samples_of_a_batch_do_not_mix(smoke_root, pairs):
     from harness.data.loader import SampleSet, evaluation_batches
     from harness.study.roles import StudentSpec
 
-    spec = StudentSpec(preset="tiny_camera", keyframes=2).detector
+    spec = StudentSpec(preset="tiny_camera", keyframes=2).detector_spec
     samples = SampleSet(smoke_root, [now.token for now, _ in pairs[:2]], spec.inputs)
     torch.manual_seed(0)
     detector = spec.build().eval()
@@ -124,7 +124,7 @@ def test_a_camera_of_two_keyframes_trains(smoke_root):
     from harness.data.loader import SampleSet, evaluation_batches
     from harness.study.roles import StudentSpec
 
-    spec = StudentSpec(preset="tiny_camera", keyframes=2).detector
+    spec = StudentSpec(preset="tiny_camera", keyframes=2).detector_spec
     assert spec.camera.keyframes == 2
     samples = SampleSet(smoke_root, smoke_root.tokens("synthetic_val")[-2:], spec.inputs)
     (batch,) = evaluation_batches(samples, batch_size=2, workers=0)
