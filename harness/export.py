@@ -39,9 +39,9 @@ def find_finished(runs: Path, start: str) -> RunFolder:
 
 def export(folder: RunFolder, out: Path) -> None:
     """Copy a finished run's detector to a new folder, which is there whole or not at all."""
+    from harness.jobs.kind import JobOrder
     from harness.study.jobs import DetectorJobSpec
     from harness.train.checkpoint import open_detector
-    from harness.train.job import JobOrder
 
     if out.exists():
         raise InputError(f"{out} is there already; OUT must be a new folder")

@@ -1,10 +1,13 @@
-"""Flags that mean the same in every command, and what those about the study change in it."""
+"""Flags that mean the same in every command, and `Asked`: a study with what they change in it."""
 
+import inspect
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,57 +20,113 @@ Out = Annotated[Path, typer.Option(help="Tables go to OUT/STUDY.")]
 TrackingUri = Annotated[str, typer.Option(help="MLflow tracking store.")]
 Seeds = Annotated[str | None, typer.Option(help="Instead of the study's, such as 0,1,2.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as schedule.steps=100.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 RUNS, OUT, TRACKING = Path("runs"), Path("reports"), "sqlite:///mlflow.db"
 
 
-def overrides(
-    data_root: Path | None, version: str | None, split: str | None, seeds: str | None, set_: Sequence[str] | None
-) -> list[str]:
-    """These flags as overrides of a study, for `load_study`."""
-    found = list(set_ or [])
-    if seeds is not None:
-        found.append(f"seeds=[{seeds}]")
-    # Quoted, as YAML would cut a path at " #" and take 2024 for a number.
-    if data_root is not None:
-        found.append(f"data.root={json.dumps(str(data_root))}")
-    if version is not None:
-        found.append(f"data.version={json.dumps(version)}")
-        split = split or {"v1.0-trainval": "train:val", "v1.0-mini": "mini_train:mini_val"}.get(version)
-    if split is not None:
-        train, _, evaluated = split.partition(":")
-        found += [f"data.train_split={json.dumps(train)}", f"data.eval_split={json.dumps(evaluated or train)}"]
-    return found
+@dataclass(frozen=True)
+class Asked:
+    """A study as a command line asks for it. Its fields are flags: see `asks`."""
+
+    path: StudyPath
+    data_root: DataRoot = None
+    version: Version = None
+    split: Split = None
+    seeds: Seeds = None
+    set_: Set = None
+    runs_dir: RunsDir = RUNS
+    out: Out = OUT
+    tracking_uri: TrackingUri = TRACKING
+
+    @property
+    def name(self) -> str:
+        """The study's name: tables, experiments and searches are called by it."""
+        return self.path.stem
+
+    @property
+    def tables(self) -> Path:
+        """The folder of its tables."""
+        return self.out / self.name
+
+    @property
+    def overrides(self) -> list[str]:
+        """What the flags change in the study, for `load_study`."""
+        changes = list(self.set_ or [])
+        if self.seeds is not None:
+            changes.append(f"seeds=[{self.seeds}]")
+        # Quoted, as YAML would cut a path at " #" and take 2024 for a number.
+        if self.data_root is not None:
+            changes.append(f"data.root={json.dumps(str(self.data_root))}")
+        split = self.split
+        if self.version is not None:
+            changes.append(f"data.version={json.dumps(self.version)}")
+            split = split or {"v1.0-trainval": "train:val", "v1.0-mini": "mini_train:mini_val"}.get(self.version)
+        if split is not None:
+            train, _, evaluated = split.partition(":")
+            changes += [f"data.train_split={json.dumps(train)}", f"data.eval_split={json.dumps(evaluated or train)}"]
+        return changes
+
+    @property
+    def call(self) -> str:
+        """How people tell this call of the study from others: ``paths --seeds 0,1,2``."""
+        # Absolute, for a relative path is another dataset elsewhere.
+        root = self.data_root and self.data_root.resolve()
+        given = {"--data-root": root, "--version": self.version, "--split": self.split, "--seeds": self.seeds}
+        once = [f"{flag} {value}" for flag, value in given.items() if value is not None]
+        return " ".join([self.name, *once, *(f"--set {change}" for change in self.set_ or [])])
+
+    def command(self, program: str, *, places: bool = True) -> str:
+        """A command about this study, for a shell.
+
+        Args:
+            program: Its module, such as harness.report.
+            places: Also say where runs, tables and MLflow's store are, where that is not the default.
+        """
+        chosen = (
+            ("--runs-dir", self.runs_dir, RUNS),
+            ("--out", self.out, OUT),
+            ("--tracking-uri", self.tracking_uri, TRACKING),
+        )
+        words = [word for flag, value, default in chosen if places and value != default for word in (flag, str(value))]
+        words += [word for change in self.overrides for word in ("--set", change)]
+        return shlex.join(["python", "-m", program, str(self.path), *words])
 
 
-def command(program: str, study: Path, given: Sequence[str], runs_dir: Path, out: Path, tracking_uri: str) -> str:
-    """A command about a study as it was asked for, for a shell.
+def asks(*without: str, path: Any = StudyPath) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a Typer command the flags of `Asked`, gathered into its parameter ``asked``.
 
     Args:
-        program: Its module, such as harness.report.
-        study: Its file.
-        given: What `overrides` made of its flags.
-        runs_dir: As passed.
-        out: As passed.
-        tracking_uri: As passed.
+        without: Fields of `Asked` that this command does not have.
+        path: The annotation of its argument, where it takes something else than a study's file.
     """
-    chosen = (("--runs-dir", runs_dir, RUNS), ("--out", out, OUT), ("--tracking-uri", tracking_uri, TRACKING))
-    flags = [word for flag, value, default in chosen if value != default for word in (flag, str(value))]
-    flags += [word for override in given for word in ("--set", override)]
-    return shlex.join(["python", "-m", program, str(study), *flags])
 
+    def decorate(main: Callable[..., None]) -> Callable[..., None]:
+        shared = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if field.name == "path" else field.default,
+                annotation=path if field.name == "path" else field.type,
+            )
+            for field in fields(Asked)
+            if field.name not in without
+        ]
+        own = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, parameter in inspect.signature(main).parameters.items()
+            if name != "asked"
+        ]
+        names = {parameter.name for parameter in shared}
 
-def called(
-    study: Path,
-    data_root: Path | None,
-    version: str | None,
-    split: str | None,
-    seeds: str | None,
-    set_: Sequence[str] | None,
-) -> str:
-    """How people tell this call of a study from others: ``paths --seeds 0,1,2``."""
-    # Whole, for a relative path is another dataset elsewhere.
-    root = data_root and data_root.resolve()
-    given = {"--data-root": root, "--version": version, "--split": split, "--seeds": seeds}
-    once = [f"{flag} {value}" for flag, value in given.items() if value is not None]
-    return " ".join([study.stem, *once, *(f"--set {each}" for each in set_ or [])])
+        @wraps(main)
+        def command(**given: Any) -> None:
+            asked = Asked(**{name: value for name, value in given.items() if name in names})
+            main(asked, **{name: value for name, value in given.items() if name not in names})
+
+        # What Typer reads of a command: both, in one release or another.
+        command.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*shared, *own)}
+        return command
+
+    return decorate

@@ -1,9 +1,8 @@
 """python -m harness.run STUDY.yaml: plan, execute, report."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,26 +10,24 @@ from rich.console import Console
 from harness import flags
 from harness.errors import exit_2_on_input_error
 
+if TYPE_CHECKING:
+    from harness.execute.executor import JobState, Site
+    from harness.opened import Opened
+    from harness.study.jobs import Job
+
 console = Console()
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
+@flags.asks()
 def main(
-    study_path: flags.StudyPath,
-    data_root: flags.DataRoot = None,
-    version: flags.Version = None,
-    split: flags.Split = None,
-    runs_dir: flags.RunsDir = flags.RUNS,
-    out: flags.Out = flags.OUT,
-    tracking_uri: flags.TrackingUri = flags.TRACKING,
+    asked: flags.Asked,
     workers: Annotated[int | None, typer.Option(min=1, help="Trainings at once; as many as GPUs, or cores.")] = None,
     loader_workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that load data for each training; 0 on a CPU if not given.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    seeds: flags.Seeds = None,
-    set_: flags.Set = None,
+    device: flags.Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is done; run nothing.")] = False,
 ) -> None:
     """Train what the study needs and does not have yet, score it, and print the table.
@@ -38,125 +35,107 @@ def main(
     Stop it with Ctrl-C and call it again to go on. Calling it when all is done trains nothing and prints the table.
     """
     with exit_2_on_input_error():
-        overrides = flags.overrides(data_root, version, split, seeds, set_)
-        call = flags.called(study_path, data_root, version, split, seeds, set_)
-        status = _run(
-            study_path, overrides, call, runs_dir, out, tracking_uri, workers, loader_workers, device, dry_run
-        )
+        # What takes seconds to import is imported after the arguments are known to be good.
+        from harness.execute.executor import check_device, open_site
+        from harness.opened import open_study
+
+        check_device(device)
+        opened = open_study(asked, console)
+        assert opened.root is not None, "of a study's file"
+        site = open_site(asked.runs_dir, opened.root, device, workers, loader_workers)
+        todo = [job for job in opened.plan.jobs.values() if site.folder(job.id).result() is None]
+        _introduce(opened, todo)
+        if dry_run:
+            _show_plan(opened, todo, site)
+            return
+        status = _run(asked, opened, todo, site)
     raise typer.Exit(status)
 
 
-def _run(
-    study_path: Path,
-    overrides: list[str],
-    call: str,
-    runs_dir: Path,
-    out: Path,
-    tracking_uri: str,
-    workers: int | None,
-    loader_workers: int | None,
-    device: str,
-    dry_run: bool,
-) -> int:
-    """The whole way; the exit status: 0, 1 where a job failed, 2 where all that failed did so by wrong input."""
-    # What takes seconds to import is imported after the arguments are known to be good.
-    from harness.data.root import count_samples
-    from harness.evidence.runs import StudyRuns
-    from harness.execute.executor import (
-        JobState,
-        Site,
-        check_device,
-        default_loader_workers,
-        default_workers,
-        execute,
-    )
-    from harness.execute.progress import progress
-    from harness.report.source import Source
-    from harness.report.write import rebuild
-    from harness.runs.claims import Records, Wanted
-    from harness.runs.folder import make_folder
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-    from harness.tracking.store import check_store
-    from harness.tracking.study import Mirror
-    from harness.train.job import check_inputs
-    from harness.world.roots import find_images, open_root
-
-    check_device(device)
-    study = load_study(study_path, overrides)
-    root = open_root(study.data, console)
-    plan = plan_study(
-        study, root.fingerprint(), partial(count_samples, root, study.data.train_split), find_images(console)
-    )
-    workers = workers or default_workers(device)
-    if loader_workers is None:
-        loader_workers = default_loader_workers(device, workers)
-    site = Site(runs_dir, root, device, workers, loader_workers=loader_workers)
-
-    todo = [job for job in plan.jobs.values() if site.folder(job.id).result() is None]
+def _introduce(opened: "Opened", todo: "list[Job]") -> None:
+    plan = opened.plan
     console.print(
-        f"{study_path.stem}: {len(plan.rows)} rows, {len(plan.jobs)} jobs, {len(todo)} to run "
+        f"{opened.name}: {len(plan.rows)} rows, {len(plan.jobs)} jobs, {len(todo)} to run "
         f"(a loop over rows would train {plan.wanted})",
         highlight=False,
     )
     for what, names in (
-        ("teacher that no arm asks", study.unused_teachers),
-        ("student without a path", study.unused_students),
+        ("teacher that no arm asks", opened.study.unused_teachers),
+        ("student without a path", opened.study.unused_students),
     ):
         if names:
-            console.print(f"{what}, not trained: {', '.join(names)}", markup=False, highlight=False)
-    if dry_run:
-        for job in plan.jobs.values():
-            console.print(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}", highlight=False)
-        if todo:
-            from harness.execute.estimate import estimate
+            _say(f"{what}, not trained: {', '.join(names)}")
 
-            needed = estimate(plan, todo, site)
-            console.print(
-                f"about {timedelta(seconds=round(needed.seconds))} with {workers} workers; by finished jobs alike: "
-                f"{needed.by_runs} of {len(todo)} jobs; by steps timed on random input: the others",
-                highlight=False,
-                soft_wrap=True,
-            )
-        return 0
-    tables = out / study_path.stem
-    for folder in (runs_dir, tables):
+
+def _show_plan(opened: "Opened", todo: "list[Job]", site: "Site") -> None:
+    """Every job, and how long those that are not done will take."""
+    from harness.execute.estimate import estimate
+
+    for job in opened.plan.jobs.values():
+        console.print(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}", highlight=False)
+    if todo:
+        needed = estimate(opened.plan, todo, site)
+        _say(
+            f"about {timedelta(seconds=round(needed.seconds))} with {site.workers} workers; by finished jobs alike: "
+            f"{needed.by_runs} of {len(todo)} jobs; by steps timed on random input: the others"
+        )
+
+
+def _run(asked: flags.Asked, opened: "Opened", todo: "list[Job]", site: "Site") -> int:
+    """Execute and report; the exit status: 0, 1 where a job failed, 2 where all that failed did so by wrong input."""
+    from harness.evidence.runs import StudyRuns
+    from harness.execute.executor import execute
+    from harness.execute.progress import progress
+    from harness.jobs.kinds import check_inputs
+    from harness.report.write import rebuild
+    from harness.runs.claims import Records, Wanted
+    from harness.runs.folder import make_folder
+    from harness.tracking.store import check_store
+    from harness.tracking.study import Mirror
+
+    for folder in (asked.runs_dir, asked.tables):
         make_folder(folder)
-    check_inputs(todo, root)
-    check_store(tracking_uri)
+    check_inputs(todo, site.root)
+    check_store(asked.tracking_uri)
     # Before `execute` looks which results are there: from here on harness.runs leaves them alone.
-    wanted = Wanted(name=call, study=study_path.resolve(), called=datetime.now(UTC), jobs=tuple(plan.jobs))
-    Records(runs_dir).replace(wanted)
+    claim = Wanted(name=asked.call, study=asked.path.resolve(), called=datetime.now(UTC), jobs=tuple(opened.plan.jobs))
+    Records(asked.runs_dir).replace(claim)
+    mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, asked.runs_dir, console)
 
-    mirror = Mirror(tracking_uri, study_path.stem, study, plan, runs_dir, console)
-
-    def watch(states: dict[str, JobState]) -> None:
+    def watch(states: "dict[str, JobState]") -> None:
         display(states)
         mirror.follow(state.job for state in states.values() if state.status == "done")
 
     try:
         with progress(console, site.workers) as display:
-            states = execute(plan, site, watch)
+            states = execute(opened.plan, site, watch)
             watch(states)
     except KeyboardInterrupt:
         mirror.stop()
-        said = f"stopped; finished steps are kept in {runs_dir}; the same command goes on"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        _say(f"stopped; finished steps are kept in {asked.runs_dir}; the same command goes on")
         raise typer.Exit(130) from None
 
-    source = Source(study_path.stem, study, plan, runs_dir, root)
-    text, arms = rebuild(source, StudyRuns.open(plan, runs_dir), tables, console)
+    text, arms = rebuild(opened, StudyRuns.open(opened.plan, asked.runs_dir), asked.tables, console)
     failed = [state for state in states.values() if state.status == "failed"]
-    for state in failed:
-        console.print(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="red")
-    for state in states.values():
+    _say_what_went_wrong(states.values())
+    mirror.finish(asked.tables, text, arms, bool(failed))
+    command = asked.command("harness.report")
+    _say(f"the whole report, with figures, as a page: {command}")
+    _say(f"compare in a browser: {command} --ui")
+    return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
+
+
+def _say_what_went_wrong(states: "Collection[JobState]") -> None:
+    for state in states:
+        if state.status == "failed":
+            console.print(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="red")
+    for state in states:
         if state.status == "done" and state.reason:
             console.print(f"done, but {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="yellow")
-    mirror.finish(tables, text, arms, bool(failed))
-    command = flags.command("harness.report", study_path, overrides, runs_dir, out, tracking_uri)
-    for what, end in (("the whole report, with figures, as a page", ""), ("compare in a browser", " --ui")):
-        console.print(f"{what}: {command}{end}", markup=False, highlight=False, soft_wrap=True)
-    return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

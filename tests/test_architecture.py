@@ -30,7 +30,7 @@ HOMES = {
     "msgspec": {"harness/evaluate/result_file.py", "harness/runs/folder.py"},
     "pandas": {"harness/evidence/", "harness/report/", "harness/search/report.py"},
     "nuscenes": {"harness/data/", "harness/evaluate/", "harness/inspect/", "harness/world/"},
-    "lightning": {"harness/train/"},
+    "lightning": {"harness/train/", "harness/jobs/"},
 }
 
 

@@ -37,8 +37,8 @@ class Here(subprocess.Popen):
     """A worker in this process: those of their own, which the smoke study has, take seconds to import everything."""
 
     def __init__(self, command, **_):
+        from harness.jobs.worker import _attempt
         from harness.runs.folder import RunFolder
-        from harness.train.job import _attempt
 
         self.stdin = io.BytesIO()
         folder = RunFolder(Path(command[-1]))

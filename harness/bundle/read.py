@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from detectors.spec import Spec
 from harness.bundle.write import MANIFEST, MEMBER, PREDICTIONS, WEIGHTS, Environment, Manifest
 from harness.errors import InputError
-from harness.report.source import Source, question
+from harness.opened import Opened, question
 from harness.study.papers import read_paper
 from harness.study.plan import Plan
 from harness.study.plan_file import read_plan
@@ -47,7 +47,7 @@ def is_bundle(path: Path) -> bool:
 
 
 @contextmanager
-def unbundled(path: Path) -> Iterator[Source]:
+def unbundled(path: Path) -> Iterator[Opened]:
     """What a bundle holds, in a folder that is there for as long as the block lasts; raises InputError."""
     try:
         archive = ZipFile(path)
@@ -60,17 +60,17 @@ def unbundled(path: Path) -> Iterator[Source]:
         for info in archive.infolist():
             if info.filename != MANIFEST:
                 _unpack(archive, info, manifest, path, Path(folder))
-        yield _source(path, Path(folder), manifest)
+        yield _opened(path, Path(folder), manifest)
 
 
-def differing_tables(source: Source, made: Path) -> list[str]:
+def differing_tables(opened: Opened, made: Path) -> list[str]:
     """The tables of an opened bundle that are not, byte for byte, those that were made from it again.
 
     Args:
-        source: From `unbundled`.
+        opened: From `unbundled`.
         made: Folder of the tables.
     """
-    stored = sorted((source.runs.parent / "tables").glob("*"))
+    stored = sorted((opened.runs_dir.parent / "tables").glob("*"))
     return [
         each.name
         for each in stored
@@ -138,7 +138,7 @@ def _check_arrays(file: Path, path: Path, name: str) -> None:
             raise InputError(f"bundle {path}: {name} would unpack to {size:,} bytes; allowed: {LARGEST_ARRAYS:,}")
 
 
-def _source(path: Path, folder: Path, manifest: Manifest) -> Source:
+def _opened(path: Path, folder: Path, manifest: Manifest) -> Opened:
     """From the unpacked files."""
     for name in manifest.files:
         if not name.startswith("runs/") and (folder / name).stat().st_size > LARGEST_TEXT:
@@ -152,7 +152,7 @@ def _source(path: Path, folder: Path, manifest: Manifest) -> Source:
     _date_results(path, plan, runs, environment)
     runs.mkdir(exist_ok=True)
     study = _study(path, folder, manifest)
-    return Source(manifest.study, study, plan, runs, None, question(folder / "study.yaml"), folder / "tables")
+    return Opened(manifest.study, study, plan, runs, None, question(folder / "study.yaml"), folder / "tables")
 
 
 def _date_results(path: Path, plan: Plan, runs: Path, environment: Environment) -> None:

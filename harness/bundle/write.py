@@ -20,9 +20,8 @@ from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.evidence.provenance import commit_lines, provenance
 from harness.evidence.runs import StudyRuns
+from harness.opened import Opened
 from harness.report.samples import FILE as PICTURES
-from harness.report.source import Source
-from harness.study.jobs import SegmenterJobSpec
 from harness.study.plan_file import plan_json
 from harness.study.roles import ImageDataSpec
 from harness.study.spec import DataSpec, StudySpec
@@ -73,14 +72,14 @@ class Environment(Spec):
     finished_at: dict[str, datetime]
 
 
-def write_bundle(path: Path, source: Source, runs: StudyRuns, tables: Path, predictions: bool, weights: bool) -> int:
+def write_bundle(path: Path, opened: Opened, runs: StudyRuns, tables: Path, predictions: bool, weights: bool) -> int:
     """Write a bundle so that it is either whole or not there; how many files it has.
 
     Equal studies, runs and tables give equal bytes, in one environment.
 
     Args:
         path: A new file, or a bundle to replace.
-        source: What it is of; its dataset has to be at hand.
+        opened: What it is of; its dataset has to be at hand.
         runs: Of its plan.
         tables: The folder of the tables that were made from it, for readers and to be compared with.
         predictions: Whether the predicted boxes are to be in it, which are most of it.
@@ -99,12 +98,12 @@ def write_bundle(path: Path, source: Source, runs: StudyRuns, tables: Path, pred
         with unfinished.open("w+b") as file:
             with ZipFile(file, "w", ZIP_DEFLATED) as archive:
                 members = {}
-                for name, content in _contents(source, runs, tables, predictions, weights):
+                for name, content in _contents(opened, runs, tables, predictions, weights):
                     if not re.fullmatch(MEMBER, name, re.ASCII):
                         raise InputError(f"no bundle is written: {name!r} is no name for a file of one")
                     members[name] = Member(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
                     _add(archive, name, content)
-                manifest = Manifest(crossbev=version("crossbev"), study=source.name, files=members)
+                manifest = Manifest(crossbev=version("crossbev"), study=opened.name, files=members)
                 _add(archive, MANIFEST, _json(manifest))
             file.flush()
             os.fsync(file.fileno())
@@ -123,26 +122,26 @@ def _add(archive: ZipFile, name: str, content: bytes) -> None:
 
 
 def _contents(
-    source: Source, runs: StudyRuns, tables: Path, predictions: bool, weights: bool
+    opened: Opened, runs: StudyRuns, tables: Path, predictions: bool, weights: bool
 ) -> Iterator[tuple[str, bytes]]:
     """Names and contents of all files but the manifest, in the order of the bundle."""
-    assert source.root is not None, "a bundle is written where the dataset is"
-    environment = _environment(source, runs)
-    papers = _papers(source.study)
-    yield "README.md", _readme(source, runs, environment).encode()
-    asked = f"# {source.question}\n" if source.question else ""
-    yield "study.yaml", (asked + study_yaml(source.study, list(papers))).encode()
+    assert opened.root is not None, "a bundle is written where the dataset is"
+    environment = _environment(opened, runs)
+    papers = _papers(opened.study)
+    yield "README.md", _readme(opened, runs, environment).encode()
+    asked = f"# {opened.question}\n" if opened.question else ""
+    yield "study.yaml", (asked + study_yaml(opened.study, list(papers))).encode()
     for name, path in papers.items():
         yield name, path.read_bytes()
-    yield "plan.json", plan_json(source.plan).encode()
-    yield "data.json", json.dumps(_data(source, source.root), indent=1).encode()
+    yield "plan.json", plan_json(opened.plan).encode()
+    yield "data.json", json.dumps(_data(opened, opened.root), indent=1).encode()
     yield "environment.json", _json(environment)
     for path in sorted(
         path for name in ("table.*", "cost.*", "attribution.csv", PICTURES) for path in tables.glob(name)
     ):
         yield f"tables/{path.name}", path.read_bytes()
     left_out = _LEFT_OUT | (set() if predictions else {PREDICTIONS}) | (set() if weights else {WEIGHTS})
-    for id_ in sorted(source.plan.jobs):
+    for id_ in sorted(opened.plan.jobs):
         folder = runs[id_].folder.path
         for path in sorted(folder.rglob("*")):
             parts = path.relative_to(folder).parts
@@ -202,16 +201,15 @@ def _papers(study: StudySpec) -> dict[str, Path]:
     return found
 
 
-def _data(source: Source, root: NuScenesRoot) -> dict[str, Any]:
+def _data(opened: Opened, root: NuScenesRoot) -> dict[str, Any]:
     """What the runs were trained and scored on: enough to tell whether a dataset elsewhere is the same."""
-    data = source.study.data
+    data = opened.study.data
     splits = {}
     for split in dict.fromkeys((data.train_split, data.eval_split, *data.also_score)):
         tokens = root.tokens(split)
         digest = hashlib.sha256("\n".join(tokens).encode()).hexdigest()
         splits[split] = {"samples": len(tokens), "tokens_sha256": digest}
-    segmenters = [job.spec for job in source.plan.jobs.values() if isinstance(job.spec, SegmenterJobSpec)]
-    trained = [teacher.data for teacher in source.study.image_teachers.values() if teacher.preset is not None]
+    trained = [teacher.data for teacher in opened.study.image_teachers.values() if teacher.preset is not None]
     return {
         "version": root.version,
         "fingerprint": root.fingerprint(),
@@ -220,7 +218,7 @@ def _data(source: Source, root: NuScenesRoot) -> dict[str, Any]:
         "splits": splits,
         "images": {
             "embedded": [_embedded(each, IMAGE_GENERATOR) for each in trained],
-            "identities": [spec.data.model_dump(mode="json") for spec in segmenters],
+            "identities": [spec.data.model_dump(mode="json") for spec in opened.plan.image_teachers],
         },
     }
 
@@ -229,14 +227,14 @@ def _embedded(data: DataSpec | ImageDataSpec, generator: int) -> dict[str, Any] 
     return None if data.root is not None else {"preset": data.preset, "seed": data.seed, "generator": generator}
 
 
-def _environment(source: Source, runs: StudyRuns) -> Environment:
+def _environment(opened: Opened, runs: StudyRuns) -> Environment:
     results = dict(sorted(runs.results.items()))
     packages = {each.name: each.version for each in distributions()}
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
         packages=dict(sorted(packages.items(), key=lambda each: each[0].lower())),
-        seeds=source.study.seeds,
+        seeds=opened.study.seeds,
         commits=tuple(sorted({result.machine.get("commit", "unknown") for result in results.values()})),
         machines={id_: result.machine for id_, result in results.items()},
         finished_at={id_: datetime.fromtimestamp(int(runs[id_].finished_at), UTC) for id_ in results},
@@ -247,8 +245,8 @@ def _json(content: Spec) -> bytes:
     return content.model_dump_json(indent=1).encode()
 
 
-def _readme(source: Source, runs: StudyRuns, environment: Environment) -> str:
-    study, finished = source.study, len(environment.machines)
+def _readme(opened: Opened, runs: StudyRuns, environment: Environment) -> str:
+    study, finished = opened.study, len(environment.machines)
     made = provenance(runs)
     usual = made.loc[made["commit"] != "", "commit"].value_counts().index
     commits = " ".join(commit_lines(made)) or (f"Its runs were made by {usual[0]}." if len(usual) else "Not run yet.")
@@ -258,16 +256,16 @@ def _readme(source: Source, runs: StudyRuns, environment: Environment) -> str:
         data = "The dataset is the embedded world, which the first call makes."
     else:
         data = "The dataset is not embedded: say `--data-root` where it lies, which data.json identifies."
-    return f"""# Bundle of the study {source.name}
+    return f"""# Bundle of the study {opened.name}
 
 Written by `python -m harness.report STUDY.yaml --bundle FILE.zip` of crossbev {version("crossbev")}; {finished} of
-{len(source.plan.jobs)} jobs are finished, with seeds {", ".join(map(str, study.seeds))}.
+{len(opened.plan.jobs)} jobs are finished, with seeds {", ".join(map(str, study.seeds))}.
 
 ## The tables again
 
     python -m harness.report BUNDLE.zip --out reports
 
-writes reports/{source.name}/table.md, table.tex and table.csv and compares them with those in tables/. It needs
+writes reports/{opened.name}/table.md, table.tex and table.csv and compares them with those in tables/. It needs
 neither a dataset nor a GPU, and no file beside the bundle.
 
 ## The trainings again

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.runs.folder import Damaged, Result, RunFolder
-from harness.study.jobs import DetectorJobSpec, JobSpec, SegmenterJobSpec, spec_hash
+from harness.study.jobs import JobSpec, spec_hash
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ def other_job(folder: RunFolder, label: str) -> Damage | None:
 def check_result(folder: RunFolder, spec: JobSpec, result: Result) -> None:
     """Raise Damaged where a table would lack a number, or show one that cannot be."""
     path = folder.path / "result.json"
-    needed = {DetectorJobSpec: ("mAP", "NDS"), SegmenterJobSpec: ("AP", "AP50")}.get(type(spec), ())
-    if missing := [name for name in needed if name not in result.metrics]:
+    if missing := [name for name in spec.measures if name not in result.metrics]:
         raise Damaged(path, f"metrics: {' and '.join(missing)} missing")
     for name, value in result.metrics.items():
         # An error, or the AP of an image teacher, is NaN where a split has nothing to measure it on.

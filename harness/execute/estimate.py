@@ -2,24 +2,23 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from statistics import mean
 from typing import Any
 
 import torch
 
-from detectors.cost import CAMERAS, measure, measure_segmenter
+from detectors.cost import measure, measure_segmenter
 from detectors.detector import DetectorSpec
 from detectors.segmenter import SegmenterSpec
 from harness.execute.executor import Site
+from harness.jobs.kind import StepSeconds
+from harness.jobs.kinds import kind_of
 from harness.runs.folder import run_folders
-from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec, SegmenterJobSpec
+from harness.study.jobs import DetectorJobSpec, Job
 from harness.study.plan import Plan
 
-FORWARD_SHARE = 1 / 3
-"""Of a training step; the backward pass takes about twice the forward one."""
 TIMED_STEPS = 3
-LABELLED_TOGETHER = 8
-"""Images."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Estimate:
 def estimate(plan: Plan, todo: list[Job], site: Site) -> Estimate:
     """The time of what is to run; steps are timed here, on this machine's processor or GPU."""
     known = _finished(site)
-    costs: dict[tuple[DetectorSpec | SegmenterSpec, int], float] = {}
+    step = _timed(site)
     seconds, by_runs = 0.0, 0
     for job in todo:
         taught_by = job.spec.teacher if isinstance(job.spec, DetectorJobSpec) else None
@@ -45,7 +44,7 @@ def estimate(plan: Plan, todo: list[Job], site: Site) -> Estimate:
             seconds += mean(known[kind])
             by_runs += 1
         else:
-            seconds += _by_steps(job.spec, plan, site, costs)
+            seconds += kind_of(job.spec).estimate(job.spec, plan, site.root, step)
     return Estimate(seconds / max(1, min(site.workers, len(todo))), by_runs)
 
 
@@ -77,40 +76,19 @@ def _finished(site: Site) -> dict[str, list[float]]:
     return found
 
 
-def _by_steps(
-    spec: DetectorJobSpec | SegmenterJobSpec | LabelsJobSpec,
-    plan: Plan,
-    site: Site,
-    costs: dict[tuple[DetectorSpec | SegmenterSpec, int], float],
-) -> float:
-    def step(model: DetectorSpec | SegmenterSpec, batch_size: int) -> float:
-        if (model, batch_size) not in costs:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(site.threads)
-            on = (batch_size, _torch_device(site.device), TIMED_STEPS)
-            cost = measure(model, *on) if isinstance(model, DetectorSpec) else measure_segmenter(model, *on)
-            costs[model, batch_size] = cost.step_seconds
-            torch.set_num_threads(threads)
-        return costs[model, batch_size]
+def _timed(site: Site) -> StepSeconds:
+    """Seconds of a training step on random input, each model timed once."""
 
-    match spec:
-        case SegmenterJobSpec():
-            return spec.schedule.length * step(spec.segmenter, spec.schedule.batch_size)
-        case LabelsJobSpec(segmenter=None):
-            return 0.0  # a model that is not here, or files to copy
-        case LabelsJobSpec():
-            segmenter = plan.jobs[str(spec.segmenter)].spec
-            assert isinstance(segmenter, SegmenterJobSpec)
-            images = CAMERAS * len(site.root.tokens(spec.split))
-            return FORWARD_SHARE * step(segmenter.segmenter, LABELLED_TOGETHER) * images / LABELLED_TOGETHER
-    batch_size = spec.schedule.batch_size if spec.schedule else 8
-    one = step(spec.detector, batch_size)
-    scored = FORWARD_SHARE * one * len(site.root.tokens(spec.data.eval_split)) / batch_size
-    if spec.schedule is None:
-        return scored
-    if spec.losses and spec.teacher:
-        one += FORWARD_SHARE * step(plan.detector_spec(spec.teacher).detector, batch_size)
-    return spec.schedule.length * one + scored
+    @cache
+    def step(model: DetectorSpec | SegmenterSpec, batch_size: int) -> float:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(site.threads)
+        on = (batch_size, _torch_device(site.device), TIMED_STEPS)
+        cost = measure(model, *on) if isinstance(model, DetectorSpec) else measure_segmenter(model, *on)
+        torch.set_num_threads(threads)
+        return cost.step_seconds
+
+    return step
 
 
 def _torch_device(device: str) -> str:

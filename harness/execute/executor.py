@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError, unknown
+from harness.jobs.kind import BUSY, STOPPED, UNEXAMINED, JobOrder
+from harness.jobs.kinds import kind_of
 from harness.runs.folder import Busy, RunFolder
-from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec, SegmenterJobSpec
+from harness.study.jobs import Job
 from harness.study.plan import Plan
-from harness.train.job import BUSY, STOPPED, UNEXAMINED, JobOrder
 
 Status = Literal["waiting", "running", "done", "failed"]
 
@@ -82,19 +83,25 @@ def check_device(device: str) -> None:
         raise InputError(f"--device {device}: this machine has none; it has: {', '.join(d for d in here if here[d])}")
 
 
-def default_workers(device: str) -> int:
-    """One worker a GPU, or one a core where there is none."""
-    if device == "mps":
-        return 1
+def open_site(
+    runs: Path, root: NuScenesRoot, device: str, workers: int | None = None, loader_workers: int | None = None
+) -> Site:
+    """A site on this machine.
+
+    Args:
+        runs: Run folders.
+        root: The dataset.
+        device: auto, cpu, cuda or mps.
+        workers: Trainings at once; if None, one a GPU, or one a core where there is none.
+        loader_workers: Processes that load data for each of them. If None, some on GPUs, which outrun one process, and
+            none on a CPU, where it is the training that takes the time.
+    """
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    return gpus or _cores()
-
-
-def default_loader_workers(device: str, workers: int) -> int:
-    """A GPU outruns one loading process; on a CPU, where it is the training that takes the time, more would cost."""
-    if device not in ("auto", "cuda") or not torch.cuda.device_count():
-        return 0
-    return min(8, max(1, _cores() // workers))
+    if workers is None:
+        workers = 1 if device == "mps" else gpus or _cores()
+    if loader_workers is None:
+        loader_workers = min(8, max(1, _cores() // workers)) if gpus else 0
+    return Site(runs, root, device, workers, loader_workers=loader_workers)
 
 
 def _cores() -> int:
@@ -171,7 +178,7 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
         device=site.device,
         threads=site.threads,
         loader_workers=site.loader_workers,
-        **_inputs(plan, job, site),
+        **kind_of(job.spec).order(job.spec, job.source.resolve() if job.source else None, plan, site.folder),
     )
     with folder.locked():
         folder.write("job.json", order.model_dump(mode="json"))
@@ -179,7 +186,7 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
     newest = folder.last_step()
     with folder.log.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.train.job", str(folder.path)],
+            [sys.executable, "-m", "harness.jobs.worker", str(folder.path)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -188,28 +195,6 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
             start_new_session=True,
         )
     return _Worker(process, slot, steps_before=int(newest["step"]) + 1 if newest else 0)
-
-
-def _inputs(plan: Plan, job: Job, site: Site) -> dict[str, Any]:
-    """Fields of an order: what other jobs have made, and what is given."""
-
-    def of_teacher(id_: str | None) -> dict[str, Any]:
-        return {
-            "teacher_spec": plan.jobs[id_].spec if id_ else None,
-            "teacher_weights": site.folder(id_).model.resolve() if id_ else None,
-        }
-
-    source = job.source.resolve() if job.source else None
-    match job.spec:
-        case DetectorJobSpec() as spec:
-            return of_teacher(spec.teacher) | {
-                "given_weights": site.folder(spec.model_of).model.resolve() if spec.model_of else source,
-                "labels": site.folder(spec.labels).labels.resolve() if spec.labels else None,
-            }
-        case SegmenterJobSpec():
-            return of_teacher(None) | {"given_weights": None, "source": source}
-        case LabelsJobSpec() as spec:
-            return of_teacher(spec.segmenter) | {"given_weights": None, "source": source}
 
 
 def _one_gpu(device: str, slot: int) -> dict[str, str]:

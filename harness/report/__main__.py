@@ -14,7 +14,9 @@ from harness import flags
 from harness.errors import InputError, exit_2_on_input_error
 
 if TYPE_CHECKING:
-    from harness.report.source import Source
+    from harness.evidence.line import Line
+    from harness.evidence.runs import StudyRuns
+    from harness.opened import Opened
     from harness.tracking.study import Mirror
 
 console = Console()
@@ -25,16 +27,9 @@ StudyOrBundle = Annotated[
 
 
 @app.command()
+@flags.asks(path=StudyOrBundle)
 def main(
-    study_path: StudyOrBundle,
-    data_root: flags.DataRoot = None,
-    version: flags.Version = None,
-    split: flags.Split = None,
-    runs_dir: flags.RunsDir = flags.RUNS,
-    out: flags.Out = flags.OUT,
-    tracking_uri: flags.TrackingUri = flags.TRACKING,
-    seeds: flags.Seeds = None,
-    set_: flags.Set = None,
+    asked: flags.Asked,
     sync: Annotated[bool, typer.Option("--sync", help="Rebuild the study's runs in MLflow, too.")] = False,
     ui: Annotated[
         bool, typer.Option("--ui", help="The same, and open MLflow on them: prints links that compare them.")
@@ -59,56 +54,55 @@ def main(
     """
     unexamined = False
     with exit_2_on_input_error():
-        from harness.bundle.read import differing_tables, is_bundle
+        from harness.bundle.read import differing_tables
         from harness.bundle.write import write_bundle
         from harness.evidence.runs import StudyRuns
         from harness.report.write import rebuild
-        from harness.tracking.store import check_store
-        from harness.tracking.study import Mirror
 
-        chosen = {"--without-predictions": without_predictions, "--with-weights": with_weights}
-        if bundle is None and any(chosen.values()):
-            raise InputError(f"{_named(chosen)}: says what goes into a bundle; add --bundle FILE.zip")
-        of_study: dict[str, object] = {"--data-root": data_root, "--version": version, "--split": split}
-        of_study |= {"--seeds": seeds, "--set": set_, "--runs-dir": runs_dir != flags.RUNS, "--bundle": bundle}
-        of_study["--examine"] = examine
-        if is_bundle(study_path) and any(of_study.values()):
-            raise InputError(
-                f"{_named(of_study)}: {study_path} is a bundle, which has its study, data and runs in it; such flags "
-                "are for the file of a study"
-            )
-        given = flags.overrides(data_root, version, split, seeds, set_)
-        with _opened(study_path, given, runs_dir) as source:
+        _check_flags(asked, bundle, examine, without_predictions, with_weights)
+        with _opened(asked) as opened:
             if examine:
-                unexamined = _complete(source, device)
-            runs = StudyRuns.open(source.plan, source.runs)
-            tables = out / source.name
-            again = flags.command("harness.run", study_path, given, flags.RUNS, flags.OUT, flags.TRACKING)
-            text, arms = rebuild(source, runs, tables, console, again)
+                unexamined = _complete(opened, device)
+            runs = StudyRuns.open(opened.plan, opened.runs_dir)
+            tables = asked.out / opened.name
+            text, arms = rebuild(opened, runs, tables, console, asked.command("harness.run", places=False))
             damaged, done = runs.damaged, [runs[id_].job for id_ in runs.results]
-            if source.root is None:
-                _compare(differing_tables(source, tables))
+            if opened.root is None:
+                _compare(differing_tables(opened, tables))
             elif not done and not damaged:
-                train = flags.command("harness.run", study_path, given, runs_dir, out, tracking_uri)
-                _say(f"nothing of this study is trained yet; this trains it: {train}")
+                _say(f"nothing of this study is trained yet; this trains it: {asked.command('harness.run')}")
             if bundle is not None:
-                files = write_bundle(bundle, source, runs, tables, not without_predictions, with_weights)
+                files = write_bundle(bundle, opened, runs, tables, not without_predictions, with_weights)
                 _say(f"bundle: {bundle}, {files} files of {len(done)} finished runs, {bundle.stat().st_size:,} bytes")
             if sync or ui:
-                check_store(tracking_uri)
-                failed = any(run.damage or run.failure for run in runs.values())
-                mirror = Mirror(tracking_uri, source.name, source.study, source.plan, source.runs, console)
-                mirror.follow(done)
-                mirror.finish(tables, text, arms, failed)
+                mirror = _mirrored(asked, opened, runs, tables, text, arms)
                 if ui:
-                    _serve(mirror, tracking_uri, port)
+                    _serve(mirror, asked.tracking_uri, port)
                 else:
-                    command = flags.command("harness.report", study_path, given, runs_dir, out, tracking_uri)
-                    _say(f"compare in a browser: {command} --ui")
+                    _say(f"compare in a browser: {asked.command('harness.report')} --ui")
         if damaged:
             raise typer.Exit(2)
     if unexamined:
         raise typer.Exit(1)
+
+
+def _check_flags(
+    asked: flags.Asked, bundle: Path | None, examine: bool, without_predictions: bool, with_weights: bool
+) -> None:
+    """Raise InputError for flags that say nothing beside the others."""
+    from harness.bundle.read import is_bundle
+
+    contents = {"--without-predictions": without_predictions, "--with-weights": with_weights}
+    if bundle is None and any(contents.values()):
+        raise InputError(f"{_named(contents)}: says what goes into a bundle; add --bundle FILE.zip")
+    of_study: dict[str, object] = {"--data-root": asked.data_root, "--version": asked.version, "--split": asked.split}
+    of_study |= {"--seeds": asked.seeds, "--set": asked.set_, "--runs-dir": asked.runs_dir != flags.RUNS}
+    of_study |= {"--bundle": bundle, "--examine": examine}
+    if is_bundle(asked.path) and any(of_study.values()):
+        raise InputError(
+            f"{_named(of_study)}: {asked.path} is a bundle, which has its study, data and runs in it; such flags are "
+            "for the file of a study"
+        )
 
 
 def _named(given: Mapping[str, object]) -> str:
@@ -117,16 +111,16 @@ def _named(given: Mapping[str, object]) -> str:
 
 
 @contextmanager
-def _opened(path: Path, given: Sequence[str], runs: Path) -> "Iterator[Source]":
+def _opened(asked: flags.Asked) -> "Iterator[Opened]":
     """What the report is made from."""
     from harness.bundle.read import is_bundle, unbundled
-    from harness.report.source import of_study
+    from harness.opened import open_study
 
-    if is_bundle(path):
-        with unbundled(path) as source:
-            yield source
+    if is_bundle(asked.path):
+        with unbundled(asked.path) as opened:
+            yield opened
     else:
-        yield of_study(path, given, runs, console)
+        yield open_study(asked, console)
 
 
 def _compare(differing: Sequence[str]) -> None:
@@ -141,19 +135,33 @@ def _say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _complete(source: "Source", device: str) -> bool:
+def _complete(opened: "Opened", device: str) -> bool:
     """Examine what is finished; whether that failed anywhere."""
     from harness.evidence.runs import StudyRuns
     from harness.execute.executor import check_device
     from harness.report.complete import complete
 
     check_device(device)
-    assert source.root is not None, "of a study, not of a bundle"
+    assert opened.root is not None, "of a study, not of a bundle"
     # One thread, as a training has, so that latencies of then and now compare.
-    runs = StudyRuns.open(source.plan, source.runs)
-    found = complete(runs, source.root, device, threads=1, console=console)
+    runs = StudyRuns.open(opened.plan, opened.runs_dir)
+    found = complete(runs, opened.root, device, threads=1, console=console)
     _say(found.text)
     return bool(found.failed)
+
+
+def _mirrored(
+    asked: flags.Asked, opened: "Opened", runs: "StudyRuns", tables: Path, text: str, lines: "Sequence[Line]"
+) -> "Mirror":
+    """The study's runs in MLflow, as they are in the run folders."""
+    from harness.tracking.store import check_store
+    from harness.tracking.study import Mirror
+
+    check_store(asked.tracking_uri)
+    mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, opened.runs_dir, console)
+    mirror.follow(runs[id_].job for id_ in runs.results)
+    mirror.finish(tables, text, lines, any(run.damage or run.failure for run in runs.values()))
+    return mirror
 
 
 def _serve(mirror: "Mirror", tracking_uri: str, port: int) -> None:

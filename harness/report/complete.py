@@ -19,7 +19,7 @@ from harness.evidence.runs import StudyRuns
 from harness.runs.folder import Busy, RunFolder
 from harness.study.jobs import DetectorJobSpec
 from harness.train.checkpoint import load_model
-from harness.train.job import machine, open_device
+from harness.train.device import machine, open_device
 
 
 @dataclass
@@ -154,7 +154,7 @@ class _Looks:
         return some_samples(self._root, split, inputs, count)
 
     def _machine(self, spec: DetectorJobSpec) -> Machine:
-        return machine(open_device(self._device, spec, self._threads), self._threads)
+        return machine(open_device(self._device, spec.precision, self._threads), self._threads)
 
     def _load(self, id_: str) -> Detector:
         return load_model(self._folder(id_).model, self._plan.detector_spec(id_).detector)

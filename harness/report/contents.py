@@ -12,6 +12,7 @@ from harness.evidence.effects import Attribution, foremost
 from harness.evidence.line import POINTS, Line
 from harness.evidence.runs import StudyRuns
 from harness.evidence.trainings import states, trainings
+from harness.opened import Opened
 from harness.report.figures import GainLine, Pictures, forest, interaction
 from harness.report.figures_diagnostics import (
     alignment_figure,
@@ -26,7 +27,6 @@ from harness.report.html import Page, Section
 from harness.report.plan_graph import plan_graph
 from harness.report.samples import FILE as PICTURES
 from harness.report.samples import samples, trio
-from harness.report.source import Source
 from harness.report.table import Table
 from harness.report.tables import interval_text
 from harness.runs.folder import atomic_write
@@ -34,7 +34,7 @@ from harness.study.spec import StudySpec
 
 
 def document(
-    source: Source,
+    opened: Opened,
     runs: StudyRuns,
     lines: Sequence[Line],
     attributed: Sequence[Attribution],
@@ -45,7 +45,7 @@ def document(
     """The page, its figures written as files, too.
 
     Args:
-        source: What it is about.
+        opened: What it is about.
         runs: Of its plan.
         lines: Summary of the results.
         attributed: What the gains are due to.
@@ -69,7 +69,7 @@ def document(
         sections.append(Section("What is sure", certain, pictures.taken()))
     if "attribution" in tables:
         for each in attributed:
-            means = _means_by_set(lines, source.study, each.path)
+            means = _means_by_set(lines, opened.study, each.path)
             factors = [part.what[0] for part in each.parts["NDS"] if part.kind == "main effect"]
             if factors:
                 pictures.add(
@@ -83,21 +83,21 @@ def document(
     sections += _diagnostics(runs, lines, pictures)
     if published:
         sections.append(Section("What papers report", published))
-    graph = plan_graph(source.plan, states(found))
+    graph = plan_graph(opened.plan, states(found))
     pictures.add(
         "plan",
         "The plan: what teaches what",
-        f"Graph of {len(source.plan.jobs)} trainings; all of them are listed below",
+        f"Graph of {len(opened.plan.jobs)} trainings; all of them are listed below",
         graph,
         "A box is a training, or several that differ in the seed alone; lines lead from a teacher to whom it teaches.",
     )
     sections.append(Section("Cost and plan", [tables["cost"]], pictures.taken()))
-    if source.kept and (source.kept / PICTURES).is_file():
-        atomic_write(out / PICTURES, (source.kept / PICTURES).read_bytes())
-    seen = samples(source.root, source.study, runs, trio(runs), out)
+    if opened.kept and (opened.kept / PICTURES).is_file():
+        atomic_write(out / PICTURES, (opened.kept / PICTURES).read_bytes())
+    seen = samples(opened.root, opened.study, runs, trio(runs), out)
     note = "The figures are in the folder figures beside this page, too, as SVG and PDF."
-    told = headlines(lines, source.study)
-    return Page(source.name, source.question, told, sections, found, seen, command, (note,))
+    told = headlines(lines, opened.study)
+    return Page(opened.name, opened.question, told, sections, found, seen, command, (note,))
 
 
 SHOWN = 4

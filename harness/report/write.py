@@ -11,25 +11,25 @@ from harness.evidence.line import POINTS, Line, gain_column
 from harness.evidence.provenance import commit_lines, provenance
 from harness.evidence.results import cost_frame, results_frame, summary
 from harness.evidence.runs import StudyRuns
+from harness.opened import Opened
 from harness.report.forms import latex, markdown, show
-from harness.report.source import Source
 from harness.report.table import Table
 from harness.report.tables import attribution_table, cost_table, published_table, results_table, verdicts_table
 from harness.runs.folder import atomic_write
 from harness.study.papers import read_paper
 
 
-def rebuild(source: Source, runs: StudyRuns, out: Path, console: Console, command: str = "") -> tuple[str, list[Line]]:
+def rebuild(opened: Opened, runs: StudyRuns, out: Path, console: Console, command: str = "") -> tuple[str, list[Line]]:
     """Write the report into a folder and print its tables; the main ones as Markdown, and the lines of the first.
 
     Args:
-        source: What it is about.
+        opened: What it is about.
         runs: Of its plan.
         out: Folder.
         console: For the tables.
         command: That makes all of it again: then the page is written, too, which takes seconds.
     """
-    study = source.study
+    study = opened.study
     papers = [read_paper(path) for path in study.report.papers]
     frame = results_frame(runs, papers)
     lines, cost = summary(frame), cost_frame(runs)
@@ -58,7 +58,7 @@ def rebuild(source: Source, runs: StudyRuns, out: Path, console: Console, comman
         from harness.report.html import write_page
 
         named = {table.name: table for table in (*main, *published, costs)}
-        page = write_page(out, document(source, runs, lines, attributed, named, out, command))
+        page = write_page(out, document(opened, runs, lines, attributed, named, out, command))
         where = f"report, to be opened in a browser: {page}"
         console.print(where, markup=False, highlight=False, soft_wrap=True)
     return "\n".join(markdown(table) for table in main), lines

@@ -18,8 +18,9 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
+@flags.asks("seeds")
 def main(
-    study_path: flags.StudyPath,
+    asked: flags.Asked,
     trials: Annotated[
         int | None, typer.Option(help="Complete or pruned ones; the study's number if not given.")
     ] = None,
@@ -35,14 +36,7 @@ def main(
     confirm: Annotated[
         bool, typer.Option(help="Train the best values on fresh seeds and score what is reported.")
     ] = True,
-    data_root: flags.DataRoot = None,
-    version: flags.Version = None,
-    split: flags.Split = None,
-    runs_dir: flags.RunsDir = flags.RUNS,
-    out: flags.Out = flags.OUT,
-    tracking_uri: flags.TrackingUri = flags.TRACKING,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    set_: flags.Set = None,
+    device: flags.Device = "auto",
 ) -> None:
     """Search the fields that a study's section `search` names, and confirm what was found.
 
@@ -54,41 +48,23 @@ def main(
             raise InputError(f"--trials {trials} is no number of trials; 1 or more")
         if timeout is not None and not timeout > 0:
             raise InputError(f"--timeout {timeout:g} is no time; more than 0 minutes")
-        given = flags.overrides(data_root, version, split, None, set_)
-        call = "search " + flags.called(study_path, data_root, version, split, None, set_)
-        _search(
-            study_path,
-            given,
-            call,
-            trials,
-            timeout,
-            workers,
-            storage,
-            searches_dir,
-            confirm,
-            runs_dir,
-            out,
-            tracking_uri,
-            device,
-        )
+        deadline = None if timeout is None else time.monotonic() + 60 * timeout
+        _search(asked, trials, deadline, workers, storage, searches_dir / asked.name, confirm, device)
 
 
 def _search(
-    study_path: Path,
-    given: list[str],
-    call: str,
+    asked: flags.Asked,
     trials: int | None,
-    timeout: float | None,
+    deadline: float | None,
     workers: int | None,
     storage: str | None,
-    searches_dir: Path,
+    folder: Path,
     confirm: bool,
-    runs_dir: Path,
-    out: Path,
-    tracking_uri: str,
     device: str,
 ) -> None:
-    from harness.execute.executor import Site, check_device, default_loader_workers, default_workers
+    from harness.execute.executor import check_device, open_site
+    from harness.jobs.kinds import check_inputs
+    from harness.opened import Planner
     from harness.runs.claims import Records, Wanted
     from harness.runs.folder import make_folder
     from harness.search.confirmation import CURRENT, first_values, variant
@@ -100,63 +76,51 @@ def _search(
     from harness.study.plan import Plan
     from harness.tracking.search import SearchMirror
     from harness.tracking.store import check_store
-    from harness.train.job import check_inputs
-    from harness.world.roots import find_images, open_root
+    from harness.world.roots import open_root
 
     check_device(device)
-    question = ask(study_path, given)
+    question = ask(asked.path, asked.overrides)
     chosen = question.trial_study({}).data
-    root = open_root(chosen, console)
+    planner = Planner(open_root(chosen, console), console)
     if confirm:
         open_root(question.study.data, console)
-    workers = workers or default_workers(device)
-    site = Site(runs_dir, root, device, 1, loader_workers=default_loader_workers(device, workers))
-    records = Records(runs_dir)
+    several = open_site(asked.runs_dir, planner.root, device, workers)
+    records = Records(asked.runs_dir)
 
     def want(plan: Plan) -> None:
-        records.extend(Wanted(name=call, study=study_path.resolve(), called=datetime.now(UTC), jobs=tuple(plan.jobs)))
+        name, study = f"search {asked.call}", asked.path.resolve()
+        records.extend(Wanted(name=name, study=study, called=datetime.now(UTC), jobs=tuple(plan.jobs)))
 
-    trainer = Trainer(question, root, site, find_images(console), want)
+    trainer = Trainer(question, planner, replace(several, workers=1), want)
     wanted = trials or question.search.trials
-    deadline = None if timeout is None else time.monotonic() + 60 * timeout
     confirmed = trainer.planned(variant(question, CURRENT, {})).jobs if confirm else {}
-    check_inputs([*trainer.plan({}).jobs.values(), *confirmed.values()], root)
-    reports = out / study_path.stem
-    for folder in (runs_dir, reports, found_path(question).parent):
-        make_folder(folder)
-    check_store(tracking_uri)
+    check_inputs([*trainer.plan({}).jobs.values(), *confirmed.values()], planner.root)
+    for needed in (asked.runs_dir, asked.tables, found_path(question).parent):
+        make_folder(needed)
+    check_store(asked.tracking_uri)
 
-    identity = question.identity(trainer.fingerprint)
-    with opened(searches_dir / study_path.stem, storage, question.search, identity) as book:
+    identity = question.identity(planner.fingerprint)
+    with opened(folder, storage, question.search, identity) as book:
         with book.turn():
-            mirror = SearchMirror(tracking_uri, study_path.stem, identity, console)
-        console.print(
-            f"search {study_path.stem}: {question.route} {question.arm}, {', '.join(question.search.objective)} on "
+            mirror = SearchMirror(asked.tracking_uri, asked.name, identity, console)
+        _say(
+            f"search {asked.name}: {question.route} {question.arm}, {', '.join(question.search.objective)} on "
             f"{chosen.eval_split}, seeds {', '.join(map(str, question.search.seeds))}; "
-            f"{len(book.counted())} of {wanted} trials are there",
-            highlight=False,
-            soft_wrap=True,
+            f"{len(book.counted())} of {wanted} trials are there"
         )
         for name, values in first_values(question).items():
             book.enqueue(values, name)
         try:
             baseline = trainer.score(trainer.baseline(), lambda epoch, value: False, lambda: False, 0)
-            search(
-                book,
-                trainer.evaluate,
-                wanted,
-                workers,
-                deadline,
-                Tell(console, book, question.search.objective, wanted, mirror),
-            )
-            several = replace(site, workers=workers)
-            whole = finish(question, trainer, book, baseline, several, confirm, reports, mirror, console)
-            command = flags.command("harness.report", study_path, given, runs_dir, out, tracking_uri)
-            console.print(f"compare in a browser: {command} --ui", markup=False, highlight=False, soft_wrap=True)
+            tell = Tell(console, book, question.search.objective, wanted, mirror)
+            search(book, trainer.evaluate, wanted, several.workers, deadline, tell)
+            whole = finish(question, trainer, book, baseline, several, confirm, asked.tables, mirror, console)
+            _say(f"compare in a browser: {asked.command('harness.report')} --ui")
         except (KeyboardInterrupt, Stopped):
             mirror.stop()
-            console.print(
-                f"stopped; finished trials are kept in {searches_dir}, steps in {runs_dir}; the same command goes on"
+            _say(
+                f"stopped; finished trials are kept in {folder.parent}, steps in {asked.runs_dir}; the same command "
+                "goes on"
             )
             raise typer.Exit(130) from None
         except TrialFailed as error:
@@ -164,6 +128,10 @@ def _search(
             raise typer.Exit(1) from None
         if not whole:
             raise typer.Exit(1)
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

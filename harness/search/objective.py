@@ -3,15 +3,14 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
 
-from harness.data.root import NuScenesRoot, count_samples
 from harness.errors import InputError
 from harness.execute.executor import JobState, Site, execute
+from harness.opened import Planner
 from harness.runs.folder import RunFolder
 from harness.search.loop import Pruned, Report, Stopped, TrialFailed
 from harness.search.opened_search import Question
-from harness.study.plan import ImageData, Plan, Row, plan_study
+from harness.study.plan import Plan, Row
 from harness.study.search_spec import Value
 from harness.study.spec import StudySpec
 
@@ -24,26 +23,21 @@ class Trainer:
     def __init__(
         self,
         question: Question,
-        root: NuScenesRoot,
+        planner: Planner,
         site: Site,
-        images: ImageData,
         want: Callable[[Plan], None],
     ) -> None:
         """Of a question's trials.
 
         Args:
             question: The search.
-            root: What trials are trained and scored on.
+            planner: Plans trials on what they are trained and scored on.
             site: Where.
-            images: Finds an image teacher's dataset.
             want: Called with every plan before it is run, so that its runs are not deleted.
         """
         self._question = question
+        self._planner = planner
         self._site = site
-        # A large root's tables take seconds to read, and trials ask again and again.
-        self._samples = cache(partial(count_samples, root))
-        self.fingerprint = root.fingerprint()
-        self._images = cache(images)
         self.want = want
 
     def plan(self, values: Mapping[str, Value]) -> Plan:
@@ -56,7 +50,7 @@ class Trainer:
 
     def planned(self, study: StudySpec) -> Plan:
         """The plan of a study."""
-        return plan_study(study, self.fingerprint, partial(self._samples, study.data.train_split), self._images)
+        return self._planner.plan(study)
 
     def evaluate(
         self, values: Mapping[str, Value], report: Report, stopping: Callable[[], bool], worker: int
@@ -102,7 +96,7 @@ class Trainer:
         """Mean detection loss of each whole epoch of a row's training so far, but for the first `told`."""
         schedule = plan.detector_spec(row.job).schedule
         assert schedule is not None
-        each = math.ceil(self._samples(self._question.search.train_split) / schedule.batch_size)
+        each = math.ceil(self._planner.samples(self._question.search.train_split) / schedule.batch_size)
         folder = RunFolder(self._site.runs / row.job)
         newest = folder.last_step()
         if newest is None or newest["step"] + 1 < (told + 1) * each:

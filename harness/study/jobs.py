@@ -33,7 +33,15 @@ class DataIdentity(Spec):
 class JobSpec(Spec):
     """What every job has."""
 
+    measures: ClassVar[tuple[str, ...]] = ()
+    """Metrics that its result has to have."""
+
     results_version: int = RESULTS_VERSION
+
+    @property
+    def precision(self) -> str:
+        """In which it is trained and scored, as Fabric calls it."""
+        return "32-true"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -61,6 +69,7 @@ class DetectorJobSpec(JobSpec):
     """A detector, trained or given, and scored."""
 
     later: ClassVar[frozenset[str]] = frozenset({"labels"})
+    measures: ClassVar[tuple[str, ...]] = ("mAP", "NDS")
 
     detector: DetectorSpec
     seed: int
@@ -90,6 +99,11 @@ class DetectorJobSpec(JobSpec):
         """Of its schedule."""
         return self.schedule.length if self.schedule else 0
 
+    @property
+    def precision(self) -> str:
+        """Of its schedule."""
+        return self.schedule.precision if self.schedule else super().precision
+
 
 class ImageDataIdentity(Spec):
     """What of an image teacher's dataset decides its result."""
@@ -102,6 +116,8 @@ class ImageDataIdentity(Spec):
 class SegmenterJobSpec(JobSpec):
     """An image teacher, trained and scored."""
 
+    measures: ClassVar[tuple[str, ...]] = ("AP", "AP50")
+
     segmenter: SegmenterSpec
     seed: int
     data: ImageDataIdentity
@@ -111,6 +127,11 @@ class SegmenterJobSpec(JobSpec):
     def steps(self) -> int:
         """Of its schedule."""
         return self.schedule.length
+
+    @property
+    def precision(self) -> str:
+        """Of its schedule."""
+        return self.schedule.precision
 
 
 class LabelsJobSpec(JobSpec):
@@ -130,6 +151,9 @@ class LabelsJobSpec(JobSpec):
     def needs(self) -> tuple[str, ...]:
         """The segmenter."""
         return (self.segmenter,) if self.segmenter else ()
+
+
+AnyJobSpec = DetectorJobSpec | SegmenterJobSpec | LabelsJobSpec
 
 
 def labels_hash(folder: Path) -> str:
@@ -155,7 +179,7 @@ def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
 class Job:
     """A node of the DAG."""
 
-    spec: DetectorJobSpec | SegmenterJobSpec | LabelsJobSpec
+    spec: AnyJobSpec
     label: str
     """For people: the first row that wanted this job."""
     source: Path | None = None

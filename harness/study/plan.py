@@ -60,10 +60,14 @@ class Plan:
         students = [self.detector_spec(row.job) for row in self.rows if row.role == "student" and not row.split]
         controls = sum(1 for row in self.rows if row.role == "control" and not row.split)
         taught = sum(1 for student in students if student.teacher and self.detector_spec(student.teacher).schedule)
-        segmenters = sum(1 for job in self.jobs.values() if isinstance(job.spec, SegmenterJobSpec))
-        shown = sum(1 for student in students if student.labels) if segmenters else 0
+        shown = sum(1 for student in students if student.labels) if self.image_teachers else 0
         trained = 2 * len(students) + taught + shown + controls
         return trained if students else sum(1 for row in self.rows if not row.split)
+
+    @property
+    def image_teachers(self) -> list[SegmenterJobSpec]:
+        """Those that are trained here."""
+        return [job.spec for job in self.jobs.values() if isinstance(job.spec, SegmenterJobSpec)]
 
     def detector_spec(self, id_: str) -> DetectorJobSpec:
         """Of a job that is a detector's."""

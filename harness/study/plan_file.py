@@ -3,13 +3,13 @@
 from pydantic import ValidationError
 
 from detectors.spec import Spec
-from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec, SegmenterJobSpec
+from harness.study.jobs import AnyJobSpec, Job
 from harness.study.plan import Plan, Row
 
 
 class _Job(Spec):
     label: str
-    spec: DetectorJobSpec | SegmenterJobSpec | LabelsJobSpec
+    spec: AnyJobSpec
 
 
 class _Plan(Spec):

@@ -64,9 +64,9 @@ def real_root():
 def order_on():
     """``order_on(root, preset, **spec)``: an order on that root; more fields of the job's spec, or of the order."""
     from detectors.presets import PRESETS
+    from harness.jobs.kind import JobOrder
     from harness.study.jobs import DataIdentity, DetectorJobSpec
     from harness.study.schedule import ScheduleSpec
-    from harness.train.job import JobOrder
 
     def make(root, /, preset="tiny_lidar", schedule=None, eval_split="synthetic_val", **more):
         data = DataIdentity(
@@ -113,9 +113,10 @@ def planned():
 
     from rich.console import Console
 
-    from harness.report.source import of_study
+    from harness.flags import Asked
+    from harness.opened import open_study
 
-    return of_study(STUDY, ["seeds=[0,1]"], Path("none"), Console(file=io.StringIO()))
+    return open_study(Asked(STUDY, seeds="0,1", runs_dir=Path("none")), Console(file=io.StringIO()))
 
 
 @pytest.fixture(scope="session")

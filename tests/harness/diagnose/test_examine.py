@@ -46,8 +46,9 @@ def plan(smoke_root, study_path):
 @pytest.fixture(scope="module")
 def trained(plan, smoke_root, tmp_path_factory):
     """The run folders of the plan: a teacher, a baseline and a student."""
+    from harness.jobs.kind import JobOrder
+    from harness.jobs.worker import run
     from harness.runs.folder import RunFolder
-    from harness.train.job import JobOrder, run
 
     runs = tmp_path_factory.mktemp("runs")
     for id_, job in plan.jobs.items():
@@ -131,16 +132,17 @@ def test_the_analysis_is_that_of_the_stored_boxes(trained, smoke_root, ids):
 
 
 def test_examining_is_no_part_of_a_result(order, tmp_path, monkeypatch):
+    from harness.jobs import detector
+    from harness.jobs.worker import run
     from harness.runs.folder import RunFolder
-    from harness.train import job
 
     found = []
     for name in ("with", "without"):
         if name == "without":
-            monkeypatch.setattr(job, "examine", lambda *given: None)
+            monkeypatch.setattr(detector, "examine", lambda *given: None)
         folder = RunFolder(tmp_path / name)
         folder.write("job.json", order().model_dump(mode="json"))
-        result = job.run(order(), folder, lambda: False)
+        result = run(order(), folder, lambda: False)
         found.append((result.metrics, folder.model.read_bytes(), folder.draws.read_bytes()))
         assert folder.analysis.is_file() == (name == "with")
     np.testing.assert_equal(*found)

@@ -25,8 +25,8 @@ def site(smoke_root, tmp_path):
 
 def _finish(plan, site, seconds):
     """As if the plan had been run."""
+    from harness.jobs.kind import JobOrder
     from harness.runs.folder import Result
-    from harness.train.job import JobOrder
 
     for job in plan.jobs.values():
         teacher = plan.jobs[job.spec.teacher].spec if job.spec.teacher else None

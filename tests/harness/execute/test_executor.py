@@ -86,17 +86,24 @@ def test_what_another_study_has_trained_meanwhile_is_not_started(site, plan, mon
     assert sorted(started) == sorted(plan.jobs)
 
 
-def test_default_is_a_worker_a_core_without_a_gpu(monkeypatch):
+def test_default_is_a_worker_a_core_without_a_gpu(monkeypatch, smoke_root):
     import torch
 
     from harness.execute import executor
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(executor, "_cores", lambda: 3)
-    assert executor.default_workers("auto") == 3
+
+    def on(device, **given):
+        site = executor.open_site(Path("runs"), smoke_root, device, **given)
+        return site.workers, site.loader_workers
+
+    assert on("auto") == (3, 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert executor.default_workers("auto") == 2
-    assert executor.default_workers("cpu") == 3
+    assert on("auto") == (2, 1)
+    assert on("auto", workers=1) == (1, 3)
+    assert on("cpu") == (3, 0)
+    assert on("cpu", workers=2, loader_workers=4) == (2, 4)
 
 
 def test_worker_gets_one_of_the_gpus_that_the_user_allowed(monkeypatch):

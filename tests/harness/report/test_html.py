@@ -198,7 +198,7 @@ def test_a_page_without_runs_figures_or_samples_is_one():
 
 
 def test_a_studys_question_is_its_first_comment(tmp_path):
-    from harness.report.source import question
+    from harness.opened import question
 
     (tmp_path / "asked.yaml").write_text("# Does it\n# help?\n# Plan: 3 trainings.\n\n# data\nseeds: [0]\n")
     (tmp_path / "silent.yaml").write_text("seeds: [0]  # Does it?\n")

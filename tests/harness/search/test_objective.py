@@ -61,10 +61,10 @@ def make(tmp_path, smoke_root, monkeypatch):
     from rich.console import Console
 
     from harness.execute.executor import Site
+    from harness.opened import Planner
     from harness.search import objective
     from harness.search.objective import Trainer
     from harness.search.opened_search import ask
-    from harness.world.roots import find_images
 
     def make(given=(), failing=(), **search):
         path = tmp_path / "study.yaml"
@@ -73,7 +73,7 @@ def make(tmp_path, smoke_root, monkeypatch):
         trainings = Trainings(failing)
         monkeypatch.setattr(objective, "execute", trainings)
         site = Site(tmp_path / "runs", smoke_root, device="cpu", workers=1)
-        trainer = Trainer(question, smoke_root, site, find_images(Console(quiet=True)), lambda plan: None)
+        trainer = Trainer(question, Planner(smoke_root, Console(quiet=True)), site, lambda plan: None)
         return question, trainer, trainings
 
     return make

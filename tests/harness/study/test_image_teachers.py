@@ -264,7 +264,7 @@ def test_identity_survives_the_way_through_json(plan):
 
 def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
     from harness.execute.executor import Site, _inputs
-    from harness.train.job import JobOrder
+    from harness.jobs.kind import JobOrder
 
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "labels.json").write_text("{}")

@@ -31,8 +31,8 @@ def four_samples(tmp_path_factory):
     [name if name in IN_THE_SUITE else pytest.param(name, marks=pytest.mark.exhaustive) for name in sorted(PRESETS)],
 )
 def test_four_samples_are_learned_by_heart(four_samples, order_on, tmp_path, preset):
+    from harness.jobs.worker import run
     from harness.runs.folder import RunFolder
-    from harness.train.job import run
 
     tokens = four_samples.tokens("synthetic_train")
     assert len(tokens) == 4

@@ -15,8 +15,8 @@ STUDIES = Path(__file__).parents[3] / "studies"
 @pytest.fixture(scope="module")
 def teacher(smoke_root, order_on, tmp_path_factory):
     """The weights of a trained LiDAR detector, and its spec."""
+    from harness.jobs.worker import run
     from harness.runs.folder import RunFolder
-    from harness.train.job import run
 
     order = order_on(smoke_root, schedule={"steps": 2, "batch_size": 2})
     folder = RunFolder(tmp_path_factory.mktemp("teacher"))
@@ -28,8 +28,8 @@ def teacher(smoke_root, order_on, tmp_path_factory):
 def distil(smoke_root, order_on, teacher, tmp_path):
     """Train a LiDAR student with all losses that it can have under that teacher, or with other weights in its place."""
     from distill.objective import LOSSES
+    from harness.jobs.worker import run
     from harness.runs.folder import RunFolder
-    from harness.train.job import run
 
     def distil(weights=None, steps=2):
         # Those two are of cameras.
@@ -135,32 +135,34 @@ def test_unshuffled_loader(distil, monkeypatch, smoke_root, place):
 
 
 def test_batches_that_differ_between_arms(distil, smoke_root, order_on, tmp_path, monkeypatch):
+    from harness.jobs.worker import run
     from harness.runs.folder import RunFolder
-    from harness.train import job, trainer
+    from harness.train import trainer
 
     folder = RunFolder(tmp_path / "baseline")
     folder.path.mkdir()
-    baseline = job.run(order_on(smoke_root, schedule={"steps": 2, "batch_size": 2}), folder, lambda: False)
+    baseline = run(order_on(smoke_root, schedule={"steps": 2, "batch_size": 2}), folder, lambda: False)
     monkeypatch.setattr(trainer, "stream_seed", lambda seed, stream: 12345)
     assert distil().began["batches"] != baseline.began["batches"]
 
 
 def test_initial_weights_that_differ_between_arms(distil, smoke_root, order_on, tmp_path, monkeypatch):
     from harness.evidence.results import results_frame
+    from harness.jobs import detector
+    from harness.jobs.worker import run
     from harness.runs.folder import RunFolder
     from harness.study.load import load_study
     from harness.study.plan import plan_study
-    from harness.train import job
 
     folder = RunFolder(tmp_path / "baseline")
     folder.path.mkdir()
-    baseline = job.run(order_on(smoke_root, schedule={"steps": 2, "batch_size": 2}), folder, lambda: False)
+    baseline = run(order_on(smoke_root, schedule={"steps": 2, "batch_size": 2}), folder, lambda: False)
 
     @contextmanager
     def unseeded(seed, stream):
         yield
 
-    monkeypatch.setattr(job, "seeded", unseeded)
+    monkeypatch.setattr(detector, "seeded", unseeded)
     student = distil()
     assert student.began["batches"] == baseline.began["batches"] != ""
 

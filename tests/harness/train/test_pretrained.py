@@ -125,9 +125,10 @@ def test_other_classes_are_left_out_and_the_surest_stands_first(fixed, images, m
 
 def test_a_model_labels_every_training_image(fixed, smoke_root, order_on, tmp_path):
     from harness.data.pseudo_labels import PseudoLabels
+    from harness.jobs.kinds import check_inputs
+    from harness.jobs.worker import run
     from harness.runs.folder import RunFolder
     from harness.study.jobs import Job, LabelsJobSpec
-    from harness.train.job import check_inputs, run
 
     spec = LabelsJobSpec(fingerprint=smoke_root.fingerprint(), split="synthetic_train", model=str(fixed))
     check_inputs([Job(spec, "labels")], smoke_root)
@@ -144,8 +145,8 @@ def test_a_model_labels_every_training_image(fixed, smoke_root, order_on, tmp_pa
 def _refusal(name, smoke_root):
     """The message of the InputError, before anything runs, that a study with this model ends in."""
     from harness.errors import InputError
+    from harness.jobs.kinds import check_inputs
     from harness.study.jobs import Job, LabelsJobSpec
-    from harness.train.job import check_inputs
 
     spec = LabelsJobSpec(fingerprint="", split="synthetic_train", model=str(name))
     with pytest.raises(InputError) as caught:

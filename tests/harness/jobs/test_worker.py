@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 
 def _train(order, path, stop_after=None):
+    from harness.jobs.worker import run
     from harness.runs.folder import RunFolder
-    from harness.train.job import run
 
     folder = RunFolder(path)
     folder.write("job.json", order.model_dump(mode="json"))
@@ -96,7 +96,7 @@ def test_given_weights_are_scored_as_they_are(order, trained, tmp_path):
 
 
 def _main(path, stdin=subprocess.DEVNULL):
-    return subprocess.run([sys.executable, "-m", "harness.train.job", str(path)], stdin=stdin, capture_output=True)
+    return subprocess.run([sys.executable, "-m", "harness.jobs.worker", str(path)], stdin=stdin, capture_output=True)
 
 
 def test_worker_records_why_it_failed(order, tmp_path):
@@ -106,7 +106,7 @@ def test_worker_records_why_it_failed(order, tmp_path):
     broken = order(root=tmp_path / "nowhere")
     folder.write("job.json", broken.model_dump(mode="json"))
     with subprocess.Popen(
-        [sys.executable, "-m", "harness.train.job", str(folder.path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "harness.jobs.worker", str(folder.path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.wait() == 1
     reason, wrong_input = folder.failure()
@@ -116,8 +116,8 @@ def test_worker_records_why_it_failed(order, tmp_path):
 
 
 def test_worker_whose_parent_is_gone_saves_and_stops(order, trained, tmp_path):
+    from harness.jobs.kind import STOPPED
     from harness.runs.folder import RunFolder
-    from harness.train.job import STOPPED
 
     whole, _ = trained
     folder = RunFolder(tmp_path / "job")
@@ -146,18 +146,18 @@ def test_untrained_detector_is_scored_with_the_weights_a_training_of_its_seed_be
 
 
 def test_warm_started_student_begins_with_the_teachers_head_and_its_own_encoder(order, trained, tmp_path, monkeypatch):
-    from harness.train import job
+    from harness.jobs import detector
 
     whole, baseline = trained
     seen = {}
-    fit = job.fit
+    fit = detector.fit
 
     def watched(fabric, objective, *rest):
         seen.update({name: tensor.clone() for name, tensor in objective.student.state_dict().items()})
         assert objective.teacher is None  # it has nothing to say any more
         fit(fabric, objective, *rest)
 
-    monkeypatch.setattr(job, "fit", watched)
+    monkeypatch.setattr(detector, "fit", watched)
     spec = order().spec.model_copy(update={"teacher": "a teacher", "warm_start": True})
     _, result = _train(order(spec=spec, teacher_spec=order().spec, teacher_weights=whole.model), tmp_path / "warm")
     theirs = load_file(whole.model)
@@ -210,17 +210,17 @@ def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(
 
 
 def test_a_diagnosis_that_fails_costs_no_result(order, tmp_path, monkeypatch, capfd):
+    from harness.jobs import detector, worker
     from harness.runs.folder import RunFolder
-    from harness.train import job
 
     def broken(*given):
         raise ZeroDivisionError("no boxes")
 
-    monkeypatch.setattr(job, "examine", broken)
+    monkeypatch.setattr(detector, "examine", broken)
     folder = RunFolder(tmp_path)
     folder.write("job.json", order().model_dump(mode="json"))
-    assert job._attempt(folder, lambda: False) == job.UNEXAMINED
+    assert worker._attempt(folder, lambda: False) == worker.UNEXAMINED
     assert folder.result() is not None
     assert folder.failure() is None
     assert "ZeroDivisionError: no boxes" in capfd.readouterr().err
-    assert job._attempt(folder, lambda: False) == job.DONE
+    assert worker._attempt(folder, lambda: False) == worker.DONE

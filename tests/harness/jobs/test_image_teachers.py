@@ -78,8 +78,8 @@ def labels_job(smoke_root):
 @pytest.fixture(scope="module")
 def run_job(smoke_root, order_on, tmp_path_factory):
     """``run_job(spec, folder=None, stop=never, **fields of the order)``: its folder and its result."""
+    from harness.jobs.worker import run
     from harness.runs.folder import RunFolder
-    from harness.train.job import run
 
     def run_job(spec, path=None, stop=lambda folder: False, **more):
         order = order_on(smoke_root, spec=spec, **more)
@@ -134,11 +134,11 @@ def test_an_interrupted_image_teacher_ends_with_the_same_bits(teacher, run_job, 
 
 
 def test_seed_decides_the_weights_that_it_begins_with(run_job, segmenter_job, smoke_images, monkeypatch):
-    from harness.train import image_teacher
+    from harness.jobs import segmenter
     from harness.train.streams import seeded
 
     # Without a training, a model is what it began with.
-    monkeypatch.setattr(image_teacher, "fit", lambda *given: None)
+    monkeypatch.setattr(segmenter, "fit", lambda *given: None)
     begun = []
     for seed in (3, 4):
         folder, _ = run_job(segmenter_job.model_copy(update={"seed": seed}), source=smoke_images)
@@ -170,7 +170,7 @@ def test_an_image_teacher_that_sees_everything_right_scores_all_and_otherwise_ne
 
     from detectors.heads.instance_mask import FoundInstances
     from harness.data.nuimages import ImageSet
-    from harness.train.image_teacher import score_segmenter
+    from harness.jobs.segmenter import score_segmenter
 
     seen = []
     for batch in ImageSet(images_root.images(VAL), SIZE).plain_batches(1):
@@ -196,7 +196,7 @@ def test_an_image_teacher_that_sees_everything_right_scores_all_and_otherwise_ne
 
 def test_labels_are_those_of_every_training_image_and_of_no_other(labels, smoke_root):
     from harness.data.pseudo_labels import PseudoLabels
-    from harness.train.image_teacher import check_labels
+    from harness.jobs.labels import check_labels
 
     folder, result = labels
     written = PseudoLabels(folder.labels)
@@ -241,7 +241,7 @@ def test_images_of_any_size_are_looked_at_together(teacher, segmenter_spec, smok
     from lightning.fabric import Fabric
 
     from harness.data.sensor_files import read_image
-    from harness.train.image_teacher import segmenter_labeller
+    from harness.jobs.labels import segmenter_labeller
 
     look = segmenter_labeller(teacher[0].model, segmenter_spec, Fabric(accelerator="cpu", devices=1))
     files = sorted(smoke_root.path.glob("samples/CAM_FRONT/*.jpg"))[:2]
@@ -260,7 +260,7 @@ def test_an_interrupted_labelling_goes_on_where_it_was(
     run_job, labels, labels_job, segmenter_job, teacher, tmp_path, monkeypatch
 ):
     from harness.data.pseudo_labels import PseudoLabels
-    from harness.train import image_teacher
+    from harness.jobs import labels
     from harness.train.trainer import Interrupted
 
     given = {"teacher_spec": segmenter_job, "teacher_weights": teacher[0].model}
@@ -270,12 +270,12 @@ def test_an_interrupted_labelling_goes_on_where_it_was(
     # Of a file that is not whole nothing is kept.
     assert not list((tmp_path / "none").glob("labels/*"))
 
-    monkeypatch.setattr(image_teacher, "IMAGES_A_FILE", 5)
+    monkeypatch.setattr(labels, "IMAGES_A_FILE", 5)
     with pytest.raises(Interrupted, match="after 5 of"):
         run_job(spec, tmp_path / "parts", lambda folder: any(folder.labels.glob("*")), **given)
     looked = []
     read = image_teacher._image
-    monkeypatch.setattr(image_teacher, "_image", lambda *args: looked.append(args[1]["filename"]) or read(*args))
+    monkeypatch.setattr(labels, "_image", lambda *args: looked.append(args[1]["filename"]) or read(*args))
     folder, result = run_job(spec, tmp_path / "parts", **given)
     whole = PseudoLabels(labels[0].labels).images
     assert PseudoLabels(folder.labels).images == whole
@@ -345,8 +345,8 @@ def _edited(labels, out, change):
 
 
 def _check(smoke_root, spec, source):
+    from harness.jobs.kinds import check_inputs
     from harness.study.jobs import Job
-    from harness.train.job import check_inputs
 
     check_inputs([Job(spec, "labels", source)], smoke_root)
 

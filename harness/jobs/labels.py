@@ -1,4 +1,4 @@
-"""Jobs of image teachers: train and score a segmenter, and write down what a teacher sees in the detection images."""
+"""Jobs of labels: what an image teacher sees in the images of the detection data, or labels made elsewhere."""
 
 import shutil
 import time
@@ -9,27 +9,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import UInt8
 from lightning.fabric import Fabric
 
+from detectors.cost import CAMERAS
 from detectors.heads.instance_mask import FoundInstances
-from detectors.segmenter import Segmenter, SegmenterSpec
-from harness.data.nuimages import ImageSet, NuImagesRoot, resize_whole
+from detectors.segmenter import SegmenterSpec
+from harness.data.nuimages import resize_whole
 from harness.data.pseudo_labels import LabelsWriter, PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.data.sensor_files import check_image_size, read_image
 from harness.errors import InputError
-from harness.evaluate.mask_ap import Found, Truth, mask_ap
+from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, StepSeconds, Timer
 from harness.runs.folder import RunFolder, atomic_write
 from harness.study.jobs import LabelsJobSpec, SegmenterJobSpec, labels_hash
-from harness.train.checkpoint import load_model, save_model
-from harness.train.segmentation import SegmentationObjective
-from harness.train.streams import seeded
-from harness.train.trainer import Interrupted, fit
+from harness.study.plan import Plan
+from harness.train.checkpoint import load_model
+from harness.train.pretrained import PretrainedLabeller, check_pretrained
+from harness.train.trainer import Interrupted
 
-BATCH = 8
-"""Images that are looked at together where nothing is learned."""
+LABELLED_TOGETHER = 8
+"""Images."""
 IMAGES_A_FILE = 1200
 """Of labels: what an interruption may cost."""
 TOLD_EVERY_SECONDS = 20.0
@@ -38,46 +38,47 @@ Labeller = Callable[[Sequence[UInt8[Any, "_ _ 3"]]], list[FoundInstances]]
 """RGB images to what is seen in each, masks in its own pixels."""
 
 
-def train_segmenter(
-    spec: SegmenterJobSpec,
-    root: NuImagesRoot,
-    fabric: Fabric,
-    folder: RunFolder,
-    stop: Callable[[], bool],
-    loader_workers: int,
-) -> Segmenter:
-    """The image teacher of a job, trained, or trained on where an earlier attempt stopped."""
-    with seeded(spec.seed, "weights"):
-        segmenter = spec.segmenter.build()
-    images = ImageSet(root.images(spec.data.train_split), spec.segmenter.image_size, spec.schedule.augment)
-    fit(fabric, SegmentationObjective(segmenter), images, spec.schedule, spec.seed, folder, stop, loader_workers)
-    save_model(folder.model, segmenter)
-    return segmenter
+class LabelsKind(Kind[LabelsJobSpec]):
+    """What an image teacher sees in every image of a split of the detection data."""
 
+    def check(self, jobs: Sequence[tuple[LabelsJobSpec, Path | None]], root: NuScenesRoot) -> None:
+        """Labels that were made elsewhere fit the images; a model of transformers is at hand."""
+        for spec, source in jobs:
+            if source is not None:
+                check_labels(root, spec.split, source)
+            if spec.model is not None:
+                check_pretrained(spec.model)
 
-@torch.no_grad()
-def score_segmenter(
-    segmenter: Segmenter, root: NuImagesRoot, split: str, fabric: Fabric, stop: Callable[[], bool]
-) -> dict[str, float]:
-    """Mask AP on a split, in pixels of the segmenter's input."""
-    segmenter.to(fabric.device).eval()
-    images = ImageSet(root.images(split), segmenter.spec.image_size)
-    images.cache_bytes = 0  # each is seen once
+    def order(self, spec: LabelsJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
+        """The segmenter with its weights, or a folder of labels."""
+        if spec.segmenter is None:
+            return {"source": source}
+        weights = folders(spec.segmenter).model.resolve()
+        return {"teacher_spec": plan.jobs[spec.segmenter].spec, "teacher_weights": weights, "source": source}
 
-    def pairs() -> Iterator[tuple[Truth, Found]]:
-        for batch in images.plain_batches(BATCH):
-            with fabric.autocast():
-                maps = segmenter(batch.images.to(fabric.device))
-            each = zip(batch.instances.owner, batch.instances.label, segmenter.decode(maps), strict=True)
-            for owner, label, seen in each:
-                number = (label >= 0).nonzero()[:, 0]
-                masks = owner == rearrange(number + 1, "k -> k 1 1")
-                found = (seen.mask.cpu().numpy(), seen.label.cpu().numpy(), seen.score.cpu().numpy())
-                yield (masks.numpy(), label[number].numpy()), found
-            if stop():
-                raise Interrupted(f"stopped while scoring on {split}")
+    def run(
+        self, order: JobOrder, spec: LabelsJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+    ) -> Outcome:
+        """Take labels over, or let a teacher look at every image."""
+        scored, root = Timer(), NuScenesRoot(order.root, order.version)
+        if order.source is not None:
+            return Outcome(copy_labels(spec, root, order.source, folder), 0, scored)
+        if spec.model is not None:
+            labeller: Labeller = PretrainedLabeller(spec.model, fabric.device)
+        else:
+            assert isinstance(order.teacher_spec, SegmenterJobSpec)
+            assert order.teacher_weights is not None
+            labeller = segmenter_labeller(order.teacher_weights, order.teacher_spec.segmenter, fabric)
+        return Outcome(write_labels(spec, root, labeller, folder, stop), 0, scored)
 
-    return mask_ap(pairs())
+    def estimate(self, spec: LabelsJobSpec, plan: Plan, root: NuScenesRoot, step: StepSeconds) -> float:
+        """A forward pass an image; nothing is known of a model that is not here, and files are copied at once."""
+        if spec.segmenter is None:
+            return 0.0
+        segmenter = plan.jobs[spec.segmenter].spec
+        assert isinstance(segmenter, SegmenterJobSpec)
+        images = CAMERAS * len(root.tokens(spec.split))
+        return FORWARD_SHARE * step(segmenter.segmenter, LABELLED_TOGETHER) * images / LABELLED_TOGETHER
 
 
 def write_labels(
@@ -94,8 +95,8 @@ def write_labels(
         if file.is_file():  # by an earlier attempt
             continue
         writer, of_file = LabelsWriter(), rows[start : start + IMAGES_A_FILE]
-        for first in range(0, len(of_file), BATCH):
-            chosen = of_file[first : first + BATCH]
+        for first in range(0, len(of_file), LABELLED_TOGETHER):
+            chosen = of_file[first : first + LABELLED_TOGETHER]
             for row, found in zip(chosen, labeller([_image(root, row) for row in chosen]), strict=True):
                 writer.add(row["filename"], found)
             done = start + first + len(chosen)

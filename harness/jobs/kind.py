@@ -1,0 +1,119 @@
+"""What every kind of job has: an order, an outcome, and a `Kind` that checks, orders, runs and estimates it."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from lightning.fabric import Fabric
+
+from detectors.detector import DetectorSpec
+from detectors.segmenter import SegmenterSpec
+from detectors.spec import Spec
+from harness.data.root import NuScenesRoot
+from harness.runs.folder import RunFolder
+from harness.study.jobs import AnyJobSpec, JobSpec
+from harness.study.plan import Plan
+
+FORWARD_SHARE = 1 / 3
+"""Of a training step; the backward pass takes about twice the forward one."""
+
+DONE, FAILED, STOPPED, BUSY, UNEXAMINED = 0, 1, 3, 4, 5
+"""Exit statuses of a worker; its run folder has the reason of a failure. UNEXAMINED: done, but its diagnosis failed."""
+
+Folders = Callable[[str], RunFolder]
+"""The run folder of a job id."""
+StepSeconds = Callable[[DetectorSpec | SegmenterSpec, int], float]
+"""Seconds of a training step of a model with so many samples in a batch."""
+AJobSpec = TypeVar("AJobSpec", bound=JobSpec)
+
+
+class JobOrder(Spec):
+    """A job and everything about where and on what it runs, which does not decide its result."""
+
+    spec: AnyJobSpec
+    label: str
+    root: Path
+    version: str
+    teacher_spec: AnyJobSpec | None = None
+    """Of the detector that teaches, or of the segmenter whose labels are wanted."""
+    teacher_weights: Path | None = None
+    given_weights: Path | None = None
+    source: Path | None = None
+    """The root of an image teacher's dataset, or a folder of labels that were made elsewhere."""
+    labels: Path | None = None
+    """Folder of the image teacher's labels that the student learns from."""
+    device: str
+    threads: int
+    loader_workers: int
+
+
+class Timer:
+    """Wall and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._began, self._cpu_began = time.monotonic(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Of wall time."""
+        return time.monotonic() - self._began
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of this process, all its threads together."""
+        return time.process_time() - self._cpu_began
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job comes to, whatever kind it is; fields as in `Result`."""
+
+    metrics: dict[str, float]
+    parameters: int
+    scored: Timer
+    """From the end of the training on."""
+    warnings: dict[str, str] = field(default_factory=dict)
+    began: dict[str, str] = field(default_factory=dict)
+    diagnose: Callable[[], None] = lambda: None
+    """What is left to do that is no part of the result."""
+
+
+class Kind(ABC, Generic[AJobSpec]):
+    """One kind of job. Its spec, which decides the result and the id, is in `harness.study.jobs`."""
+
+    @abstractmethod
+    def check(self, jobs: Sequence[tuple[AJobSpec, Path | None]], root: NuScenesRoot) -> None:
+        """Raise InputError, before anything is trained, for what one of these jobs would miss.
+
+        Args:
+            jobs: Specs, each with `Job.source`.
+            root: The dataset of the detectors.
+        """
+
+    @abstractmethod
+    def order(self, spec: AJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
+        """Fields of the job's order: what other jobs have made, and what is given."""
+
+    @abstractmethod
+    def run(
+        self, order: JobOrder, spec: AJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+    ) -> Outcome:
+        """Do it, or go on where an earlier attempt stopped.
+
+        Raises:
+            Interrupted: `stop` returned True; the state is saved.
+            InputError: For what the user has to mend.
+        """
+
+    @abstractmethod
+    def estimate(self, spec: AJobSpec, plan: Plan, root: NuScenesRoot, step: StepSeconds) -> float:
+        """Seconds that it will take, from those of steps."""
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Of a model, trained ones and others."""
+    return sum(p.numel() for p in model.parameters())

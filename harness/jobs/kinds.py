@@ -1,0 +1,33 @@
+"""The kinds of jobs by their specs: a new kind is a file here, a spec in `harness.study.jobs` and a line of KINDS."""
+
+from pathlib import Path
+from typing import Any
+
+from harness.data.root import NuScenesRoot
+from harness.jobs.detector import DetectorKind
+from harness.jobs.kind import Kind
+from harness.jobs.labels import LabelsKind
+from harness.jobs.segmenter import SegmenterKind
+from harness.study.jobs import DetectorJobSpec, Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
+
+KINDS: dict[type[JobSpec], Kind[Any]] = {
+    DetectorJobSpec: DetectorKind(),
+    SegmenterJobSpec: SegmenterKind(),
+    LabelsJobSpec: LabelsKind(),
+}
+
+
+def kind_of(spec: JobSpec) -> Kind[Any]:
+    """What knows how to run it."""
+    return KINDS[type(spec)]
+
+
+def check_inputs(jobs: list[Job], root: NuScenesRoot) -> None:
+    """Raise InputError, before anything is trained, for a file that one of these jobs would miss."""
+    # A view of its own: a large root's tables are not kept in memory while others train.
+    root = NuScenesRoot(root.path, root.version)
+    by_kind: dict[type[JobSpec], list[tuple[JobSpec, Path | None]]] = {}
+    for job in jobs:
+        by_kind.setdefault(type(job.spec), []).append((job.spec, job.source))
+    for kind, of_kind in by_kind.items():
+        KINDS[kind].check(of_kind, root)

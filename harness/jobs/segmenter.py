@@ -1,0 +1,100 @@
+"""Jobs of image teachers that are trained here: a segmenter on images of their own, scored by mask AP."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from lightning.fabric import Fabric
+
+from detectors.segmenter import Segmenter
+from harness.data.nuimages import ImageSet, NuImagesRoot
+from harness.data.root import NuScenesRoot
+from harness.evaluate.mask_ap import Found, Truth, mask_ap
+from harness.jobs.kind import Folders, JobOrder, Kind, Outcome, StepSeconds, Timer, count_parameters
+from harness.runs.folder import RunFolder
+from harness.study.jobs import SegmenterJobSpec
+from harness.study.plan import Plan
+from harness.train.checkpoint import save_model
+from harness.train.segmentation import SegmentationObjective
+from harness.train.streams import seeded
+from harness.train.trainer import Interrupted, fit
+
+SCORED_TOGETHER = 8
+"""Images."""
+
+
+class SegmenterKind(Kind[SegmenterJobSpec]):
+    """An image teacher, trained and scored."""
+
+    def check(self, jobs: Sequence[tuple[SegmenterJobSpec, Path | None]], root: NuScenesRoot) -> None:
+        """Every image of its splits."""
+        for spec, source in jobs:
+            for split in (spec.data.train_split, spec.data.eval_split):
+                _images(source).check_files(split)
+
+    def order(self, spec: SegmenterJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
+        """Where its images lie."""
+        return {"source": source}
+
+    def run(
+        self, order: JobOrder, spec: SegmenterJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+    ) -> Outcome:
+        """Train and score."""
+        root = _images(order.source)
+        segmenter = train_segmenter(spec, root, fabric, folder, stop, order.loader_workers)
+        scored = Timer()
+        metrics = score_segmenter(segmenter, root, spec.data.eval_split, fabric, stop)
+        return Outcome(metrics, count_parameters(segmenter), scored)
+
+    def estimate(self, spec: SegmenterJobSpec, plan: Plan, root: NuScenesRoot, step: StepSeconds) -> float:
+        """Its steps; scoring takes little beside them."""
+        return spec.schedule.length * step(spec.segmenter, spec.schedule.batch_size)
+
+
+def _images(source: Path | None) -> NuImagesRoot:
+    assert source is not None, "an image teacher is trained on a dataset of its own"
+    return NuImagesRoot(source)
+
+
+def train_segmenter(
+    spec: SegmenterJobSpec,
+    root: NuImagesRoot,
+    fabric: Fabric,
+    folder: RunFolder,
+    stop: Callable[[], bool],
+    loader_workers: int,
+) -> Segmenter:
+    """The image teacher of a job, trained, or trained on where an earlier attempt stopped."""
+    with seeded(spec.seed, "weights"):
+        segmenter = spec.segmenter.build()
+    images = ImageSet(root.images(spec.data.train_split), spec.segmenter.image_size, spec.schedule.augment)
+    fit(fabric, SegmentationObjective(segmenter), images, spec.schedule, spec.seed, folder, stop, loader_workers)
+    save_model(folder.model, segmenter)
+    return segmenter
+
+
+@torch.no_grad()
+def score_segmenter(
+    segmenter: Segmenter, root: NuImagesRoot, split: str, fabric: Fabric, stop: Callable[[], bool]
+) -> dict[str, float]:
+    """Mask AP on a split, in pixels of the segmenter's input."""
+    segmenter.to(fabric.device).eval()
+    images = ImageSet(root.images(split), segmenter.spec.image_size)
+    images.cache_bytes = 0  # each is seen once
+
+    def pairs() -> Iterator[tuple[Truth, Found]]:
+        for batch in images.plain_batches(SCORED_TOGETHER):
+            with fabric.autocast():
+                maps = segmenter(batch.images.to(fabric.device))
+            each = zip(batch.instances.owner, batch.instances.label, segmenter.decode(maps), strict=True)
+            for owner, label, seen in each:
+                number = (label >= 0).nonzero()[:, 0]
+                masks = owner == rearrange(number + 1, "k -> k 1 1")
+                found = (seen.mask.cpu().numpy(), seen.label.cpu().numpy(), seen.score.cpu().numpy())
+                yield (masks.numpy(), label[number].numpy()), found
+            if stop():
+                raise Interrupted(f"stopped while scoring on {split}")
+
+    return mask_ap(pairs())
