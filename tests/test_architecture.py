@@ -19,9 +19,8 @@ HOMES = {
     "matplotlib": {
         "harness/inspect/picture.py",
         "harness/evaluate/figure.py",
-        "harness/report/figures.py",
-        "harness/report/figures_diagnostics.py",
-        "harness/report/plan_graph.py",
+        "harness/style.py",
+        "harness/report/",
         "harness/search/figures.py",
     },
     "jinja2": {"harness/report/html.py"},

@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 
 from harness.evidence.trainings import Training
-from harness.report.figures import Picture
+from harness.report.pictures import Picture
 from harness.report.samples import Samples
 from harness.report.table import Table
 from harness.runs.folder import atomic_write

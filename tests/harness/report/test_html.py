@@ -20,10 +20,10 @@ VALUES = (2.5, 10.0, None, -3.0)
 def page():
     """One with everything that a page can have, and markup for every name that users choose."""
     from harness.evidence.trainings import Training
-    from harness.report.figures import GainLine, forest, inline, interaction, svg_and_pdf
-    from harness.report.html import Page, Picture, Section
-    from harness.report.sample_drawing import Ground, Outline, Tile
-    from harness.report.samples import Samples, Shown, View
+    from harness.report.figures import GainLine, forest, interaction
+    from harness.report.html import Page, Section
+    from harness.report.pictures import Picture, inline, svg_and_pdf
+    from harness.report.samples import Ground, Outline, Samples, Shown, Tile, View
     from harness.report.table import Cell, Table
 
     def picture(name, figure):
@@ -63,7 +63,7 @@ def page():
 
 
 def _factorial():
-    return {frozenset(): 1.0, frozenset("a"): 2.0, frozenset("b"): 3.0, frozenset("ab"): 4.0}
+    return {(): 1.0, ("a",): 2.0, ("b",): 3.0, ("a", "b"): 4.0}
 
 
 @pytest.fixture(scope="module")
