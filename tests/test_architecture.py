@@ -27,7 +27,7 @@ HOMES = {
     "pycocotools": {"harness/data/masks.py", "harness/evaluate/mask_ap.py"},
     "numba": {"harness/evaluate/box_loops.py"},
     "msgspec": {"harness/evaluate/result_file.py", "harness/runs/folder.py"},
-    "pandas": {"harness/evidence/", "harness/report/", "harness/search/report.py"},
+    "pandas": {"harness/evidence/", "harness/report/"},
     "nuscenes": {"harness/data/", "harness/evaluate/", "harness/inspect/", "harness/world/"},
     "lightning": {"harness/train/"},
 }

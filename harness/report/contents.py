@@ -25,10 +25,10 @@ from harness.report.figures_diagnostics import (
 from harness.report.html import Page, Section
 from harness.report.pictures import Pictures
 from harness.report.plan_graph import nodes, plan_graph
+from harness.report.render import Table
 from harness.report.samples import FILE as PICTURES
 from harness.report.samples import samples, trio
 from harness.report.source import Source
-from harness.report.table import Table
 from harness.report.tables import interval_text
 from harness.runs.folder import atomic_write
 from harness.study.spec import StudySpec

@@ -11,9 +11,8 @@ from harness.evidence.line import POINTS, Line, gain_column
 from harness.evidence.provenance import commit_lines, provenance
 from harness.evidence.results import cost_frame, results_frame, summary
 from harness.evidence.runs import StudyRuns
-from harness.report.forms import latex, markdown, show
+from harness.report.render import Table, latex, markdown, show
 from harness.report.source import Source
-from harness.report.table import Table
 from harness.report.tables import attribution_table, cost_table, published_table, results_table, verdicts_table
 from harness.runs.folder import atomic_write
 from harness.study.papers import read_paper

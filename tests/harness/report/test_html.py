@@ -23,8 +23,8 @@ def page():
     from harness.report.figures import GainLine, forest, interaction
     from harness.report.html import Page, Section
     from harness.report.pictures import Picture, inline, svg_and_pdf
+    from harness.report.render import Cell, Table
     from harness.report.samples import Ground, Outline, Samples, Shown, Tile, View
-    from harness.report.table import Cell, Table
 
     def picture(name, figure):
         return Picture(name, f"{name} {NASTY}", f"alt {NASTY}", inline(svg_and_pdf(figure)["svg"].decode(), name))
@@ -152,7 +152,7 @@ def test_an_arrow_in_a_cell_is_its_text(page):
     from dataclasses import replace
 
     from harness.report.html import Section, html
-    from harness.report.table import Table
+    from harness.report.render import Table
 
     table = Table.of("one", "One", ["row"], [["a->b <i>"]])
     assert "a->b <i>" in _Parsed(html(replace(page, sections=[Section("One", [table])]))).cells
