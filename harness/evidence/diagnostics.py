@@ -19,19 +19,8 @@ GROUPS = (COSTS, CLASSES, "distance")
 TERMS = ("seed", "term", "bin", "step", "share", *(f"{place}_cosine" for place in PLACES))
 PROGRESS = ("bin", "step", "seeds", "baseline", "student", "gain", "gain_std")
 ALIGNMENT = ("seed", "level", "region", "baseline", "student", "cells", "samples")
-BREAKDOWN = (
-    "split",
-    "seeds",
-    "group",
-    "name",
-    "baseline",
-    "student",
-    "difference",
-    "low",
-    "high",
-    "annotations",
-    "scenes",
-)
+_ABOUT = ("annotations", "scenes")
+BREAKDOWN = ("split", "seeds", "group", "name", "baseline", "student", "difference", "low", "high", *_ABOUT)
 
 
 def terms_frame(runs: StudyRuns) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from harness.evidence.effects import attribution_frame, attributions, unlike
 from harness.evidence.line import POINTS, Line, gain_column
-from harness.evidence.provenance import commit_lines, provenance
+from harness.evidence.provenance import commit_lines
 from harness.evidence.results import cost_frame, results_frame, summary
 from harness.evidence.runs import StudyRuns
 from harness.report.render import Table, latex, markdown, show
@@ -34,7 +34,7 @@ def rebuild(source: Source, runs: StudyRuns, out: Path, console: Console, comman
     lines, cost = summary(frame), cost_frame(runs)
     attributed = attributions(frame, study)
     told = [
-        results_table(lines, study, commit_lines(provenance(runs))),
+        results_table(lines, study, commit_lines(runs)),
         verdicts_table(lines, study, unlike(frame)),
         attribution_table(attributed),
     ]
