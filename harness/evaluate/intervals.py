@@ -6,16 +6,13 @@ scenes; docs/evaluation.md shows how often such intervals hold what they should.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
-from zipfile import BadZipFile
-from zlib import error
 
 import numpy as np
 from scipy import special
 
-from harness.runs.folder import Damaged, atomic_write
-from harness.runs.small_files import keep_arrays, kept_arrays
+from harness.runs.folder import Damaged
+from harness.runs.small_files import keep_arrays, kept_arrays, read_arrays, write_arrays
 
 METRICS, CLASSES, COSTS = "metrics", "class", "what errors cost"
 """Groups of an analysis, beside those of `harness.evaluate.bands`."""
@@ -73,24 +70,21 @@ def difference(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict
 
 def write_draws(path: Path, values: Mapping[str, np.ndarray], scenes: int) -> None:
     """Keep metrics in draws (`harness.evaluate.bootstrap.resampled`)."""
-    content = BytesIO()
     # Half as long: intervals have no eighth digit.
-    np.savez_compressed(content, scenes=scenes, **{name: array.astype(np.float32) for name, array in values.items()})
-    atomic_write(path, content.getvalue())
+    single = {name: array.astype(np.float32) for name, array in values.items()}
+    write_arrays(path, {"scenes": np.array(scenes), **single})
 
 
 def read_draws(path: Path) -> tuple[dict[str, np.ndarray], int] | None:
     """What `write_draws` kept, and the number of scenes; None where there is nothing. Raises Damaged."""
-    if not path.is_file():
+    arrays = read_arrays(path, "draws of metrics")
+    if arrays is None:
         return None
     try:
-        # Opened here, for np.load leaves a torn file open.
-        with path.open("rb") as content, np.load(content) as file:
-            values = {name: file[name].astype(np.float64) for name in file.files if name != "scenes"}
-            scenes = int(file["scenes"])
-    # What reading a torn or a foreign file comes to depends on where it is torn.
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, MemoryError, BadZipFile, error) as torn:
-        raise Damaged(path, f"no draws of metrics can be read from it: {' '.join(str(torn).split())}") from torn
+        scenes = int(arrays.pop("scenes"))
+        values = {name: array.astype(np.float64) for name, array in arrays.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(path, f"no draws of metrics can be read from it: {error}") from error
     if scenes < 0 or len({array.shape for array in values.values()}) > 1 or any(a.ndim != 1 for a in values.values()):
         raise Damaged(path, "its arrays are not the same draws of several metrics")
     return values, scenes
