@@ -18,7 +18,7 @@ from pydantic import Field
 from detectors.spec import Spec
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
-from harness.evidence.provenance import commit_lines, provenance
+from harness.evidence.provenance import commit_lines, made_by
 from harness.evidence.runs import StudyRuns
 from harness.opened import Opened
 from harness.report.samples import FILE as PICTURES
@@ -247,9 +247,8 @@ def _json(content: Spec) -> bytes:
 
 def _readme(opened: Opened, runs: StudyRuns, environment: Environment) -> str:
     study, finished = opened.study, len(environment.machines)
-    made = provenance(runs)
-    usual = made.loc[made["commit"] != "", "commit"].value_counts().index
-    commits = " ".join(commit_lines(made)) or (f"Its runs were made by {usual[0]}." if len(usual) else "Not run yet.")
+    usual = next(iter(made_by(runs)), "")
+    commits = " ".join(commit_lines(runs)) or (f"Its runs were made by {usual}." if usual else "Not run yet.")
     given = [f"the checkpoint of teacher {name}" for name, each in study.teachers.items() if each.checkpoint]
     given += [f"the labels of image teacher {name}" for name, each in study.image_teachers.items() if each.labels]
     if study.data.root is None:
@@ -272,7 +271,7 @@ neither a dataset nor a GPU, and no file beside the bundle.
 
 {commits}
 
-    git checkout {usual[0].removesuffix("+") if len(usual) else "COMMIT"}
+    git checkout {usual.removesuffix("+") or "COMMIT"}
     unzip BUNDLE.zip -d bundle
     python -m harness.run bundle/study.yaml
 

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from nuscenes.eval.detection.utils import category_to_detection_name
 
 from detectors.batch import ImageBatch, Instances, stack_instances
 from detectors.geometry.boxes import CLASSES
@@ -19,7 +18,7 @@ from harness.data.manifest import MANIFEST
 from harness.data.masks import MAX_INSTANCES, from_nuimages, paint
 from harness.data.root import check_whole, read_splits, versions_in
 from harness.data.sensor_files import check_image_size, check_sensor_file, read_image
-from harness.data.tables import Columns, Reference, read_tables, table_path
+from harness.data.tables import Columns, Reference, detection_class, read_tables, table_path
 from harness.errors import InputError, unknown
 from harness.study.schedule import AugmentSpec
 
@@ -94,7 +93,7 @@ class NuImagesRoot:
         folder = self.path / version
         tables = read_tables(folder, _COLUMNS, _COLUMNS)
         names = {row["token"]: row["logfile"] for row in tables["log"]}
-        labels = {row["token"]: category_to_detection_name(row["name"]) for row in tables["category"]}
+        labels = {row["token"]: detection_class(row["name"]) for row in tables["category"]}
         if not any(labels.values()):
             known = ", ".join(sorted(row["name"] for row in tables["category"]))
             raise InputError(f"{table_path(folder, 'category')}: none of {known} is one of the ten detection classes")

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from nuscenes.eval.detection.utils import category_to_detection_name
 from pyquaternion import Quaternion
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from detectors.geometry.boxes import ATTRIBUTES, CLASSES, Boxes
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import LIDAR, RADARS, NuScenesRoot
 from harness.data.sensor_files import check_image_size, read_image, read_lidar, read_radar
+from harness.data.tables import detection_class
 
 _CLOSE = 1.0
 """Metres along x and y of a sensor: returns of earlier sweeps that are nearer come from the ego car and would smear."""
@@ -71,7 +71,7 @@ def annotations(root: NuScenesRoot, token: str) -> tuple[Boxes, BoxFacts]:
     rows, facts = [], []
     for annotation_token in root.devkit.get("sample", token)["anns"]:
         annotation = root.devkit.get("sample_annotation", annotation_token)
-        name = category_to_detection_name(annotation["category_name"])
+        name = detection_class(annotation["category_name"])
         if name is None:
             continue
         center = turn.rotate(np.array(annotation["translation"]) - pose[:3, 3])

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nuscenes.eval.detection.utils import category_to_detection_name
 
 from detectors.batch import Instances
 from detectors.geometry.boxes import CLASSES
 from detectors.heads.instance_mask import FoundInstances
 from harness.data.masks import MAX_INSTANCES, encode, paint
-from harness.data.tables import read_json
+from harness.data.tables import detection_class, read_json
 from harness.errors import InputError
 from harness.runs.folder import atomic_write
 
@@ -29,7 +28,7 @@ _ELSEWHERE = {
 
 def class_index(name: str) -> int | None:
     """Index into CLASSES of a class as we, nuScenes or COCO call it; None of one that is none of the ten."""
-    known = category_to_detection_name(name) or _ELSEWHERE.get(name.lower(), name.lower())
+    known = detection_class(name) or _ELSEWHERE.get(name.lower(), name.lower())
     return CLASSES.index(known) if known in CLASSES else None
 
 

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-from nuscenes.nuscenes import NuScenes
-from nuscenes.utils.splits import create_splits_scenes
+from typing import TYPE_CHECKING
 
 from detectors.batch import Inputs
 from harness.data.manifest import MANIFEST, MARKER
@@ -15,6 +13,9 @@ from harness.data.sensor_files import check_sensor_file
 from harness.data.tables import TABLES, check_table_files, open_tables, read_json, read_tables, table_path
 from harness.data.tune_split import cut
 from harness.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from nuscenes.nuscenes import NuScenes
 
 CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
 LIDAR = "LIDAR_TOP"
@@ -86,7 +87,7 @@ class NuScenesRoot:
         return self.path / self.version
 
     @cached_property
-    def devkit(self) -> NuScenes:
+    def devkit(self) -> "NuScenes":
         """The devkit's own view of the root; raises InputError where a table is damaged."""
         return open_tables(self.path, self.version)
 
@@ -98,7 +99,7 @@ class NuScenesRoot:
             return {}
         # Not from the devkit: whether a split exists is asked long before the large tables are read.
         tables = read_tables(self._folder, ("log", "scene"))
-        training = set(create_splits_scenes()[split])
+        training = set(_predefined_splits()[split])
         logs = {log["token"]: log["logfile"] for log in tables["log"]}
         scenes = {row["name"]: logs[row["log_token"]] for row in tables["scene"] if row["name"] in training}
         return cut(scenes)
@@ -131,11 +132,11 @@ class NuScenesRoot:
     def splits(self) -> dict[str, list[str]]:
         """Split name to scene names: what the root's own splits.json says, those of its version, and our tune split."""
         suffix = self.version.removeprefix("v1.0-")
-        predefined = create_splits_scenes()
+        predefined = _predefined_splits() if suffix in _VERSION_OF_SPLIT.values() else {}
         known = {name: scenes for name, scenes in predefined.items() if _VERSION_OF_SPLIT.get(name) == suffix}
         if self._custom_splits.is_file():
             custom = read_splits(self._custom_splits, "SCENE")
-            if taken := custom.keys() & predefined.keys():
+            if taken := custom.keys() & _VERSION_OF_SPLIT.keys():
                 # The devkit would score its own scenes under that name.
                 raise InputError(f"{self._custom_splits}: {min(taken)!r} is a split of nuScenes; choose another name")
             known |= custom
@@ -221,6 +222,14 @@ class NuScenesRoot:
 def count_samples(root: NuScenesRoot, split: str) -> int:
     """Samples of a split; of a large root the tables are not kept in memory for it."""
     return len(NuScenesRoot(root.path, root.version).tokens(split))
+
+
+def _predefined_splits() -> dict[str, list[str]]:
+    """The scenes of nuScenes' own splits, by the split's name."""
+    # The devkit takes seconds to import, which who asks for the split of another dataset need not wait.
+    from nuscenes.utils.splits import create_splits_scenes
+
+    return create_splits_scenes()
 
 
 def _are_names(value: object) -> bool:

@@ -8,12 +8,13 @@ from itertools import chain
 from math import isfinite
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
-
-from nuscenes.nuscenes import NuScenes
+from typing import TYPE_CHECKING, Any
 
 from harness.data.sensor_files import check_file
 from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from nuscenes.nuscenes import NuScenes
 
 Tables = Mapping[str, list[dict[str, Any]]]
 
@@ -103,6 +104,14 @@ def table_path(folder: Path, table: str) -> Path:
     return folder / f"{table}.json"
 
 
+def detection_class(category: str) -> str | None:
+    """The one of the ten classes that a category of nuScenes belongs to; None where it belongs to none."""
+    # The devkit takes seconds to import, which a report of stored runs need not wait.
+    from nuscenes.eval.detection.utils import category_to_detection_name
+
+    return category_to_detection_name(category)
+
+
 def check_table_files(folder: Path) -> None:
     """Raise InputError for a table that is missing, empty, a git-LFS pointer or cut off, without parsing any."""
     for table in TABLES:
@@ -116,8 +125,10 @@ def check_table_files(folder: Path) -> None:
             raise InputError(f"{path} is truncated or no nuScenes table: expected a JSON list, from [ to ]")
 
 
-def open_tables(root: Path, version: str) -> NuScenes:
+def open_tables(root: Path, version: str) -> "NuScenes":
     """The devkit's view of a root, every row of it checked; raises InputError for what neither it nor we can read."""
+    from nuscenes.nuscenes import NuScenes
+
     folder = root / version
     check_table_files(folder)
     # A map table without log_tokens makes the devkit raise a bare Exception, which is too wide to be caught below.

@@ -9,13 +9,17 @@ from harness.data.loader import SampleSet
 from harness.data.root import NuScenesRoot
 from harness.diagnose import latency
 from harness.diagnose.alignment import Alignment, align
-from harness.diagnose.analysis import analyse_run, keep_analysis, kept_analysis
 from harness.diagnose.history import keep_history, kept_history
 from harness.diagnose.latency import Latency, measure_latency
 from harness.diagnose.machine import Machine
+from harness.evaluate.analysis import analyse
+from harness.evaluate.bootstrap import DRAWS
+from harness.evaluate.detection import detection_config, held_against
+from harness.evaluate.intervals import Analysis, keep_analysis, kept_analysis
+from harness.evaluate.result_file import read_result
 from harness.runs.folder import RunFolder
 from harness.runs.small_files import keep_model, kept_model
-from harness.study.jobs import DetectorJobSpec, content_hash
+from harness.study.jobs import DataIdentity, DetectorJobSpec, content_hash
 
 Item = TypeVar("Item")
 
@@ -39,7 +43,7 @@ def examine(
         samples: To time it on; by default some of its split.
     """
     keep_history(folder)
-    keep_analysis(folder.analysis, analyse_run(folder, spec.data, root))
+    keep_analysis(folder.analysis, _analyse(folder, spec.data, root))
     if samples is None:
         samples = some_samples(root, spec.data.eval_split, spec.detector.inputs, latency.SAMPLES)
     keep_model(folder.latency, measure_latency(detector.to(machine.device).eval(), samples, machine))
@@ -92,3 +96,10 @@ def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
 
 def _weights(folder: RunFolder, teacher: RunFolder) -> tuple[str, str]:
     return content_hash(teacher.model), content_hash(folder.model)
+
+
+def _analyse(folder: RunFolder, data: DataIdentity, root: NuScenesRoot) -> Analysis:
+    """What `harness.evaluate.analysis` says of the boxes that a run has stored."""
+    config = detection_config(data.detection_config)
+    matched = held_against(root, data.eval_split, read_result(folder.predictions)[1], config)
+    return analyse([matched], config, DRAWS)[0]

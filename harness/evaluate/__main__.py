@@ -13,7 +13,7 @@ from harness.console import count_progress, print_table
 from harness.errors import InputError, exit_2_on_input_error
 
 if TYPE_CHECKING:
-    from harness.evaluate.analysis import Analysis
+    from harness.evaluate.intervals import Analysis
 
 console = Console()
 app = typer.Typer(add_completion=False)

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,35 +15,9 @@ from nuscenes.eval.detection.data_classes import DetectionConfig
 from harness.evaluate.bands import counts_by_band, precision_by_band, strata
 from harness.evaluate.bootstrap import draws, resampled
 from harness.evaluate.breakdown import costs
-from harness.evaluate.intervals import Count, Estimate, difference
+from harness.evaluate.intervals import CLASSES, COSTS, METRICS, Analysis, Count
 from harness.evaluate.metrics import ERRORS, Matched
 from harness.runs.folder import atomic_write
-
-METRICS, CLASSES, COSTS = "metrics", "class", "what errors cost"
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """Numbers in each draw of scenes, by group: METRICS, CLASSES, COSTS and the strata."""
-
-    scenes: int
-    groups: dict[str, dict[str, np.ndarray]]
-    counts: dict[str, dict[str, Count]]
-    """What a number is about, in the groups that tell annotations apart."""
-
-    def __sub__(self, other: "Analysis") -> "Analysis":
-        """The difference, draw by draw: both have to be of one split and of the same draws."""
-        groups = {name: difference(group, other.groups[name]) for name, group in self.groups.items()}
-        return Analysis(self.scenes, groups, self.counts)
-
-    def estimates(self) -> dict[str, dict[str, Estimate]]:
-        """Each number with its standard error and 95 % interval."""
-        found: dict[str, dict[str, Estimate]] = {}
-        for group, numbers in self.groups.items():
-            counts = self.counts.get(group, {})
-            scenes = {name: counts[name].scenes if name in counts else self.scenes for name in numbers}
-            found[group] = {name: Estimate.of(drawn, scenes[name]) for name, drawn in numbers.items()}
-        return found
 
 
 def analyse(

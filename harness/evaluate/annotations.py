@@ -2,10 +2,8 @@
 
 import hashlib
 import logging
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,8 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from harness.data.root import LIDAR, NuScenesRoot
 from harness.errors import InputError
 from harness.evaluate.columns import Annotations, Split, columns
-from harness.runs.folder import atomic_write
+from harness.runs.folder import Damaged
+from harness.runs.small_files import read_arrays, write_arrays
 
 FORMAT = 1
 """Of the kept columns: another one makes them anew."""
@@ -93,33 +92,30 @@ def _level(nusc: NuScenes, token: str) -> int:
 
 def _kept(path: Path, known: str) -> tuple[Split, Annotations] | None:
     """What an earlier call left, unless it is of other tables or was damaged since."""
-    if not path.is_file():
-        return None
     try:
-        with path.open("rb") as whole, np.load(whole) as file:
-            if str(file["known"]) != known:
-                return None
-            parts = {
-                kind: {field.name: file[f"{kind.__name__}.{field.name}"] for field in fields(kind)}
-                for kind in (Split, Annotations)
-            }
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError):
+        arrays = read_arrays(path, "annotations") or {}
+        if str(arrays.get("known")) != known:
+            return None
+        parts = {
+            kind: {field.name: arrays[f"{kind.__name__}.{field.name}"] for field in fields(kind)}
+            for kind in (Split, Annotations)
+        }
+    # In the cache folder, which is no run's: they are made again.
+    except (Damaged, KeyError):
         return None
     tokens = tuple(parts[Split].pop("tokens").tolist())
     return Split(tokens=tokens, **parts[Split]), Annotations(**parts[Annotations])
 
 
 def _keep(path: Path, known: str, split: Split, truth: Annotations) -> None:
-    content = BytesIO()
     arrays = {
         f"{type(part).__name__}.{name}": np.asarray(array)
         for part in (split, truth)
         for name, array in asdict(part).items()
     }
-    np.savez(content, known=np.array(known), **arrays)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, content.getvalue())
+        write_arrays(path, {"known": np.array(known), **arrays}, packed=False)
     except OSError as error:
         # A score does not depend on it.
         logging.getLogger(__name__).warning("the annotations cannot be kept in %s: %s", path, error.strerror)

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import (
@@ -20,12 +18,12 @@ from nuscenes.eval.detection.render import visualize_sample
 from pyquaternion import Quaternion
 
 from harness.data.root import NuScenesRoot
-from harness.evaluate.analysis import CLASSES, COSTS, METRICS, Analysis
 from harness.evaluate.columns import BoxColumns
-from harness.evaluate.intervals import Estimate
+from harness.evaluate.intervals import CLASSES, COSTS, METRICS, Analysis, Estimate
 from harness.evaluate.metrics import Matched
+from harness.style import BLUE, FAINT, GREY, INK, new_figure, plain, quiet
 
-_COLORS = ("#1f6feb", "#8b949e")
+_COLORS = (BLUE, GREY)
 _PANELS = (
     (CLASSES, "AP by class"),
     (COSTS, "what errors cost, AP at {threshold:g} m"),
@@ -44,8 +42,7 @@ def draw_analysis(path: Path, analyses: dict[str, Analysis], threshold: float) -
         analyses: By the name of the result.
         threshold: Distance in metres at which COSTS and strata are counted.
     """
-    figure = Figure(figsize=(14.5, 7.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(14.5, 7.5, ground="white")
     whole = list(analyses.values())
     found = [analysis.estimates() for analysis in whole]
     gaps = (whole[0] - whole[1]).estimates() if len(whole) == 2 else {}
@@ -61,12 +58,12 @@ def draw_analysis(path: Path, analyses: dict[str, Analysis], threshold: float) -
                 color=_COLORS[number],
                 elinewidth=1.4,
                 capsize=2.5,
-                # A leading _ would hide it, a $ begin a formula.
-                label=" " + name.replace("$", r"\$"),
+                # A leading _ would hide it.
+                label=" " + plain(name),
             )
         for row, gap in enumerate(gaps.get(group, {}).values()):
             clear = gap.low > 0 or gap.high < 0
-            weight, color = ("bold", "#1f2328") if clear else ("normal", "#8b949e")
+            weight, color = ("bold", INK) if clear else ("normal", FAINT)
             place = axes.get_yaxis_transform()
             axes.text(1.02, row, _signed(gap), transform=place, va="center", fontsize=7.5, weight=weight, color=color)
         counts = whole[0].counts.get(group)
@@ -74,11 +71,7 @@ def draw_analysis(path: Path, analyses: dict[str, Analysis], threshold: float) -
         axes.set_yticks(np.arange(len(names)), names, fontsize=8)
         axes.invert_yaxis()
         axes.set_title(title.format(threshold=threshold), fontsize=10)
-        axes.grid(axis="x", color="#d0d7de", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-        axes.tick_params(axis="x", labelsize=8)
+        quiet(axes, "x")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.suptitle(_headline(analyses), fontsize=11)
@@ -86,7 +79,7 @@ def draw_analysis(path: Path, analyses: dict[str, Analysis], threshold: float) -
 
 
 def _headline(analyses: dict[str, Analysis]) -> str:
-    names, whole = [name.replace("$", r"\$") for name in analyses], list(analyses.values())
+    names, whole = [plain(name) for name in analyses], list(analyses.values())
     scenes = f"{whole[0].scenes} scenes; in parentheses the number of annotations"
     if len(whole) == 1:
         shown = whole[0].estimates()[METRICS]

@@ -1,24 +1,25 @@
-"""Metrics in draws of scenes to standard errors and intervals, and the file that keeps them for tables.
+"""Numbers in draws of scenes, to standard errors and intervals, and the files that keep them for tables and figures.
 
 A 95 % interval is the value and as many standard errors to both sides as Student's distribution says for that many
 scenes; docs/evaluation.md shows how often such intervals hold what they should.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from zipfile import BadZipFile
-from zlib import error
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
-from harness.runs.folder import Damaged, atomic_write
+from harness.runs.folder import Damaged
+from harness.runs.small_files import keep_arrays, kept_arrays, read_arrays, write_arrays
 
+METRICS, CLASSES, COSTS = "metrics", "class", "what errors cost"
+"""Groups of an analysis, beside those of `harness.evaluate.bands`."""
 LEVEL = 0.95
 MIN_SCENES = 10
 """With fewer scenes that have anything to count, an interval is not to be trusted, and there is none."""
+_ANALYSIS_FORM = 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Estimate:
             return cls(value, np.nan, np.nan, np.nan)
         # Draws of n scenes vary like a mean divided by n, not by n - 1.
         error = float(drawn.std(ddof=1)) * np.sqrt(scenes / (scenes - 1))
-        reach = stats.t.ppf((1 + LEVEL) / 2, scenes - 1) * error
+        reach = special.stdtrit(scenes - 1, (1 + LEVEL) / 2) * error
         return cls(value, value - reach, value + reach, error)
 
 
@@ -69,24 +70,70 @@ def difference(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict
 
 def write_draws(path: Path, values: Mapping[str, np.ndarray], scenes: int) -> None:
     """Keep metrics in draws (`harness.evaluate.bootstrap.resampled`)."""
-    content = BytesIO()
     # Half as long: intervals have no eighth digit.
-    np.savez_compressed(content, scenes=scenes, **{name: array.astype(np.float32) for name, array in values.items()})
-    atomic_write(path, content.getvalue())
+    single = {name: array.astype(np.float32) for name, array in values.items()}
+    write_arrays(path, {"scenes": np.array(scenes), **single})
 
 
 def read_draws(path: Path) -> tuple[dict[str, np.ndarray], int] | None:
     """What `write_draws` kept, and the number of scenes; None where there is nothing. Raises Damaged."""
-    if not path.is_file():
+    arrays = read_arrays(path, "draws of metrics")
+    if arrays is None:
         return None
     try:
-        # Opened here, for np.load leaves a torn file open.
-        with path.open("rb") as content, np.load(content) as file:
-            values = {name: file[name].astype(np.float64) for name in file.files if name != "scenes"}
-            scenes = int(file["scenes"])
-    # What reading a torn or a foreign file comes to depends on where it is torn.
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, MemoryError, BadZipFile, error) as torn:
-        raise Damaged(path, f"no draws of metrics can be read from it: {' '.join(str(torn).split())}") from torn
+        scenes = int(arrays.pop("scenes"))
+        values = {name: array.astype(np.float64) for name, array in arrays.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(path, f"no draws of metrics can be read from it: {error}") from error
     if scenes < 0 or len({array.shape for array in values.values()}) > 1 or any(a.ndim != 1 for a in values.values()):
         raise Damaged(path, "its arrays are not the same draws of several metrics")
     return values, scenes
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Numbers in each draw of scenes, by group: METRICS, CLASSES, COSTS and the strata."""
+
+    scenes: int
+    groups: dict[str, dict[str, np.ndarray]]
+    counts: dict[str, dict[str, Count]]
+    """What a number is about, in the groups that tell annotations apart."""
+
+    def __sub__(self, other: "Analysis") -> "Analysis":
+        """The difference, draw by draw: both have to be of one split and of the same draws."""
+        groups = {name: difference(group, other.groups[name]) for name, group in self.groups.items()}
+        return Analysis(self.scenes, groups, self.counts)
+
+    def estimates(self) -> dict[str, dict[str, Estimate]]:
+        """Each number with its standard error and 95 % interval."""
+        found: dict[str, dict[str, Estimate]] = {}
+        for group, numbers in self.groups.items():
+            counts = self.counts.get(group, {})
+            scenes = {name: counts[name].scenes if name in counts else self.scenes for name in numbers}
+            found[group] = {name: Estimate.of(drawn, scenes[name]) for name, drawn in numbers.items()}
+        return found
+
+
+def keep_analysis(path: Path, analysis: Analysis) -> None:
+    """Keep an analysis but for the metrics, which a run has in its draws; in single precision, as those are."""
+    groups = {group: numbers for group, numbers in analysis.groups.items() if group != METRICS}
+    header = {
+        "scenes": analysis.scenes,
+        "numbers": [[group, name] for group, numbers in groups.items() for name in numbers],
+        "counts": {g: {name: asdict(count) for name, count in found.items()} for g, found in analysis.counts.items()},
+    }
+    values = np.stack([values for numbers in groups.values() for values in numbers.values()])
+    keep_arrays(path, _ANALYSIS_FORM, header, values=values.astype(np.float32))
+
+
+def kept_analysis(path: Path) -> Analysis | None:
+    """What `keep_analysis` left; None where there is nothing, or nothing that can be read."""
+    found = kept_arrays(path, _ANALYSIS_FORM)
+    if found is None:
+        return None
+    header, arrays = found
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for (group, name), values in zip(header["numbers"], arrays["values"].astype(np.float64), strict=True):
+        groups.setdefault(group, {})[name] = values
+    counts = {g: {name: Count(**count) for name, count in found.items()} for g, found in header["counts"].items()}
+    return Analysis(header["scenes"], groups, counts)

@@ -7,8 +7,7 @@ import pandas as pd
 
 from distill.objective import DETECTION_TERMS
 from harness.diagnose.history import PLACES, UNKNOWN, History
-from harness.evaluate.analysis import CLASSES, COSTS, Analysis
-from harness.evaluate.intervals import Estimate
+from harness.evaluate.intervals import CLASSES, COSTS, Analysis, Estimate
 from harness.evidence.results import why_unpaired
 from harness.evidence.runs import StudyRuns
 from harness.study.plan import Plan, Row
@@ -16,23 +15,12 @@ from harness.study.plan import Plan, Row
 KEYS = ("role", "model", "path", "arm")
 """Of a line of the table; rows that agree in these differ in the seed alone."""
 GROUPS = (COSTS, CLASSES, "distance")
-"""Of `harness.evaluate.analysis`: what kinds of errors cost, AP by class, AP by distance."""
+"""Of `harness.evaluate.intervals`: what kinds of errors cost, AP by class, AP by distance."""
 TERMS = ("seed", "term", "bin", "step", "share", *(f"{place}_cosine" for place in PLACES))
 PROGRESS = ("bin", "step", "seeds", "baseline", "student", "gain", "gain_std")
 ALIGNMENT = ("seed", "level", "region", "baseline", "student", "cells", "samples")
-BREAKDOWN = (
-    "split",
-    "seeds",
-    "group",
-    "name",
-    "baseline",
-    "student",
-    "difference",
-    "low",
-    "high",
-    "annotations",
-    "scenes",
-)
+_ABOUT = ("annotations", "scenes")
+BREAKDOWN = ("split", "seeds", "group", "name", "baseline", "student", "difference", "low", "high", *_ABOUT)
 
 
 def terms_frame(runs: StudyRuns) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.evidence.attribution import Losses, Part, attribute
-from harness.evidence.line import POINTS, Key
+from harness.evidence.line import POINTS, Gain, Key, Mean
 from harness.evidence.statistics import Blocks, Effect, Spread, holm
 from harness.study.papers import Metric, PublishedGain
 from harness.study.spec import StudySpec
@@ -136,40 +136,30 @@ def agreement(effect: Effect, published: PublishedGain | None, metric: Metric) -
     return "same sign, its gain inside our interval" if effect.low <= gain <= effect.high else "same sign"
 
 
-def gains_frame(frame: pd.DataFrame, published: Mapping[Key, PublishedGain]) -> pd.DataFrame:
-    """What is sure about each gain: one row for each line of the table that has a baseline, and each of POINTS.
+def gains(frame: pd.DataFrame, published: Mapping[Key, PublishedGain]) -> dict[Key, dict[Metric, Gain]]:
+    """What is sure about the gains of each line that has a baseline, NaN where results are missing or unpaired.
+
+    p values are adjusted for all gains of the table but those on further splits, which are no result.
 
     Args:
         frame: `results_frame`.
         published: What a paper reports for a line.
-
-    Returns:
-        Columns: KEYS, metric, seeds, scenes, gain, low, high (95 %), p, holm (p adjusted for all gains of the table
-        but those on further splits, which are no result), verdict, detectable, published (a PublishedGain or None) and
-        agreement; in points. `gain` is NaN where results are missing or unpaired.
     """
-    found: list[dict[str, Any]] = []
-    effects: list[Effect] = []
+    effects: dict[tuple[Key, Metric], tuple[Effect, float]] = {}
     for group in groups(frame):
         smallest = {metric: group.detectable(metric) for metric in POINTS}
-        for key in group.baselines:
-            for metric in POINTS:
-                effect = group.gain(key, metric)
-                effects.append(effect)
-                found.append(
-                    dict(zip(KEYS, key, strict=True))
-                    | {"metric": metric, "seeds": effect.seeds, "scenes": effect.scenes, "gain": effect.value}
-                    | {"low": effect.low, "high": effect.high, "p": effect.p, "detectable": smallest[metric]}
-                    | {"published": published.get(key)}
-                    | {"agreement": agreement(effect, published.get(key), metric)}
-                )
-    adjusted = holm([math.nan if row["split"] else effect.p for row, effect in zip(found, effects, strict=True)])
-    for row, effect, p in zip(found, effects, adjusted, strict=True):
-        row["holm"] = p
-        row["verdict"] = "" if row["split"] else verdict(effect, p)
-    columns = [*KEYS, "metric", "seeds", "scenes", "gain", "low", "high", "p", "holm"]
-    columns += ["verdict", "detectable", "published", "agreement"]
-    return pd.DataFrame(found, columns=columns)
+        effects |= {(key, m): (group.gain(key, m), smallest[m]) for key in group.baselines for m in POINTS}
+    adjusted = holm([math.nan if key.split else effect.p for (key, _), (effect, _) in effects.items()])
+    found: dict[Key, dict[Metric, Gain]] = {}
+    for ((key, metric), (effect, detectable)), p in zip(effects.items(), adjusted, strict=True):
+        found.setdefault(key, {})[metric] = Gain(
+            Mean(effect.value, math.nan),
+            effect.scenes,
+            *(effect.low, effect.high, effect.p, p, detectable),
+            "" if key.split else verdict(effect, p),
+            agreement(effect, published.get(key), metric),
+        )
+    return found
 
 
 def unlike(frame: pd.DataFrame) -> list[str]:

@@ -57,6 +57,8 @@ class Gain:
     nothing is known."""
 
     mean: Mean
+    scenes: float | int = float("nan")
+    """How many the interval is over, 0 where it is over none."""
     low: float = float("nan")
     """End of the 95 % interval, as is `high`."""
     high: float = float("nan")

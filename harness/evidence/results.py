@@ -1,12 +1,13 @@
 """Runs to the rows of a study, one a training, with metrics, gain and costs; and rows to the lines of its tables."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness.evidence.effects import KEYS, foremost, gains_frame
+from harness.evidence.effects import KEYS, foremost, gains
 from harness.evidence.line import ERRORS, MASKS, POINTS, Gain, Key, Line, Mean, gain_column
 from harness.evidence.runs import Run, StudyRuns
 from harness.runs.folder import Result
@@ -29,11 +30,6 @@ def results_frame(runs: StudyRuns, papers: Sequence[Paper] = ()) -> pd.DataFrame
     return pd.DataFrame([_record(row, runs, papers) for row in runs.plan.rows])
 
 
-def columns_of(row: Row) -> dict[Hashable, Any]:
-    """A row of a plan as frames have it: KEYS, seed and job."""
-    return dict(zip(KEYS, Key.of(row), strict=True)) | {"seed": row.seed, "job": row.job}
-
-
 def _record(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> dict[Hashable, Any]:
     run = runs[row.job]
     result = run.result
@@ -43,7 +39,9 @@ def _record(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> dict[Hashable
     if result is not None and baseline is not None:
         unpaired = why_unpaired(row, runs)
         baseline = None if unpaired else baseline
-    record: dict[Hashable, Any] = columns_of(row) | {
+    record: dict[Hashable, Any] = dict(zip(KEYS, Key.of(row), strict=True)) | {
+        "seed": row.seed,
+        "job": row.job,
         "baseline": row.baseline if row.baseline and compared else "",
         "missing": run.missing,
         "unpaired": unpaired,
@@ -166,17 +164,19 @@ def summary(frame: pd.DataFrame) -> list[Line]:
     firsts = rows[["parameters", "published"]].first().to_dict("list")
     texts = rows[["missing", "unpaired", "warning", "machine"]].agg(_together).to_dict("list")
     sizes, jobs = rows.size().tolist(), rows["job"].agg(tuple).tolist()
-    sure = _sure(frame, dict(zip(keys, firsts["published"], strict=True)))
+    chosen = ((key, foremost(reported)[1]) for key, reported in zip(keys, firsts["published"], strict=True))
+    sure = gains(frame, {key: gain for key, gain in chosen if gain is not None})
     lines = []
     for number, (key, mean) in enumerate(zip(keys, means.to_dict("records"), strict=True)):
         known = {name: Mean(mean[name], spreads[number][name]) for name in metrics}
-        gains = {metric: _gain(known[gain_column(metric)], sure.get((key, metric))) for metric in POINTS}
+        nothing = {metric: Gain(known[gain_column(metric)]) for metric in POINTS}
+        own = {metric: replace(gain, mean=nothing[metric].mean) for metric, gain in sure.get(key, nothing).items()}
         lines.append(
             Line(
                 key=key,
                 metrics={name: known[name] for name in (*POINTS, *ERRORS, *MASKS)},
-                gains=gains,
-                scenes=sure[key, "NDS"]["scenes"] if (key, "NDS") in sure else float("nan"),
+                gains=own,
+                scenes=own["NDS"].scenes,
                 seeds=sizes[number],
                 parameters=firsts["parameters"][number],
                 published=firsts["published"][number],
@@ -188,18 +188,3 @@ def summary(frame: pd.DataFrame) -> list[Line]:
             )
         )
     return lines
-
-
-def _sure(
-    frame: pd.DataFrame, published: Mapping[Key, Mapping[str, PublishedGain]]
-) -> dict[tuple[Key, str], Mapping[Hashable, Any]]:
-    """What `gains_frame` says, by line and metric."""
-    said = gains_frame(frame, {key: gain for key, gains in published.items() if (gain := foremost(gains)[1])})
-    return {(Key(*(row[name] for name in KEYS)), row["metric"]): row for row in said.to_dict("records")}
-
-
-def _gain(mean: Mean, sure: Mapping[Hashable, Any] | None) -> Gain:
-    if sure is None:
-        return Gain(mean)
-    numbers = {name: float(sure[name]) for name in ("low", "high", "p", "holm", "detectable")}
-    return Gain(mean, **numbers, verdict=sure["verdict"], agreement=sure["agreement"])

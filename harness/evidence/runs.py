@@ -10,11 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from harness.diagnose.alignment import Alignment
-from harness.diagnose.analysis import kept_analysis
 from harness.diagnose.history import History, history
 from harness.diagnose.latency import Latency
-from harness.evaluate.analysis import Analysis
-from harness.evaluate.intervals import read_draws
+from harness.evaluate.intervals import Analysis, kept_analysis, read_draws
 from harness.evidence.damage import Damage, check_draws, check_result, check_seconds, other_job
 from harness.runs.folder import Damaged, Result, RunFolder
 from harness.runs.small_files import kept_model

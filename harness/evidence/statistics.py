@@ -25,11 +25,13 @@ careful. How often they are right is measured in tests/calibration.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize, stats
+
+# Not scipy.stats, whose distributions are these functions: it takes a second to import.
+from scipy import optimize, special
 
 from harness.evaluate.intervals import LEVEL, MIN_SCENES
 
@@ -65,10 +67,10 @@ class Spread:
             return float("nan")
         (scale, freedom), *others = self._parts
         if not others:
-            return float(2 * stats.t.sf(abs(value) / scale, freedom))
+            return float(2 * special.stdtr(freedom, -abs(value) / scale))
         # P(|X + Y| > v) of two symmetric variables is the mean over Y of 2 P(X > v - Y).
         weight, shift = _grid(others[0][1])
-        tails = stats.t.sf((abs(value) - others[0][0] * shift) / scale, freedom)
+        tails = special.stdtr(freedom, (others[0][0] * shift - abs(value)) / scale)
         return float(min(1.0, 2 * weight @ tails))
 
     @cached_property
@@ -76,13 +78,13 @@ class Spread:
         """From the estimate to the ends of its 95 % interval."""
         if not self._parts:
             return float("nan")
-        widest = 3 * sum(scale * stats.t.ppf((1 + LEVEL) / 2, freedom) for scale, freedom in self._parts)
+        widest = 3 * sum(scale * special.stdtrit(freedom, (1 + LEVEL) / 2) for scale, freedom in self._parts)
         return float(optimize.brentq(lambda value: self.p(value) - (1 - LEVEL), 0.0, widest, rtol=1e-6))
 
     def power(self, difference: float) -> float:
         """How often such a study finds a true difference, p < 5 %; NaN where nothing is known."""
         ends = np.stack([self._reaches - difference, self._reaches + difference]) / self.standard_error
-        return float(stats.norm.sf(ends).sum(axis=0).mean())
+        return float(special.ndtr(-ends).sum(axis=0).mean())
 
     def detectable(self) -> float:
         """The smallest true difference that such a study finds in POWER of all cases; NaN where nothing is known."""
@@ -99,18 +101,20 @@ class Spread:
     def _seen(self, share: float) -> "Spread":
         """What a study sees of this spread at a quantile of what it may see of the part that varies most."""
         seeds, scenes = self.seeds, self.scenes
-        if seeds:
-            seeds *= stats.chi2.ppf(share, self.seed_freedom) / self.seed_freedom
-        else:
-            scenes *= stats.chi2.ppf(share, self.scene_freedom) / self.scene_freedom
+        freedom = self.seed_freedom if seeds else self.scene_freedom
+        # The quantile of chi-squared over its degrees of freedom.
+        seen = 2 * special.gammaincinv(freedom / 2, share) / freedom
+        seeds, scenes = (seeds * seen, scenes) if seeds else (seeds, scenes * seen)
         return Spread(seeds, self.seed_freedom, scenes, self.scene_freedom)
 
 
+@cache
 def _grid(freedom: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Weights, which add up to 1, and values for a mean over a Student-distributed variable."""
     # Dense in the middle and far out at the ends, for the tails of few degrees of freedom.
     values = np.sinh(np.linspace(-12.0, 12.0, 2401))
-    weight = stats.t.pdf(values, freedom) * np.cosh(np.arcsinh(values))
+    density = (1 + values**2 / freedom) ** (-(freedom + 1) / 2)
+    weight = density * np.cosh(np.arcsinh(values))
     return weight / weight.sum(), values
 
 
@@ -233,7 +237,7 @@ class Blocks:
         for name, own in zip(self._names, rest, strict=True):
             inner = float((own**2).sum()) / ((seeds - 1) * (1 - 1 / arms))
             others = (square * freedom - inner * (seeds - 1)) / (freedom - (seeds - 1))
-            p = float(stats.f.sf(inner / others, seeds - 1, freedom - (seeds - 1))) if others > 0 else 0.0
+            p = float(special.fdtrc(seeds - 1, freedom - (seeds - 1), inner / others)) if others > 0 else 0.0
             if p < level / arms:
                 found[name] = p
         return found

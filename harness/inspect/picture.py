@@ -14,7 +14,6 @@ import torch
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -28,6 +27,7 @@ from harness.data.nuscenes import annotations, read
 from harness.data.root import CAMERAS, RADARS, NuScenesRoot
 from harness.data.sensor_files import read_image
 from harness.errors import InputError, unknown
+from harness.style import NIGHT, new_figure, plain
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf")
 REACH = 50.0
@@ -49,7 +49,6 @@ _COLORS = dict(
         strict=True,
     )
 )
-_PAPER, _GROUND, _RING, _INK, _FAINT = "#0d1117", "#11161f", "#2d3748", "#e6edf3", "#8b98a9"
 _RADAR = "#7cff6b"
 _RADAR_SECONDS = 0.5
 """A RADAR arrow is as long as the way of so much time."""
@@ -77,7 +76,7 @@ def save(figure: Figure, path: Path) -> None:
     # Thin coloured lines suffer first from JPEG's usual quality.
     options: dict[str, Any] = {"pil_kwargs": {"quality": 90}} if path.suffix.lower() in (".jpg", ".jpeg") else {}
     try:
-        figure.savefig(path, facecolor=_PAPER, **options)
+        figure.savefig(path, dpi=_DPI, **options)
     except OSError as error:
         raise InputError(f"picture {path} cannot be written: {error.strerror}") from error
 
@@ -96,8 +95,7 @@ def draw(root: NuScenesRoot, token: str) -> Figure:
     tile = (_IMAGE_INCHES, _IMAGE_INCHES * height / width)
     square = 2 * tile[1] + _GAP
     size = (2 * _SIDE + 3 * tile[0] + 3 * _GAP + square, _HEAD + square + _FOOT)
-    figure = Figure(figsize=size, dpi=_DPI, facecolor=_PAPER)
-    FigureCanvasAgg(figure)
+    figure = new_figure(*size, layout=None, ground=NIGHT["paper"])
 
     def axes(left: float, bottom: float, wide: float, high: float) -> Axes:
         return figure.add_axes((left / size[0], bottom / size[1], wide / size[0], high / size[1]))
@@ -110,11 +108,11 @@ def draw(root: NuScenesRoot, token: str) -> Figure:
     _draw_bev(axes(size[0] - _SIDE - square, _FOOT, square, square), sample, boxes, seen)
 
     top = (size[1] - _HEAD / 2) / size[1]
-    title = f"{root.version}    sample {token}"
-    figure.text(_SIDE / size[0], top, title, color=_INK, fontsize=12, va="center", family="monospace")
+    title = plain(f"{root.version}    sample {token}")
+    figure.text(_SIDE / size[0], top, title, color=NIGHT["ink"], fontsize=12, va="center", family="monospace")
     present = [name for i, name in enumerate(CLASSES) if (boxes.label == i).any()]
     handles = [Line2D([], [], color=_COLORS[name], linewidth=4, label=name.replace("_", " ")) for name in present]
-    handles.append(Line2D([], [], color=_FAINT, marker="o", markersize=3, linestyle="", label="LiDAR"))
+    handles.append(Line2D([], [], color=NIGHT["faint"], marker="o", markersize=3, linestyle="", label="LiDAR"))
     if sample.radar is not None:
         handles.append(Line2D([], [], color=_RADAR, marker="D", markersize=4, linestyle="", label="RADAR, velocity"))
     figure.legend(
@@ -123,7 +121,7 @@ def draw(root: NuScenesRoot, token: str) -> Figure:
         bbox_to_anchor=(0.5, _FOOT / 2 / size[1]),
         ncols=len(handles),
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=NIGHT["ink"],
         fontsize=11,
         handlelength=1.2,
     )
@@ -134,8 +132,7 @@ def draw_instances(images: Sequence[tuple[UInt8[Tensor, "3 h w"], Instances]]) -
     """Images with the masks of their instances in the colours of their classes, two in a row."""
     rows = math.ceil(len(images) / 2)
     height, width = images[0][0].shape[1:]
-    figure = Figure(figsize=(2 * _IMAGE_INCHES, rows * _IMAGE_INCHES * height / width), facecolor=_PAPER)
-    FigureCanvasAgg(figure)
+    figure = new_figure(2 * _IMAGE_INCHES, rows * _IMAGE_INCHES * height / width, layout=None, ground=NIGHT["paper"])
     palette = np.array([to_rgb(color) for color in _COLORS.values()])
     grid = figure.subplots(rows, 2, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02})
     figure.subplots_adjust(0, 0, 1, 1)
@@ -221,14 +218,14 @@ def _draw_image(axes: Axes, views: CameraViews, camera: int, boxes: Boxes) -> No
     axes.add_collection(PolyCollection(faces, facecolors=face_colors, edgecolors="none", alpha=0.35))
     axes.add_collection(LineCollection(lines, colors=line_colors, linewidths=1.1))
     name = CAMERAS[camera].removeprefix("CAM_").replace("_", " ").lower()
-    plate = {"boxstyle": "round,pad=0.3", "facecolor": _PAPER, "edgecolor": "none", "alpha": 0.65}
-    axes.text(0.015, 0.965, name, transform=axes.transAxes, color=_INK, fontsize=10, va="top", bbox=plate)
+    plate = {"boxstyle": "round,pad=0.3", "facecolor": NIGHT["paper"], "edgecolor": "none", "alpha": 0.65}
+    axes.text(0.015, 0.965, name, transform=axes.transAxes, color=NIGHT["ink"], fontsize=10, va="top", bbox=plate)
     _frame(axes, (0.0, float(width)), (float(height), 0.0))
 
 
 def _draw_bev(axes: Axes, sample: Sample, boxes: Boxes, seen: Bool[Tensor, " k"]) -> None:
     """Forward is up: the axes show (-y, x) of the BEV frame."""
-    axes.set_facecolor(_GROUND)
+    axes.set_facecolor(NIGHT["ground"])
     _frame(axes, (-REACH, REACH), (-REACH, REACH))
     _draw_rings(axes)
     if sample.lidar is not None:
@@ -245,19 +242,19 @@ def _draw_bev(axes: Axes, sample: Sample, boxes: Boxes, seen: Bool[Tensor, " k"]
     if sample.radar is not None:
         _draw_radar(axes, sample.radar.numpy())
     # The ego car: nuScenes' frame has its origin at the middle of the rear axle.
-    body: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.5", "facecolor": _INK, "edgecolor": "none"}
+    body: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.5", "facecolor": NIGHT["ink"], "edgecolor": "none"}
     axes.add_patch(FancyBboxPatch((-0.9, -1.0), 1.8, 4.1, zorder=5, **body))
-    axes.add_patch(Polygon([(-0.6, 1.4), (0.6, 1.4), (0, 2.6)], facecolor=_PAPER, zorder=5))
+    axes.add_patch(Polygon([(-0.6, 1.4), (0.6, 1.4), (0, 2.6)], facecolor=NIGHT["paper"], zorder=5))
 
 
 def _draw_rings(axes: Axes) -> None:
     """One every ten metres; those that reach into the corners have no number."""
-    plate = {"boxstyle": "round,pad=0.1", "facecolor": _GROUND, "edgecolor": "none", "alpha": 0.8}
+    plate = {"boxstyle": "round,pad=0.1", "facecolor": NIGHT["ground"], "edgecolor": "none", "alpha": 0.8}
     for metres in range(10, int(REACH * 1.5), 10):
-        axes.add_patch(Circle((0, 0), metres, fill=False, edgecolor=_RING, linewidth=0.8, zorder=1))
+        axes.add_patch(Circle((0, 0), metres, fill=False, edgecolor=NIGHT["ring"], linewidth=0.8, zorder=1))
         if metres <= REACH:
             at, words = metres * math.sqrt(0.5), f"{metres} m"
-            axes.text(at, -at, words, color=_FAINT, fontsize=8, ha="center", va="center", bbox=plate, zorder=6)
+            axes.text(at, -at, words, color=NIGHT["faint"], fontsize=8, ha="center", va="center", bbox=plate, zorder=6)
 
 
 def _draw_radar(axes: Axes, returns: Float[np.ndarray, "r 7"]) -> None:

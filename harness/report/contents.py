@@ -13,7 +13,7 @@ from harness.evidence.line import POINTS, Line
 from harness.evidence.runs import StudyRuns
 from harness.evidence.trainings import states, trainings
 from harness.opened import Opened
-from harness.report.figures import GainLine, Pictures, forest, interaction
+from harness.report.figures import GainLine, forest, interaction
 from harness.report.figures_diagnostics import (
     alignment_figure,
     classes_figure,
@@ -24,10 +24,11 @@ from harness.report.figures_diagnostics import (
     terms_figure,
 )
 from harness.report.html import Page, Section
-from harness.report.plan_graph import plan_graph
+from harness.report.pictures import Pictures
+from harness.report.plan_graph import nodes, plan_graph
+from harness.report.render import Table
 from harness.report.samples import FILE as PICTURES
 from harness.report.samples import samples, trio
-from harness.report.table import Table
 from harness.report.tables import interval_text
 from harness.runs.folder import atomic_write
 from harness.study.spec import StudySpec
@@ -62,8 +63,9 @@ def document(
             "forest",
             "Gains over the baseline, with 95 % intervals",
             f"{len({line.label for line in gains})} arms in mAP and NDS; the numbers are those of the table above",
-            forest(gains),
-            "Filled: the interval excludes 0. Hollow diamond: what a paper reports on nuScenes.",
+            forest,
+            gains,
+            notes=["Filled: the interval excludes 0. Hollow diamond: what a paper reports on nuScenes."],
         )
         certain = [tables["verdicts"]] if "verdicts" in tables else []
         sections.append(Section("What is sure", certain, pictures.taken()))
@@ -76,20 +78,24 @@ def document(
                     f"interaction-{len(pictures)}",
                     f"{each.path}: what one loss does with and without another",
                     f"NDS of {len(means)} sets of losses; the numbers are in the table above",
-                    interaction(factors, means, "NDS (points)"),
-                    "Parallel lines: the two do not interact.",
+                    interaction,
+                    factors,
+                    means,
+                    "NDS (points)",
+                    notes=["Parallel lines: the two do not interact."],
                 )
         sections.append(Section("What it is due to", [tables["attribution"]], pictures.taken()))
     sections += _diagnostics(runs, lines, pictures)
     if published:
         sections.append(Section("What papers report", published))
-    graph = plan_graph(opened.plan, states(found))
     pictures.add(
         "plan",
         "The plan: what teaches what",
         f"Graph of {len(opened.plan.jobs)} trainings; all of them are listed below",
-        graph,
-        "A box is a training, or several that differ in the seed alone; lines lead from a teacher to whom it teaches.",
+        plan_graph,
+        nodes(opened.plan),
+        states(found),
+        notes=["A box is a training, or several that differ in the seed alone; lines lead from teacher to student."],
     )
     sections.append(Section("Cost and plan", [tables["cost"]], pictures.taken()))
     if opened.kept and (opened.kept / PICTURES).is_file():
@@ -120,19 +126,21 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
             "progress",
             "Gain over the training, as detection loss",
             "Curves of the baseline's detection loss less the student's, of the same batches",
-            progress_figure(progress),
-            "Above 0: the student is ahead of its baseline on what both are trained on, which is no score.",
+            progress_figure,
+            progress,
+            notes=["Above 0: the student is ahead of its baseline on what both are trained on, which is no score."],
         )
     distilled = terms[terms["role"] == "student"]
     if len(distilled):
-        pictures.add("terms", "Share of each term in the loss", "Stacked shares over the training", terms_figure(terms))
+        pictures.add("terms", "Share of each term in the loss", "Stacked shares over the training", terms_figure, terms)
     if distilled["weight_cosine"].notna().any():
         pictures.add(
             "cosines",
             "Whether a loss pulls where the detection loss does",
             "Cosines between the gradient of each term and that of the detection loss, over the training",
-            cosines_figure(terms),
-            "1: the same direction; 0: nothing in common; below 0: against it.",
+            cosines_figure,
+            terms,
+            notes=["1: the same direction; 0: nothing in common; below 0: against it."],
         )
     breakdown, alignment = of_chosen(breakdown_frame(runs)), of_chosen(alignment_frame(runs))
     if len(alignment):
@@ -140,8 +148,9 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
             "alignment",
             "Likeness of student and baseline to the teacher's maps",
             "Bars of linear CKA, in the foreground and in the background, of both maps",
-            alignment_figure(alignment),
-            "Linear CKA: 1 for maps that agree up to rotation and scale, 0 for nothing in common.",
+            alignment_figure,
+            alignment,
+            notes=["Linear CKA: 1 for maps that agree up to rotation and scale, 0 for nothing in common."],
         )
     breakdown = breakdown[breakdown["split"] == ""]
     for name, title, draw in (
@@ -153,7 +162,7 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
             alone = (
                 "Intervals are over scenes alone, of these trainings; those in bold exclude 0, each looked at alone."
             )
-            pictures.add(name, title, f"{title}: baseline and arms, in points", draw(breakdown), alone)
+            pictures.add(name, title, f"{title}: baseline and arms, in points", draw, breakdown, notes=[alone])
     shown = pictures.taken()
     if not shown:
         return []
@@ -186,8 +195,8 @@ def _gain_lines(lines: Sequence[Line]) -> list[GainLine]:
     return found
 
 
-def _means_by_set(lines: Sequence[Line], study: StudySpec, path: str) -> dict[frozenset[str], float]:
-    """NDS of every set of losses on a path, the baseline's of the empty one."""
+def _means_by_set(lines: Sequence[Line], study: StudySpec, path: str) -> dict[tuple[str, ...], float]:
+    """NDS of every set of losses on a path, each in one order, the baseline's of the empty one."""
     student = study.ends(path).student
     found = {}
     for line in lines:
@@ -195,9 +204,9 @@ def _means_by_set(lines: Sequence[Line], study: StudySpec, path: str) -> dict[fr
         if key.split or line.missing:
             continue
         if key.role == "student" and key.path == path:
-            found[frozenset(study.arms[key.arm])] = mean
+            found[tuple(sorted(study.arms[key.arm]))] = mean
         elif key.role == "baseline" and key.model == student:
-            found[frozenset()] = mean
+            found[()] = mean
     return found
 
 

@@ -1,46 +1,32 @@
-"""Figures of the diagnostics, one function each; a frame that is empty gives a figure that says so.
-
-Backgrounds are transparent, all text and all lines of axes are of one colour, and the others are those of Okabe and Ito
-(2008), which colour-blind people tell apart.
-"""
+"""Figures of the diagnostics, one function each; a frame that is empty gives a figure that says so."""
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from distill.objective import DETECTION_TERMS
-from harness.evaluate.analysis import CLASSES, COSTS
+from harness.evaluate.intervals import CLASSES, COSTS
+from harness.style import BLUE, DASHES, GREY, INK, PALETTE, Dashes, new_figure, plain, quiet
 
-INK = "#1f2328"
-"""Of text, axes and grids; nothing else has it."""
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#F0E442",
-    "#999999",
-)
-_OTHERS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW)
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_TERMS = PALETTE[:-1]
 _DETECTION = dict(zip(DETECTION_TERMS, (GREY, "#CCCCCC"), strict=True))
-_STYLES = ("-", "--", ":", "-.")
 _BASELINE, _STUDENT = GREY, BLUE
 _COLUMNS = 3
 
 
-def terms_figure(terms: pd.DataFrame) -> Figure:
+def terms_figure(terms: pd.DataFrame) -> "Figure":
     """Share of each term of the loss over the training, stacked, in the mean over seeds; a panel an arm."""
     frame = _distilled(terms)
-    colors = _DETECTION | dict(zip(_names(frame), _OTHERS * 3, strict=False))
+    colors = _DETECTION | dict(zip(_names(frame), _TERMS * 3, strict=False))
     figure, panels = _panels(frame, "Share of each term in the loss", "step", "share of the loss (%)")
     for axes, part in panels:
         table = part.pivot_table(index="step", columns="term", values="share", sort=False)
@@ -55,7 +41,7 @@ def terms_figure(terms: pd.DataFrame) -> Figure:
     return _finished(figure)
 
 
-def cosines_figure(terms: pd.DataFrame, where: Literal["map", "weight"] = "weight") -> Figure:
+def cosines_figure(terms: pd.DataFrame, where: Literal["map", "weight"] = "weight") -> "Figure":
     """Cosine of each distillation term's gradient to the detection loss's over the training; a panel an arm.
 
     Args:
@@ -64,7 +50,7 @@ def cosines_figure(terms: pd.DataFrame, where: Literal["map", "weight"] = "weigh
     """
     column = f"{where}_cosine"
     frame = _distilled(terms)
-    colors = dict(zip(_names(frame), _OTHERS * 3, strict=False))
+    colors = dict(zip(_names(frame), _TERMS * 3, strict=False))
     place = "low-level BEV map" if where == "map" else "weights before the low-level BEV map"
     title = f"Gradient of each term: cosine to the detection loss's, on the {place}"
     figure, panels = _panels(frame[frame[column].notna()], title, "step", "cosine")
@@ -78,22 +64,22 @@ def cosines_figure(terms: pd.DataFrame, where: Literal["map", "weight"] = "weigh
     return _finished(figure)
 
 
-def progress_figure(progress: pd.DataFrame) -> Figure:
+def progress_figure(progress: pd.DataFrame) -> "Figure":
     """How far students are ahead in the detection loss over the training, with a band over seeds; a panel a path."""
     title = "Detection loss of the baseline less that of the student"
     arms = list(dict.fromkeys(progress["arm"]))
     height = 1.2 + 2.6 * max(1, math.ceil(progress["path"].nunique() / 2)) + 0.1 * len(arms)
     figure, panels = _panels(progress, title, "step", "ahead by (loss)", by=("path",), columns=2, height=height)
-    styles = {arm: (_OTHERS[n % 6], _STYLES[n // 6 % len(_STYLES)]) for n, arm in enumerate(arms)}
+    styles = {arm: (_TERMS[n % len(_TERMS)], DASHES[n // len(_TERMS) % len(DASHES)]) for n, arm in enumerate(arms)}
     for axes, part in panels:
         axes.axhline(0, color=INK, linewidth=0.8)
         for arm, rows in part.groupby("arm", sort=False):
-            color, style = styles[str(arm)]
-            _line(axes, rows["step"].to_numpy(), rows["gain"], rows["gain_std"], color, style, label=str(arm))
+            color, dashes = styles[str(arm)]
+            _line(axes, rows["step"].to_numpy(), rows["gain"], rows["gain_std"], color, dashes, label=str(arm))
     return _finished(figure)
 
 
-def alignment_figure(alignment: pd.DataFrame) -> Figure:
+def alignment_figure(alignment: pd.DataFrame) -> "Figure":
     """Linear CKA with the teacher of each arm's student and of its baseline, in means over seeds; a panel a map."""
     frame = alignment.assign(line=[" ".join(pair) for pair in zip(alignment["path"], alignment["arm"], strict=True)])
     lines = list(dict.fromkeys(frame["line"]))
@@ -112,22 +98,22 @@ def alignment_figure(alignment: pd.DataFrame) -> Figure:
     return _finished(figure, horizontal=True)
 
 
-def errors_figure(breakdown: pd.DataFrame) -> Figure:
+def errors_figure(breakdown: pd.DataFrame) -> "Figure":
     """What each kind of error costs the baseline and the student, and the difference; a panel an arm."""
     return _before_and_after(breakdown, COSTS, "What errors cost, in points of AP at 2 m (TIDE)")
 
 
-def classes_figure(breakdown: pd.DataFrame) -> Figure:
+def classes_figure(breakdown: pd.DataFrame) -> "Figure":
     """AP of each class of the baseline and the student, and the difference; a panel an arm."""
     return _before_and_after(breakdown, CLASSES, "AP by class, in points")
 
 
-def distances_figure(breakdown: pd.DataFrame) -> Figure:
+def distances_figure(breakdown: pd.DataFrame) -> "Figure":
     """AP by distance from the car of the baseline and the student, and the difference; a panel an arm."""
     return _before_and_after(breakdown, "distance", "AP at 2 m by distance from the car, in points")
 
 
-def _before_and_after(breakdown: pd.DataFrame, group: str, title: str) -> Figure:
+def _before_and_after(breakdown: pd.DataFrame, group: str, title: str) -> "Figure":
     frame = breakdown[(breakdown["group"] == group) & (breakdown["split"] == "")]
     names = list(dict.fromkeys(frame["name"]))
     count = frame.groupby(["model", "path", "arm"], sort=False).ngroups
@@ -169,7 +155,7 @@ def _panels(
     columns: int = _COLUMNS,
     height: float | None = None,
     one_scale: bool = True,
-) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFrame]]]:
+) -> tuple["Figure", Iterator[tuple["Axes", pd.DataFrame]]]:
     """A figure and the axes of each part of a frame, labelled at the outside; all have the same y axis.
 
     Args:
@@ -187,9 +173,7 @@ def _panels(
     parts = list(named.groupby(list(by), sort=False))
     columns = max(1, min(columns, len(parts)))
     rows = max(1, math.ceil(len(parts) / columns))
-    figure = Figure(figsize=(max(3.6 * columns, 7.2), height or 1.2 + 2.1 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.patch.set_alpha(0)
+    figure = new_figure(max(3.6 * columns, 7.2), height or 1.2 + 2.1 * rows)
     figure.suptitle(title, fontsize=11, color=INK)
     if not parts:
         figure.text(0.5, 0.5, "nothing is known of this yet", ha="center", va="center", color=INK)
@@ -208,38 +192,32 @@ def _panels(
 
 
 def _line(
-    axes: Axes, at: np.ndarray, mean: pd.Series, spread: pd.Series, color: str, style: str = "-", label: str = ""
+    axes: "Axes", at: np.ndarray, mean: pd.Series, spread: pd.Series, color: str, dashes: Dashes = "-", label: str = ""
 ) -> None:
     """A mean over steps, with a band of one standard deviation where there is one."""
-    axes.plot(at, mean, style, color=color, linewidth=1.6, label=label)
+    axes.plot(at, mean, linestyle=dashes, color=color, linewidth=1.6, label=label)
     if spread.notna().any():
         axes.fill_between(at, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
 
 
-def _finished(figure: Figure, horizontal: bool = False) -> Figure:
+def _finished(figure: "Figure", horizontal: bool = False) -> "Figure":
     """One legend for all, and everything that is no data in INK."""
     shown = [axes for axes in figure.axes if axes.get_visible()]
     if not shown:
         return figure
     handles: dict[str, Artist] = {}
     for axes in shown:
-        axes.patch.set_alpha(0)
-        axes.grid(axis="x" if horizontal else "y", color=INK, alpha=0.15, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(INK)
-        axes.tick_params(colors=INK, labelsize=8)
+        quiet(axes, "x" if horizontal else "y")
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     # Inches that the longest name takes, with its sign.
     longest = 0.5 + 0.075 * max((len(name) for name in handles), default=0)
-    legend = figure.legend(
+    figure.legend(
         list(handles.values()),
-        [name.replace("$", r"\$") for name in handles],
+        [plain(name) for name in handles],
         loc="outside lower center",
         ncols=max(1, min(len(handles), int(figure.get_figwidth() / longest), 4)),
         frameon=False,
         fontsize=8,
+        labelcolor=INK,
     )
-    for text in legend.get_texts():
-        text.set_color(INK)
     return figure

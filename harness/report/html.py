@@ -10,9 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 
 from harness.evidence.trainings import Training
-from harness.report.figures import Picture
+from harness.report.pictures import Picture
+from harness.report.render import Table
 from harness.report.samples import Samples
-from harness.report.table import Table
 from harness.runs.folder import atomic_write
 
 FILE = "report.html"

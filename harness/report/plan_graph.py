@@ -3,24 +3,24 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, PathPatch
-from matplotlib.path import Path as Curve
-
-from harness.report.figures import FAINT, INK, OKABE_ITO
 from harness.study.jobs import LabelsJobSpec
 from harness.study.plan import Plan
+from harness.style import BLUE, DASHES, FAINT, GREEN, INK, VERMILION, new_figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STATES = ("done", "running", "failed", "not run")
 _LOOK: dict[str, dict] = {
-    "done": {"edgecolor": OKABE_ITO[2], "linewidth": 1.4},
-    "running": {"edgecolor": OKABE_ITO[0], "linewidth": 1.4, "linestyle": (0, (5, 2))},
-    "failed": {"edgecolor": OKABE_ITO[1], "linewidth": 3.0},
-    "not run": {"edgecolor": FAINT, "linewidth": 1.1, "linestyle": (0, (1.2, 1.8))},
+    "done": {"edgecolor": GREEN, "linewidth": 1.4},
+    "running": {"edgecolor": BLUE, "linewidth": 1.4, "linestyle": DASHES[1]},
+    "failed": {"edgecolor": VERMILION, "linewidth": 3.0},
+    "not run": {"edgecolor": FAINT, "linewidth": 1.1, "linestyle": DASHES[2]},
 }
 _SIGNS = {"done": "✓", "running": "…", "failed": "✗", "not run": "–"}
 _PITCH, _HEIGHT, _GAP, _HEAD = 0.4, 0.29, 0.85, 0.45
@@ -35,6 +35,8 @@ class Node:
     name: str
     jobs: tuple[str, ...]
     using: tuple[str, ...]
+    used_as: str
+    """What is done with them: labels, or scored again."""
     needs: tuple[int, ...]
     """Numbers of nodes."""
     teaches: bool
@@ -68,6 +70,9 @@ def nodes(plan: Plan) -> list[Node]:
             name=re.sub(r" · seed \d+", "", plan.jobs[jobs[0]].label),
             jobs=tuple(jobs),
             using=tuple(using[number]),
+            used_as="labels"
+            if any(isinstance(plan.jobs[id_].spec, LabelsJobSpec) for id_ in using[number])
+            else "scored again",
             needs=tuple(sorted({node_of[need] for id_ in jobs for need in plan.jobs[id_].spec.needs})),
             teaches=bool(teaching & set(jobs)),
         )
@@ -75,21 +80,20 @@ def nodes(plan: Plan) -> list[Node]:
     ]
 
 
-def plan_graph(plan: Plan, states: Mapping[str, str]) -> Figure:
+def plan_graph(whole: Sequence[Node], states: Mapping[str, str]) -> "Figure":
     """The plan's jobs, those that differ in seed as one box, from what is needed to what needs it.
 
     Args:
-        plan: Of a study.
+        whole: All nodes of a plan.
         states: One of STATES for each job.
     """
-    whole = nodes(plan)
-    texts = [(node.name.replace("$", r"\$"), _state(node, plan, states)) for node in whole]
+    texts = [(plain(node.name), _state(node, states)) for node in whole]
     columns = [[number for number, node in enumerate(whole) if node.teaches == teaches] for teaches in (True, False)]
     tall = max(map(len, columns))
     widths = [0.35 + 0.066 * max((len(" · ".join(texts[n])) for n in column), default=20) for column in columns]
     lefts = (0.05, 0.05 + (widths[0] + _GAP if columns[0] else 0.0))
     size = (lefts[1] + widths[1] + 0.05, tall * _PITCH + _HEAD)
-    figure = Figure(figsize=size)
+    figure = new_figure(*size, layout=None)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
     axes.set_axis_off()
@@ -108,13 +112,12 @@ def plan_graph(plan: Plan, states: Mapping[str, str]) -> Figure:
     return figure
 
 
-def _state(node: Node, plan: Plan, states: Mapping[str, str]) -> str:
+def _state(node: Node, states: Mapping[str, str]) -> str:
     """How far its jobs are, in words and signs."""
     said = _counted(node.jobs, states)
     if not node.using:
         return said
-    words = "labels" if isinstance(plan.jobs[node.using[0]].spec, LabelsJobSpec) else "scored again"
-    return f"{said}; {words}: {_counted(node.using, states)}"
+    return f"{said}; {node.used_as}: {_counted(node.using, states)}"
 
 
 def _counted(jobs: tuple[str, ...], states: Mapping[str, str]) -> str:
@@ -129,14 +132,19 @@ def _worst(node: Node, states: Mapping[str, str]) -> str:
     return next(state for state in ("failed", "running", "not run", "done") if state in found)
 
 
-def _connect(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+def _connect(axes: "Axes", start: tuple[float, float], end: tuple[float, float]) -> None:
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Curve
+
     middle = (start[0] + end[0]) / 2
     points = [start, (middle, start[1]), (middle, end[1]), end]
     curve = Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
     axes.add_patch(PathPatch(curve, facecolor="none", edgecolor=INK, alpha=0.35, linewidth=0.8))
 
 
-def _draw(axes: Axes, place: tuple[float, float], width: float, text: tuple[str, str], state: str) -> None:
+def _draw(axes: "Axes", place: tuple[float, float], width: float, text: tuple[str, str], state: str) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
     x, y = place
     round_ = "round,pad=0,rounding_size=0.06"
     box = FancyBboxPatch((x, y - _HEIGHT / 2), width, _HEIGHT, boxstyle=round_, facecolor="none", **_LOOK[state])

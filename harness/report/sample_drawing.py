@@ -1,8 +1,7 @@
-"""Pictures of a sample: LiDAR points and images, encoded once, and the boxes of every detector as paths over them."""
+"""Samples as detectors see them: points and images, encoded once, with hits, misses and false alarms over them."""
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -13,12 +12,20 @@ from PIL import Image
 from detectors.batch import CameraViews, Inputs
 from detectors.geometry.boxes import CLASSES
 from detectors.geometry.grid import BevGrid
-from harness.data.nuscenes import read
+from harness.data.nuscenes import global_from_bev, read
 from harness.data.root import CAMERAS, NuScenesRoot
 from harness.data.sensor_files import read_image
 from harness.evaluate.columns import BoxColumns
+from harness.evaluate.detection import detection_config, held_against
+from harness.evaluate.metrics import Matched
+from harness.evaluate.result_file import read_result
+from harness.evidence.runs import StudyRuns
 from harness.inspect.picture import cut_polygon, into_camera, pixels
+from harness.report.samples import Ground, Outline, Samples, Shown, Tile, View
+from harness.study.spec import StudySpec
 
+DISTANCE = 2.0
+"""Metres in the ground plane under which a detection is a hit, one of the devkit's thresholds."""
 _BEV_PX, _TILE_PX = 420, 300
 """Width of the picture from above, and of one of six images."""
 _ROWS = (0, 1, 2, 5, 4, 3)
@@ -27,36 +34,106 @@ _CORNERS = np.array([(x, y, z) for x in (0.5, -0.5) for y, z in ((0.5, 0.5), (-0
 """Along length, width and height: four of the front face, then those behind them."""
 
 
-@dataclass(frozen=True)
-class Outline:
-    """A box as it is drawn."""
+def draw_samples(
+    root: NuScenesRoot, study: StudySpec, runs: StudyRuns, detectors: Mapping[str, str], count: int
+) -> Samples:
+    """Hits, misses and false alarms of detectors in a few samples of the evaluation split.
 
-    kind: str
-    """hit, miss or false."""
-    path: str
-    """An SVG path, in pixels of its ground."""
-    title: str
+    Args:
+        root: The dataset.
+        study: Whose split and scoring ranges apply.
+        runs: Of the study, with the detections in their folders.
+        detectors: What a detector is called to its job.
+        count: Samples.
+    """
+    config = detection_config(study.data.detection_config)
+    matched: dict[str, Matched] = {}
+    for name, job in detectors.items():
+        _, results = read_result(runs[job].folder.predictions)
+        matched[name] = held_against(root, study.data.eval_split, results, config)
+    first = next(iter(matched.values()))
+    at = config.dist_ths.index(DISTANCE)
+    thresholds = {name: best_threshold(one, at) for name, one in matched.items()}
+    grid = runs.plan.detector_spec(list(detectors.values())[-1]).detector.grid
+    shown = []
+    chosen = choose(first, count)
+    for number, sample in enumerate(chosen, start=1):
+        token = first.split.tokens[sample]
+        bev_from_global = np.linalg.inv(global_from_bev(root, token))
+        views, lidar = read_small(root, token)
+        found = {name: judged(one, sample, at, thresholds[name]) for name, one in matched.items()}
+        shown.append(
+            Shown(
+                title=f"Sample {number} of {len(chosen)}",
+                bev=from_above(lidar, grid),
+                cameras=mosaic(views),
+                rings=rings(grid),
+                car=car(grid),
+                views=tuple(
+                    View(name, detectors[name], counts(boxes), *outlines(boxes, bev_from_global, views, grid))
+                    for name, boxes in found.items()
+                ),
+            )
+        )
+    said = ", ".join(f"{value:.2f} ({name})" for name, value in thresholds.items())
+    words = (
+        f"The same samples of {study.data.eval_split} as each detector sees them. Shown are detections with a score of "
+        f"at least {said}: for each detector the score with its best F1 over the whole split. A hit is nearer than "
+        f"{DISTANCE:g} m to an annotation of its class that no better one has found. From above, ahead is up, a circle "
+        "is 10 m from the next; what lies beyond the scored range is not drawn.",
+    )
+    return Samples(words, tuple(shown))
 
 
-@dataclass(frozen=True)
-class Tile:
-    """The boxes in one camera's image, and where it stands among the others, pixels."""
+def choose(matched: Matched, count: int) -> list[int]:
+    """Samples at equal distances among those that have as many annotations that count as the middle one, or more."""
+    objects = np.bincount(matched.truth.sample, minlength=len(matched.split.tokens))
+    rich = (objects >= max(1.0, float(np.median(objects)))).nonzero()[0]
+    if len(rich) == 0:
+        return []
+    places = ((np.arange(count) + 0.5) / count * len(rich)).astype(int)
+    return list(dict.fromkeys(rich[places].tolist()))
 
-    x: int
-    y: int
-    width: int
-    height: int
-    outlines: tuple[Outline, ...]
+
+def best_threshold(matched: Matched, at: int) -> float:
+    """The score from which on detections have the best F1, all classes together; 0 without a hit.
+
+    Args:
+        matched: A result held against its split.
+        at: Number of the distance under which a detection is a hit.
+    """
+    rows = matched.order[np.argsort(-matched.predicted.score[matched.order], kind="stable")]
+    hits = np.cumsum(matched.found[at, rows] >= 0)
+    if len(rows) == 0 or hits[-1] == 0:
+        return 0.0
+    f1 = 2 * hits / (np.arange(1, len(rows) + 1) + len(matched.truth))
+    return float(matched.predicted.score[rows[f1.argmax()]])
 
 
-@dataclass(frozen=True)
-class Ground:
-    """A picture that boxes are drawn over."""
+def judged(matched: Matched, sample: int, at: int, threshold: float) -> dict[str, BoxColumns]:
+    """The detections and annotations of a sample that count, by kind: hit, false, miss; a hit is drawn as detected.
 
-    uri: str
-    """Its content as a data URI."""
-    width: int
-    height: int
+    Args:
+        matched: A result held against its split.
+        sample: Its number.
+        at: Number of the distance under which a detection is a hit.
+        threshold: Smallest score of a detection that is shown. What is below it takes no annotation from a better one.
+    """
+    rows = np.sort(matched.order[matched.predicted.sample[matched.order] == sample])
+    rows = rows[matched.predicted.score[rows] >= threshold]
+    found = matched.found[at, rows]
+    own = (matched.truth.sample == sample).nonzero()[0]
+    return {
+        "false": matched.predicted.where(rows[found < 0]),
+        "miss": matched.truth.where(own[~np.isin(own, found)]),
+        "hit": matched.predicted.where(rows[found >= 0]),
+    }
+
+
+def counts(found: Mapping[str, BoxColumns]) -> str:
+    """How many of each kind, in words."""
+    words = (("hit", "hit", "hits"), ("miss", "miss", "misses"), ("false", "false alarm", "false alarms"))
+    return ", ".join(f"{len(found[kind])} {one if len(found[kind]) == 1 else more}" for kind, one, more in words)
 
 
 def outlines(

@@ -10,7 +10,7 @@ from harness.evidence.effects import Attribution, attribution_frame, foremost
 from harness.evidence.line import ERRORS, MASKS, POINTS, Gain, Key, Line, Mean, line_name
 from harness.evidence.results import COSTS
 from harness.evidence.statistics import POWER
-from harness.report.table import Cell, Table
+from harness.report.render import Cell, Table
 from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
 from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range
 
@@ -38,10 +38,10 @@ def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] 
             continue
         for metric in (*POINTS, *ERRORS):
             mean, form = line.metrics[metric], "{:.1f}" if metric in POINTS else "{:.3f}"
-            cells.append(_cell(_number(mean, form), mean.value, (line.key, metric) in best, line.jobs))
+            cells.append(_cell(mean_text(mean, form), mean.value, (line.key, metric) in best, line.jobs))
         for metric in POINTS:
             gain = line.gains[metric]
-            text = "unpaired" if line.unpaired else _gain(gain)
+            text = "unpaired" if line.unpaired else gain_text(gain)
             cells.append(_cell(text, gain.mean.value, (line.key, f"gain {metric}") in best, line.jobs))
         for paper in papers:
             reported = line.published.get(paper)
@@ -233,7 +233,7 @@ def caption(lines: Sequence[Line], study: StudySpec) -> list[str]:
         "mAP, NDS and gains in points; errors as nuScenes defines them, smaller is better; ± is the standard deviation "
         "over seeds. A gain is over the same student and seed trained without a teacher.",
     ]
-    told += _what_intervals_say(lines)
+    told += interval_notes(lines)
     told += [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
     told += [_image_teacher(line, study) for line in lines if line.key.role == IMAGE_TEACHER]
     if used := dict.fromkeys(name for losses in study.arms.values() for name in losses):
@@ -268,8 +268,8 @@ def caption(lines: Sequence[Line], study: StudySpec) -> list[str]:
     return told
 
 
-def _what_intervals_say(lines: Sequence[Line]) -> list[str]:
-    """Of the brackets behind gains."""
+def interval_notes(lines: Sequence[Line]) -> list[str]:
+    """What the brackets behind gains say; nothing where no gain has an interval."""
     known = _known(lines)
     if not known:
         return []
@@ -375,16 +375,16 @@ def _cell(text: str, value: float | int | None, best: bool = False, jobs: tuple[
     return Cell(text, known, best, jobs)
 
 
-def _number(mean: Mean, form: str) -> str:
+def mean_text(mean: Mean, form: str) -> str:
     """Mean, and the standard deviation over seeds where there are several; empty where nothing is to be said."""
     if math.isnan(mean.value):
         return ""
     return form.format(mean.value) + ("" if math.isnan(mean.std) else " ± " + form.replace("+", "").format(mean.std))
 
 
-def _gain(gain: Gain) -> str:
-    """As `_number`, with its interval where it is known."""
-    return f"{_number(gain.mean, '{:+.1f}')} {interval_text(gain.low, gain.high)}".rstrip()
+def gain_text(gain: Gain) -> str:
+    """As `mean_text`, with its interval where it is known."""
+    return f"{mean_text(gain.mean, '{:+.1f}')} {interval_text(gain.low, gain.high)}".rstrip()
 
 
 def _plain(value: float | int | None, form: str, sign: str = "") -> str:

@@ -8,12 +8,11 @@ from rich.console import Console
 
 from harness.evidence.effects import attribution_frame, attributions, unlike
 from harness.evidence.line import POINTS, Line, gain_column
-from harness.evidence.provenance import commit_lines, provenance
+from harness.evidence.provenance import commit_lines
 from harness.evidence.results import cost_frame, results_frame, summary
 from harness.evidence.runs import StudyRuns
 from harness.opened import Opened
-from harness.report.forms import latex, markdown, show
-from harness.report.table import Table
+from harness.report.render import Table, latex, markdown, show
 from harness.report.tables import attribution_table, cost_table, published_table, results_table, verdicts_table
 from harness.runs.folder import atomic_write
 from harness.study.papers import read_paper
@@ -35,7 +34,7 @@ def rebuild(opened: Opened, runs: StudyRuns, out: Path, console: Console, comman
     lines, cost = summary(frame), cost_frame(runs)
     attributed = attributions(frame, study)
     told = [
-        results_table(lines, study, commit_lines(provenance(runs))),
+        results_table(lines, study, commit_lines(runs)),
         verdicts_table(lines, study, unlike(frame)),
         attribution_table(attributed),
     ]

@@ -1,8 +1,9 @@
-"""Small files of numbers in run folders: written whole, and read as nothing where they are broken."""
+"""Small files of numbers, in run folders and in the cache: written whole, and read in one way."""
 
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,31 +11,57 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel
 
-from harness.runs.folder import atomic_write
+from harness.runs.folder import Damaged, atomic_write
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+# What reading a torn or a foreign file comes to depends on where it is torn.
+_TORN = (OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (*_TORN, ValueError, KeyError, TypeError, AttributeError)
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def keep_arrays(path: Path, form: int, header: dict[str, Any], **arrays: np.ndarray) -> None:
-    """Arrays with a header that JSON can say; `form` is the number of their layout."""
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], packed: bool = True) -> None:
+    """Keep arrays by name, so that a reader finds all of them or what was there before.
+
+    Args:
+        path: The file.
+        arrays: By name.
+        packed: Whether less space is worth more time.
+    """
     content = BytesIO()
-    np.savez_compressed(content, header=np.array(json.dumps({"form": form, **header})), **arrays)
+    (np.savez_compressed if packed else np.savez)(content, **arrays)
     atomic_write(path, content.getvalue())
 
 
-def kept_arrays(path: Path, form: int) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """Header and arrays that `keep_arrays` left; None where there are none of this form."""
+def read_arrays(path: Path, what: str) -> dict[str, np.ndarray] | None:
+    """What `write_arrays` left; None where there is no file.
+
+    Raises:
+        Damaged: It cannot be read; `what` names what should be in it.
+    """
     if not path.is_file():
         return None
     try:
         # Opened here, for numpy leaves what it cannot read open.
         with path.open("rb") as raw, np.load(raw) as file:
-            header = json.loads(str(file["header"]))
-            if header.pop("form") != form:
-                return None
-            return header, {name: file[name] for name in file.files if name != "header"}
-    except _UNREADABLE:
+            return {name: file[name] for name in file.files}
+    except _UNREADABLE as torn:
+        raise Damaged(path, f"no {what} can be read from it: {' '.join(str(torn).split())}") from torn
+
+
+def keep_arrays(path: Path, form: int, header: dict[str, Any], **arrays: np.ndarray) -> None:
+    """Arrays with a header that JSON can say; `form` is the number of their layout."""
+    write_arrays(path, {"header": np.array(json.dumps({"form": form, **header})), **arrays})
+
+
+def kept_arrays(path: Path, form: int) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """Header and arrays that `keep_arrays` left; None where there are none of this form."""
+    try:
+        arrays = read_arrays(path, "arrays")
+        if arrays is None:
+            return None
+        header = json.loads(str(arrays.pop("header")))
+        return (header, arrays) if header.pop("form") == form else None
+    except (Damaged, *_UNREADABLE):
         return None
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import optuna
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
 from harness.runs.folder import atomic_write
+from harness.style import BLUE, INK, new_figure, plain, quiet
 
 FORMATS = ("png", "svg")
 _PANEL = (4.2, 3.2)
@@ -56,11 +56,12 @@ def draw(study: optuna.Study, objectives: tuple[str, ...], importances: Mapping[
 
 
 def _bars(importances: Mapping[str, float], objective: str) -> Any:
-    figure = Figure(figsize=(6, 0.8 + 0.4 * len(importances)), layout="constrained")
+    figure = new_figure(6, 0.8 + 0.4 * len(importances), ground="white")
     axes = figure.subplots()
     names = list(importances)[::-1]
-    axes.barh(names, [importances[name] for name in names])
-    axes.set_xlabel(f"importance for {objective}")
+    axes.barh([plain(name) for name in names], [importances[name] for name in names], color=BLUE)
+    axes.set_xlabel(plain(f"importance for {objective}"), color=INK)
+    quiet(axes, "x")
     return axes
 
 
@@ -68,7 +69,6 @@ def _save(drawn: Any, path: Path) -> None:
     """Write one or several axes of a figure as files in all formats."""
     axes = np.atleast_1d(np.asarray(drawn, dtype=object))
     figure: Figure = axes.ravel()[0].get_figure()
-    FigureCanvasAgg(figure)
     if axes.size > 1:
         rows, columns = axes.shape if axes.ndim == 2 else (1, axes.size)
         figure.set_size_inches(_PANEL[0] * columns, _PANEL[1] * rows)

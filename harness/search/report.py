@@ -1,6 +1,5 @@
 """What a search says: a line a trial, and at the end what was found, confirmed, drawn and written down."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -9,13 +8,13 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from harness.console import print_table
-from harness.evidence.line import Line, Mean
+from harness.evidence.line import Line
 from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
 from harness.execute.executor import Site, execute
 from harness.execute.progress import progress
-from harness.report.forms import markdown_rows
+from harness.report.render import Table, markdown_table, show
+from harness.report.tables import gain_text, interval_notes, mean_text
 from harness.runs.folder import atomic_write
 from harness.search.confirmation import (
     CURRENT,
@@ -35,8 +34,6 @@ from harness.search.opened_search import Question
 from harness.search.trials import NAME, REASON, TrialBook
 from harness.study.search_spec import Value
 from harness.tracking.search import EndedTrial, SearchMirror
-
-Cells = list[list[str]]
 
 
 class Tell:
@@ -145,16 +142,16 @@ def _write(
     console: Console,
 ) -> None:
     parts = [f"# Search {question.path.stem}", "", *_said(question, book, chosen, baseline), ""]
-    parts += [_markdown(trial_cells(question, book, chosen)), ""]
+    parts += [markdown_table(trials_table(question, book, chosen)), ""]
     importances = book.importances()
     if importances:
-        cells = [["field", "importance"], *([key, f"{value:.2f}"] for key, value in importances.items())]
-        parts += [f"Importance ({question.search.importance}):", "", _markdown(cells), ""]
+        rows = [[key, f"{value:.2f}"] for key, value in importances.items()]
+        table = Table.of("importance", f"Importance ({question.search.importance}):", ["field", "importance"], rows)
+        parts += [table.title, "", markdown_table(table), ""]
     if lines is not None:
-        cells = confirmation_cells(question, lines, book, chosen, baseline)
-        print_table(console, cells[0], cells[1:])
-        parts += ["Confirmed at the whole schedule, on fresh seeds and on what is reported:", ""]
-        parts += [_markdown(cells), "", _OPTIMISM, ""]
+        table = confirmation_table(question, lines, book, chosen, baseline)
+        show(table, console)
+        parts += [table.title, "", markdown_table(table), "", *table.notes, ""]
     pictures = draw(book.study, question.search.objective, importances, out)
     parts += [f"![{name}]({name}.png)" for name in pictures]
     text = "\n".join(parts) + "\n"
@@ -165,8 +162,25 @@ def _write(
     console.print(f"search: {out}/search.md; the study with what was found: {found}", highlight=False, soft_wrap=True)
 
 
-def _markdown(cells: Cells) -> str:
-    return markdown_rows(cells[0], cells[1:])
+def trials_table(question: Question, book: TrialBook, chosen: FrozenTrial) -> Table:
+    """Every finished trial, the best first; what was pruned or failed last."""
+    fields = list(question.search.space)
+    trials = book.study.get_trials(deepcopy=False)
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    ended.sort(key=lambda trial: (trial.state != TrialState.COMPLETE, -(trial.values or [0.0])[0], trial.number))
+    rows = []
+    for trial in ended:
+        complete = trial.state == TrialState.COMPLETE
+        values = [f"{value:.2f}" for value in trial.values] if complete else [""] * len(question.search.objective)
+        named = (trial.user_attrs.get(NAME, ""), trial.user_attrs.get(REASON, ""), "" if complete else trial.state.name)
+        what = [FOUND] * (trial.number == chosen.number) + [name.lower() for name in named if name]
+        rows.append([str(trial.number), *values, *(shown(trial.params.get(key)) for key in fields), ", ".join(what)])
+    return Table.of("trials", "Trials", ["trial", *question.search.objective, *fields, "what"], rows)
+
+
+def shown(value: Value) -> str:
+    """A value as people read it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 _OPTIMISM = (
@@ -175,82 +189,39 @@ _OPTIMISM = (
 )
 
 
-def trial_cells(question: Question, book: TrialBook, chosen: FrozenTrial) -> Cells:
-    """Every finished trial, the best first; what was pruned or failed last."""
-    fields = list(question.search.space)
-    found: Cells = [["trial", *question.search.objective, *fields, "what"]]
-    trials = book.study.get_trials(deepcopy=False)
-    ended = [trial for trial in trials if trial.state.is_finished()]
-    ended.sort(key=lambda trial: (trial.state != TrialState.COMPLETE, -(trial.values or [0.0])[0], trial.number))
-    for trial in ended:
-        complete = trial.state == TrialState.COMPLETE
-        values = [f"{value:.2f}" for value in trial.values] if complete else [""] * len(question.search.objective)
-        named = [
-            trial.user_attrs.get(NAME, ""),
-            trial.user_attrs.get("reason", ""),
-            "" if complete else trial.state.name,
-        ]
-        what = [FOUND] if trial.number == chosen.number else []
-        found.append(
-            [
-                str(trial.number),
-                *values,
-                *(shown(trial.params.get(key)) for key in fields),
-                ", ".join(what + [name.lower() for name in named if name]),
-            ]
-        )
-    return found
-
-
-def shown(value: Value) -> str:
-    """A value as people read it."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def confirmation_cells(
+def confirmation_table(
     question: Question, lines: Sequence[Line], book: TrialBook, chosen: FrozenTrial, baseline: tuple[float, ...]
-) -> Cells:
+) -> Table:
     """One line for each of the confirmed values and the baseline, what the search said of them, and its optimism."""
     metrics = question.search.objective
-    header = ["row", "seeds", *(f"{metric}" for metric in metrics), *(f"gain {metric}" for metric in metrics)]
-    header += [f"search {metric}" for metric in metrics] + [f"optimism {metric}" for metric in metrics]
-    header += [f"optimism of gain {metric}" for metric in metrics]
+    kinds = ("{}", "gain {}", "search {}", "optimism {}", "optimism of gain {}")
+    header = ["row", "seeds", *(kind.format(metric) for kind in kinds for metric in metrics)]
     searched = {"baseline": baseline, FOUND: tuple(chosen.values)}
     for name, values in ((CURRENT, own_values(question)), (PAPER, paper_values(question))):
         if (trial := _trial_of(book, values)) is not None:
             searched[name] = tuple(trial.values)
-    found: Cells = [header]
     arms = {line.key.arm for line in lines}
+    rows = []
     for line in lines:
         if line.key.role not in ("baseline", "student"):
             continue
-        cells = [line.key.arm, str(line.seeds)]
+        name, none = line.key.arm, [""] * len(metrics)
         if line.missing:
-            found.append([*cells, line.missing, *[""] * (len(header) - 3)])
+            rows.append([name, str(line.seeds), line.missing, *[""] * (len(header) - 3)])
             continue
-        cells += [_mean(line.metrics[metric], "{:.1f}") for metric in metrics]
-        cells += [_mean(line.gains[metric].mean, "{:+.1f}") for metric in metrics]
-        said = searched.get(line.key.arm)
-        cells += [f"{value:.1f}" for value in said] if said else [""] * len(metrics)
-        cells += (
-            [f"{value - line.metrics[m].value:+.1f}" for value, m in zip(said, metrics, strict=True)]
-            if said
-            else [""] * len(metrics)
-        )
-        # The search had one baseline for all; a variant with one of its own cannot be held against it.
-        if said and line.key.role == "student" and own_arm("baseline", line.key.arm) not in arms:
-            gains = zip(said, baseline, metrics, strict=True)
-            cells += [f"{value - plain - line.gains[m].mean.value:+.1f}" for value, plain, m in gains]
-        else:
-            cells += [""] * len(metrics)
-        found.append(cells)
-    return found
-
-
-def _mean(mean: Mean, form: str) -> str:
-    if math.isnan(mean.value):
-        return ""
-    return form.format(mean.value) + ("" if math.isnan(mean.std) else f" ± {mean.std:.1f}")
+        said, optimism, of_gain = none, none, none
+        if name in searched:
+            given = list(zip(metrics, searched[name], baseline, strict=True))
+            said = [f"{value:.1f}" for _, value, _ in given]
+            optimism = [f"{value - line.metrics[metric].value:+.1f}" for metric, value, _ in given]
+            # The search had one baseline for all; a variant with one of its own cannot be held against it.
+            if line.key.role == "student" and own_arm("baseline", name) not in arms:
+                of_gain = [f"{value - plain - line.gains[m].mean.value:+.1f}" for m, value, plain in given]
+        means = [mean_text(line.metrics[metric], "{:.1f}") for metric in metrics]
+        gains = [gain_text(line.gains[metric]) for metric in metrics]
+        rows.append([name, str(line.seeds), *means, *gains, *said, *optimism, *of_gain])
+    title = "Confirmed at the whole schedule, on fresh seeds and on what is reported:"
+    return Table.of("confirmation", title, header, rows, [*interval_notes(lines), _OPTIMISM])
 
 
 def _trial_of(book: TrialBook, values: Mapping[str, Value]) -> FrozenTrial | None:

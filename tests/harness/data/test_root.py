@@ -2,6 +2,7 @@
 
 import json
 
+import nuscenes.nuscenes
 import pytest
 
 
@@ -112,12 +113,11 @@ def test_good_tables_are_parsed_once(copy, monkeypatch):
 
 
 def test_what_the_devkit_raises_for_no_reason_of_ours_is_not_hidden(copy, monkeypatch):
-    from harness.data import tables
     from harness.data.root import NuScenesRoot
 
     def fail(**_):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(tables, "NuScenes", fail)
+    monkeypatch.setattr(nuscenes.nuscenes, "NuScenes", fail)
     with pytest.raises(KeyError, match="a bug"):
         _ = NuScenesRoot(copy, "v1.0-synthetic").devkit

@@ -94,9 +94,9 @@ def _content(runs, *names):
 
 
 def test_a_training_ends_examined(trained, plan, smoke_root, ids):
-    from harness.diagnose.analysis import kept_analysis
     from harness.diagnose.history import kept_history
     from harness.diagnose.latency import Latency
+    from harness.evaluate.intervals import kept_analysis
     from harness.runs.folder import RunFolder
     from harness.runs.small_files import kept_model
 
@@ -111,10 +111,10 @@ def test_a_training_ends_examined(trained, plan, smoke_root, ids):
 
 
 def test_the_analysis_is_that_of_the_stored_boxes(trained, smoke_root, ids):
-    from harness.diagnose.analysis import kept_analysis
     from harness.evaluate.analysis import analyse
     from harness.evaluate.bootstrap import DRAWS
     from harness.evaluate.detection import detection_config, held_against
+    from harness.evaluate.intervals import kept_analysis
     from harness.runs.folder import RunFolder
 
     folder = RunFolder(trained / ids["student"])

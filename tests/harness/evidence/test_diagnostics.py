@@ -53,10 +53,8 @@ def plan(tmp_path):
 def runs(plan, tmp_path):
     """Folders of all jobs, with what they keep."""
     from harness.diagnose.alignment import Alignment
-    from harness.diagnose.analysis import keep_analysis
     from harness.diagnose.latency import Latency
-    from harness.evaluate.analysis import Analysis
-    from harness.evaluate.intervals import Count
+    from harness.evaluate.intervals import Analysis, Count, keep_analysis
     from harness.runs.folder import Result, RunFolder
     from harness.runs.small_files import keep_model
 
@@ -176,7 +174,7 @@ def test_arm_that_lacks_a_seed_or_began_otherwise_has_no_breakdown(plan, runs, f
 def test_analyses_of_other_draws_are_not_paired(plan, runs, folder):
     from dataclasses import replace
 
-    from harness.diagnose.analysis import keep_analysis, kept_analysis
+    from harness.evaluate.intervals import keep_analysis, kept_analysis
     from harness.evidence.diagnostics import breakdown_frame
 
     kept = kept_analysis(folder("student", 0).analysis)
@@ -255,15 +253,16 @@ def test_nothing_stored_is_empty_frames_with_columns_and_figures_that_say_so(pla
 
 def test_figures_are_transparent_and_their_text_is_of_one_colour(plan, runs, tmp_path):
     import matplotlib.text
+    from matplotlib.colors import to_hex
 
-    from harness.report.figures_diagnostics import INK
+    from harness.style import INK
 
     for name, figure in _figures(plan, runs).items():
         figure.savefig(tmp_path / f"{name}.svg")
         assert figure.axes, name
-        assert figure.patch.get_alpha() == 0
+        assert figure.get_facecolor()[3] == 0
         texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
-        assert {text.get_color() for text in texts} == {INK}, name
+        assert {to_hex(text.get_color()) for text in texts} == {INK}, name
         assert all(axes.patch.get_alpha() == 0 for axes in figure.axes)
         assert len({text.get_text() for text in texts}) > 3
 

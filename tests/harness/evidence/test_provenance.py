@@ -1,18 +1,19 @@
-"""Every row can be traced to commit, machine and spec, and a table of several versions of the code says so."""
+"""Every row can be traced to a commit, and a table of several versions of the code says so."""
 
 import dataclasses
-import json
-import math
 
 import pytest
 
+from harness.evidence.provenance import commit_lines, made_by
+from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
+from harness.report.tables import results_table
+from harness.runs.folder import RunFolder
 
 
 @pytest.fixture
 def give_commit(folder, jobs):
     """Say that another commit made a run."""
-    from harness.runs.folder import RunFolder
 
     def give(commit, *keys):
         for key in keys:
@@ -23,35 +24,26 @@ def give_commit(folder, jobs):
     return give
 
 
-def test_a_row_is_traced_to_commit_machine_spec_and_time(planned, folder, jobs):
-    from harness.evidence.provenance import provenance
-    from harness.runs.folder import RunFolder
-    from harness.study.jobs import spec_hash
-
-    (folder / "runs" / jobs["student", 1] / "result.json").unlink()
-    frame = provenance(StudyRuns.open(planned.plan, folder / "runs")).set_index(["role", "seed"])
-    done, open_ = frame.loc[("student", 0)], frame.loc[("student", 1)]
-    assert (done["commit"], done["machine"]) == ("aaaaaaaaaaaa", "device cpu, torch 2, threads 1")
-    assert spec_hash(json.loads(done["spec"])) == done["job"] == jobs["student", 0]
-    assert done["finished_at"] == RunFolder(folder / "runs" / done["job"]).finished_at()
-    assert (open_["commit"], open_["machine"]) == ("", "")
-    assert math.isnan(open_["finished_at"])
+def test_every_commit_has_its_rows_the_one_with_most_first(planned, folder, jobs, give_commit):
+    give_commit("bbbbbbbbbbbb", ("student", 1), ("teacher", 0))
+    (folder / "runs" / jobs["student", 0] / "result.json").unlink()
+    made = made_by(StudyRuns.open(planned.plan, folder / "runs"))
+    assert made == {
+        "bbbbbbbbbbbb": [("lidar teacher", 0), ("lidar->camera unidistill", 1)],
+        "aaaaaaaaaaaa": [("camera baseline", 0), ("camera baseline", 1)],
+    }
 
 
 def test_one_commit_is_not_worth_a_line_and_what_is_not_run_is_of_none(planned, folder, jobs):
-    from harness.evidence.provenance import commit_lines, provenance
-
     (folder / "runs" / jobs["student", 1] / "result.json").unlink()
-    assert commit_lines(provenance(StudyRuns.open(planned.plan, folder / "runs"))) == []
-    assert commit_lines(provenance(StudyRuns.open(planned.plan, folder / "none"))) == []
+    assert commit_lines(StudyRuns.open(planned.plan, folder / "runs")) == []
+    assert commit_lines(StudyRuns.open(planned.plan, folder / "none")) == []
 
 
 def test_rows_of_several_commits_are_named_with_their_seeds(planned, folder, give_commit):
-    from harness.evidence.provenance import commit_lines, provenance
-
     give_commit("bbbbbbbbbbbb+", ("student", 1))
     give_commit("cccccccccccc", ("teacher", 0))
-    (line,) = commit_lines(provenance(StudyRuns.open(planned.plan, folder / "runs")))
+    (line,) = commit_lines(StudyRuns.open(planned.plan, folder / "runs"))
     assert line.startswith("Made by more than one version of the code: ")
     assert "bbbbbbbbbbbb+ made lidar->camera unidistill (seed 1)" in line
     assert "cccccccccccc made lidar teacher;" in line
@@ -59,17 +51,12 @@ def test_rows_of_several_commits_are_named_with_their_seeds(planned, folder, giv
 
 
 def test_a_damaged_run_is_of_no_commit(planned, folder, jobs):
-    from harness.evidence.provenance import provenance
-
     (folder / "runs" / jobs["student", 1] / "draws.npz").write_bytes(b"torn")
-    frame = provenance(StudyRuns.open(planned.plan, folder / "runs")).set_index(["role", "seed"])
-    assert frame.loc[("student", 1), "commit"] == ""
+    made = made_by(StudyRuns.open(planned.plan, folder / "runs"))
+    assert ("lidar->camera unidistill", 1) not in [row for rows in made.values() for row in rows]
 
 
 def test_rows_are_called_as_in_the_table(planned, folder):
-    from harness.evidence.provenance import provenance
-    from harness.evidence.results import results_frame, summary
-    from harness.report.tables import results_table
-
-    table = results_table(summary(results_frame(StudyRuns.open(planned.plan, folder / "runs"))), planned.study)
-    assert {row[0].text for row in table.rows} == set(provenance(StudyRuns.open(planned.plan, folder / "runs"))["row"])
+    runs = StudyRuns.open(planned.plan, folder / "runs")
+    table = results_table(summary(results_frame(runs)), planned.study)
+    assert {row[0].text for row in table.rows} == {name for rows in made_by(runs).values() for name, _ in rows}

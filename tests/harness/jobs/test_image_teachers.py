@@ -260,7 +260,7 @@ def test_an_interrupted_labelling_goes_on_where_it_was(
     run_job, labels, labels_job, segmenter_job, teacher, tmp_path, monkeypatch
 ):
     from harness.data.pseudo_labels import PseudoLabels
-    from harness.jobs import labels
+    from harness.jobs.labels import _image as read
     from harness.train.trainer import Interrupted
 
     given = {"teacher_spec": segmenter_job, "teacher_weights": teacher[0].model}
@@ -270,12 +270,11 @@ def test_an_interrupted_labelling_goes_on_where_it_was(
     # Of a file that is not whole nothing is kept.
     assert not list((tmp_path / "none").glob("labels/*"))
 
-    monkeypatch.setattr(labels, "IMAGES_A_FILE", 5)
+    monkeypatch.setattr("harness.jobs.labels.IMAGES_A_FILE", 5)
     with pytest.raises(Interrupted, match="after 5 of"):
         run_job(spec, tmp_path / "parts", lambda folder: any(folder.labels.glob("*")), **given)
     looked = []
-    read = image_teacher._image
-    monkeypatch.setattr(labels, "_image", lambda *args: looked.append(args[1]["filename"]) or read(*args))
+    monkeypatch.setattr("harness.jobs.labels._image", lambda *args: looked.append(args[1]["filename"]) or read(*args))
     folder, result = run_job(spec, tmp_path / "parts", **given)
     whole = PseudoLabels(labels[0].labels).images
     assert PseudoLabels(folder.labels).images == whole

@@ -4,8 +4,9 @@ import math
 import re
 import xml.etree.ElementTree as ET
 
-import numpy as np
 import pytest
+
+from harness.report.pictures import Pictures
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -25,18 +26,11 @@ def _forest():
 def _interaction():
     from harness.report.figures import interaction
 
-    values = {frozenset(): 1.0, frozenset("a"): 2.0, frozenset("b"): 4.0, frozenset("ab"): 9}
+    values = {(): 1.0, ("a",): 2.0, ("b",): 4.0, ("a", "b"): 9}
     return interaction(["a", "b"], values, "NDS")
 
 
-def _curves():
-    from harness.report.figures import Series, curves
-
-    steps = np.arange(5.0)
-    return curves([Series("one", steps, 5 - steps, steps / 9), Series("two", steps, 6 - steps)], "loss")
-
-
-FIGURES = {"forest": _forest, "interaction": _interaction, "curves": _curves}
+FIGURES = {"forest": _forest, "interaction": _interaction}
 
 
 def _texts(svg):
@@ -45,7 +39,7 @@ def _texts(svg):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_saved_twice_with_equal_bytes_for_page_and_paper(name, tmp_path):
-    from harness.report.figures import save
+    from harness.report.pictures import save
 
     for folder in ("first", "second"):
         inline = save(FIGURES[name](), tmp_path / folder, name)
@@ -59,7 +53,7 @@ def test_a_figure_is_saved_twice_with_equal_bytes_for_page_and_paper(name, tmp_p
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_on_a_page_a_figure_has_ids_of_its_own_the_pages_ink_and_no_ground(name, tmp_path):
-    from harness.report.figures import INK, save
+    from harness.report.pictures import INK, save
 
     inline = save(FIGURES[name](), tmp_path, name)
     ids = re.findall(r'\bid="([^"]*)"', inline)
@@ -74,7 +68,7 @@ def test_on_a_page_a_figure_has_ids_of_its_own_the_pages_ink_and_no_ground(name,
 
 
 def test_a_forest_plot_has_a_line_a_label_and_names_what_users_name(tmp_path):
-    from harness.report.figures import save
+    from harness.report.pictures import save
 
     texts = _texts(save(_forest(), tmp_path, "forest"))
     for text in ("lidar->camera a", "cost $b & <c>", "gain in mAP (points)", "gain in NDS (points)", "no evidence"):
@@ -92,21 +86,66 @@ def test_an_interaction_plot_has_means_over_what_a_panel_does_not_name():
 
     (axes,) = _interaction().axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[1.0, 2.0], [4.0, 9.0]]
-    values = {frozenset(key): float(number) for number, key in enumerate(("", "a", "b", "ab", "c", "ac", "bc", "abc"))}
+    values = {tuple(key): float(number) for number, key in enumerate(("", "a", "b", "ab", "c", "ac", "bc", "abc"))}
     panels = interaction(["a", "b", "c"], values, "NDS").axes
     # Without b: a set is absent in {} and {c}, numbers 0 and 4, and present in {a} and {a, c}, numbers 1 and 5.
     assert list(panels[0].lines[0].get_ydata()) == [2.0, 3.0]
 
 
-def test_curves_are_named_in_the_order_in_which_they_end():
-    (legend,) = _curves().legends
-    assert [text.get_text().strip() for text in legend.get_texts()] == ["two", "one"]
+@pytest.fixture
+def drawing(tmp_path):
+    """``drawing(*rows)``: a report draws these rows into one folder; what its page shows, and how often it drew."""
+    from harness.report.figures import forest
+
+    drawn = []
+
+    def draw(rows):
+        drawn.append(rows)
+        return forest(rows)
+
+    def report(*rows):
+        drawn.clear()
+        pictures = Pictures(tmp_path)
+        pictures.add("gains", "Gains", "alt", draw, rows, notes=["a note"])
+        (picture,) = pictures.taken()
+        return picture, len(drawn)
+
+    return report
 
 
-def test_steps_are_binned_by_hand():
-    from harness.report.figures import binned
+def test_a_figure_of_the_same_numbers_is_not_drawn_again(drawing, tmp_path):
+    from harness.report.figures import GainLine
 
-    lines = [{"step": step, "a": step, "b": 1.0, "c": 7.0} for step in range(4)]
-    steps, values = binned(lines, ("a", "b"), 2)
-    assert (steps.tolist(), values.tolist()) == ([0.5, 2.5], [1.5, 3.5])
-    assert len(binned([], ("a",), 3)[0]) == 0
+    row = GainLine("a", "mAP", 2, 1, 3)
+    first, count = drawing(row)
+    assert count == 1
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert drawing(row) == (first, 0)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert drawing(GainLine("a", "mAP", 2.5, 1, 3))[1] == 1
+
+
+@pytest.mark.parametrize("name", ["gains.svg", "gains.pdf", "drawn.json"])
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"torn"])
+def test_a_figure_whose_files_were_touched_is_drawn_again(drawing, tmp_path, name, content):
+    from harness.report.figures import GainLine
+
+    row = GainLine("a", "mAP", 2, 1, 3)
+    first, _ = drawing(row)
+    whole = (tmp_path / name).read_bytes()
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    assert drawing(row) == (first, 1)
+    assert (tmp_path / name).read_bytes() == whole
+
+
+def test_a_figure_is_drawn_again_when_the_code_that_draws_is_another(drawing, monkeypatch):
+    from harness.report import pictures
+    from harness.report.figures import GainLine
+
+    row = GainLine("a", "mAP", 2, 1, 3)
+    drawing(row)
+    monkeypatch.setattr(pictures, "_code", lambda: "another")
+    assert drawing(row)[1] == 1

@@ -20,11 +20,11 @@ VALUES = (2.5, 10.0, None, -3.0)
 def page():
     """One with everything that a page can have, and markup for every name that users choose."""
     from harness.evidence.trainings import Training
-    from harness.report.figures import GainLine, forest, inline, interaction, svg_and_pdf
-    from harness.report.html import Page, Picture, Section
-    from harness.report.sample_drawing import Ground, Outline, Tile
-    from harness.report.samples import Samples, Shown, View
-    from harness.report.table import Cell, Table
+    from harness.report.figures import GainLine, forest, interaction
+    from harness.report.html import Page, Section
+    from harness.report.pictures import Picture, inline, svg_and_pdf
+    from harness.report.render import Cell, Table
+    from harness.report.samples import Ground, Outline, Samples, Shown, Tile, View
 
     def picture(name, figure):
         return Picture(name, f"{name} {NASTY}", f"alt {NASTY}", inline(svg_and_pdf(figure)["svg"].decode(), name))
@@ -63,7 +63,7 @@ def page():
 
 
 def _factorial():
-    return {frozenset(): 1.0, frozenset("a"): 2.0, frozenset("b"): 3.0, frozenset("ab"): 4.0}
+    return {(): 1.0, ("a",): 2.0, ("b",): 3.0, ("a", "b"): 4.0}
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_an_arrow_in_a_cell_is_its_text(page):
     from dataclasses import replace
 
     from harness.report.html import Section, html
-    from harness.report.table import Table
+    from harness.report.render import Table
 
     table = Table.of("one", "One", ["row"], [["a->b <i>"]])
     assert "a->b <i>" in _Parsed(html(replace(page, sections=[Section("One", [table])]))).cells

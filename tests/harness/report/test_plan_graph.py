@@ -57,7 +57,7 @@ def test_jobs_that_differ_in_the_seed_alone_share_a_box(planned):
 def test_the_picture_says_the_state_of_every_box_in_words(planned, tmp_path):
     import xml.etree.ElementTree as ET
 
-    from harness.report.figures import save
+    from harness.report.pictures import save
     from harness.report.plan_graph import nodes, plan_graph
 
     plan = planned("unidistill_terms.yaml", "seeds=[0,1,2]")
@@ -65,7 +65,7 @@ def test_the_picture_says_the_state_of_every_box_in_words(planned, tmp_path):
     states = dict.fromkeys(plan.jobs, "done")
     first, second, _ = whole[-1].jobs
     states |= {first: "failed", second: "running", whole[0].jobs[0]: "not run"}
-    svg = save(plan_graph(plan, states), tmp_path, "plan")
+    svg = save(plan_graph(whole, states), tmp_path, "plan")
     texts = ["".join(node.itertext()) for node in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
     assert {node.name for node in whole} <= set(texts)
     assert "– not run" in texts

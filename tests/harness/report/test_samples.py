@@ -56,13 +56,13 @@ def matched(columns):
 
 def _at():
     from harness.evaluate.detection import detection_config
-    from harness.report.samples import DISTANCE
+    from harness.report.sample_drawing import DISTANCE
 
     return detection_config("within_16m").dist_ths.index(DISTANCE)
 
 
 def test_hits_misses_and_false_alarms_are_counted_by_hand(matched):
-    from harness.report.samples import counts, judged
+    from harness.report.sample_drawing import counts, judged
 
     found = judged(matched, 0, _at(), 0.5)
     assert counts(found) == "1 hit, 1 miss, 4 false alarms"
@@ -74,14 +74,14 @@ def test_hits_misses_and_false_alarms_are_counted_by_hand(matched):
 
 
 def test_the_threshold_has_the_best_f1(matched):
-    from harness.report.samples import best_threshold
+    from harness.report.sample_drawing import best_threshold
 
     # With 0.9 and 0.85 kept: 2 hits, 2 detections, 3 annotations, 4 / 5; the third hit comes after four false alarms.
     assert best_threshold(matched, _at()) == 0.85
 
 
 def test_samples_are_spread_over_those_with_enough_annotations(matched):
-    from harness.report.samples import choose
+    from harness.report.sample_drawing import choose
 
     assert choose(matched, 3) == [0], "the other has fewer than the middle"
 

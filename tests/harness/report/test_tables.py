@@ -40,21 +40,21 @@ def of_role(lines, role):
 
 
 def markdown(lines, study, papers=()):
-    from harness.report import forms
+    from harness.report import render
     from harness.report.tables import published_table, results_table
 
-    return "\n".join(map(forms.markdown, [results_table(lines, study), *map(published_table, papers)]))
+    return "\n".join(map(render.markdown, [results_table(lines, study), *map(published_table, papers)]))
 
 
 def latex(lines, study):
-    from harness.report import forms
+    from harness.report import render
     from harness.report.tables import results_table
 
-    return forms.latex([results_table(lines, study)])
+    return render.latex([results_table(lines, study)])
 
 
 def print_table(lines, study, console):
-    from harness.report.forms import show
+    from harness.report.render import show
     from harness.report.tables import results_table
 
     show(results_table(lines, study), console)
@@ -383,7 +383,7 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
 
     from harness.evidence.results import results_frame, summary
     from harness.report.contents import headlines
-    from harness.report.forms import markdown_table
+    from harness.report.render import markdown_table
     from harness.report.tables import results_table, verdicts_table
     from harness.runs.folder import RunFolder
 

@@ -1,12 +1,12 @@
-"""The forms of a table: Markdown, LaTeX, a terminal; no dates or paths, so that equal results give equal files."""
+"""Tables, and how each is written: Markdown, LaTeX, a terminal; without dates or paths, so equal results are equal."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
 from harness.console import print_table as console_table
-from harness.report.table import Cell, Table
 
 PREAMBLE = r"""% Tables of crossbev. A document that \input{}s this file needs in its preamble:
 % \usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}\usepackage{booktabs,siunitx,textcomp,graphicx}
@@ -19,21 +19,59 @@ _COMMANDS |= {sign: "\\" + sign for sign in "&%$#_{}"} | {"\\": r"\textbackslash
 _SPECIAL = re.compile("|".join(map(re.escape, _COMMANDS)))
 
 
+@dataclass(frozen=True)
+class Cell:
+    """What stands in one place of a table."""
+
+    text: str
+    """As it is read, plain; numbers rounded as they are shown."""
+    value: float | int | None = None
+    """By which a reader sorts; None where there is no number."""
+    best: bool = False
+    """The best of its column among the rows that compare with it."""
+    jobs: tuple[str, ...] = ()
+    """Ids of the trainings whose results it shows."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells under a header, with what a reader has to know about every number of them."""
+
+    name: str
+    """What its files and its place on a page are called: results, verdicts, ..."""
+    title: str
+    header: tuple[str, ...]
+    """Of equal length as each row; the first column names the row."""
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        title: str,
+        header: Sequence[str],
+        rows: Sequence[Sequence[Cell | str]],
+        notes: Sequence[str] = (),
+    ) -> "Table":
+        """From cells, or their texts where there is no more to say."""
+        whole = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
+        wrong = [row for row in whole if len(row) != len(header)]
+        if wrong:
+            raise ValueError(f"table {name}: a row of {len(wrong[0])} cells under a header of {len(header)}")
+        return cls(name, title, tuple(header), whole, tuple(notes))
+
+
 def markdown(table: Table, level: int = 2) -> str:
     """Title, cells, and what there is to know."""
     return "\n\n".join([f"{'#' * level} {table.title}", markdown_table(table), *table.notes]) + "\n"
 
 
 def markdown_table(table: Table) -> str:
-    """The cells alone; the best of a column in bold."""
+    """The cells alone, the first column to the left, the others to the right; the best of a column in bold."""
     rows = [[_bold(_markdown_text(cell.text), cell.best) for cell in row] for row in table.rows]
-    return markdown_rows(list(table.header), rows)
-
-
-def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Texts as Markdown writes a table: the first column to the left, the others to the right."""
-    rule = "|---|" + "---:|" * (len(header) - 1)
-    return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
+    rule = "|---|" + "---:|" * (len(table.header) - 1)
+    return "\n".join(["| " + " | ".join(table.header) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def _markdown_text(text: str) -> str:

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.report.forms import PREAMBLE, latex, markdown, markdown_table
-from harness.report.table import Cell, Table
+from harness.report.render import PREAMBLE, Cell, Table, latex, markdown, markdown_table
 
 TABLE = Table.of(
     "results",
