@@ -1,11 +1,28 @@
 """Datasets made once a run, orders to train on them, and a small study that has run, by its results."""
 
+import io
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from detectors.presets import PRESETS
+from harness.data.root import NuScenesRoot
+from harness.evaluate.intervals import write_draws
+from harness.flags import Asked
+from harness.jobs.kind import JobOrder
+from harness.opened import open_study
+from harness.report.__main__ import app
+from harness.runs.folder import Result, RunFolder
+from harness.study.jobs import DataIdentity, DetectorJobSpec
+from harness.study.schedule import ScheduleSpec
+from harness.world.nuimages import synthesize_images
+from harness.world.nuscenes import synthesize
 
 STUDY = Path(__file__).parents[2] / "studies" / "smoke.yaml"
 NDS = {"teacher": 0.401, "baseline": 0.301, "student": 0.352}
@@ -23,8 +40,6 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def smoke_path(tmp_path_factory):
     """The folder of the embedded world's smallest preset."""
-    from harness.world.nuscenes import synthesize
-
     path = tmp_path_factory.mktemp("world") / "smoke"
     synthesize(path, "smoke", seed=0)
     return path
@@ -33,16 +48,12 @@ def smoke_path(tmp_path_factory):
 @pytest.fixture(scope="session")
 def smoke_root(smoke_path):
     """That folder, opened."""
-    from harness.data.root import NuScenesRoot
-
     return NuScenesRoot(smoke_path, "v1.0-synthetic")
 
 
 @pytest.fixture(scope="session")
 def smoke_images(tmp_path_factory):
     """The folder of the smallest preset of single images with instance masks, of the same seed."""
-    from harness.world.nuimages import synthesize_images
-
     path = tmp_path_factory.mktemp("images") / "smoke"
     synthesize_images(path, "smoke", seed=0)
     return path
@@ -51,8 +62,6 @@ def smoke_images(tmp_path_factory):
 @pytest.fixture(scope="session")
 def real_root():
     """One real nuScenes frame (CROSSBEV_REAL_FRAME, or shared/real beside the repository), which we may not ship."""
-    from harness.data.root import NuScenesRoot
-
     beside = Path(__file__).parents[3] / "shared" / "real" / "nuscenes-frame"
     path = Path(os.environ.get("CROSSBEV_REAL_FRAME", beside))
     if not path.is_dir():
@@ -63,10 +72,6 @@ def real_root():
 @pytest.fixture(scope="session")
 def order_on():
     """``order_on(root, preset, **spec)``: an order on that root; more fields of the job's spec, or of the order."""
-    from detectors.presets import PRESETS
-    from harness.jobs.kind import JobOrder
-    from harness.study.jobs import DataIdentity, DetectorJobSpec
-    from harness.study.schedule import ScheduleSpec
 
     def make(root, /, preset="tiny_lidar", schedule=None, eval_split="synthetic_val", **more):
         data = DataIdentity(
@@ -109,24 +114,12 @@ def order(smoke_root, order_on):
 @pytest.fixture(scope="session")
 def planned():
     """The study and its plan."""
-    import io
-
-    from rich.console import Console
-
-    from harness.flags import Asked
-    from harness.opened import open_study
-
     return open_study(Asked(STUDY, seeds="0,1", runs_dir=Path("none")), Console(file=io.StringIO()))
 
 
 @pytest.fixture(scope="session")
 def stored(planned, tmp_path_factory):
     """A folder with its finished runs; to be copied, not to be written to."""
-    import numpy as np
-
-    from harness.evaluate.intervals import write_draws
-    from harness.runs.folder import Result, RunFolder
-
     folder = tmp_path_factory.mktemp("stored")
     for row in planned.plan.rows:
         run = RunFolder(folder / "runs" / row.job)
@@ -164,9 +157,6 @@ def jobs(planned):
 @pytest.fixture
 def report(folder, monkeypatch):
     """``report(STUDY, flags)`` in that folder: exit status and all that was said, as one line."""
-    from typer.testing import CliRunner
-
-    from harness.report.__main__ import app
 
     def report(what=STUDY, *flags):
         monkeypatch.chdir(folder)

@@ -6,14 +6,13 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from harness.report.pictures import Pictures
+from harness.report.figures import GainLine, forest, interaction
+from harness.report.pictures import INK, Pictures, save
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _forest():
-    from harness.report.figures import GainLine, forest
-
     rows = [
         GainLine("lidar->camera a", "mAP", 2, 1, 3, 2.5, "gain"),
         GainLine("lidar->camera a", "NDS", -2, -3, -1, math.nan, "loss"),
@@ -24,8 +23,6 @@ def _forest():
 
 
 def _interaction():
-    from harness.report.figures import interaction
-
     values = {(): 1.0, ("a",): 2.0, ("b",): 4.0, ("a", "b"): 9}
     return interaction(["a", "b"], values, "NDS")
 
@@ -39,8 +36,6 @@ def _texts(svg):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_saved_twice_with_equal_bytes_for_page_and_paper(name, tmp_path):
-    from harness.report.pictures import save
-
     for folder in ("first", "second"):
         inline = save(FIGURES[name](), tmp_path / folder, name)
         assert ET.fromstring(inline).tag == f"{SVG}svg"
@@ -53,8 +48,6 @@ def test_a_figure_is_saved_twice_with_equal_bytes_for_page_and_paper(name, tmp_p
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_on_a_page_a_figure_has_ids_of_its_own_the_pages_ink_and_no_ground(name, tmp_path):
-    from harness.report.pictures import INK, save
-
     inline = save(FIGURES[name](), tmp_path, name)
     ids = re.findall(r'\bid="([^"]*)"', inline)
     assert ids
@@ -68,8 +61,6 @@ def test_on_a_page_a_figure_has_ids_of_its_own_the_pages_ink_and_no_ground(name,
 
 
 def test_a_forest_plot_has_a_line_a_label_and_names_what_users_name(tmp_path):
-    from harness.report.pictures import save
-
     texts = _texts(save(_forest(), tmp_path, "forest"))
     for text in ("lidar->camera a", "cost $b & <c>", "gain in mAP (points)", "gain in NDS (points)", "no evidence"):
         assert text in texts
@@ -82,8 +73,6 @@ def test_a_forest_plot_has_a_line_a_label_and_names_what_users_name(tmp_path):
 
 
 def test_an_interaction_plot_has_means_over_what_a_panel_does_not_name():
-    from harness.report.figures import interaction
-
     (axes,) = _interaction().axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[1.0, 2.0], [4.0, 9.0]]
     values = {tuple(key): float(number) for number, key in enumerate(("", "a", "b", "ab", "c", "ac", "bc", "abc"))}
@@ -95,8 +84,6 @@ def test_an_interaction_plot_has_means_over_what_a_panel_does_not_name():
 @pytest.fixture
 def drawing(tmp_path):
     """``drawing(*rows)``: a report draws these rows into one folder; what its page shows, and how often it drew."""
-    from harness.report.figures import forest
-
     drawn = []
 
     def draw(rows):
@@ -114,8 +101,6 @@ def drawing(tmp_path):
 
 
 def test_a_figure_of_the_same_numbers_is_not_drawn_again(drawing, tmp_path):
-    from harness.report.figures import GainLine
-
     row = GainLine("a", "mAP", 2, 1, 3)
     first, count = drawing(row)
     assert count == 1
@@ -128,8 +113,6 @@ def test_a_figure_of_the_same_numbers_is_not_drawn_again(drawing, tmp_path):
 @pytest.mark.parametrize("name", ["gains.svg", "gains.pdf", "drawn.json"])
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"torn"])
 def test_a_figure_whose_files_were_touched_is_drawn_again(drawing, tmp_path, name, content):
-    from harness.report.figures import GainLine
-
     row = GainLine("a", "mAP", 2, 1, 3)
     first, _ = drawing(row)
     whole = (tmp_path / name).read_bytes()
@@ -143,7 +126,6 @@ def test_a_figure_whose_files_were_touched_is_drawn_again(drawing, tmp_path, nam
 
 def test_a_figure_is_drawn_again_when_the_code_that_draws_is_another(drawing, monkeypatch):
     from harness.report import pictures
-    from harness.report.figures import GainLine
 
     row = GainLine("a", "mAP", 2, 1, 3)
     drawing(row)

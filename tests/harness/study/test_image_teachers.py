@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import InputError
+from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
+from harness.execute.executor import Site, _inputs
+from harness.jobs.kind import JobOrder
+from harness.report.tables import caption, results_table
+from harness.runs.folder import Result, RunFolder
+from harness.study.load import load_study
+from harness.study.plan import plan_study
 
 STUDY = """\
 # Does it plan?
@@ -34,7 +42,6 @@ IMAGES = "image_teachers.images"
 @pytest.fixture
 def load(tmp_path):
     """``load(text, *overrides)``, of the study above if no other is given."""
-    from harness.study.load import load_study
 
     def load(text=STUDY, *overrides):
         path = tmp_path / "study.yaml"
@@ -47,7 +54,6 @@ def load(tmp_path):
 @pytest.fixture
 def plan(load):
     """``plan(*overrides)``: of the study above, or of another text; its images have a fingerprint that may differ."""
-    from harness.study.plan import plan_study
 
     def plan(*overrides, text=STUDY, fingerprint="of the images"):
         def images(data):
@@ -201,8 +207,6 @@ def test_given_labels_are_known_by_their_content(plan, tmp_path):
 
 
 def test_given_labels_that_cannot_be_read_are_named(plan, tmp_path):
-    from harness.errors import InputError
-
     (tmp_path / "labels.txt").write_text("no labels")
     (tmp_path / "folder" / "labels.json").mkdir(parents=True)
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "labels.txt", tmp_path / "folder"):
@@ -263,9 +267,6 @@ def test_identity_survives_the_way_through_json(plan):
 
 
 def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
-    from harness.execute.executor import Site, _inputs
-    from harness.jobs.kind import JobOrder
-
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "labels.json").write_text("{}")
     found, site = plan(), Site(tmp_path, smoke_root, "cpu", 1)
@@ -308,9 +309,6 @@ def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
 @pytest.fixture
 def told(load, plan, tmp_path):
     """``told(metrics, *overrides)``: table and caption of a study of which only the image teacher has run, if that."""
-    from harness.evidence.results import results_frame, summary
-    from harness.report.tables import results_table
-    from harness.runs.folder import Result, RunFolder
 
     def told(metrics, *overrides):
         found, runs = plan(*overrides), tmp_path / "runs"
@@ -333,9 +331,6 @@ def test_caption_says_what_the_image_teacher_is_and_how_good(told):
 
 
 def test_caption_speaks_of_the_teachers_that_were_asked_and_of_no_other(load, plan, tmp_path):
-    from harness.evidence.results import results_frame, summary
-    from harness.report.tables import caption
-
     for arms, teachers in (("{i: [instance]}", ["Image teacher"]), ("{m: [feature]}", ["Teacher"])):
         study = load(STUDY, f"arms={arms}")
         lines = caption(summary(results_frame(StudyRuns.open(plan(f"arms={arms}"), tmp_path))), study)
@@ -427,8 +422,6 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_one_message_that_names_it(load, mistake):
-    from harness.errors import InputError
-
     overrides, said = MISTAKES[mistake]
     with pytest.raises(InputError) as caught:
         load(STUDY, *overrides)
@@ -438,7 +431,5 @@ def test_mistake_is_one_message_that_names_it(load, mistake):
 
 
 def test_mistake_in_the_file_names_its_line(load):
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match=r"study\.yaml:6: image_teachers\.images\.preset: unknown preset"):
         load(STUDY.replace("tiny_segmenter", "tiny_segmentr"))
