@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 STUDENT = "lidar+images->camera · all · seed 0"
 STUDY = """\
 # Do an image teacher and a LiDAR teacher teach together? Plumbing only: after two steps no number means anything.

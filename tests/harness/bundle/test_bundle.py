@@ -84,6 +84,7 @@ def _refused(path):
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_tables_are_rebuilt_byte_for_byte_in_an_empty_folder_elsewhere(report, folder, tmp_path):
     status, said = report(ROOT / "studies" / "smoke.yaml", "--seeds", "0,1", "--bundle", "smoke.zip")
     assert status == 0, said

@@ -187,7 +187,7 @@ def test_an_arm_is_held_against_what_the_others_leave_over_without_it():
     assert len(found) == 5
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("seeds", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_tables_without_any_effect_claim_as_few_as_they_say(seeds):
     """The short version of tests/calibration/calibrate.py."""
     found = rates(FITTED["mAP"], Truth(arms=6, seeds=seeds, scenes=54), tables=400, draws=120, seed=seeds)

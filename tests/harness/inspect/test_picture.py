@@ -124,7 +124,7 @@ def test_forward_is_up_and_left_is_left(smoke_root):
     np.testing.assert_allclose(drawn, np.stack([-lidar[:, 1], lidar[:, 0]], axis=1))
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "pdf"])
+@pytest.mark.parametrize("suffix", ["png", "pdf", pytest.param("jpg", marks=pytest.mark.slow)])
 def test_the_command_writes_a_picture(smoke_path, smoke_root, tmp_path, suffix):
     from harness.data.__main__ import app
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import mostly_slow
+
 STUDY = Path(__file__).parents[3] / "studies" / "smoke.yaml"
 CALL = (STUDY, "--seeds", "0,1")
 
@@ -78,6 +80,8 @@ CASES = {
     "failure that is none": ("failure.json", _text(b'{"reason": 3}')),
     "torn order": ("job.json", _torn),
 }
+KEPT = ("torn result", "mAP is NaN", "torn line of metrics", "torn draws", "failure that is none")
+"""One of each file and of each kind, for each makes a whole report."""
 
 
 def _lines(folder):
@@ -86,7 +90,7 @@ def _lines(folder):
         return {line["role"]: line for line in csv.DictReader(file)}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, *KEPT))
 def test_a_damaged_file_marks_its_row_and_is_named(report, folder, jobs, case):
     name, edit = CASES[case]
     path = folder / "runs" / jobs["student", 1] / name

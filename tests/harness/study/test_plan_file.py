@@ -19,14 +19,28 @@ def _study(path):
     return load_study(path)
 
 
-@given(
+asked = given(
     path=st.sampled_from(STUDIES),
     seeds=st.lists(st.integers(0, 10**6), min_size=1, max_size=3, unique=True),
     fingerprint=st.text(),
     splits=st.lists(st.text(min_size=1), max_size=2, unique=True),
 )
-@settings(max_examples=60)
+
+
+@asked
+@settings(max_examples=12)
 def test_every_plan_is_read_as_it_was_written(path, seeds, fingerprint, splits):
+    _is_read_as_it_was_written(path, seeds, fingerprint, splits)
+
+
+@pytest.mark.slow
+@asked
+@settings(max_examples=60)
+def test_many_plans_are_read_as_they_were_written(path, seeds, fingerprint, splits):
+    _is_read_as_it_was_written(path, seeds, fingerprint, splits)
+
+
+def _is_read_as_it_was_written(path, seeds, fingerprint, splits):
     from harness.study.plan import plan_study
     from harness.study.plan_file import plan_json, read_plan
 

@@ -171,6 +171,7 @@ def test_manifest_names_the_content_of_every_file(root):
         assert hashlib.sha256(found[name].read_bytes()).hexdigest() == digest
 
 
+@pytest.mark.slow
 def test_workers_change_no_byte(root, tmp_path):
     from harness.world.nuscenes import synthesize
 
@@ -178,6 +179,7 @@ def test_workers_change_no_byte(root, tmp_path):
     assert (tmp_path / "two" / "manifest.json").read_bytes() == (root / "manifest.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_dataset_is_none_and_is_made_again(root, tmp_path):
     from harness.world.nuscenes import synthesize
 
