@@ -123,6 +123,30 @@ def order(smoke_root, order_on):
 
 
 @pytest.fixture(scope="session")
+def train_here(smoke_root, order_on):
+    """``train_here(plan, runs)``: every job of a plan on the smoke world, one after the other and in this process."""
+    from harness.runs.folder import RunFolder
+    from harness.train.job import run
+
+    def train(plan, runs):
+        for id_, job in plan.jobs.items():
+            teacher = job.spec.teacher
+            order = order_on(
+                smoke_root,
+                spec=job.spec,
+                label=job.label,
+                teacher_spec=teacher and plan.jobs[teacher].spec,
+                teacher_weights=teacher and RunFolder(runs / teacher).model,
+            )
+            folder = RunFolder(runs / id_)
+            folder.write("job.json", order.model_dump(mode="json"))
+            folder.complete(run(order, folder, lambda: False))
+        return runs
+
+    return train
+
+
+@pytest.fixture(scope="session")
 def planned(own_cache, smoke_path):
     """The study and its plan."""
     import io

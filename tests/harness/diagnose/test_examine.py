@@ -44,30 +44,9 @@ def plan(smoke_root, study_path):
 
 
 @pytest.fixture(scope="module")
-def trained(plan, smoke_root, tmp_path_factory):
+def trained(plan, train_here, tmp_path_factory):
     """The run folders of the plan: a teacher, a baseline and a student."""
-    from harness.runs.folder import RunFolder
-    from harness.train.job import JobOrder, run
-
-    runs = tmp_path_factory.mktemp("runs")
-    for id_, job in plan.jobs.items():
-        teacher = job.spec.teacher
-        order = JobOrder(
-            spec=job.spec,
-            label=job.label,
-            root=smoke_root.path,
-            version=smoke_root.version,
-            teacher_spec=teacher and plan.jobs[teacher].spec,
-            teacher_weights=teacher and RunFolder(runs / teacher).model,
-            given_weights=None,
-            device="cpu",
-            threads=1,
-            loader_workers=0,
-        )
-        folder = RunFolder(runs / id_)
-        folder.write("job.json", order.model_dump(mode="json"))
-        folder.complete(run(order, folder, lambda: False))
-    return runs
+    return train_here(plan, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ def _ids(plan):
     return {row.role: row.job for row in plan.rows}
 
 
+@pytest.mark.slow
 def test_failed_teacher_fails_its_student_alone_and_is_retried(site, plan):
     from harness.execute.executor import execute
     from harness.runs.folder import RunFolder
@@ -51,6 +52,7 @@ def test_failed_teacher_fails_its_student_alone_and_is_retried(site, plan):
     assert RunFolder(site.runs / ids["teacher"]).failure() is None
 
 
+@pytest.mark.slow
 def test_interrupted_walk_stops_its_workers_and_goes_on(site, plan):
     from harness.execute.executor import execute
 
@@ -128,6 +130,7 @@ def test_device_that_is_not_there_is_refused(monkeypatch):
         check_device("gpu")
 
 
+@pytest.mark.slow
 def test_a_model_scored_again_on_the_same_split_scores_the_same(site, smoke_root):
     from harness.execute.executor import execute
     from harness.study.load import load_study

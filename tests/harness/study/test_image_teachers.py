@@ -32,16 +32,8 @@ IMAGES = "image_teachers.images"
 
 
 @pytest.fixture
-def load(tmp_path):
-    """``load(text, *overrides)``, of the study above if no other is given."""
-    from harness.study.load import load_study
-
-    def load(text=STUDY, *overrides):
-        path = tmp_path / "study.yaml"
-        path.write_text(text)
-        return load_study(path, overrides)
-
-    return load
+def study_text():
+    return STUDY
 
 
 @pytest.fixture

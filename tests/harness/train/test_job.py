@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.cases import mostly_slow
+
 
 def _train(order, path, stop_after=None):
     from harness.runs.folder import RunFolder
@@ -18,12 +20,13 @@ def _train(order, path, stop_after=None):
     return folder, run(order, folder, lambda: stop_after is not None and len(folder.steps()) >= stop_after)
 
 
-@pytest.fixture
-def trained(order, tmp_path):
-    return _train(order(), tmp_path / "whole")
+@pytest.fixture(scope="module")
+def trained(order_on, smoke_root, tmp_path_factory):
+    """A training that nothing interrupts; to be read, not to be written to."""
+    return _train(order_on(smoke_root), tmp_path_factory.mktemp("trained") / "whole")
 
 
-@pytest.mark.parametrize("kind", ["lidar", "camera", "camera taught by lidar"])
+@pytest.mark.parametrize("kind", mostly_slow(["lidar", "camera", "camera taught by lidar"], "lidar"))
 def test_interrupted_training_ends_with_the_same_bits(order, trained, tmp_path, kind):
     from harness.train.trainer import Interrupted
 
@@ -99,6 +102,7 @@ def _main(path, stdin=subprocess.DEVNULL):
     return subprocess.run([sys.executable, "-m", "harness.train.job", str(path)], stdin=stdin, capture_output=True)
 
 
+@pytest.mark.slow
 def test_worker_records_why_it_failed(order, tmp_path):
     from harness.runs.folder import RunFolder
 
@@ -115,6 +119,7 @@ def test_worker_records_why_it_failed(order, tmp_path):
     assert folder.result() is None
 
 
+@pytest.mark.slow
 def test_worker_whose_parent_is_gone_saves_and_stops(order, trained, tmp_path):
     from harness.runs.folder import RunFolder
     from harness.train.job import STOPPED

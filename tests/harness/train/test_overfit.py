@@ -26,6 +26,7 @@ def four_samples(tmp_path_factory):
     return NuScenesRoot(out, "v1.0-synthetic")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "preset",
     [name if name in IN_THE_SUITE else pytest.param(name, marks=pytest.mark.exhaustive) for name in sorted(PRESETS)],

@@ -8,6 +8,8 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.metrics import balanced_accuracy_score
 
+pytestmark = pytest.mark.slow
+
 CHANCE = 0.1
 SCENES = 50
 
