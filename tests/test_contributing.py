@@ -9,6 +9,14 @@ import pytest
 import torch
 import yaml
 
+from detectors.batch import Batch
+from detectors.cost import example_batch
+from detectors.geometry.boxes import pad_boxes
+from detectors.outputs import DetectorOutput, HeadOutput
+from detectors.presets import PRESETS
+from distill.objective import LOSSES, Objective
+from harness.study.load import load_study
+
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 
 
@@ -21,11 +29,6 @@ def example():
 
 
 def test_the_example_is_a_loss_that_studies_can_name(example, monkeypatch, tmp_path):
-    from detectors.cost import example_batch
-    from detectors.presets import PRESETS
-    from distill.objective import LOSSES, Objective
-    from harness.study.load import load_study
-
     monkeypatch.setitem(LOSSES, "center_score", example.CenterScoreSpec)
     path = tmp_path / "study.yaml"
     path.write_text(
@@ -48,9 +51,6 @@ def test_the_example_is_a_loss_that_studies_can_name(example, monkeypatch, tmp_p
 
 
 def test_what_it_says_of_a_package_of_ones_own_is_a_study(example, monkeypatch, tmp_path):
-    from detectors.presets import PRESETS
-    from harness.study.load import load_study
-
     losses, teachers = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL))
     package, detectors = types.ModuleType("my_package"), types.ModuleType("my_package.detectors")
     detectors.MY_LIDAR = PRESETS["tiny_lidar"]
@@ -72,10 +72,6 @@ def test_what_it_says_of_a_package_of_ones_own_is_a_study(example, monkeypatch, 
 
 
 def test_its_value_by_hand(example, grid, make_boxes):
-    from detectors.batch import Batch
-    from detectors.geometry.boxes import pad_boxes
-    from detectors.outputs import DetectorOutput, HeadOutput
-
     boxes, is_box = pad_boxes([make_boxes(3)])
     batch = Batch(tokens=("a",), views=None, lidar=None, radar=None, boxes=boxes, is_box=is_box)
 

@@ -9,6 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from detectors.presets import PRESETS
+from distill.loss import build_term
+from harness.execute import executor
+from harness.runs.folder import RunFolder
+from harness.study.load import load_study
+from harness.train.job import _attempt
 
 pytestmark = pytest.mark.slow
 
@@ -39,9 +49,6 @@ class Here(subprocess.Popen):
     """A worker in this process: those of their own, which the smoke study has, take seconds to import everything."""
 
     def __init__(self, command, **_):
-        from harness.runs.folder import RunFolder
-        from harness.train.job import _attempt
-
         self.stdin = io.BytesIO()
         folder = RunFolder(Path(command[-1]))
         with folder.locked():
@@ -57,8 +64,6 @@ class Here(subprocess.Popen):
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """A folder to run in, with a user cache of its own."""
-    from harness.execute import executor
-
     path = tmp_path_factory.mktemp("workplace")
     (path / "study.yaml").write_text(STUDY)
     threads = torch.get_num_threads()
@@ -73,8 +78,6 @@ def workplace(tmp_path_factory):
 @pytest.fixture(scope="module")
 def crossbev(workplace):
     """Run `python -m harness.run study.yaml` there, or another command."""
-    from typer.testing import CliRunner
-
     from harness.run import app
 
     return lambda *flags, command=app: CliRunner().invoke(command, ["study.yaml", *flags] if command is app else flags)
@@ -146,8 +149,6 @@ def test_second_call_trains_nothing_and_writes_the_same_table(first, crossbev, w
 
 
 def test_mlflow_has_a_child_a_job_with_its_numbers(first, jobs, workplace):
-    from mlflow import MlflowClient
-
     client = MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("study").experiment_id
     runs = {run.data.tags["crossbev.job"]: run for run in client.search_runs([experiment], "tags.kind = 'training'")}
@@ -164,12 +165,7 @@ def test_mlflow_has_a_child_a_job_with_its_numbers(first, jobs, workplace):
 
 
 def test_an_exported_student_is_its_baseline_with_other_weights(jobs, crossbev, workplace):
-    from safetensors.torch import load_file
-
-    from detectors.presets import PRESETS
-    from distill.loss import build_term
     from harness.export import app
-    from harness.study.load import load_study
 
     trained, origins = [], []
     for name in (STUDENT, "camera · baseline · seed 0"):

@@ -12,8 +12,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend, JournalStorage
 
+from harness.study.load import load_study
 from tests.processes import kill_tree
 
 ROOT = Path(__file__).parent.parent
@@ -77,9 +80,6 @@ class Story:
 
     def trials(self):
         """All trials, as Optuna reads them."""
-        import optuna
-        from optuna.storages.journal import JournalFileBackend, JournalStorage
-
         journal = JournalFileBackend(str(self.folder / "searches" / "weight" / "journal.log"))
         return optuna.load_study(study_name="weight", storage=JournalStorage(journal)).trials
 
@@ -146,8 +146,6 @@ def test_no_job_is_trained_twice(story):
 
 
 def test_the_report_and_the_found_study_are_whole(story):
-    from harness.study.load import load_study
-
     reports = story.folder / "reports" / "weight"
     text = (reports / "search.md").read_text()
     assert f"{TRIALS} trials complete, 0 pruned" in text

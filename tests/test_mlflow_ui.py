@@ -12,6 +12,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from harness.runs.folder import Result, RunFolder
+from harness.study.load import load_study
+from harness.study.plan import plan_study
+from harness.tracking.search import EndedTrial, SearchMirror
+from harness.world.roots import open_root
 
 pytestmark = pytest.mark.slow
 
@@ -25,14 +32,6 @@ NDS = {"teacher": (0.401, 0.401), "baseline": (0.301, 0.321), "student": (0.352,
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder in which the study has run, by its results, with a search of three trials in its store."""
-    from rich.console import Console
-
-    from harness.runs.folder import Result, RunFolder
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-    from harness.tracking.search import EndedTrial, SearchMirror
-    from harness.world.roots import open_root
-
     folder = tmp_path_factory.mktemp("study")
     study = load_study(STUDY, ["seeds=[0,1]"])
     with pytest.MonkeyPatch.context() as patch:

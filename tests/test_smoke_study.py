@@ -1,6 +1,7 @@
 """The whole program: from a YAML to a table, MLflow and back, on a CPU; and how it takes bad input."""
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -8,6 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+from typer.testing import CliRunner
+
+from harness.runs.__main__ import app
+from harness.study.load import load_study
+from harness.study.plan import plan_study
+from harness.tracking.study import Mirror
 
 pytestmark = pytest.mark.slow
 
@@ -74,8 +83,6 @@ def test_second_call_trains_nothing_and_writes_the_same_table(first, crossbev, w
 
 def test_mlflow_has_one_parent_and_a_child_a_job_with_the_run_folders_numbers(first, crossbev, workplace):
     assert first.returncode == 0
-    from mlflow import MlflowClient
-
     client = MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("smoke").experiment_id
     children = client.search_runs([experiment], "metrics.NDS >= 0 and tags.kind = 'training'")
@@ -102,8 +109,6 @@ def test_mlflow_has_one_parent_and_a_child_a_job_with_the_run_folders_numbers(fi
 
 def test_report_rebuilds_tables_and_mirror_from_the_run_folders(first, crossbev, workplace):
     assert first.returncode == 0
-    from mlflow import MlflowClient
-
     flags = ["--out", "again", "--tracking-uri", f"sqlite:///{workplace}/again.db"]
     report = crossbev("smoke.yaml", *flags, "--sync", module="harness.report")
     assert report.returncode == 0, report.stderr
@@ -122,10 +127,6 @@ def test_report_rebuilds_tables_and_mirror_from_the_run_folders(first, crossbev,
 
 def test_the_study_wants_its_three_runs_and_a_call_that_trains_nothing_wants_none(first, crossbev, workplace):
     assert first.returncode == 0
-    from typer.testing import CliRunner
-
-    from harness.runs.__main__ import app
-
     assert crossbev("smoke.yaml", "--seeds", "7", "--dry-run").returncode == 0
     listed = CliRunner().invoke(app, ["list", "--runs-dir", str(workplace / "runs")]).output
     assert listed.startswith("smoke: 3 runs, ")
@@ -135,8 +136,6 @@ def test_the_study_wants_its_three_runs_and_a_call_that_trains_nothing_wants_non
 
 def test_arms_are_runs_with_means_spreads_and_gains_as_fractions(first, crossbev, workplace):
     assert first.returncode == 0
-    from mlflow import MlflowClient
-
     uri = f"sqlite:///{workplace}/arms.db"
     # With a seed that has not run, an arm has no mean that would pass for the whole.
     for seeds, number in (("0", 3), ("0,1", 1)):
@@ -188,14 +187,6 @@ def test_a_tracking_store_that_cannot_be_used_is_an_error_before_anything_runs(f
 
 
 def test_a_tracking_store_that_breaks_meanwhile_does_not_cost_the_study(tmp_path):
-    import io
-
-    from rich.console import Console
-
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-    from harness.tracking.study import Mirror
-
     study = load_study(ROOT / "studies" / "smoke.yaml")
     plan = plan_study(study, "data", int)
     said = io.StringIO()

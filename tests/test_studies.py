@@ -5,6 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+
+from detectors.batch import Instances
+from detectors.cost import example_batch
+from distill.loss import DetectorLossSpec
+from distill.objective import Objective, loss_spec
+from harness.study.load import load_study
+from harness.study.plan import plan_study
 
 IMAGES = lambda data: (Path("images"), "any images")  # noqa: E731
 STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.yaml"))
@@ -12,9 +20,6 @@ STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_study_asks_a_question_and_plans(path):
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     first = path.read_text().splitlines()[0]
     assert first.startswith("# ")
     assert first.endswith("?") or ("?" in first)
@@ -28,8 +33,6 @@ def test_study_asks_a_question_and_plans(path):
 
 
 def test_the_study_that_the_readme_shows_loads(tmp_path):
-    from harness.study.load import load_study
-
     text = (STUDIES[0].parents[1] / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     (tmp_path / "papers").symlink_to(STUDIES[0].parent / "papers")
     (tmp_path / "study.yaml").write_text(text)
@@ -41,9 +44,6 @@ def test_the_study_that_the_readme_shows_loads(tmp_path):
 
 def _distilled():
     """Each different distillation that a study asks for: of which detectors, with which losses."""
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     found = {}
     for path in STUDIES:
         plan = plan_study(load_study(path), "any data", int, IMAGES)
@@ -58,10 +58,6 @@ def _distilled():
 
 def _labelled(batch):
     """The batch with one instance in every view, as an image teacher might see it."""
-    import torch
-
-    from detectors.batch import Instances
-
     if batch.views is None:
         return batch
     owner = torch.zeros(batch.views.images[:, :, 0].shape, dtype=torch.uint8)
@@ -73,12 +69,6 @@ def _labelled(batch):
 @pytest.mark.slow
 def test_every_arm_of_every_study_does_two_steps():
     """Not a table, but that its terms fit its detectors and move the student: in the plainest loop there is."""
-    import torch
-
-    from detectors.cost import example_batch
-    from distill.loss import DetectorLossSpec
-    from distill.objective import Objective, loss_spec
-
     batches = {}
     arms = _distilled()
     assert len(arms) > 30

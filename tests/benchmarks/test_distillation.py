@@ -11,17 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from detectors.batch import Batch
+from detectors.geometry.boxes import Boxes
+from detectors.geometry.grid import BevGrid
+from detectors.heads.center_loss import gaussian_radius
+from detectors.outputs import DetectorOutput, HeadOutput
+from detectors.presets import PRESETS
+from distill.objective import LOSSES
+
 SAMPLES, BOXES = 4, 30
 
 
 @pytest.fixture
 def scene(benchmark, rng):
     """Grid, batch and the outputs of student and teacher."""
-    from detectors.batch import Batch
-    from detectors.geometry.boxes import Boxes
-    from detectors.geometry.grid import BevGrid
-    from detectors.outputs import DetectorOutput, HeadOutput
-
     cells, channels = (180, 256) if benchmark.enabled else (45, 16)
     grid = BevGrid(x_range=(-54, 54), y_range=(-54, 54), z_range=(-5, 3), cell=108 / cells)
 
@@ -81,8 +84,6 @@ def _relation(grid, batch, student, teacher):
 
 
 def _response(grid, batch, student, teacher):
-    from detectors.heads.center_loss import gaussian_radius
-
     rows, columns = torch.arange(grid.rows)[:, None], torch.arange(grid.columns)
     gaps, regions = [], []
     for b in range(SAMPLES):
@@ -102,9 +103,6 @@ def _response(grid, batch, student, teacher):
 
 @pytest.mark.parametrize("name", ["feature", "relation", "response"])
 def test_losses_against_loops_over_boxes(scene, benchmark, speedups, name):
-    from detectors.presets import PRESETS
-    from distill.objective import LOSSES
-
     grid, batch, student, teacher = scene
     detector = PRESETS["tiny_lidar"].model_copy(update={"grid": grid})
     term = LOSSES[name](weight=1.0).build(detector, detector)

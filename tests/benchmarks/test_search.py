@@ -5,14 +5,14 @@ Measured only with ``pytest tests/benchmarks --benchmark-enable -s``; without it
 
 import math
 
+from harness.search.loop import search
+from harness.search.trials import opened
+from harness.study.search_spec import SearchSpec
+
 REPORTS = 10
 
 
 def test_a_trial_that_trains_nothing(benchmark, tmp_path):
-    from harness.search.loop import search
-    from harness.search.trials import opened
-    from harness.study.search_spec import SearchSpec
-
     weight = {"low": 0.01, "high": 100.0, "log": True}
     space = {f"losses.{name}.weight": weight for name in ("feature", "relation", "response")}
     spec = SearchSpec.model_validate({"space": space, "pruner": "median"})

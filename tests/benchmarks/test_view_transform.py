@@ -9,6 +9,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from detectors.encoders.view_transform import splat
+from detectors.geometry.grid import BevGrid
+from detectors.geometry.lift import plan_of_cells
+
 # Depth bins, image features and BEV cells of a detector at nuScenes' usual small setting.
 VIEWS, DEPTHS, ROWS, COLUMNS, CHANNELS, CELLS = 6, 59, 16, 44, 64, 128
 
@@ -31,8 +35,6 @@ def _sort_cumsum(features, depth, cells, cells_in_all):
 
 @pytest.fixture
 def scene(rng):
-    from detectors.geometry.grid import BevGrid
-
     grid = BevGrid(x_range=(-51.2, 51.2), y_range=(-51.2, 51.2), z_range=(-5, 3), cell=102.4 / CELLS)
     features = torch.randn(1, VIEWS, CHANNELS, ROWS, COLUMNS, generator=rng)
     depth = torch.randn(1, VIEWS, DEPTHS, ROWS, COLUMNS, generator=rng).softmax(2)
@@ -66,9 +68,6 @@ def _extra_bytes(pool, features, depth):
 
 
 def test_splat_against_sort_and_cumsum(scene, benchmark, speedups):
-    from detectors.encoders.view_transform import splat
-    from detectors.geometry.lift import plan_of_cells
-
     features, depth, cells, grid = scene
     plan = plan_of_cells(cells[0], CELLS**2)
 

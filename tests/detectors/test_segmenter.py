@@ -2,6 +2,14 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
+
+from detectors.batch import Instances
+from detectors.cost import measure_segmenter
+from detectors.encoders.image import ImageSpec, ResNetSpec
+from detectors.heads.instance_mask import InstanceMaskSpec, mask_iou
+from detectors.presets import SEGMENTERS
+from detectors.segmenter import SegmenterSpec
 
 SIZE = (48, 80)
 TALL, WIDE = (slice(8, 40), slice(16, 28)), (slice(8, 24), slice(36, 72))
@@ -21,10 +29,6 @@ def one_thread():
 
 @pytest.fixture
 def spec():
-    from detectors.encoders.image import ImageSpec, ResNetSpec
-    from detectors.heads.instance_mask import InstanceMaskSpec
-    from detectors.segmenter import SegmenterSpec
-
     image = ImageSpec(backbone=ResNetSpec(stem_width=8, widths=(8, 12, 16, 20), depths=(1, 1, 1, 1)), channels=16)
     return SegmenterSpec(image_size=SIZE, image=image, head=InstanceMaskSpec(width=16))
 
@@ -32,8 +36,6 @@ def spec():
 @pytest.fixture
 def scene():
     """An image of two things before a grey wall, and their masks."""
-    from detectors.batch import Instances
-
     rng = torch.Generator().manual_seed(0)
     image = torch.randint(100, 120, (1, 3, *SIZE), dtype=torch.uint8, generator=rng)
     owner = torch.zeros(1, *SIZE, dtype=torch.uint8)
@@ -44,8 +46,6 @@ def scene():
 
 
 def test_one_image_is_learned_by_heart(spec, scene):
-    from detectors.heads.instance_mask import mask_iou
-
     image, instances = scene
     steps = 80
     torch.manual_seed(4)
@@ -93,8 +93,6 @@ def test_every_weight_learns(spec, scene):
 
 
 def test_every_preset_segments_images_of_its_size():
-    from detectors.presets import SEGMENTERS
-
     for spec in SEGMENTERS.values():
         height, width = spec.image_size
         with torch.no_grad():
@@ -108,14 +106,10 @@ def test_every_preset_segments_images_of_its_size():
 
 @pytest.mark.parametrize("size", [(44, 80), (48, 84), (0, 80)])
 def test_an_impossible_size_is_refused(spec, size):
-    from pydantic import ValidationError
-
     with pytest.raises(ValidationError, match="multiples of 8"):
         type(spec)(**(spec.model_dump() | {"image_size": size}))
 
 
 def test_the_cost_of_a_segmenter_counts_its_parameters(spec):
-    from detectors.cost import measure_segmenter
-
     cost = measure_segmenter(spec, batch_size=2, device="cpu", steps=1)
     assert cost.parameters == sum(weight.numel() for weight in spec.build().parameters())

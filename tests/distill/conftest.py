@@ -8,6 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from detectors.batch import Batch, Points
+from detectors.detector import DetectorSpec
+from detectors.encoders.bev_neck import BevNeckSpec
+from detectors.encoders.lidar import LidarSpec
+from detectors.geometry.boxes import Boxes
+from detectors.geometry.grid import BevGrid
+from detectors.heads.center import CenterHeadSpec
+from detectors.outputs import DetectorOutput, HeadOutput
+from detectors.presets import PRESETS
+from distill.feature import FeatureSpec
+from distill.objective import Objective
+from distill.relation import RelationSpec
+from distill.response import ResponseSpec
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -20,7 +34,6 @@ class Scene:
 
     def output(self, rng: torch.Generator, low: int, high: int, **given: Tensor) -> Any:
         """Random maps of the given widths, or the maps that are given."""
-        from detectors.outputs import DetectorOutput, HeadOutput
 
         def maps(*channels: int) -> Tensor:
             size = (2, *channels, self.grid.rows, self.grid.columns)
@@ -44,10 +57,6 @@ class Scene:
 
 @pytest.fixture
 def scene():
-    from detectors.batch import Batch
-    from detectors.geometry.boxes import Boxes
-    from detectors.geometry.grid import BevGrid
-
     # x, y, length, width, yaw: turned, small, sticking out of the map; its centre outside; padding (never read).
     rows = [
         [[-2.3, 1.1, 4.2, 1.8, 0.7], [3.4, -2.2, 0.6, 0.7, 0.0], [7.6, 3.9, 4.5, 2.0, -1.1], [1.0, 4.1, 3.0, 2.0, 0.2]],
@@ -97,20 +106,12 @@ def read_keypoints():
 @pytest.fixture
 def detector_spec(scene):
     """A real detector's spec on the scene's grid."""
-    from detectors.presets import PRESETS
-
     return PRESETS["tiny_camera"].model_copy(update={"grid": scene.grid})
 
 
 @pytest.fixture
 def spec():
     """The smallest LiDAR detector, on 12 x 16 cells."""
-    from detectors.detector import DetectorSpec
-    from detectors.encoders.bev_neck import BevNeckSpec
-    from detectors.encoders.lidar import LidarSpec
-    from detectors.geometry.grid import BevGrid
-    from detectors.heads.center import CenterHeadSpec
-
     return DetectorSpec(
         grid=BevGrid(x_range=(-8, 8), y_range=(-5, 7), z_range=(-3, 1), cell=1),
         lidar=LidarSpec(voxels_per_cell=1, height_bins=4, widths=(4,), depths=(1,), channels=6),
@@ -122,8 +123,6 @@ def spec():
 @pytest.fixture
 def batch(scene, rng):
     """The scene with LiDAR returns, in single precision."""
-    from detectors.batch import Points
-
     points = torch.rand(400, 5, generator=rng) * torch.tensor([16.0, 12, 4, 1, 0]) - torch.tensor([8.0, 5, 3, 0, 0])
     boxes = scene.batch.boxes
     return replace(
@@ -139,10 +138,6 @@ _FLOATS = ("center", "size", "yaw", "velocity", "score")
 @pytest.fixture
 def losses():
     """One of each of UniDistill's; one of them weighs nothing."""
-    from distill.feature import FeatureSpec
-    from distill.relation import RelationSpec
-    from distill.response import ResponseSpec
-
     return {
         "feature": FeatureSpec(weight=3.0, adapter="conv3x3"),
         "relation": RelationSpec(weight=0.25),
@@ -153,6 +148,4 @@ def losses():
 @pytest.fixture
 def objective(spec, losses):
     """A student and a teacher of the same spec."""
-    from distill.objective import Objective
-
     return Objective(spec.build(), spec.build(), losses)

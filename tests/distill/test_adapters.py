@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from distill.adapters import build_adapter
+
 
 @pytest.fixture
 def build():
-    from distill.adapters import build_adapter
-
     return build_adapter
 
 

@@ -5,15 +5,18 @@ import math
 import pytest
 import torch
 
+from detectors.batch import Batch, CameraViews, Points
+from detectors.cost import example_batch
+from detectors.geometry.boxes import Boxes, pad_boxes
+from detectors.outputs import DetectorOutput, HeadOutput
 from detectors.presets import PRESETS
+from distill.depth import DepthSpec, depth_bins
 
 STUDENT, TEACHER = PRESETS["tiny_camera"], PRESETS["tiny_lidar"]
 
 
 @pytest.fixture
 def term():
-    from distill.depth import DepthSpec
-
     return DepthSpec(weight=1.0).build(STUDENT, TEACHER)
 
 
@@ -23,8 +26,6 @@ def geometry():
 
 
 def _views(poses):
-    from detectors.batch import CameraViews
-
     n = len(poses)
     intrinsics = torch.tensor([[100.0, 0, 112], [0, 100, 40], [0, 0, 1]]).expand(n, 3, 3)
     return CameraViews(torch.zeros(n, 3, 80, 224, dtype=torch.uint8), intrinsics, torch.stack(poses), torch.zeros(n))
@@ -36,8 +37,6 @@ def _ahead(x=0.0):
 
 
 def test_bins_by_hand(geometry):
-    from distill.depth import depth_bins
-
     # 8 m ahead, 0.8 m to the left and 0.4 m up: column 112 - 10 = 102, row 40 - 5 = 35; features of 8 pixels.
     points = torch.tensor([[8.0, 0.8, 1.9], [12.0, 1.2, 2.1], [-8.0, 0.8, 1.9], [24.0, 0.0, 1.5], [0.5, 0.0, 1.5]])
     bins = depth_bins(points, _views([_ahead()]), geometry)
@@ -49,8 +48,6 @@ def test_bins_by_hand(geometry):
 
 
 def test_a_camera_that_stands_elsewhere_sees_another_depth(geometry):
-    from distill.depth import depth_bins
-
     points = torch.tensor([[8.0, 0.0, 1.5]])
     bins = depth_bins(points, _views([_ahead(), _ahead(-5.0)]), geometry)
     assert [int(view.max()) for view in bins] == [14, 24]
@@ -58,8 +55,6 @@ def test_a_camera_that_stands_elsewhere_sees_another_depth(geometry):
 
 def test_lifting_the_bin_comes_back_to_the_return(geometry):
     """What the view transform makes of the bin is the cell that the return is in, or its neighbour."""
-    from distill.depth import depth_bins
-
     rng = torch.Generator().manual_seed(0)
     points = torch.rand(60, 3, generator=rng) * torch.tensor([12.0, 8.0, 2.0]) + torch.tensor([2.0, -4.0, 0.0])
     views = _views([_ahead()])
@@ -76,9 +71,6 @@ def test_lifting_the_bin_comes_back_to_the_return(geometry):
 
 
 def _batch(geometry, points, ages):
-    from detectors.batch import Batch, CameraViews, Points
-    from detectors.geometry.boxes import Boxes, pad_boxes
-
     views = _views([_ahead()])
     values = torch.cat([points, torch.zeros(len(points), 1), torch.tensor(ages)[:, None]], dim=1)
     views = CameraViews(*(value[None] for value in vars(views).values()))
@@ -101,8 +93,6 @@ def test_value_by_hand_and_gradient_where_it_is_known(term, geometry):
 
 
 def _depth_output(depth):
-    from detectors.outputs import DetectorOutput, HeadOutput
-
     maps = torch.zeros(1, 1, 2, 2)
     head = HeadOutput(torch.zeros(1, 10, 2, 2), torch.zeros(1, 6, 10, 2, 2))
     sensors = dict.fromkeys(("image_features", "camera_bev", "lidar_bev", "radar_bev"))
@@ -119,8 +109,6 @@ def test_without_a_return_it_costs_nothing(term, geometry):
 
 
 def test_it_needs_a_camera_and_a_lidar():
-    from distill.depth import DepthSpec
-
     with pytest.raises(ValueError, match="student without a camera"):
         DepthSpec(weight=1.0).build(TEACHER, TEACHER)
     with pytest.raises(ValueError, match="this one has none"):
@@ -129,9 +117,6 @@ def test_it_needs_a_camera_and_a_lidar():
 
 def test_it_teaches_the_camera_its_depths():
     """On one batch the loss falls."""
-    from detectors.cost import example_batch
-    from distill.depth import DepthSpec
-
     batch = example_batch(PRESETS["tiny_camera_lidar"], 1)
     batch.lidar.values[:, 4] = 0.0
     torch.manual_seed(0)

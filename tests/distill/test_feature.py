@@ -4,6 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from distill.feature import FeatureSpec
+from distill.keypoints import KeypointTerm
+from distill.response import ResponseSpec
+
 
 @pytest.fixture
 def feature_loss():
@@ -28,7 +32,6 @@ def test_objects_count_alike_however_they_are_spread_over_samples(feature_loss):
 
 def test_value_and_gradient_equal_a_loop_over_boxes(scene, rng, read_keypoints):
     from distill.feature import feature_loss
-    from distill.keypoints import KeypointTerm
 
     student, teacher = (scene.output(rng, low=3, high=4) for _ in range(2))
     maps = student.bev_low.requires_grad_()
@@ -49,8 +52,6 @@ def test_value_and_gradient_equal_a_loop_over_boxes(scene, rng, read_keypoints):
 
 
 def test_compares_the_level_it_was_told(scene, rng, detector_spec):
-    from distill.feature import FeatureSpec
-
     widths = detector_spec.low_channels, detector_spec.high_channels
     student = scene.output(rng, *widths)
     teacher = scene.output(rng, *widths, bev_low=student.bev_low)
@@ -61,9 +62,6 @@ def test_compares_the_level_it_was_told(scene, rng, detector_spec):
 
 def test_fields_that_came_later_are_written_only_where_they_say_something():
     """What an older version wrote of a loss is what this one writes, so that its trainings are found again."""
-    from distill.feature import FeatureSpec
-    from distill.response import ResponseSpec
-
     old = {"weight": 2.0, "level": "low", "adapter": "none", "points": "on_box"}
     assert FeatureSpec(weight=2.0).model_dump(mode="json") == old
     assert FeatureSpec(weight=2.0, region="map").model_dump(mode="json") == old | {"region": "map"}

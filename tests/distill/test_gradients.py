@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from detectors.presets import PRESETS
+from distill.gradients import last_layer, pulls
+
 DETECTION = ("heatmap", "boxes")
 
 
 @pytest.fixture
 def told(objective, batch):
     """What is told of one step, and the step itself."""
-    from distill.gradients import pulls
-
     output = objective(batch)
     return pulls(objective, output), output
 
@@ -44,8 +45,6 @@ def test_a_term_without_weight_pulls_at_nothing(told):
 
 
 def test_looking_changes_no_gradient(objective, batch):
-    from distill.gradients import pulls
-
     def trained(look):
         torch.manual_seed(0)
         objective.zero_grad()
@@ -61,9 +60,6 @@ def test_looking_changes_no_gradient(objective, batch):
 
 @pytest.mark.parametrize("preset", ["tiny_camera", "tiny_lidar", "tiny_radar", "tiny_camera_lidar"])
 def test_the_last_layer_is_the_one_that_makes_the_map(preset):
-    from detectors.presets import PRESETS
-    from distill.gradients import last_layer
-
     spec = PRESETS[preset]
     student = spec.build()
     made = {

@@ -6,6 +6,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from detectors.batch import Instances
+from detectors.heads.center_loss import focal_loss
+from detectors.heads.instance_mask import instance_targets
+from detectors.outputs import HeadOutput
+from detectors.presets import PRESETS
+from distill.feature import FeatureSpec
+from distill.instance import InstanceSpec
+from distill.objective import Objective
+
 VIEWS = 3
 SIZE = (32, 56)
 """Of the images; features have 4 x 7 cells, the head's maps 8 x 14."""
@@ -25,7 +34,6 @@ def one_thread():
 @pytest.fixture
 def build(detector_spec):
     """``build(**fields)``: a term of a camera student, always with the same weights, in double precision."""
-    from distill.instance import InstanceSpec
 
     def build(mask_weight=2.0, **fields):
         head = InstanceSpec(weight=1.0).head.model_copy(update={"width": 6, "mask_weight": mask_weight})
@@ -45,8 +53,6 @@ def student(scene, rng, detector_spec):
 
 def _instances(*rows):
     """``rows``: (sample, view, rows, columns, label, score) of rectangles in pixels."""
-    from detectors.batch import Instances
-
     owner = torch.zeros(2, VIEWS, *SIZE, dtype=torch.uint8)
     label = torch.full((2, VIEWS, 4), -1)
     score = torch.zeros(2, VIEWS, 4)
@@ -89,9 +95,6 @@ def test_is_a_positive_scalar_that_teaches_the_image_features_and_the_head_alone
 
 def test_views_of_a_sample_are_paired_with_their_own_labels(build, student, batch):
     """The loss is that of the head on the views one by one, those of the first sample first."""
-    from detectors.batch import Instances
-    from detectors.heads.instance_mask import instance_targets
-
     # What a batch norm computes of all views together would hide which view is which.
     term = build().eval()
     seen = student.image_features.detach().reshape(2 * VIEWS, -1, 4, 7)
@@ -102,9 +105,6 @@ def test_views_of_a_sample_are_paired_with_their_own_labels(build, student, batc
 
 
 def test_a_batch_of_one_sample_and_one_view_is_enough(build, student, batch):
-    from detectors.batch import Instances
-    from detectors.outputs import HeadOutput
-
     labels = batch.instances
     one = Instances(labels.owner[:1, :1], labels.label[:1, :1], labels.score[:1, :1])
     maps = {name: getattr(student, name)[:1] for name in ("bev_low", "bev_high")}
@@ -117,8 +117,6 @@ def test_a_batch_of_one_sample_and_one_view_is_enough(build, student, batch):
 
 @pytest.mark.parametrize("room", [4, 0])
 def test_without_instances_only_the_heatmap_costs(build, student, batch, room):
-    from detectors.heads.center_loss import focal_loss
-
     nothing = _instances()
     nothing = replace(nothing, label=nothing.label[..., :room], score=nothing.score[..., :room])
     term = build()
@@ -141,8 +139,6 @@ def test_order_of_instances_and_amount_of_padding_do_not_matter(build, student, 
 
 
 def test_samples_and_views_may_come_in_any_order(build, student, batch):
-    from detectors.batch import Instances
-
     term = build()
     loss = term(student, None, batch)
     for axis in (0, 1):
@@ -202,8 +198,6 @@ def test_confidence_weighs_the_masks_and_their_weight_does(build, student, batch
 
 
 def test_a_student_without_a_camera_is_refused(spec):
-    from distill.instance import InstanceSpec
-
     with pytest.raises(ValueError, match="the student has no camera"):
         InstanceSpec(weight=1.0).build(spec)
 
@@ -216,7 +210,6 @@ def test_a_batch_without_labels_is_refused(build, student, scene):
 @pytest.fixture
 def camera_spec():
     """``camera_spec(keyframes)``: the tiny camera detector on the images of the tests' batches."""
-    from detectors.presets import PRESETS
 
     def make(keyframes=1):
         preset = PRESETS["tiny_camera"]
@@ -228,8 +221,6 @@ def camera_spec():
 
 def _labelled(batch):
     """The batch with a rectangle or two in each of its images."""
-    from detectors.batch import Instances
-
     b, n = batch.views.images.shape[:2]
     owner = torch.zeros(b, n, 32, 48, dtype=torch.uint8)
     owner[:, :, 4:20, 8:24] = 1
@@ -240,16 +231,11 @@ def _labelled(batch):
 
 @pytest.fixture
 def losses():
-    from distill.feature import FeatureSpec
-    from distill.instance import InstanceSpec
-
     return {"instance": InstanceSpec(weight=0.5), "feature": FeatureSpec(weight=3.0)}
 
 
 @pytest.mark.parametrize("keyframes", [1, 2])
 def test_no_gradient_passes_the_view_transformation(camera_spec, make_batch, losses, keyframes):
-    from distill.objective import Objective
-
     torch.manual_seed(0)
     objective = Objective(camera_spec(keyframes).build(), None, {"instance": losses["instance"]})
     objective.train()
@@ -271,8 +257,6 @@ def test_no_gradient_passes_the_view_transformation(camera_spec, make_batch, los
 
 
 def test_alone_it_asks_no_detector(camera_spec, tiny_batch, losses):
-    from distill.objective import Objective
-
     student, teacher = camera_spec().build(), camera_spec().build()
     output = Objective(student, None, {"instance": losses["instance"]})(_labelled(tiny_batch))
     assert tuple(output.raw) == ("heatmap", "boxes", "instance")
@@ -283,9 +267,6 @@ def test_alone_it_asks_no_detector(camera_spec, tiny_batch, losses):
 
 
 def test_beside_a_loss_of_a_detector_both_teach(camera_spec, tiny_batch, losses):
-    from detectors.presets import PRESETS
-    from distill.objective import Objective
-
     with pytest.raises(ValueError, match="losses feature need a teacher"):
         Objective(camera_spec().build(), None, losses)
     objective = Objective(camera_spec().build(), PRESETS["tiny_lidar"].build(), losses)
@@ -296,8 +277,6 @@ def test_beside_a_loss_of_a_detector_both_teach(camera_spec, tiny_batch, losses)
 
 
 def test_its_head_is_trained_beside_the_student_and_is_no_part_of_it(camera_spec, losses):
-    from distill.objective import Objective
-
     student = camera_spec().build()
     before = set(student.state_dict())
     objective = Objective(student, None, {"instance": losses["instance"]})

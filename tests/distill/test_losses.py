@@ -7,6 +7,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from detectors.batch import Batch
+from detectors.outputs import DetectorOutput, HeadOutput
+from distill.objective import LOSSES, loss_spec
+
 CASES = {
     "feature": {},
     "feature, map": {"loss": "feature", "region": "map", "norm": "l2"},
@@ -43,8 +47,6 @@ def case(request):
 
 @pytest.fixture
 def term(case, detector_spec):
-    from distill.objective import loss_spec
-
     torch.manual_seed(0)
     return loss_spec(case, {"weight": 1.0, **CASES[case]}).build(detector_spec, detector_spec).double()
 
@@ -68,8 +70,6 @@ def _differentiable(output):
 
 
 def test_these_are_all_losses():
-    from distill.objective import LOSSES
-
     # These two compare no maps of the two detectors; they have tests of their own.
     assert set(LOSSES) == {name.split(",")[0] for name in CASES} | {"depth", "instance"}
 
@@ -154,9 +154,6 @@ def test_what_looks_everywhere_does_not_ask_for_annotations(term, scene, outputs
 
 
 def test_batch_of_one(term, scene, outputs):
-    from detectors.batch import Batch
-    from detectors.outputs import DetectorOutput, HeadOutput
-
     def first(output):
         head = HeadOutput(output.head.heatmap[:1], output.head.boxes[:1])
         maps = {"bev_low": output.bev_low[:1], "bev_high": output.bev_high[:1], "head": head}
@@ -170,8 +167,6 @@ def test_batch_of_one(term, scene, outputs):
 
 
 def test_in_half_precision_it_is_about_the_same_and_its_gradient_is_finite(case, detector_spec, scene, rng):
-    from distill.objective import loss_spec
-
     widths = detector_spec.low_channels, detector_spec.high_channels
     torch.manual_seed(0)
     term = loss_spec(case, {"weight": 1.0, **CASES[case]}).build(detector_spec, detector_spec)
@@ -188,15 +183,11 @@ def test_in_half_precision_it_is_about_the_same_and_its_gradient_is_finite(case,
 
 
 def _single(output):
-    from detectors.outputs import HeadOutput
-
     head = HeadOutput(output.head.heatmap.float(), output.head.boxes.float())
     return replace(output, bev_low=output.bev_low.float(), bev_high=output.bev_high.float(), head=head)
 
 
 def test_samples_may_come_in_any_order(term, scene, outputs):
-    from detectors.outputs import HeadOutput
-
     def turned(output):
         head = HeadOutput(output.head.heatmap.flip(0), output.head.boxes.flip(0))
         return replace(output, bev_low=output.bev_low.flip(0), bev_high=output.bev_high.flip(0), head=head)
@@ -208,7 +199,5 @@ def test_samples_may_come_in_any_order(term, scene, outputs):
 
 @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
 def test_weight_is_a_finite_number_from_zero_up(case, weight):
-    from distill.objective import loss_spec
-
     with pytest.raises(ValueError, match="weight"):
         loss_spec(case, {**CASES[case], "weight": weight})

@@ -8,13 +8,17 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from distill.feature import FeatureSpec
+from distill.loss import LossSpec
+from distill.objective import Objective, loss_spec
+from distill.output import OutputSpec
+from distill.relation import RelationSpec
+
 TERMS = ("heatmap", "boxes", "feature", "relation", "response")
 
 
 @pytest.fixture
 def make():
-    from distill.objective import Objective
-
     return Objective
 
 
@@ -132,8 +136,6 @@ def test_term_that_is_not_finite_stops_the_step_by_name(objective, batch, monkey
 
 
 def test_a_loss_that_no_table_names_is_weighed_like_any_other(make, spec, batch):
-    from distill.relation import RelationSpec
-
     class Mine(RelationSpec):
         pass
 
@@ -143,8 +145,6 @@ def test_a_loss_that_no_table_names_is_weighed_like_any_other(make, spec, batch)
 
 
 def test_what_is_no_loss_of_either_kind_is_refused(make, spec):
-    from distill.loss import LossSpec
-
     class Mine(LossSpec):
         pass
 
@@ -158,8 +158,6 @@ def test_a_loss_cannot_have_the_name_of_a_detection_term(make, spec, losses):
 
 
 def test_one_loss_may_be_there_twice(make, spec, losses, batch):
-    from distill.objective import loss_spec
-
     near, far = (loss_spec(name, {"loss": "relation", "weight": 1.0, "level": name}) for name in ("low", "high"))
     output = make(spec.build(), spec.build(), {"near": near, "far": far})(batch)
     assert {"near", "far"} < output.raw.keys()
@@ -167,8 +165,6 @@ def test_one_loss_may_be_there_twice(make, spec, losses, batch):
 
 
 def test_teachers_boxes_may_replace_the_annotations(make, spec, batch):
-    from distill.output import OutputSpec
-
     output = make(spec.build(), spec.build(), {"output": OutputSpec(weight=1.0, annotations=False)})(batch)
     assert output.weighted["heatmap"] == output.weighted["boxes"] == 0
     assert output.raw["heatmap"] > 0
@@ -196,8 +192,6 @@ def test_student_as_its_own_teacher_is_refused(make, spec, losses):
 
 
 def test_wider_teacher_needs_an_adapter(make, spec, batch):
-    from distill.feature import FeatureSpec
-
     teacher = spec.model_copy(update={"lidar": spec.lidar.model_copy(update={"channels": 10})})
     with pytest.raises(ValueError, match=r"6 channels.*10"):
         make(spec.build(), teacher.build(), {"feature": FeatureSpec(weight=1.0)})

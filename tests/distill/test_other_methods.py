@@ -6,6 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from detectors.geometry.boxes import Boxes
+from detectors.geometry.grid import BevGrid
+from distill.channelwise import channelwise_loss
+from distill.contrastive import ContrastiveSpec, info_nce
+from distill.feature import FeatureSpec
+from distill.regions import center_gaussians, scaled_foreground
+from distill.response import ResponseSpec
+
 
 @pytest.fixture
 def maps(scene, rng, detector_spec):
@@ -15,9 +23,6 @@ def maps(scene, rng, detector_spec):
 @pytest.mark.parametrize("region", ["map", "gaussian", "foreground"])
 @pytest.mark.parametrize(("norm", "power"), [("l1", 1), ("l2", 2)])
 def test_features_in_a_region_equal_a_loop_over_cells(maps, scene, detector_spec, region, norm, power):
-    from distill.feature import FeatureSpec
-    from distill.regions import center_gaussians, scaled_foreground
-
     student, teacher = maps
     teacher.bev_low[:, :, 2:4] = 0.0
     term = FeatureSpec(weight=1.0, region=region, norm=norm).build(detector_spec, detector_spec)
@@ -41,8 +46,6 @@ def test_features_in_a_region_equal_a_loop_over_cells(maps, scene, detector_spec
 
 
 def _mask(scene, center, size, yaw, velocity):
-    from distill.regions import scaled_foreground
-
     fields = {"center": [*center, 0.0], "size": [*size, 1.0], "yaw": yaw, "velocity": velocity}
     values = {name: torch.tensor(value, dtype=torch.float64).reshape(1, 1, -1) for name, value in fields.items()}
     values["yaw"] = values["yaw"][..., 0]
@@ -78,10 +81,6 @@ def test_scaled_foreground_by_hand(scene, size, yaw, velocity, cells):
     ("far", "share", "long"), [(19.0, 0.0, 4.0), (20.0, 0.25, 4.0), (30.0, 0.5, 4.0), (32.0, 0.5, 12.0)]
 )
 def test_farther_objects_have_larger_masks(far, share, long):
-    from detectors.geometry.boxes import Boxes
-    from detectors.geometry.grid import BevGrid
-    from distill.regions import scaled_foreground
-
     grid = BevGrid(x_range=(0, 64), y_range=(-8, 8), z_range=(-3, 2), cell=0.125)
     one = torch.ones(1, 1)
     boxes = Boxes(
@@ -98,8 +97,6 @@ def test_farther_objects_have_larger_masks(far, share, long):
 
 
 def test_channelwise_by_hand():
-    from distill.channelwise import channelwise_loss
-
     # One channel of two cells: student 1/2, 1/2; teacher 3/4, 1/4. Another in which they agree but for a constant.
     student = torch.tensor([[[[0.0, 0.0]], [[1.0, 2.0]]]])
     teacher = torch.tensor([[[[math.log(3.0), 0.0]], [[5.0, 6.0]]]])
@@ -109,16 +106,12 @@ def test_channelwise_by_hand():
 
 
 def test_channelwise_does_not_ask_how_strong_a_channel_is(rng):
-    from distill.channelwise import channelwise_loss
-
     maps = torch.randn(2, 3, 4, 5, generator=rng)
     assert channelwise_loss(maps + 7.0, maps, 4.0).item() == pytest.approx(0.0, abs=1e-5)
     assert channelwise_loss(maps.flip(3), maps, 4.0) > 0.01
 
 
 def test_info_nce_by_hand():
-    from distill.contrastive import info_nce
-
     own = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     wanted = torch.tensor([[1.0, 0.0], [1.0, 0.0], [9.0, 9.0]])
     counts = torch.tensor([True, True, False])
@@ -131,8 +124,6 @@ def test_info_nce_by_hand():
 
 
 def test_contrastive_compares_the_nine_points_of_every_box(maps, scene, detector_spec, read_keypoints):
-    from distill.contrastive import ContrastiveSpec
-
     torch.manual_seed(0)
     term = ContrastiveSpec(weight=1.0, temperature=0.5).build(detector_spec, detector_spec).double()
     vectors = []
@@ -151,8 +142,6 @@ def test_contrastive_compares_the_nine_points_of_every_box(maps, scene, detector
 @pytest.mark.parametrize("scores", ["best", "all"])
 @pytest.mark.parametrize("parts", ["joint", "split"])
 def test_response_over_the_whole_map_equals_a_loop(maps, scene, detector_spec, scores, parts):
-    from distill.response import ResponseSpec
-
     term = ResponseSpec(weight=1.0, region="map", scores=scores, parts=parts).build(detector_spec, detector_spec)
     heat = [output.head.heatmap.sigmoid() for output in maps]
     if scores == "best":

@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from detectors.geometry.boxes import CLASSES
+from detectors.outputs import HeadOutput
+from distill.output import OutputSpec
+
 ROW, COLUMN, TASK, LABEL = 6, 9, 5, 5  # a pedestrian
 
 
 def _with_peak(output, score, code=None):
     """A head that is sure of nothing but one pedestrian."""
-    from detectors.outputs import HeadOutput
-
     heatmap = torch.full_like(output.head.heatmap, -12.0)
     heatmap[0, LABEL, ROW, COLUMN] = math.log(score / (1 - score))
     boxes = torch.zeros_like(output.head.boxes)
@@ -24,9 +26,6 @@ def _with_peak(output, score, code=None):
 
 @pytest.fixture
 def build(detector_spec):
-    from detectors.geometry.boxes import CLASSES
-    from distill.output import OutputSpec
-
     assert CLASSES[LABEL] == "pedestrian"
     head = detector_spec.head.model_copy(update={"heatmap_weight": 2.0, "box_weight": 0.5})
     spec = detector_spec.model_copy(update={"head": head})

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from distill.regions import boxes_inside, center_gaussians, mean_over_boxes, sample_keypoints
+
 
 @pytest.fixture
 def ramp(scene):
@@ -20,16 +22,12 @@ def ramp(scene):
 
 
 def test_a_map_is_read_where_the_keypoint_is(scene, ramp):
-    from distill.regions import sample_keypoints
-
     inside = slice(0, 1), slice(0, 2)  # all nine points of these boxes are inside the map
     sampled = sample_keypoints(ramp, scene.batch.boxes, scene.grid)
     assert_close(sampled[inside], scene.batch.boxes.keypoints()[inside])
 
 
 def test_swapped_points_are_read_at_the_mirror_image_across_the_diagonal_of_the_map(scene, ramp):
-    from distill.regions import sample_keypoints
-
     # By hand, on 14 m by 9 m from (-6, -5): what is a share of the one axis becomes that share of the other.
     x, y = scene.batch.boxes.keypoints()[0, 1].unbind(-1)  # a small box well inside
     mirrored = torch.stack([-6 + 14 * (y + 5) / 9, -5 + 9 * (x + 6) / 14], dim=-1)
@@ -39,22 +37,16 @@ def test_swapped_points_are_read_at_the_mirror_image_across_the_diagonal_of_the_
 
 
 def test_a_finer_map_of_the_same_grid_is_read_at_the_same_place(scene, ramp):
-    from distill.regions import sample_keypoints
-
     finer = F.interpolate(ramp, scale_factor=(3, 2), mode="bilinear", align_corners=False)
     assert_close(sample_keypoints(finer, scene.batch.boxes, scene.grid)[0, :2], scene.batch.boxes.keypoints()[0, :2])
 
 
 def test_beyond_the_map_there_is_nothing(scene):
-    from distill.regions import sample_keypoints
-
     boxes = replace(scene.batch.boxes, center=scene.batch.boxes.center + 100)
     assert not sample_keypoints(torch.ones(2, 3, 9, 14).double(), boxes, scene.grid).any()
 
 
 def test_half_precision_maps_are_read_at_full_precision_coordinates(scene, rng):
-    from distill.regions import sample_keypoints
-
     maps = torch.randn(2, 3, 9, 14, generator=rng).bfloat16()
     boxes = scene.batch.boxes
     assert_close(
@@ -63,8 +55,6 @@ def test_half_precision_maps_are_read_at_full_precision_coordinates(scene, rng):
 
 
 def test_a_box_counts_where_its_centre_is_inside(scene):
-    from distill.regions import boxes_inside
-
     valid = boxes_inside(scene.batch.boxes, scene.batch.is_box, scene.grid)
     assert [tuple(index) for index in valid.nonzero().tolist()] == list(scene.valid)
 
@@ -74,24 +64,18 @@ def test_a_box_counts_where_its_centre_is_inside(scene):
     [(-6.0, -5.0, True), (-6.01, 0, False), (0, -5.01, False), (7.99, 3.99, True), (8.0, 0, False), (0, 4.0, False)],
 )
 def test_the_lower_edge_is_inside_and_the_upper_is_not(scene, x, y, inside):
-    from distill.regions import boxes_inside
-
     center = torch.tensor([x, y, 0.0], dtype=torch.float64).expand(2, 4, 3)
     boxes = replace(scene.batch.boxes, center=center)
     assert boxes_inside(boxes, torch.ones(2, 4, dtype=torch.bool), scene.grid)[0, 0] == inside
 
 
 def test_mean_is_over_the_objects_of_the_whole_batch():
-    from distill.regions import mean_over_boxes
-
     values = torch.tensor([[1.0, 2.0, 30.0], [6.0, math.nan, math.inf]])
     is_object = torch.tensor([[True, True, False], [True, False, False]])
     assert_close(mean_over_boxes(values, is_object), torch.tensor(3.0))
 
 
 def test_mean_over_no_object_is_zero_and_has_a_gradient():
-    from distill.regions import mean_over_boxes
-
     values = torch.ones(2, 3, requires_grad=True)
     mean = mean_over_boxes(values, torch.zeros(2, 3, dtype=torch.bool))
     mean.backward()
@@ -100,8 +84,6 @@ def test_mean_over_no_object_is_zero_and_has_a_gradient():
 
 
 def test_mask_peaks_at_one_in_the_cell_of_each_centre(scene):
-    from distill.regions import center_gaussians
-
     mask = center_gaussians(scene.batch.boxes, scene.batch.is_box, scene.grid, min_overlap=0.1)
     peaks = {tuple(index) for index in (mask == 1).nonzero().tolist()}
     # Sample, row (y + 5) and column (x + 6) of every valid box.
@@ -110,8 +92,6 @@ def test_mask_peaks_at_one_in_the_cell_of_each_centre(scene):
 
 
 def test_mask_is_the_maximum_over_boxes_whatever_their_class(scene):
-    from distill.regions import center_gaussians
-
     # Two samples of four large boxes, one cell apart, of classes 0, 5, 1, 0 and 2, 0, 9, 0: their Gaussians overlap.
     x = torch.arange(4, dtype=torch.float64).expand(2, 4)
     boxes = replace(
@@ -130,8 +110,6 @@ def test_mask_is_the_maximum_over_boxes_whatever_their_class(scene):
 
 
 def test_mask_falls_off_as_a_gaussian_within_the_radius(scene):
-    from distill.regions import center_gaussians
-
     only_last = scene.batch.is_box & torch.tensor([[False], [True]])
     square = replace(scene.batch.boxes, size=torch.full((2, 4, 3), 12.0, dtype=torch.float64))
     mask = center_gaussians(square, only_last, scene.grid, min_overlap=0.5)
@@ -145,16 +123,12 @@ def test_mask_falls_off_as_a_gaussian_within_the_radius(scene):
 
 
 def test_small_object_keeps_the_cell_of_its_centre_only(scene):
-    from distill.regions import center_gaussians
-
     second = scene.batch.is_box & torch.tensor([False, True, False, False]) & torch.tensor([[True], [False]])
     mask = center_gaussians(scene.batch.boxes, second, scene.grid, min_overlap=0.1)
     assert mask.sum() == mask[0, 2, 9] == 1
 
 
 def test_mask_without_boxes_is_zero(scene):
-    from distill.regions import center_gaussians
-
     assert not center_gaussians(
         scene.batch.boxes, torch.zeros(2, 4, dtype=torch.bool), scene.grid, min_overlap=0.1
     ).any()

@@ -4,6 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from distill.adapters import build_adapter
+from distill.keypoints import KeypointTerm
+from distill.relation import RelationSpec
+
 PARALLEL = torch.tensor([[[[1.0, 0.0], [2.0, 0.0]]]])  # one object, two keypoints, affinity 1
 SLANTED = torch.tensor([[[[1.0, 0.0], [0.6, 0.8]]]])  # affinity 0.6 between the two
 ONE = torch.tensor([[True]])
@@ -57,7 +61,6 @@ def test_half_precision_step_keeps_small_gaps(relation_loss):
 
 
 def test_value_and_gradient_equal_a_loop_over_boxes(scene, rng, read_keypoints):
-    from distill.keypoints import KeypointTerm
     from distill.relation import relation_loss
 
     student, teacher = scene.output(rng, low=3, high=4), scene.output(rng, low=3, high=6)
@@ -82,8 +85,6 @@ def test_value_and_gradient_equal_a_loop_over_boxes(scene, rng, read_keypoints):
 
 @pytest.mark.parametrize("adapter", ["none", "conv3x3"])
 def test_teacher_may_be_wider_than_the_student(scene, rng, adapter):
-    from distill.adapters import build_adapter
-    from distill.keypoints import KeypointTerm
     from distill.relation import relation_loss
 
     adapt = torch.nn.Identity() if adapter == "none" else build_adapter(adapter, 4, 6).double()
@@ -92,8 +93,6 @@ def test_teacher_may_be_wider_than_the_student(scene, rng, adapter):
 
 
 def test_compares_the_level_it_was_told(scene, rng, detector_spec):
-    from distill.relation import RelationSpec
-
     widths = detector_spec.low_channels, detector_spec.high_channels
     student = scene.output(rng, *widths)
     teacher = scene.output(rng, *widths, bev_high=student.bev_high)

@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from detectors.outputs import HeadOutput
+from distill.regions import center_gaussians
+from distill.response import ResponseSpec, ResponseTerm
+
 
 @pytest.fixture
 def head():
     """Head maps on a 1 x 2 grid: logits of two classes; boxes of one task with a code of two."""
-    from detectors.outputs import HeadOutput
 
     def make(logits, boxes=((0.0, 0.0), (0.0, 0.0))):
         return HeadOutput(
@@ -65,9 +68,6 @@ def test_far_from_objects_anything_goes(response_loss, head):
 
 @pytest.mark.parametrize("parts", ["joint", "split"])
 def test_value_and_gradient_equal_a_loop_over_boxes_and_cells(scene, rng, parts):
-    from distill.regions import center_gaussians
-    from distill.response import ResponseSpec, ResponseTerm
-
     student, teacher = (scene.output(rng, low=3, high=4) for _ in range(2))
     maps = student.head.heatmap.requires_grad_(), student.head.boxes.requires_grad_()
     loss = ResponseTerm(ResponseSpec(weight=1.0, teacher_temperature=2.0, parts=parts), scene.grid)(

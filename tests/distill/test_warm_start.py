@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from distill.warm_start import inherit, require_same_build
+
 
 def test_neck_and_head_are_the_teachers_and_the_encoder_is_not(spec, batch):
-    from distill.warm_start import inherit
-
     student, teacher = spec.build(), spec.build()
     teacher.train()(batch)  # moves the running statistics, too
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
@@ -19,8 +19,6 @@ def test_neck_and_head_are_the_teachers_and_the_encoder_is_not(spec, batch):
 
 
 def test_copies_do_not_share_memory(spec):
-    from distill.warm_start import inherit
-
     student, teacher = spec.build(), spec.build()
     inherit(student, teacher)
     assert not {p.data_ptr() for p in student.parameters()} & {p.data_ptr() for p in teacher.parameters()}
@@ -28,8 +26,6 @@ def test_copies_do_not_share_memory(spec):
 
 @pytest.mark.parametrize("part", ["neck", "head"])
 def test_other_builds_are_refused(spec, part):
-    from distill.warm_start import require_same_build
-
     width = {"neck": {"coarse_width": 16}, "head": {"width": 12}}[part]
     other = spec.model_copy(update={part: getattr(spec, part).model_copy(update=width)})
     with pytest.raises(ValueError, match=f"student's {part}"):

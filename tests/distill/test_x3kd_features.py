@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from distill.activation import ActivationSpec
+from distill.adversarial import AdversarialSpec
+
 
 @pytest.fixture
 def maps(scene, rng, detector_spec):
@@ -15,8 +18,6 @@ def maps(scene, rng, detector_spec):
 
 
 def _activation(detector_spec, **fields):
-    from distill.activation import ActivationSpec
-
     torch.manual_seed(0)
     return ActivationSpec(weight=1.0, **fields).build(detector_spec, detector_spec).double()
 
@@ -59,8 +60,6 @@ def test_the_decoder_learns_what_there_is_to_predict(maps, scene, detector_spec)
 
 
 def _adversarial(detector_spec, **fields):
-    from distill.adversarial import AdversarialSpec
-
     torch.manual_seed(0)
     return AdversarialSpec(weight=1.0, **fields).build(detector_spec, detector_spec).double()
 
@@ -112,8 +111,6 @@ def test_playing_against_each_other_brings_the_student_to_the_teacher(scene, rng
 
 
 def test_maps_of_other_widths_need_an_adapter(detector_spec):
-    from distill.adversarial import AdversarialSpec
-
     camera = detector_spec.camera.model_copy(update={"channels": detector_spec.camera.channels + 1})
     wide = detector_spec.model_copy(update={"camera": camera})
     with pytest.raises(ValueError, match="use adapter 'conv3x3'"):
@@ -123,6 +120,4 @@ def test_maps_of_other_widths_need_an_adapter(detector_spec):
 
 @pytest.mark.parametrize(("values", "won"), [([1.2, 0.9], False), ([0.01, 0.05], True), ([0.01, 0.5], False)])
 def test_a_discriminator_that_has_won_is_told(values, won):
-    from distill.adversarial import AdversarialSpec
-
     assert ("has won" in AdversarialSpec(weight=1.0).warning(values)) == won

@@ -1,12 +1,28 @@
 """Datasets made once a run, orders to train on them, and a small study that has run, by its results."""
 
+import io
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
+from rich.console import Console
+from typer.testing import CliRunner
+
+from detectors.presets import PRESETS
+from harness.data.root import NuScenesRoot
+from harness.evaluate.intervals import write_draws
+from harness.report.__main__ import app
+from harness.report.source import of_study
+from harness.runs.folder import Result, RunFolder
+from harness.study.jobs import DataIdentity, DetectorJobSpec
+from harness.study.schedule import ScheduleSpec
+from harness.train.job import JobOrder
+from harness.world.nuimages import synthesize_images
+from harness.world.nuscenes import GENERATOR, synthesize
 
 STUDY = Path(__file__).parents[2] / "studies" / "smoke.yaml"
 NDS = {"teacher": 0.401, "baseline": 0.301, "student": 0.352}
@@ -43,32 +59,24 @@ def once(tmp_path_factory):
 @pytest.fixture(scope="session")
 def smoke_path(once):
     """The folder of the embedded world's smallest preset; all workers read it and none writes to it."""
-    from harness.world.nuscenes import synthesize
-
     return once("smoke world", lambda path: synthesize(path, "smoke", seed=0))
 
 
 @pytest.fixture(scope="session")
 def smoke_root(smoke_path):
     """That folder, opened."""
-    from harness.data.root import NuScenesRoot
-
     return NuScenesRoot(smoke_path, "v1.0-synthetic")
 
 
 @pytest.fixture(scope="session")
 def smoke_images(once):
     """The folder of the smallest preset of single images with instance masks, of the same seed."""
-    from harness.world.nuimages import synthesize_images
-
     return once("smoke images", lambda path: synthesize_images(path, "smoke", seed=0))
 
 
 @pytest.fixture(scope="session")
 def real_root():
     """One real nuScenes frame (CROSSBEV_REAL_FRAME, or shared/real beside the repository), which we may not ship."""
-    from harness.data.root import NuScenesRoot
-
     beside = Path(__file__).parents[3] / "shared" / "real" / "nuscenes-frame"
     path = Path(os.environ.get("CROSSBEV_REAL_FRAME", beside))
     if not path.is_dir():
@@ -79,10 +87,6 @@ def real_root():
 @pytest.fixture(scope="session")
 def order_on():
     """``order_on(root, preset, **spec)``: an order on that root; more fields of the job's spec, or of the order."""
-    from detectors.presets import PRESETS
-    from harness.study.jobs import DataIdentity, DetectorJobSpec
-    from harness.study.schedule import ScheduleSpec
-    from harness.train.job import JobOrder
 
     def make(root, /, preset="tiny_lidar", schedule=None, eval_split="synthetic_val", **more):
         data = DataIdentity(
@@ -125,7 +129,6 @@ def order(smoke_root, order_on):
 @pytest.fixture(scope="session")
 def train_here(smoke_root, order_on):
     """``train_here(plan, runs)``: every job of a plan on the smoke world, one after the other and in this process."""
-    from harness.runs.folder import RunFolder
     from harness.train.job import run
 
     def train(plan, runs):
@@ -149,13 +152,6 @@ def train_here(smoke_root, order_on):
 @pytest.fixture(scope="session")
 def planned(own_cache, smoke_path):
     """The study and its plan."""
-    import io
-
-    from rich.console import Console
-
-    from harness.report.source import of_study
-    from harness.world.nuscenes import GENERATOR
-
     # What it would make there is the same, byte for byte.
     (own_cache / "crossbev").mkdir(exist_ok=True)
     embedded = own_cache / "crossbev" / f"synthetic-smoke-0-{GENERATOR}"
@@ -167,11 +163,6 @@ def planned(own_cache, smoke_path):
 @pytest.fixture(scope="session")
 def stored(planned, tmp_path_factory):
     """A folder with its finished runs; to be copied, not to be written to."""
-    import numpy as np
-
-    from harness.evaluate.intervals import write_draws
-    from harness.runs.folder import Result, RunFolder
-
     folder = tmp_path_factory.mktemp("stored")
     for row in planned.plan.rows:
         run = RunFolder(folder / "runs" / row.job)
@@ -209,9 +200,6 @@ def jobs(planned):
 @pytest.fixture
 def report(folder, monkeypatch):
     """``report(STUDY, flags)`` in that folder: exit status and all that was said, as one line."""
-    from typer.testing import CliRunner
-
-    from harness.report.__main__ import app
 
     def report(what=STUDY, *flags):
         monkeypatch.chdir(folder)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from harness.errors import without_password
+
 
 @pytest.mark.parametrize(
     ("url", "shown"),
@@ -14,6 +16,4 @@ import pytest
     ],
 )
 def test_a_password_in_a_url_is_not_shown(url, shown):
-    from harness.errors import without_password
-
     assert without_password(url) == shown

@@ -6,15 +6,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from detectors.detector import DetectorSpec
+from detectors.presets import PRESETS
+from harness.data.loader import SampleSet, evaluation_batches
+from harness.export import app
+from harness.study.load import load_study
+from harness.study.plan import plan_study
+from harness.train.checkpoint import open_detector
+
 LOSSES = {"feature": {"weight": 1.0, "adapter": "conv3x3"}, "relation": {"weight": 1.0}}
 
 
 @pytest.fixture(scope="module")
 def runs(smoke_root, train_here, tmp_path_factory):
     """A runs folder with a LiDAR teacher, a camera baseline and a distilled camera with an adapter; and their ids."""
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     folder = tmp_path_factory.mktemp("export")
     (folder / "study.yaml").write_text(
         "# Does an adapter stay behind?\n"
@@ -37,15 +42,10 @@ def runs(smoke_root, train_here, tmp_path_factory):
 
 
 def _export(runs, id_, out):
-    from harness.export import app
-
     return CliRunner().invoke(app, [id_, str(out), "--runs-dir", str(runs)])
 
 
 def test_student_and_baseline_have_the_same_parameters_and_maps(runs, smoke_root, tmp_path):
-    from harness.data.loader import SampleSet, evaluation_batches
-    from harness.train.checkpoint import open_detector
-
     folder, ids = runs
     detectors = []
     for name in ("distilled", "baseline"):
@@ -65,9 +65,6 @@ def test_student_and_baseline_have_the_same_parameters_and_maps(runs, smoke_root
 
 
 def test_an_export_says_what_it_is_and_where_it_comes_from(runs, tmp_path):
-    from detectors.detector import DetectorSpec
-    from detectors.presets import PRESETS
-
     folder, ids = runs
     assert _export(folder, ids["distilled"][:6], tmp_path / "deep" / "out").exit_code == 0
     spec = DetectorSpec.model_validate_json((tmp_path / "deep" / "out" / "detector.json").read_text())

@@ -1,11 +1,22 @@
 """The instance head draws each mask by its own small network, looks for it at its centroid, and keeps the best ones."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
+
+from detectors.batch import Instances
+from detectors.heads.instance_mask import (
+    InstanceDecodeSpec,
+    InstanceMaps,
+    InstanceMaskSpec,
+    dice_loss,
+    instance_targets,
+    mask_iou,
+)
 
 CHANNELS = 3
 BUS, CAR, PEDESTRIAN = 3, 0, 7
@@ -16,16 +27,12 @@ WEIGHTS = (CHANNELS + 2 + 1) * CHANNELS + (CHANNELS + 1) * CHANNELS + (CHANNELS 
 
 @pytest.fixture
 def spec():
-    from detectors.heads.instance_mask import InstanceMaskSpec
-
     return InstanceMaskSpec(width=6, mask_channels=CHANNELS)
 
 
 @pytest.fixture
 def decode(head):
     """``decode(maps, size, **fields)``: the instances of each view, and how they are chosen."""
-    from detectors.heads.instance_mask import InstanceDecodeSpec
-
     return lambda maps, size, **fields: head.decode(maps, size, InstanceDecodeSpec(**fields))
 
 
@@ -36,8 +43,6 @@ def head(spec):
 
 
 def _maps(rng, views=3, size=(6, 9)):
-    from detectors.heads.instance_mask import InstanceMaps
-
     heatmap, kernel, feature = (torch.randn(views, c, *size, generator=rng) for c in (10, WEIGHTS, CHANNELS))
     return InstanceMaps(heatmap, kernel, feature)
 
@@ -102,8 +107,6 @@ def test_no_object_draws_no_mask(head, rng):
 
 def _instances(size, *views, room=3):
     """``views``: of each, [(rows, columns, label), ...] as slices of pixels; later ones stand in front."""
-    from detectors.batch import Instances
-
     owner = torch.zeros(len(views), *size, dtype=torch.uint8)
     label = torch.full((len(views), room), -1)
     score = torch.zeros(len(views), room)
@@ -116,8 +119,6 @@ def _instances(size, *views, room=3):
 
 
 def test_target_of_a_rectangle_by_hand(spec):
-    from detectors.heads.instance_mask import instance_targets
-
     # In cells of 2 x 2 pixels: rows 1 to 9 and columns 4 to 16, so nine by thirteen cells around row 5, column 10.
     instances = _instances((24, 40), [(slice(2, 20), slice(8, 34), BUS)])
     targets = instance_targets(instances, (12, 20), spec)
@@ -136,8 +137,6 @@ def test_target_of_a_rectangle_by_hand(spec):
 
 
 def test_cells_of_which_half_is_covered_count_for_the_size_of_a_window(spec):
-    from detectors.heads.instance_mask import instance_targets
-
     # As above without a margin of one pixel, half a cell: still nine by thirteen cells. Of the seven by eleven that are
     # covered in whole the radius would be (18 - sqrt(18^2 - 4 * 77 * 0.7)) / 4 = 1.9, so 1.
     targets = instance_targets(_instances((24, 40), [(slice(3, 19), slice(9, 33), BUS)]), (12, 20), spec)
@@ -146,8 +145,6 @@ def test_cells_of_which_half_is_covered_count_for_the_size_of_a_window(spec):
 
 
 def test_a_centre_is_the_centroid_of_the_mask_not_of_its_bounding_box(spec):
-    from detectors.heads.instance_mask import instance_targets
-
     # An L: rows 0 to 7 of column 0, and columns 1 to 11 of row 7, in cells of 1 x 1 pixels.
     instances = _instances((9, 14), [(slice(0, 8), slice(0, 1), CAR)])
     instances.owner[0, 7, 1:12] = 1
@@ -157,8 +154,6 @@ def test_a_centre_is_the_centroid_of_the_mask_not_of_its_bounding_box(spec):
 
 
 def test_cells_at_the_border_are_covered_in_part(spec):
-    from detectors.heads.instance_mask import instance_targets
-
     # Cells of 2 rows x 4 columns; the mask begins in the middle of row 1 and a quarter into column 1.
     instances = _instances((12, 20), [(slice(3, 6), slice(5, 12), CAR)])
     targets = instance_targets(instances, (6, 5), spec)
@@ -168,8 +163,6 @@ def test_cells_at_the_border_are_covered_in_part(spec):
 
 
 def test_the_thinnest_object_has_a_window_of_three_cells(spec):
-    from detectors.heads.instance_mask import instance_targets
-
     # A pole of one pixel covers no cell by half.
     instances = _instances((24, 40), [(slice(2, 18), slice(9, 10), PEDESTRIAN)])
     targets = instance_targets(instances, (6, 10), spec)
@@ -178,8 +171,6 @@ def test_the_thinnest_object_has_a_window_of_three_cells(spec):
 
 
 def test_what_is_too_small_is_not_looked_for(spec):
-    from detectors.heads.instance_mask import instance_targets
-
     # In cells of 2 x 2 pixels: three pixels are less than one cell, four are one even across two cells.
     views = [(slice(0, 1), slice(0, 3), CAR)], [(slice(0, 1), slice(9, 13), CAR)]
     targets = instance_targets(_instances((12, 20), *views), (6, 10), spec)
@@ -191,10 +182,6 @@ def test_what_is_too_small_is_not_looked_for(spec):
 
 
 def test_padding_and_what_was_struck_out_have_no_target(spec):
-    from dataclasses import replace
-
-    from detectors.heads.instance_mask import instance_targets
-
     whole = _instances((12, 20), [(slice(0, 4), slice(0, 6), CAR), (slice(6, 12), slice(8, 18), BUS)], [])
     assert len(instance_targets(whole, (6, 10), spec).view) == 2
     # Its pixels are still numbered in the map of owners.
@@ -210,8 +197,6 @@ def test_padding_and_what_was_struck_out_have_no_target(spec):
 
 
 def test_order_of_instances_does_not_matter(spec):
-    from detectors.heads.instance_mask import instance_targets
-
     things = [(slice(0, 4), slice(0, 6), CAR), (slice(6, 12), slice(8, 18), BUS), (slice(0, 5), slice(10, 19), CAR)]
     one = instance_targets(_instances((12, 20), things), (6, 10), spec)
     other = instance_targets(_instances((12, 20), things[::-1]), (6, 10), spec)
@@ -223,8 +208,6 @@ def test_order_of_instances_does_not_matter(spec):
 
 
 def test_instances_of_several_views_stay_in_their_own(spec):
-    from detectors.heads.instance_mask import instance_targets
-
     views = [], [(slice(0, 4), slice(0, 6), CAR)], [(slice(6, 12), slice(8, 18), BUS)]
     targets = instance_targets(_instances((12, 20), *views), (6, 10), spec)
     assert targets.view.tolist() == [1, 2]
@@ -234,8 +217,6 @@ def test_instances_of_several_views_stay_in_their_own(spec):
 
 
 def test_autocast_does_not_round_where_a_centre_is(spec):
-    from detectors.heads.instance_mask import instance_targets
-
     # Of bfloat16's eight bits none is left for a single column from 256 on, nor for a single row.
     for size, rows, columns in (((4, 600), (0, 3), (500, 552)), ((600, 4), (500, 552), (0, 3))):
         instances = _instances(size, [(slice(*rows), slice(*columns), CAR)])
@@ -247,15 +228,11 @@ def test_autocast_does_not_round_where_a_centre_is(spec):
 
 
 def test_maps_that_do_not_divide_the_images_are_refused(spec):
-    from detectors.heads.instance_mask import instance_targets
-
     with pytest.raises(AssertionError, match="do not divide"):
         instance_targets(_instances((12, 20), []), (5, 10), spec)
 
 
 def test_dice_by_hand():
-    from detectors.heads.instance_mask import dice_loss
-
     first, second = torch.zeros(3, 2, 4), torch.zeros(3, 2, 4)
     first[0, :, :2] = second[0, :, :2] = 1.0  # equal
     first[1, 0], second[1, 1, :2] = 1.0, 1.0  # four cells and two others
@@ -268,8 +245,6 @@ def test_dice_by_hand():
 
 
 def test_mask_iou_by_hand():
-    from detectors.heads.instance_mask import mask_iou
-
     masks = torch.zeros(4, 2, 5, dtype=torch.bool)
     masks[0, 0, :4] = True
     masks[1, :, 3:] = True
@@ -281,10 +256,6 @@ def test_mask_iou_by_hand():
 
 
 def test_each_mask_costs_as_much_as_it_is_sure_and_all_their_mean(head, spec, rng):
-    from dataclasses import replace
-
-    from detectors.heads.instance_mask import dice_loss, instance_targets
-
     maps = _maps(rng, views=2, size=(6, 10))
     views = [(slice(6, 12), slice(8, 18), BUS)], [(slice(0, 4), slice(0, 6), CAR)]
     targets = instance_targets(_instances((12, 20), *views), (6, 10), spec)
@@ -298,8 +269,6 @@ def test_each_mask_costs_as_much_as_it_is_sure_and_all_their_mean(head, spec, rn
 
 
 def test_loss_teaches_every_map_where_there_is_something_and_only_the_heatmap_where_there_is_nothing(head, spec, rng):
-    from detectors.heads.instance_mask import instance_targets
-
     for views, taught in (([(slice(6, 12), slice(8, 18), BUS)],), True), (([],), False):
         maps = _maps(rng, views=1, size=(6, 10))
         leaves = [each.requires_grad_() for each in (maps.heatmap, maps.kernel, maps.feature)]
@@ -316,8 +285,6 @@ def test_loss_teaches_every_map_where_there_is_something_and_only_the_heatmap_wh
 @pytest.fixture
 def drawing():
     """Two views of 6 x 9 cells in which nothing is found, and the masks that kernels of the features 0 to 2 draw."""
-    from detectors.heads.instance_mask import InstanceMaps
-
     maps = InstanceMaps(torch.full((2, 10, 6, 9), -10.0), torch.zeros(2, WEIGHTS, 6, 9), torch.zeros(2, CHANNELS, 6, 9))
     maps.feature[:, 0, 1:4, 2:7] = 1.0
     maps.feature[:, 1, 2:6, 6:9] = 1.0

@@ -1,6 +1,7 @@
 """A bundle is enough to make the tables again anywhere, byte for byte; and one that is not what it was is refused."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -13,11 +14,19 @@ from io import BytesIO
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mlflow import MlflowClient
+from rich.console import Console
 
+from harness.bundle import read
+from harness.bundle.read import unbundled
+from harness.bundle.write import write_bundle
+from harness.errors import InputError
 from harness.evidence.runs import StudyRuns
+from harness.report.write import rebuild
 
 ROOT = Path(__file__).parents[3]
 TABLES = ("table.md", "table.tex", "table.csv", "cost.md", "cost.csv")
@@ -26,13 +35,7 @@ TABLES = ("table.md", "table.tex", "table.csv", "cost.md", "cost.csv")
 @pytest.fixture(scope="module")
 def bundle(planned, stored, tmp_path_factory):
     """A bundle; to be copied, not to be written to. Its tables are in reports/ beside it."""
-    import io
     from dataclasses import replace
-
-    from rich.console import Console
-
-    from harness.bundle.write import write_bundle
-    from harness.report.write import rebuild
 
     folder = tmp_path_factory.mktemp("bundle")
     source = replace(planned, runs=stored / "runs")
@@ -68,17 +71,12 @@ def rewritten(bundle, tmp_path):
 
 def _files(path):
     """What an opened bundle has, by name."""
-    from harness.bundle.read import unbundled
-
     with unbundled(path) as source:
         parent = source.runs.parent
         return {each.relative_to(parent).as_posix(): each.read_bytes() for each in parent.rglob("*") if each.is_file()}
 
 
 def _refused(path):
-    from harness.bundle.read import unbundled
-    from harness.errors import InputError
-
     with pytest.raises(InputError) as error, unbundled(path):
         pass
     return str(error.value)
@@ -161,8 +159,6 @@ def test_flags_say_which_large_files_are_in_it(report, folder, flag, name, there
 def test_an_interrupted_bundle_leaves_nothing(planned, stored, bundle, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from harness.bundle.write import write_bundle
-
     def crash(*_):
         raise KeyboardInterrupt
 
@@ -197,8 +193,6 @@ def test_a_changed_missing_or_added_member_is_named(rewritten, jobs):
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_flipped_bit_is_found_or_changes_nothing(bundle, tmp_path, where, bit):
-    from harness.errors import InputError
-
     content = bytearray(bundle.read_bytes())
     content[int(where * len(content))] ^= 1 << bit
     (tmp_path / "flipped.zip").write_bytes(content)
@@ -223,8 +217,6 @@ def test_a_member_that_is_there_twice_is_refused(bundle, tmp_path):
 
 
 def test_what_would_unpack_to_too_much_is_refused_before_it_is_unpacked(bundle, rewritten, monkeypatch):
-    from harness.bundle import read
-
     zeros = rewritten(lambda members: members.update({"runs/zeros": bytes(2**22)}))
     monkeypatch.setattr(read, "SUSPICIOUS", 2**20)
     monkeypatch.setattr(read, "MOST_TIMES", 20)
@@ -235,10 +227,6 @@ def test_what_would_unpack_to_too_much_is_refused_before_it_is_unpacked(bundle, 
 
 
 def test_packed_arrays_that_would_fill_the_memory_are_refused(rewritten, jobs, monkeypatch):
-    import numpy as np
-
-    from harness.bundle import read
-
     content = BytesIO()
     np.savez_compressed(content, mAP=np.zeros(2**18))
     name = f"runs/{jobs['student', 0]}/draws.npz"
@@ -274,8 +262,6 @@ def test_a_bundle_of_another_format_says_so(rewritten):
 
 
 def test_nothing_in_a_bundle_is_unpickled(rewritten, report, jobs):
-    import numpy as np
-
     class Trap:
         def __reduce__(self):
             return (os.mkdir, ("sprung",))
@@ -330,8 +316,6 @@ def test_a_bundle_is_not_written_over_a_study(report, folder):
 
 
 def test_a_bundle_is_mirrored_to_mlflow_with_the_times_of_its_runs(report, bundle, stored, jobs, folder):
-    from mlflow import MlflowClient
-
     status, said = report(bundle, "--sync", "--tracking-uri", f"sqlite:///{folder}/mlflow.db")
     assert status == 0, said
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")

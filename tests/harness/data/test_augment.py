@@ -11,14 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from detectors.batch import CameraViews, Inputs, Sample
+from harness.data.augment import _cropped, _is_crop, _warped, augment, bev_matrix, move_bev, warp_images
+from harness.data.nuscenes import read
+from harness.study.schedule import AugmentSpec
+
 SIZE = (32, 48)
 
 
 @pytest.fixture
 def sample(make_batch):
     """One sample with two views, LiDAR and RADAR points and boxes; its images are twice as large as `SIZE`."""
-    from detectors.batch import CameraViews, Sample
-
     batch = make_batch(boxes=(4,), image_size=(64, 96))
     views = CameraViews(
         batch.views.images[0], batch.views.intrinsics[0], batch.views.ego_from_camera[0], batch.views.age[0]
@@ -54,8 +57,6 @@ MOVES = {
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES.keys())
 def test_moving_the_bev_frame_moves_points_boxes_and_cameras_together(sample, move):
-    from harness.data.augment import bev_matrix, move_bev
-
     moved = move_bev(sample, bev_matrix(**move))
     for camera in range(2):
         (before, seen), (after, seen_after) = (_pixels(s.views, s.lidar, camera) for s in (sample, moved))
@@ -75,8 +76,6 @@ def test_moving_the_bev_frame_moves_points_boxes_and_cameras_together(sample, mo
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES.keys())
 def test_velocities_are_differences_of_moved_places(sample, move):
-    from harness.data.augment import bev_matrix, move_bev
-
     matrix = bev_matrix(**move)
     moved = move_bev(sample, matrix)
     boxes, radar = sample.boxes, sample.radar
@@ -92,8 +91,6 @@ def test_velocities_are_differences_of_moved_places(sample, move):
 
 
 def test_turn_by_a_right_angle_by_hand(sample):
-    from harness.data.augment import bev_matrix, move_bev
-
     boxes = replace(
         sample.boxes[:1],
         center=torch.tensor([[3.0, 0.0, 1.0]]),
@@ -107,16 +104,11 @@ def test_turn_by_a_right_angle_by_hand(sample):
 
 
 def test_a_velocity_that_was_not_annotated_stays_unknown(sample):
-    from harness.data.augment import bev_matrix, move_bev
-
     unknown = replace(sample, boxes=replace(sample.boxes, velocity=torch.full((4, 2), math.nan)))
     assert move_bev(unknown, bev_matrix(0.2, flip_y=True)).boxes.velocity.isnan().all()
 
 
 def test_nothing_is_edited_in_place(sample):
-    from harness.data.augment import augment
-    from harness.study.schedule import AugmentSpec
-
     kept = [t.clone() for t in (sample.lidar, sample.radar, sample.views.images, sample.boxes.center)]
     augment(sample, AugmentSpec(mirror_probability=1.0), SIZE, torch.Generator().manual_seed(0))
     for before, after in zip(kept, (sample.lidar, sample.radar, sample.views.images, sample.boxes.center), strict=True):
@@ -124,8 +116,6 @@ def test_nothing_is_edited_in_place(sample):
 
 
 def test_warped_image_shows_at_the_new_pixel_what_it_showed_at_the_old_one(sample):
-    from harness.data.augment import warp_images
-
     # A smooth image, whose value at (column, row) is 2 * column + row, moved by an affine matrix.
     rows, columns = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(96) + 0.5, indexing="ij")
     ramp = (2 * columns + 0.5 * rows).expand(2, 3, 64, 96).to(torch.uint8)
@@ -147,8 +137,6 @@ def test_warped_image_shows_at_the_new_pixel_what_it_showed_at_the_old_one(sampl
 
 
 def test_cropping_at_whole_pixels_changes_none(sample):
-    from harness.data.augment import warp_images
-
     crop = torch.tensor([[1.0, 0, -17], [0, 1, -32], [0, 0, 1]])
     warped = warp_images(sample.views, torch.stack([crop, crop]), SIZE)
     assert torch.equal(warped.images, sample.views.images[:, :, 32:64, 17:65])
@@ -156,8 +144,6 @@ def test_cropping_at_whole_pixels_changes_none(sample):
 
 @given(left=st.integers(-3, 12), top=st.integers(-3, 9), flip=st.booleans(), fraction=st.sampled_from([0.0, 0.25]))
 def test_a_crop_by_slicing_is_the_crop_by_interpolating(left, top, flip, fraction):
-    from harness.data.augment import _cropped, _is_crop, _warped
-
     # 8x12 pixels out of 14x20; beyond the border, or between pixels, slicing is not asked.
     image = np.random.default_rng(0).integers(0, 256, (3, 14, 20), dtype=np.uint8)
     matrix = np.array([[1.0, 0, -left - fraction], [0, 1, -top], [0, 0, 1]])
@@ -170,8 +156,6 @@ def test_a_crop_by_slicing_is_the_crop_by_interpolating(left, top, flip, fractio
 
 
 def test_mirrored_world_is_the_mirrored_image(sample):
-    from harness.data.augment import augment
-
     plain, mirrored = (augment(sample, _still(mirror), (64, 96), torch.Generator().manual_seed(0)) for mirror in (0, 1))
     assert torch.equal(mirrored.views.images, plain.views.images.flip(-1))
     assert torch.equal(mirrored.boxes.center[:, 1], -plain.boxes.center[:, 1])
@@ -183,14 +167,10 @@ def test_mirrored_world_is_the_mirrored_image(sample):
 
 
 def _still(mirror=0.0, **image):
-    from harness.study.schedule import AugmentSpec
-
     return AugmentSpec(mirror_probability=mirror, rotation_degrees=0, scale=(1, 1), image={"zoom": (1, 1), **image})
 
 
 def test_no_augmentation_returns_the_sample(sample):
-    from harness.data.augment import augment
-
     same = augment(sample, _still(), (64, 96), torch.Generator().manual_seed(0))
     assert torch.equal(same.views.images, sample.views.images)
     assert_close(same.views.intrinsics, sample.views.intrinsics)
@@ -200,9 +180,6 @@ def test_no_augmentation_returns_the_sample(sample):
 
 
 def test_bev_draw_is_the_same_with_one_sensor_less(sample):
-    from harness.data.augment import augment
-    from harness.study.schedule import AugmentSpec
-
     variants = (sample, replace(sample, lidar=None), replace(sample, views=None))
     drawn = [
         augment(variant, AugmentSpec(shift=1.0), SIZE, torch.Generator().manual_seed(7)).boxes.center
@@ -214,9 +191,6 @@ def test_bev_draw_is_the_same_with_one_sensor_less(sample):
 
 
 def test_every_knob_turns_something(sample):
-    from harness.data.augment import augment
-    from harness.study.schedule import AugmentSpec
-
     def draw(spec):
         moved = augment(sample, spec, SIZE, torch.Generator().manual_seed(3))
         return torch.cat([t.flatten() for t in (moved.lidar, moved.views.intrinsics, moved.views.ego_from_camera)])
@@ -240,11 +214,6 @@ def test_every_knob_turns_something(sample):
 
 @pytest.mark.parametrize("root", ["smoke_root", "real_root"])
 def test_projection_commutes_with_augmentation_in_both_worlds(root, request):
-    from detectors.batch import Inputs
-    from harness.data.augment import augment
-    from harness.data.nuscenes import read
-    from harness.study.schedule import AugmentSpec
-
     root = request.getfixturevalue(root)
     inputs = Inputs(image_size=(64, 176), lidar_sweeps=1, radar_sweeps=1)
     token = root.tokens("mini_train" if root.version == "v1.0-mini" else "synthetic_val")[0]

@@ -2,6 +2,15 @@
 
 import pytest
 import torch
+from einops import rearrange
+
+from detectors.batch import Inputs
+from detectors.encoders.view_transform import splat
+from detectors.geometry.lift import join_plans
+from detectors.presets import PRESETS
+from harness.data.loader import SampleSet, evaluation_batches
+from harness.data.nuscenes import global_from_bev, read
+from harness.study.roles import StudentSpec
 
 HALF_A_CELL = 0.4
 """Metres, of the tiny presets."""
@@ -10,9 +19,6 @@ HALF_A_CELL = 0.4
 @pytest.fixture(scope="module")
 def pairs(smoke_root):
     """Samples that have one before them, as a camera of two keyframes reads them, and the earlier one on its own."""
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-
     found = []
     for row in smoke_root.devkit.sample:
         if row["prev"]:
@@ -26,8 +32,6 @@ def pairs(smoke_root):
 
 def _standing(root, token, before):
     """Centres of the annotated boxes that stand still, in the BEV frames of the sample and of the one before it."""
-    from harness.data.nuscenes import global_from_bev
-
     found = []
     for annotation in root.devkit.get("sample", token)["anns"]:
         here = root.devkit.get("sample_annotation", annotation)
@@ -69,12 +73,6 @@ def test_what_the_earlier_keyframe_saw_is_where_it_is_now(smoke_root, pairs):
 
 
 def test_each_keyframe_falls_into_a_map_of_its_own(pairs):
-    from einops import rearrange
-
-    from detectors.encoders.view_transform import splat
-    from detectors.geometry.lift import join_plans
-    from detectors.presets import PRESETS
-
     preset = PRESETS["tiny_camera"]
     one = preset.camera.lift(preset.grid)
     two = one.model_copy(update={"keyframes": 2})
@@ -95,9 +93,6 @@ def test_each_keyframe_falls_into_a_map_of_its_own(pairs):
 
 
 def test_samples_of_a_batch_do_not_mix(smoke_root, pairs):
-    from harness.data.loader import SampleSet, evaluation_batches
-    from harness.study.roles import StudentSpec
-
     spec = StudentSpec(preset="tiny_camera", keyframes=2).detector_spec
     samples = SampleSet(smoke_root, [now.token for now, _ in pairs[:2]], spec.inputs)
     torch.manual_seed(0)
@@ -110,8 +105,6 @@ def test_samples_of_a_batch_do_not_mix(smoke_root, pairs):
 
 
 def test_views_that_are_not_of_so_many_keyframes_are_refused(pairs):
-    from detectors.presets import PRESETS
-
     preset = PRESETS["tiny_camera"]
     geometry = preset.camera.lift(preset.grid).model_copy(update={"keyframes": 5})
     views = pairs[0][0].views
@@ -121,9 +114,6 @@ def test_views_that_are_not_of_so_many_keyframes_are_refused(pairs):
 
 def test_a_camera_of_two_keyframes_trains(smoke_root):
     """Its loss falls on one batch, and the older images take part in it."""
-    from harness.data.loader import SampleSet, evaluation_batches
-    from harness.study.roles import StudentSpec
-
     spec = StudentSpec(preset="tiny_camera", keyframes=2).detector_spec
     assert spec.camera.keyframes == 2
     samples = SampleSet(smoke_root, smoke_root.tokens("synthetic_val")[-2:], spec.inputs)

@@ -1,17 +1,22 @@
 """Batches are a pure function of seed and step, every sample gets its turn, and processes change nothing."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detectors.batch import Inputs
 from detectors.presets import PRESETS
+from harness.data import loader
+from harness.data.loader import SampleSet, batch_indices, evaluation_batches, training_batches
+from harness.errors import InputError
+from harness.study.schedule import AugmentSpec
 
 
 @given(samples=st.integers(1, 30), batch_size=st.integers(1, 12), seed=st.integers(0, 2**60), rounds=st.integers(1, 4))
 def test_each_round_draws_every_sample_once(samples, batch_size, seed, rounds):
-    from harness.data.loader import batch_indices
-
     steps = -(-samples * rounds // batch_size)
     drawn = [index for step in range(steps) for index in batch_indices(samples, batch_size, step, seed)]
     for begin in range(0, samples * rounds, samples):
@@ -19,8 +24,6 @@ def test_each_round_draws_every_sample_once(samples, batch_size, seed, rounds):
 
 
 def test_order_depends_on_seed_and_round():
-    from harness.data.loader import batch_indices
-
     first, second = (batch_indices(50, 50, step, seed=3) for step in (0, 1))
     assert first != second
     assert first != sorted(first)
@@ -31,9 +34,6 @@ def test_order_depends_on_seed_and_round():
 @pytest.fixture
 def samples(smoke_root):
     """A set of the training split with all sensors: ``samples(augmentation)``."""
-    from detectors.batch import Inputs
-    from harness.data.loader import SampleSet
-
     inputs = Inputs(image_size=(32, 48), lidar_sweeps=2, radar_sweeps=2)
 
     def make(augmentation=None):
@@ -60,9 +60,6 @@ def _same(one, other):
 
 
 def test_workers_change_no_batch(samples):
-    from harness.data.loader import evaluation_batches, training_batches
-    from harness.study.schedule import AugmentSpec
-
     state = torch.get_rng_state()
     drawn = [_content(training_batches(samples(AugmentSpec()), 2, range(5), 1, 2, workers)) for workers in (0, 1, 2)]
     assert len(drawn[0]) == 5
@@ -77,17 +74,12 @@ def test_workers_change_no_batch(samples):
 
 
 def test_a_resumed_training_goes_on_with_the_same_batches(samples):
-    from harness.data.loader import training_batches
-    from harness.study.schedule import AugmentSpec
-
     whole = _content(training_batches(samples(AugmentSpec()), 2, range(6), 1, 2))
     resumed = _content(training_batches(samples(AugmentSpec()), 2, range(4, 6), 1, 2))
     assert _same(whole[4:], resumed)
 
 
 def test_what_is_kept_in_memory_is_read_once_and_never_beyond_the_limit(samples, monkeypatch):
-    from harness.data import loader
-
     read_tokens = []
     read = loader.read
     monkeypatch.setattr(
@@ -106,9 +98,6 @@ def test_what_is_kept_in_memory_is_read_once_and_never_beyond_the_limit(samples,
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_file_is_one_message_whoever_reads_it(samples, monkeypatch, workers):
-    from harness.data import loader
-    from harness.errors import InputError
-
     def broken(*_):
         raise InputError("samples/CAM_FRONT/a.jpg is truncated")
 
@@ -120,11 +109,6 @@ def test_a_broken_file_is_one_message_whoever_reads_it(samples, monkeypatch, wor
 
 @pytest.mark.parametrize("augmented", [False, True])
 def test_a_batch_brings_the_plan_that_the_detector_would_make(smoke_root, augmented):
-    from dataclasses import fields
-
-    from harness.data.loader import SampleSet, evaluation_batches, training_batches
-    from harness.study.schedule import AugmentSpec
-
     spec = PRESETS["tiny_camera"]
     samples = SampleSet(
         smoke_root, smoke_root.tokens("synthetic_train"), spec.inputs, AugmentSpec() if augmented else None
@@ -138,8 +122,6 @@ def test_a_batch_brings_the_plan_that_the_detector_would_make(smoke_root, augmen
 
 
 def test_without_augmentation_a_plan_is_made_once(smoke_root):
-    from harness.data.loader import SampleSet
-
     samples = SampleSet(smoke_root, smoke_root.tokens("synthetic_val"), PRESETS["tiny_camera"].inputs)
     assert samples.plain(0).lifts
     assert samples.plain(0) is samples.plain(0)
@@ -147,8 +129,6 @@ def test_without_augmentation_a_plan_is_made_once(smoke_root):
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_detector_runs_on_a_real_frame(real_root, preset):
-    from harness.data.loader import SampleSet, evaluation_batches
-
     spec = PRESETS[preset]
     (batch,) = evaluation_batches(SampleSet(real_root, real_root.tokens("mini_train"), spec.inputs), 1)
     detector = spec.build().eval()

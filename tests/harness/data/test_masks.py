@@ -12,6 +12,8 @@ from hypothesis.extra.numpy import arrays
 from nuimages.utils.utils import mask_decode
 from pycocotools import mask as coco
 
+from harness.data.masks import MAX_INSTANCES, box_around, decode, encode, encode_nuimages, from_nuimages, paint
+
 FEW = settings(max_examples=40)
 MASKS = st.tuples(st.integers(1, 9), st.integers(1, 12)).flatmap(lambda size: arrays(bool, size))
 
@@ -25,8 +27,6 @@ def large(request):
 @FEW
 @given(mask=MASKS)
 def test_cocos_spelling_gives_a_mask_back(mask):
-    from harness.data.masks import decode, encode
-
     written = json.loads(json.dumps(encode(mask)))
     assert written["size"] == list(mask.shape)
     assert np.array_equal(decode(written, mask.shape), mask)
@@ -35,16 +35,12 @@ def test_cocos_spelling_gives_a_mask_back(mask):
 @FEW
 @given(mask=MASKS)
 def test_the_devkit_reads_our_spelling_of_nuimages_and_so_do_we(mask):
-    from harness.data.masks import decode, encode_nuimages, from_nuimages
-
     written = json.loads(json.dumps(encode_nuimages(mask)))
     assert np.array_equal(mask_decode(written), mask)
     assert np.array_equal(decode(from_nuimages(written), mask.shape), mask)
 
 
 def test_cocos_own_program_and_ours_read_each_other(large):
-    from harness.data.masks import decode, encode, encode_nuimages, from_nuimages
-
     theirs = coco.encode(np.asfortranarray(large.astype(np.uint8)))
     assert np.array_equal(decode(theirs, (130, 71)), large)
     assert np.array_equal(coco.decode(encode(large)), large)
@@ -52,8 +48,6 @@ def test_cocos_own_program_and_ours_read_each_other(large):
 
 
 def test_run_lengths_go_down_the_columns_and_begin_outside_by_hand():
-    from harness.data.masks import decode
-
     assert decode({"size": [2, 3], "counts": [1, 2, 3]}, (2, 3)).tolist() == [
         [False, True, False],
         [True, False, False],
@@ -69,8 +63,6 @@ def test_run_lengths_go_down_the_columns_and_begin_outside_by_hand():
 @FEW
 @given(mask=MASKS)
 def test_a_list_of_run_lengths_is_read_as_cocos_own_program_reads_it(mask):
-    from harness.data.masks import decode
-
     runs = [len(list(same)) for _, same in groupby(mask.T.ravel().tolist())]
     written = {"size": list(mask.shape), "counts": [0, *runs] if mask[0, 0] else runs}
     assert np.array_equal(decode(written, mask.shape), mask)
@@ -78,8 +70,6 @@ def test_a_list_of_run_lengths_is_read_as_cocos_own_program_reads_it(mask):
 
 
 def test_polygons_are_filled_by_hand_and_several_are_one_object():
-    from harness.data.masks import decode
-
     size = (5, 9)
     expected = np.zeros(size, dtype=bool)
     expected[1:3, 1:4] = True
@@ -92,8 +82,6 @@ def test_polygons_are_filled_by_hand_and_several_are_one_object():
 
 
 def test_what_a_polygon_covers_outside_the_image_is_cut_off():
-    from harness.data.masks import decode
-
     found = decode([[-2, 2, 3, 2, 3, 6, -2, 6]], (4, 7))
     expected = np.zeros((4, 7), dtype=bool)
     expected[2:, :3] = True
@@ -159,8 +147,6 @@ NONSENSE = {
 
 @pytest.mark.parametrize("segmentation", NONSENSE.values(), ids=NONSENSE.keys())
 def test_nonsense_is_a_value_error(segmentation):
-    from harness.data.masks import decode
-
     with pytest.raises(ValueError, match="mask"):
         decode(segmentation, (4, 6))
 
@@ -183,21 +169,15 @@ def test_nonsense_is_a_value_error(segmentation):
     ids=str,
 )
 def test_nonsense_of_nuimages_is_a_value_error(mask):
-    from harness.data.masks import decode, from_nuimages
-
     with pytest.raises(ValueError, match="mask"):
         decode(from_nuimages(mask), (4, 6))
 
 
 def _row(*pixels):
-    from harness.data.masks import encode
-
     return encode(np.array([pixels], dtype=bool))
 
 
 def test_the_first_of_several_masks_owns_a_pixel_by_hand():
-    from harness.data.masks import paint
-
     polygon = [[1, 0, 4, 0, 4, 1, 1, 1]]
     owner = paint([_row(0, 0, 1, 0, 0), polygon, {"size": [1, 5], "counts": [0, 4, 1]}], (1, 5))
     assert owner.dtype == np.uint8
@@ -205,8 +185,6 @@ def test_the_first_of_several_masks_owns_a_pixel_by_hand():
 
 
 def test_or_the_smallest_does_by_hand():
-    from harness.data.masks import paint
-
     masks = [_row(1, 1, 1, 1, 1, 0), _row(0, 1, 0, 0, 0, 0), _row(0, 1, 1, 1, 0, 0), _row(0, 0, 1, 1, 1, 0)]
     # Of two that are as small as each other it is the first.
     assert paint(masks, (1, 6), small_first=True).tolist() == [[1, 2, 3, 3, 4, 0]]
@@ -217,8 +195,6 @@ def test_or_the_smallest_does_by_hand():
 @FEW
 @given(masks=st.tuples(st.integers(1, 5), st.integers(2, 5), st.integers(1, 6)).flatmap(lambda s: arrays(bool, s)))
 def test_owners_are_those_that_comparing_whole_masks_gives(masks):
-    from harness.data.masks import encode, paint
-
     written, size = [encode(mask) for mask in masks], masks.shape[1:]
     first = np.where(masks.any(axis=0), masks.argmax(axis=0) + 1, 0)
     assert np.array_equal(paint(written, size), first)
@@ -228,22 +204,16 @@ def test_owners_are_those_that_comparing_whole_masks_gives(masks):
 
 
 def test_nothing_owns_nothing():
-    from harness.data.masks import paint
-
     for small_first in (False, True):
         assert np.array_equal(paint([], (2, 3), small_first), np.zeros((2, 3)))
 
 
 def test_as_many_as_are_allowed_have_numbers_of_their_own():
-    from harness.data.masks import MAX_INSTANCES, paint
-
     masks = [_row(*row) for row in np.eye(MAX_INSTANCES, dtype=bool)]
     assert paint(masks, (1, MAX_INSTANCES)).tolist() == [list(range(1, MAX_INSTANCES + 1))]
 
 
 def test_a_box_around_a_mask_ends_at_its_last_pixels_by_hand():
-    from harness.data.masks import box_around
-
     mask = np.zeros((5, 9), dtype=bool)
     mask[3, 7] = True
     assert box_around(mask) == [7, 3, 7, 3]

@@ -10,6 +10,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
+
+from detectors.batch import Instances, stack_instances
+from detectors.geometry.boxes import CLASSES
+from harness.data import nuimages
+from harness.data.augment import augment_image
+from harness.data.loader import batch_indices, training_batches
+from harness.data.manifest import MANIFEST, MARKER
+from harness.data.masks import encode_nuimages
+from harness.data.nuimages import ImageSet, NuImagesRoot
+from harness.errors import InputError
+from harness.study.roles import ImageDataSpec
+from harness.study.schedule import AugmentSpec
+from harness.world import roots as embedded
+from harness.world.roots import find_images, open_images
 
 SIZE = (16, 40)
 """Height and width of the images, multiples of a JPEG block: colours of whole blocks survive it."""
@@ -50,8 +65,6 @@ class Root:
 
     def add(self, version, name, *objects, log="drive"):
         """An image of objects, each a category and a mask, painted over each other in their order."""
-        from harness.data.masks import encode_nuimages
-
         image = np.zeros((*SIZE, 3))
         for (_, mask), colour in zip(objects, COLOURS[1:], strict=False):
             image[mask] = colour
@@ -73,8 +86,6 @@ class Root:
 
     def open(self):
         """Write the tables, and open the root."""
-        from harness.data.nuimages import NuImagesRoot
-
         for version, tables in self.tables.items():
             for table, rows in tables.items():
                 self.put(f"{version}/{table}.json", rows)
@@ -113,8 +124,6 @@ def test_a_split_is_a_whole_version_or_some_drives_of_it(root):
 
 
 def test_the_synthetic_splits_are_those_of_its_drives(smoke_images):
-    from harness.data.nuimages import NuImagesRoot
-
     version = "v1.0-synthetic-images"
     opened = NuImagesRoot(smoke_images)
     train, val = (opened.images(f"{version}/{name}") for name in ("train", "val"))
@@ -125,8 +134,6 @@ def test_the_synthetic_splits_are_those_of_its_drives(smoke_images):
 
 
 def test_a_version_or_split_that_is_not_there_is_named_with_those_that_are(root):
-    from harness.errors import InputError
-
     opened = root.open()
     with pytest.raises(InputError, match=r"unknown version 'v1.0-trian'; did you mean 'v1.0-train'.*v1.0-val"):
         opened.images("v1.0-trian")
@@ -142,9 +149,6 @@ def test_a_version_or_split_that_is_not_there_is_named_with_those_that_are(root)
 
 
 def test_no_root_at_all_is_named(tmp_path):
-    from harness.data.nuimages import NuImagesRoot
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match="nowhere does not exist"):
         NuImagesRoot(tmp_path / "nowhere").images(TRAIN)
     with pytest.raises(InputError, match="no version folder"):
@@ -152,9 +156,6 @@ def test_no_root_at_all_is_named(tmp_path):
 
 
 def test_an_unfinished_synthetic_root_is_named(root):
-    from harness.data.manifest import MANIFEST, MARKER
-    from harness.errors import InputError
-
     root.put(MARKER, {})
     with pytest.raises(InputError, match=f"{re.escape(str(root.path))} is an unfinished synthetic dataset"):
         root.open()
@@ -163,7 +164,6 @@ def test_an_unfinished_synthetic_root_is_named(root):
 
 
 def test_objects_of_other_categories_are_left_out_by_hand(root):
-    from detectors.geometry.boxes import CLASSES
     from harness.data.nuimages import read_annotated
 
     bendy, rigid = block(0, 1, 0, 1), block(0, 1, 3, 5)
@@ -190,8 +190,6 @@ def test_objects_without_a_mask_are_left_out_as_the_devkit_leaves_them_out(root)
 
 
 def test_categories_none_of_which_is_a_class_are_named(root):
-    from harness.errors import InputError
-
     for row in root.rows("category"):
         row["name"] = f"zoo.{row['token']}"
     with pytest.raises(InputError, match=r"category\.json: none of .*zoo\.c-animal.* is one of the ten"):
@@ -199,8 +197,6 @@ def test_categories_none_of_which_is_a_class_are_named(root):
 
 
 def test_a_split_without_an_annotated_image_is_named(root):
-    from harness.errors import InputError
-
     root.put(f"{TRAIN}/splits.json", {"empty": [], "others": ["south"], "gone": ["west"]})
     for name in ("empty", "others", "gone"):
         with pytest.raises(InputError, match=f"split '{TRAIN}/{name}' of .* has no annotated image"):
@@ -211,8 +207,6 @@ def test_a_split_without_an_annotated_image_is_named(root):
     "splits", [[], ["some"], {"some": None}, {"some": 3}, {"some": "north"}, {"some": [["north"]]}]
 )
 def test_splits_that_are_no_names_of_drives_are_named(root, splits):
-    from harness.errors import InputError
-
     opened = root.open()
     root.put(f"{TRAIN}/splits.json", splits)
     with pytest.raises(InputError, match=rf"{TRAIN}/splits\.json must be"):
@@ -233,8 +227,6 @@ def test_splits_that_are_no_names_of_drives_are_named(root, splits):
     ],
 )
 def test_a_damaged_table_is_named(root, table, content, message):
-    from harness.errors import InputError
-
     opened = root.open()
     path = root.path / TRAIN / f"{table}.json"
     path.unlink()
@@ -259,17 +251,12 @@ def test_a_damaged_table_is_named(root, table, content, message):
     ],
 )
 def test_a_wrong_value_is_named_by_row_and_key(root, table, key, value):
-    from harness.errors import InputError
-
     root.rows(table)[-1][key] = value
     with pytest.raises(InputError, match=rf"{table}\.json: row {len(root.rows(table)) - 1}: {key} "):
         root.open().images(TRAIN)
 
 
 def test_an_image_that_is_missing_is_named_before_and_while_it_is_read(root):
-    from harness.data.nuimages import ImageSet
-    from harness.errors import InputError
-
     opened = root.open()
     opened.check_files(TRAIN)
     path = root.path / "samples" / "second.jpg"
@@ -295,7 +282,6 @@ def test_an_image_that_is_missing_is_named_before_and_while_it_is_read(root):
 )
 def test_a_damaged_image_is_named(root, damage, message):
     from harness.data.nuimages import read_annotated
-    from harness.errors import InputError
 
     (image, *_) = root.open().images(TRAIN)
     image.path.write_bytes(damage(image.path.read_bytes()))
@@ -317,7 +303,6 @@ def test_a_damaged_image_is_named(root, damage, message):
 )
 def test_a_damaged_mask_is_named_by_its_image(root, change):
     from harness.data.nuimages import read_annotated
-    from harness.errors import InputError
 
     row = root.rows("object_ann")[1]
     row["mask"] = change(row["mask"])
@@ -372,9 +357,6 @@ def test_an_image_and_its_masks_are_resized_as_a_whole_whatever_the_aspect(root,
 @pytest.fixture
 def drawn_set(root):
     """The images of training as a segmenter sees them: ``drawn_set(mirror, zoom, size=..., rotation=...)``."""
-    from harness.data.nuimages import ImageSet
-    from harness.study.schedule import AugmentSpec
-
     opened = root.open()
 
     def make(mirror=0.5, zoom=(1.0, 1.0), size=SIZE, rotation=0.0, flip=0.0):
@@ -428,10 +410,6 @@ def test_whatever_is_drawn_an_object_has_its_colour(drawn_set, zoom, rotation):
 
 
 def test_a_pixel_between_two_objects_is_of_neither_number_in_between():
-    from detectors.batch import Instances
-    from harness.data.augment import augment_image
-    from harness.study.schedule import AugmentSpec
-
     owner = torch.zeros(24, 60, dtype=torch.uint8)
     owner[8:, 10:40] = 200
     instances = Instances(owner, torch.zeros(200, dtype=torch.long), torch.ones(200))
@@ -466,8 +444,6 @@ def test_a_draw_is_a_function_of_its_seed(drawn_set):
 
 
 def test_keeping_images_in_memory_changes_no_batch_and_reads_each_once(drawn_set, monkeypatch):
-    from harness.data import nuimages
-
     read, opened = nuimages.read_annotated, []
     monkeypatch.setattr(nuimages, "read_annotated", lambda image, size: opened.append(image.token) or read(image, size))
     kept, tight = drawn_set(), drawn_set()
@@ -481,9 +457,6 @@ def test_keeping_images_in_memory_changes_no_batch_and_reads_each_once(drawn_set
 
 
 def test_plain_batches_are_every_image_once_in_order_padded(root):
-    from detectors.geometry.boxes import CLASSES
-    from harness.data.nuimages import ImageSet
-
     samples = ImageSet(root.open().images(TRAIN), (8, 20))
     batches = list(samples.plain_batches(2))
     assert len(samples) == 3
@@ -502,8 +475,6 @@ def test_plain_batches_are_every_image_once_in_order_padded(root):
 
 
 def test_instances_are_padded_to_the_most_there_are_by_hand():
-    from detectors.batch import Instances, stack_instances
-
     one = Instances(torch.full((2, 3), 1, dtype=torch.uint8), torch.tensor([7]), torch.tensor([0.25]))
     none = Instances(torch.zeros(2, 3, dtype=torch.uint8), torch.tensor([], dtype=torch.long), torch.tensor([]))
     both = stack_instances([none, one])
@@ -517,8 +488,6 @@ def test_instances_are_padded_to_the_most_there_are_by_hand():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_trainings_draw_the_same_images_whoever_loads_them(drawn_set, workers):
-    from harness.data.loader import batch_indices, training_batches
-
     samples = drawn_set(zoom=(1.0, 1.5))
     batches = list(training_batches(samples, 2, range(1, 4), order_seed=4, augment_seed=9, workers=workers))
     assert len(batches) == 3
@@ -529,9 +498,6 @@ def test_trainings_draw_the_same_images_whoever_loads_them(drawn_set, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_is_one_message_whoever_reads_it(drawn_set, root, workers):
-    from harness.data.loader import training_batches
-    from harness.errors import InputError
-
     samples = drawn_set()
     for path in (root.path / "samples").iterdir():
         path.write_bytes(b"")
@@ -540,12 +506,6 @@ def test_a_broken_image_is_one_message_whoever_reads_it(drawn_set, root, workers
 
 
 def test_the_images_of_a_study_are_the_users_where_a_root_is_given(root):
-    from rich.console import Console
-
-    from harness.errors import InputError
-    from harness.study.roles import ImageDataSpec
-    from harness.world.roots import find_images, open_images
-
     opened, told = root.open(), Console(file=io.StringIO())
     data = ImageDataSpec(root=root.path, train_split=f"{TRAIN}/some", eval_split=VAL)
     assert open_images(data, told).path == root.path
@@ -557,11 +517,6 @@ def test_the_images_of_a_study_are_the_users_where_a_root_is_given(root):
 
 
 def test_embedded_images_are_made_once_in_the_cache(smoke_images, tmp_path, monkeypatch):
-    from rich.console import Console
-
-    from harness.study.roles import ImageDataSpec
-    from harness.world import roots as embedded
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make, made = embedded.synthesize_images, []
 

@@ -1,9 +1,22 @@
 """One reader for synthetic and real roots: its frames and its ways through time are nuScenes' own."""
 
+import shutil
+
+import cv2
 import numpy as np
 import pytest
 import torch
+from nuscenes.utils.data_classes import LidarPointCloud, RadarPointCloud
+from nuscenes.utils.geometry_utils import transform_matrix
 from pyquaternion import Quaternion
+
+from detectors.batch import Inputs, Points
+from detectors.encoders.voxels import voxelise
+from detectors.geometry.boxes import ATTRIBUTES, CLASSES
+from detectors.geometry.grid import BevGrid
+from harness.data.nuscenes import annotations, global_from_bev, read
+from harness.data.root import CAMERAS, RADARS, NuScenesRoot
+from harness.errors import InputError
 
 # Counted independently of this project in the full images (depth above 1 m).
 POINTS_IN_REAL_IMAGES = {
@@ -19,9 +32,6 @@ POINTS_IN_REAL_IMAGES = {
 @pytest.fixture
 def real_sample(real_root):
     """The real frame with full images, one LiDAR sweep and one of each RADAR."""
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-
     (token,) = real_root.tokens("mini_train")
     return read(real_root, token, Inputs(image_size=(900, 1600), lidar_sweeps=1, radar_sweeps=1))
 
@@ -45,8 +55,6 @@ def _pixels(views, points, camera):
 
 
 def test_real_boxes_hold_the_points_that_were_annotated(real_root, real_sample):
-    from harness.data.nuscenes import annotations, global_from_bev
-
     token = real_sample.token
     boxes, facts = annotations(real_root, token)
     assert len(boxes) == 68
@@ -77,8 +85,6 @@ def test_real_boxes_hold_the_points_that_were_annotated(real_root, real_sample):
 
 
 def test_real_points_project_into_the_images_they_belong_to(real_sample):
-    from harness.data.root import CAMERAS
-
     counts = {}
     for camera, channel in enumerate(CAMERAS):
         u, v, depth = _pixels(real_sample.views, real_sample.lidar, camera)
@@ -87,10 +93,6 @@ def test_real_points_project_into_the_images_they_belong_to(real_sample):
 
 
 def test_real_points_fill_the_voxels_and_pillars_that_were_counted(real_root, real_sample):
-    from detectors.batch import Points
-    from detectors.encoders.voxels import voxelise
-    from detectors.geometry.grid import BevGrid
-
     # The count was made in the LiDAR's own frame.
     record = real_root.sweeps(real_sample.token, "LIDAR_TOP", 1)[0]
     sensor = real_root.devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
@@ -108,9 +110,6 @@ def test_real_points_fill_the_voxels_and_pillars_that_were_counted(real_root, re
 
 
 def test_resizing_moves_pixels_and_intrinsics_together(real_root, real_sample):
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-
     small = read(real_root, real_sample.token, Inputs(image_size=(64, 176)))
     whole = read(real_root, real_sample.token, Inputs(image_size=(64, 176)), uncropped_zoom=2.0)
     assert whole.views.images.shape == (6, 3, 198, 352)
@@ -125,9 +124,6 @@ def test_resizing_moves_pixels_and_intrinsics_together(real_root, real_sample):
 
 
 def test_a_missing_past_is_no_past(real_root, real_sample):
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-
     asked = Inputs(image_size=(32, 48), keyframes=3, lidar_sweeps=10, radar_sweeps=6)
     sample = read(real_root, real_sample.token, asked)
     assert torch.equal(sample.lidar, real_sample.lidar)
@@ -139,9 +135,6 @@ def test_a_missing_past_is_no_past(real_root, real_sample):
 
 
 def test_facts_are_those_of_the_tables(smoke_root):
-    from detectors.geometry.boxes import ATTRIBUTES, CLASSES
-    from harness.data.nuscenes import annotations
-
     token = smoke_root.tokens("synthetic_val")[1]
     boxes, facts = annotations(smoke_root, token)
     devkit = smoke_root.devkit
@@ -159,9 +152,6 @@ def test_facts_are_those_of_the_tables(smoke_root):
 
 
 def test_synthetic_boxes_hold_the_points_that_were_annotated(smoke_root):
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import annotations, read
-
     # The annotation counts in the global frame, where boxes stand upright; the BEV frame leans with the ego car.
     for token in smoke_root.tokens("synthetic_val"):
         boxes, facts = annotations(smoke_root, token)
@@ -175,8 +165,6 @@ def test_synthetic_boxes_hold_the_points_that_were_annotated(smoke_root):
 
 
 def test_bev_frame_leads_back_to_the_global_frame(smoke_root):
-    from harness.data.nuscenes import annotations, global_from_bev
-
     token = smoke_root.tokens("synthetic_val")[0]
     boxes, _ = annotations(smoke_root, token)
     pose = torch.tensor(global_from_bev(smoke_root, token))
@@ -188,18 +176,11 @@ def test_bev_frame_leads_back_to_the_global_frame(smoke_root):
 
 def _sensor_pose(devkit, record):
     """ego_from_sensor, by the devkit's own function."""
-    from nuscenes.utils.geometry_utils import transform_matrix
-
     sensor = devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
     return transform_matrix(sensor["translation"], Quaternion(sensor["rotation"]))
 
 
 def test_lidar_sweeps_lie_where_the_devkit_puts_them(smoke_root):
-    from nuscenes.utils.data_classes import LidarPointCloud
-
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-
     token = smoke_root.tokens("synthetic_val")[-1]
     sample = smoke_root.devkit.get("sample", token)
     points = read(smoke_root, token, Inputs(lidar_sweeps=3)).lidar
@@ -214,12 +195,6 @@ def test_lidar_sweeps_lie_where_the_devkit_puts_them(smoke_root):
 
 
 def test_radar_sweeps_lie_where_the_devkit_puts_them(smoke_root):
-    from nuscenes.utils.data_classes import RadarPointCloud
-
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-    from harness.data.root import RADARS
-
     token = smoke_root.tokens("synthetic_val")[-1]
     devkit = smoke_root.devkit
     sample = devkit.get("sample", token)
@@ -241,10 +216,6 @@ def test_radar_sweeps_lie_where_the_devkit_puts_them(smoke_root):
 
 
 def test_earlier_keyframes_are_seen_from_where_they_were_taken(smoke_root):
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import global_from_bev, read
-    from harness.data.root import CAMERAS
-
     first, _, last = smoke_root.tokens("synthetic_val")
     sample = read(smoke_root, last, Inputs(image_size=(32, 48), keyframes=3))
     views = read(smoke_root, first, Inputs(image_size=(32, 48))).views
@@ -262,9 +233,6 @@ def test_earlier_keyframes_are_seen_from_where_they_were_taken(smoke_root):
 
 
 def test_training_ignores_what_no_sensor_point_fell_on(smoke_root):
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import annotations, read
-
     for token in smoke_root.tokens("synthetic_train"):
         boxes, facts = annotations(smoke_root, token)
         sample = read(smoke_root, token, Inputs())
@@ -273,9 +241,6 @@ def test_training_ignores_what_no_sensor_point_fell_on(smoke_root):
 
 
 def test_only_the_sensors_asked_for_are_read(smoke_root):
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-
     token = smoke_root.tokens("synthetic_train")[0]
     asked = (Inputs(image_size=(32, 48)), Inputs(lidar_sweeps=1), Inputs(radar_sweeps=1))
     camera, lidar, radar = (read(smoke_root, token, inputs) for inputs in asked)
@@ -286,15 +251,6 @@ def test_only_the_sensors_asked_for_are_read(smoke_root):
 
 
 def test_an_image_of_another_size_than_its_calibration_is_refused(smoke_root, smoke_path, tmp_path):
-    import shutil
-
-    import cv2
-
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-    from harness.data.root import NuScenesRoot
-    from harness.errors import InputError
-
     copy = NuScenesRoot(shutil.copytree(smoke_path, tmp_path / "copy"), smoke_root.version)
     token = copy.tokens("synthetic_val")[0]
     path = copy.path / copy.sweeps(token, "CAM_BACK", 1)[0]["filename"]

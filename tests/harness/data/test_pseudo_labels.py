@@ -12,13 +12,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools.coco import COCO
 
+from detectors.batch import Inputs, Instances, collate
+from detectors.geometry.boxes import CLASSES
+from detectors.heads.instance_mask import FoundInstances
+from harness.data import nuscenes
+from harness.data.augment import warp_instances
+from harness.data.loader import SampleSet
+from harness.data.pseudo_labels import LabelsWriter, PseudoLabels, class_index, map_classes
+from harness.errors import InputError
+from harness.study.schedule import AugmentSpec
+
 NAME = "samples/CAM_FRONT/a.jpg"
 
 
 def found(masks, labels, scores):
     """What a teacher sees in an image, as it hands it over."""
-    from detectors.heads.instance_mask import FoundInstances
-
     return FoundInstances(
         torch.from_numpy(np.array(masks)), torch.tensor(labels, dtype=torch.long), torch.tensor(scores)
     )
@@ -33,8 +41,6 @@ def rows(*masks, size=(1, 5)):
 @settings(max_examples=30)
 @given(data=st.data(), count=st.integers(0, 4))
 def test_what_is_written_is_read(data, count, tmp_path_factory):
-    from harness.data.pseudo_labels import LabelsWriter, PseudoLabels
-
     shape = (3, 7)
     of_pixel = data.draw(arrays(int, shape, elements=st.integers(0, count)))
     masks = np.array([of_pixel == i + 1 for i in range(count)], dtype=bool).reshape(count, *shape)
@@ -65,9 +71,6 @@ def test_what_is_written_is_read(data, count, tmp_path_factory):
 
 
 def test_cocos_own_program_reads_what_is_written(tmp_path, capsys):
-    from detectors.geometry.boxes import CLASSES
-    from harness.data.pseudo_labels import LabelsWriter
-
     writer = LabelsWriter()
     masks = rows([1, 0, 0, 0, 1, 0], [0, 1, 1, 0, 0, 0], size=(2, 3))
     writer.add(NAME, found(masks, [8, 0], [0.75, 0.123456]))
@@ -110,24 +113,15 @@ def test_cocos_own_program_reads_what_is_written(tmp_path, capsys):
     ],
 )
 def test_classes_of_coco_cityscapes_and_nuscenes_are_ours(name, expected):
-    from detectors.geometry.boxes import CLASSES
-    from harness.data.pseudo_labels import class_index
-
     assert class_index(name) == (None if expected is None else CLASSES.index(expected))
 
 
 def test_numbers_of_classes_that_are_not_ours_are_dropped():
-    from detectors.geometry.boxes import CLASSES
-    from harness.data.pseudo_labels import map_classes
-
     mapped = map_classes({0: "person", 2: "car", 6: "train", 7: "truck"}, "a model")
     assert mapped == {0: CLASSES.index("pedestrian"), 2: CLASSES.index("car"), 7: CLASSES.index("truck")}
 
 
 def test_a_teacher_that_knows_none_of_the_classes_is_named():
-    from harness.data.pseudo_labels import map_classes
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match=r"^a model: none of its classes \(cat, dog\) is one of car, truck"):
         map_classes({0: "cat", 1: "dog"}, "a model")
 
@@ -155,7 +149,6 @@ def _annotation(**changes):
 @pytest.fixture
 def labels(tmp_path):
     """Writes the contents of files into a folder, and reads them: ``labels(content, ..., above=)``."""
-    from harness.data.pseudo_labels import PseudoLabels
 
     def make(*contents, **options):
         for number, content in enumerate(contents):
@@ -172,8 +165,6 @@ def seen_in(read, name):
 
 
 def test_labels_made_elsewhere_are_read_by_hand(labels):
-    from detectors.geometry.boxes import CLASSES
-
     read = labels(_coco())
     owner, classes, scores = seen_in(read, NAME)
     assert owner.tolist() == [[0, 1, 0], [1, 0, 0]]
@@ -259,15 +250,11 @@ WRONG = {
 
 @pytest.mark.parametrize(("content", "message"), WRONG.values(), ids=WRONG.keys())
 def test_a_wrong_value_is_named_with_its_file_and_not_called_another_format(labels, content, message, tmp_path):
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match=f"^{tmp_path}/0.json: {message}"):
         labels(content)
 
 
 def test_an_image_that_is_labelled_in_two_files_is_named(labels):
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match=rf"{NAME} is labelled twice, .*1\.json"):
         labels(_coco(), _coco())
 
@@ -296,25 +283,17 @@ def test_an_image_that_is_labelled_in_two_files_is_named(labels):
     ids=range(17),
 )
 def test_what_is_not_cocos_format_is_named(labels, content, tmp_path):
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match=rf"^{tmp_path}/0\.json is no file of instances in COCO's format"):
         labels(content)
 
 
 def test_a_file_that_is_not_json_is_named(tmp_path):
-    from harness.data.pseudo_labels import PseudoLabels
-    from harness.errors import InputError
-
     (tmp_path / "labels.json").write_text("{")
     with pytest.raises(InputError, match=r"labels\.json is not valid JSON"):
         PseudoLabels(tmp_path)
 
 
 def test_a_folder_without_labels_is_named(tmp_path):
-    from harness.data.pseudo_labels import PseudoLabels
-    from harness.errors import InputError
-
     (tmp_path / "labels.txt").write_text("{}")
     (tmp_path / "file").write_text("{}")
     for folder in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
@@ -338,8 +317,6 @@ def test_a_folder_without_labels_is_named(tmp_path):
     ids=str,
 )
 def test_a_damaged_mask_is_named_by_folder_and_image(labels, segmentation, tmp_path):
-    from harness.errors import InputError
-
     read = labels(_coco(annotations=_annotation(segmentation=segmentation)))
     with pytest.raises(InputError, match=f"^{tmp_path}: a mask of {NAME}: "):
         read.instances(NAME)
@@ -355,15 +332,11 @@ def test_labels_that_fit_a_root_pass(labels):
 
 
 def test_labels_of_an_image_that_the_root_has_not_are_named(labels, tmp_path):
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match=rf"^{tmp_path}: 'samples/CAM_BACK/b.jpg' is no image .* \(2 such\)"):
         labels(_coco()).check([], ["samples/CAM_FRONT/c.jpg"])
 
 
 def test_an_image_without_labels_is_named(labels, tmp_path):
-    from harness.errors import InputError
-
     read = labels(_coco())
     with pytest.raises(InputError, match=f"^{tmp_path} has no labels of c.jpg"):
         read.check([{"filename": "c.jpg", "height": 2, "width": 3}], [*read.images, "c.jpg"])
@@ -371,8 +344,6 @@ def test_an_image_without_labels_is_named(labels, tmp_path):
 
 @pytest.mark.parametrize("size", [(3, 2), (2, 4), (1, 3)])
 def test_labels_of_another_size_are_named_with_both(labels, size):
-    from harness.errors import InputError
-
     read = labels(_coco())
     message = rf"{NAME} is labelled as 3 x 2 pixels; the image has {size[1]} x {size[0]}"
     with pytest.raises(InputError, match=message):
@@ -390,8 +361,6 @@ class Pictures:
     """Labels of every image of a root, by hand, and pictures of what the labels say."""
 
     def __init__(self, root, folder):
-        from harness.data.pseudo_labels import LabelsWriter, PseudoLabels
-
         writer, self.shown = LabelsWriter(), {}
         rng = np.random.default_rng(0)
         for number, row in enumerate(r for r in root.devkit.sample_data if r["filename"].endswith(".jpg")):
@@ -414,16 +383,12 @@ def pictures(smoke_root, tmp_path_factory):
 @pytest.fixture
 def seen(pictures, monkeypatch):
     """The labels, where the detectors see the pictures in place of the images."""
-    from harness.data import nuscenes
-
     monkeypatch.setattr(nuscenes, "read_image", pictures.shown.__getitem__)
     return pictures.labels
 
 
 @pytest.fixture
 def inputs():
-    from detectors.batch import Inputs
-
     return Inputs(image_size=SIZE)
 
 
@@ -476,8 +441,6 @@ def test_labels_of_earlier_keyframes_come_with_their_images(smoke_root, seen, in
 @pytest.fixture
 def sample_set(smoke_root, seen, inputs):
     """Samples with labels: ``sample_set(mirror=, zoom=, rotation=)``, or without augmentation ``sample_set(None)``."""
-    from harness.data.loader import SampleSet
-    from harness.study.schedule import AugmentSpec
 
     def make(mirror=0.0, zoom=(1.0, 1.0), rotation=0.0, labels=seen):
         image = {"zoom": zoom, "rotation_degrees": rotation}
@@ -511,9 +474,6 @@ def test_whatever_is_drawn_labels_lie_on_their_pixels(sample_set, zoom, rotation
 
 
 def test_views_are_moved_each_by_its_own_matrix_and_mix_no_numbers_by_hand():
-    from detectors.batch import Instances
-    from harness.data.augment import warp_instances
-
     owner = torch.zeros(2, 6, 9, dtype=torch.uint8)
     owner[:, 2:4, 1:5] = 200
     instances = Instances(owner, torch.zeros(2, 200, dtype=torch.long), torch.ones(2, 200))
@@ -558,8 +518,6 @@ def test_a_batch_carries_the_labels_of_all_its_images(sample_set):
 
 
 def test_samples_with_and_without_labels_make_no_batch(sample_set):
-    from detectors.batch import collate
-
     sample = sample_set(None).plain(0)
     other = replace(sample_set(None).plain(1), instances=None)
     with pytest.raises(ValueError, match=f"{re.escape(sample.token)} and {other.token} one carries instances"):
@@ -567,8 +525,6 @@ def test_samples_with_and_without_labels_make_no_batch(sample_set):
 
 
 def test_samples_of_a_batch_may_have_other_numbers_of_instances(sample_set):
-    from detectors.batch import Instances, collate
-
     sample = sample_set(None).plain(0)
     nothing = Instances(torch.zeros_like(sample.instances.owner), torch.zeros(6, 0).long(), torch.zeros(6, 0))
     batch = collate([replace(sample, instances=nothing), sample])

@@ -4,6 +4,11 @@ import json
 
 import pytest
 
+from detectors.batch import Inputs
+from harness.data import tables
+from harness.data.root import NuScenesRoot
+from harness.errors import InputError
+
 
 @pytest.fixture
 def copy(smoke_path, tmp_path):
@@ -33,8 +38,6 @@ def test_tokens_of_splits_are_disjoint_and_in_the_order_of_the_table(smoke_root)
 
 
 def test_the_fingerprint_is_that_of_the_tables_and_splits(copy):
-    from harness.data.root import NuScenesRoot
-
     before = NuScenesRoot(copy, "v1.0-synthetic").fingerprint()
     assert NuScenesRoot(copy, "v1.0-synthetic").fingerprint() == before
     for name in ("splits", "attribute"):
@@ -68,10 +71,6 @@ def test_keyframes_before_the_first_are_the_first(smoke_root):
 
 
 def test_files_are_checked_for_the_inputs_that_read_them(copy):
-    from detectors.batch import Inputs
-    from harness.data.root import NuScenesRoot
-    from harness.errors import InputError
-
     path = copy / "v1.0-synthetic" / "sample_data.json"
     rows = json.loads(path.read_text())
     row = next(row for row in rows if "/LIDAR_TOP/" in row["filename"] and row["is_key_frame"])
@@ -87,10 +86,6 @@ def test_files_are_checked_for_the_inputs_that_read_them(copy):
 
 
 def test_the_pose_of_the_lidar_is_needed_without_its_points(copy):
-    from detectors.batch import Inputs
-    from harness.data.root import NuScenesRoot
-    from harness.errors import InputError
-
     path = copy / "v1.0-synthetic" / "sample_data.json"
     rows = json.loads(path.read_text())
     row = next(row for row in rows if "/LIDAR_TOP/" in row["filename"] and row["is_key_frame"])
@@ -101,9 +96,6 @@ def test_the_pose_of_the_lidar_is_needed_without_its_points(copy):
 
 
 def test_good_tables_are_parsed_once(copy, monkeypatch):
-    from harness.data import tables
-    from harness.data.root import NuScenesRoot
-
     read = []
     original = tables.read_json
     monkeypatch.setattr(tables, "read_json", lambda path: read.append(path.name) or original(path))
@@ -112,9 +104,6 @@ def test_good_tables_are_parsed_once(copy, monkeypatch):
 
 
 def test_what_the_devkit_raises_for_no_reason_of_ours_is_not_hidden(copy, monkeypatch):
-    from harness.data import tables
-    from harness.data.root import NuScenesRoot
-
     def fail(**_):
         raise KeyError("a bug")
 

@@ -9,6 +9,18 @@ from hypothesis.extra import numpy as arrays
 from nuscenes.utils.data_classes import LidarPointCloud, RadarPointCloud
 from PIL import Image
 
+from harness.data.root import RADARS
+from harness.data.sensor_files import (
+    RADAR_FIELDS,
+    READERS,
+    check_sensor_file,
+    encode_radar,
+    read_image,
+    read_lidar,
+    read_radar,
+)
+from harness.errors import InputError
+
 FLOATS = ("x", "y", "z", "rcs", "vx", "vy", "vx_comp", "vy_comp")
 # A file is rewritten for every example, so that a folder of the test's own is enough for all of them.
 shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -26,8 +38,6 @@ def _columns(returns):
 
 @st.composite
 def radar_returns(draw, smallest=0):
-    from harness.data.sensor_files import RADAR_FIELDS
-
     count = draw(st.integers(smallest, 6))
     returns = np.zeros(count, RADAR_FIELDS)
     for name in RADAR_FIELDS.names:
@@ -41,8 +51,6 @@ def radar_returns(draw, smallest=0):
 @pytest.fixture
 def returns():
     """Five returns with values of their own in every field."""
-    from harness.data.sensor_files import RADAR_FIELDS
-
     made = np.zeros(5, RADAR_FIELDS)
     for i, name in enumerate(RADAR_FIELDS.names):
         made[name] = np.arange(5) * (i + 1) - 7
@@ -52,8 +60,6 @@ def returns():
 @shared_folder
 @given(returns=radar_returns())
 def test_radar_round_trips_and_is_what_the_devkit_reads(tmp_path, returns):
-    from harness.data.sensor_files import encode_radar, read_radar
-
     path = tmp_path / "sweep.pcd"
     path.write_bytes(encode_radar(returns))
     read = read_radar(path)
@@ -62,9 +68,6 @@ def test_radar_round_trips_and_is_what_the_devkit_reads(tmp_path, returns):
 
 
 def test_real_radar_is_what_the_devkit_reads(real_root):
-    from harness.data.root import RADARS
-    from harness.data.sensor_files import encode_radar, read_radar
-
     sample = real_root.devkit.sample[0]
     for channel in RADARS:
         path = real_root.path / real_root.devkit.get("sample_data", sample["data"][channel])["filename"]
@@ -77,8 +80,6 @@ def test_real_radar_is_what_the_devkit_reads(real_root):
 
 
 def test_a_radar_sweep_without_returns_is_empty_to_us_and_to_the_devkit(tmp_path, returns):
-    from harness.data.sensor_files import encode_radar, read_radar
-
     path = tmp_path / "sweep.pcd"
     path.write_bytes(encode_radar(returns[:0]))
     assert len(read_radar(path)) == _devkit_radar(path).size == 0
@@ -90,9 +91,6 @@ def test_a_radar_sweep_without_returns_is_empty_to_us_and_to_the_devkit(tmp_path
 
 @pytest.mark.parametrize("name", ["x", "y", "z", "rcs", "vx_comp", "vy_comp"])
 def test_a_radar_return_that_is_no_number_is_refused(tmp_path, returns, name):
-    from harness.data.sensor_files import encode_radar, read_radar
-    from harness.errors import InputError
-
     returns[name][3] = np.inf
     (tmp_path / "sweep.pcd").write_bytes(encode_radar(returns))
     with pytest.raises(InputError, match=r"sweep\.pcd holds a NaN or an infinity"):
@@ -100,8 +98,6 @@ def test_a_radar_return_that_is_no_number_is_refused(tmp_path, returns, name):
 
 
 def test_what_follows_the_last_radar_return_is_padding(tmp_path, returns):
-    from harness.data.sensor_files import encode_radar, read_radar
-
     (tmp_path / "sweep.pcd").write_bytes(encode_radar(returns) + b"\0" * 100)
     assert read_radar(tmp_path / "sweep.pcd").tobytes() == returns.tobytes()
 
@@ -109,9 +105,6 @@ def test_what_follows_the_last_radar_return_is_padding(tmp_path, returns):
 @shared_folder
 @given(returns=radar_returns(smallest=1), data=st.data())
 def test_every_cut_of_a_radar_file_is_refused(tmp_path, returns, data):
-    from harness.data.sensor_files import encode_radar, read_radar
-    from harness.errors import InputError
-
     whole = encode_radar(returns)
     kept = data.draw(st.integers(0, len(whole) - 2))  # the last byte is padding
     path = tmp_path / "sweep.pcd"
@@ -125,8 +118,6 @@ def test_every_cut_of_a_radar_file_is_refused(tmp_path, returns, data):
     points=arrays.arrays(np.float32, st.tuples(st.integers(1, 9), st.just(5)), elements=st.floats(-99, 99, width=32))
 )
 def test_lidar_is_what_the_devkit_reads(tmp_path, points):
-    from harness.data.sensor_files import read_lidar
-
     path = tmp_path / "sweep.pcd.bin"
     path.write_bytes(points.tobytes())
     np.testing.assert_array_equal(read_lidar(path), points)
@@ -134,8 +125,6 @@ def test_lidar_is_what_the_devkit_reads(tmp_path, points):
 
 
 def test_real_lidar_is_what_the_devkit_reads(real_root):
-    from harness.data.sensor_files import read_lidar
-
     record = real_root.devkit.get("sample_data", real_root.devkit.sample[0]["data"]["LIDAR_TOP"])
     path = real_root.path / record["filename"]
     points = read_lidar(path)
@@ -146,9 +135,6 @@ def test_real_lidar_is_what_the_devkit_reads(real_root):
 @shared_folder
 @given(kept=st.integers(0, 199))
 def test_a_cut_inside_a_lidar_point_is_refused_with_and_without_reading(tmp_path, kept):
-    from harness.data.sensor_files import check_sensor_file, read_lidar
-    from harness.errors import InputError
-
     path = tmp_path / "sweep.pcd.bin"
     path.write_bytes(np.ones((10, 5), np.float32).tobytes()[:kept])
     if kept and kept % 20 == 0:  # nothing in the file says how many points there were
@@ -160,8 +146,6 @@ def test_a_cut_inside_a_lidar_point_is_refused_with_and_without_reading(tmp_path
 
 
 def test_sizes_of_images_and_radar_sweeps_say_nothing(tmp_path):
-    from harness.data.sensor_files import check_sensor_file
-
     (tmp_path / "file").write_bytes(b"1234567")
     for modality in ("camera", "radar"):
         check_sensor_file(tmp_path / "file", modality, "a file")
@@ -178,9 +162,6 @@ def jpeg():
 @shared_folder
 @given(data=st.data())
 def test_every_cut_of_a_jpeg_is_refused(tmp_path, jpeg, data):
-    from harness.data.sensor_files import read_image
-    from harness.errors import InputError
-
     _, whole = jpeg
     kept = data.draw(st.integers(0, len(whole) - 1))
     padding = data.draw(st.sampled_from([0, 1000]))  # of downloads that reserve their space first
@@ -191,8 +172,6 @@ def test_every_cut_of_a_jpeg_is_refused(tmp_path, jpeg, data):
 
 
 def test_an_image_is_rgb_and_upright_as_it_is_stored(tmp_path, jpeg):
-    from harness.data.sensor_files import read_image
-
     bgr, whole = jpeg
     path = tmp_path / "image.jpg"
     path.write_bytes(whole)
@@ -207,16 +186,11 @@ def test_an_image_is_rgb_and_upright_as_it_is_stored(tmp_path, jpeg):
 
 
 def test_a_grey_image_has_three_channels(tmp_path, jpeg):
-    from harness.data.sensor_files import read_image
-
     Image.fromarray(jpeg[0][..., 0]).save(tmp_path / "grey.jpg")
     assert read_image(tmp_path / "grey.jpg").shape == (48, 80, 3)
 
 
 @pytest.mark.parametrize("reader", ["camera", "lidar", "radar"])
 def test_a_folder_in_place_of_a_file_is_missing(tmp_path, reader):
-    from harness.data.sensor_files import READERS
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match="is missing; expected a"):
         READERS[reader](tmp_path)

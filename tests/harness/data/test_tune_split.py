@@ -5,12 +5,18 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nuscenes.utils.splits import create_splits_scenes
+
+from harness.data.nuscenes import annotations
+from harness.data.root import NuScenesRoot
+from harness.data.tune_split import TRAIN, TUNE, cut
+from harness.evaluate.detection import score
+from harness.evaluate.submission import write_submission
+from harness.runs.folder import RunFolder
 
 
 @given(st.dictionaries(st.from_regex(r"scene-\d{4}", fullmatch=True), st.sampled_from("abcdefgh"), min_size=1))
 def test_the_cut_is_disjoint_complete_and_by_whole_logs(log_of_scene):
-    from harness.data.tune_split import TRAIN, TUNE, cut
-
     splits = cut(log_of_scene)
     if len(set(log_of_scene.values())) == 1:
         assert splits == {}
@@ -24,18 +30,12 @@ def test_the_cut_is_disjoint_complete_and_by_whole_logs(log_of_scene):
 
 
 def test_a_tenth_is_enough():
-    from harness.data.tune_split import TUNE, cut
-
     assert len(cut({f"scene-{i:04d}": f"log-{i % 50}" for i in range(700)})[TUNE]) == 70
 
 
 @pytest.fixture
 def mini(smoke_path, tmp_path):
     """The smoke world dressed up as v1.0-mini: three scenes bear names of mini_train's, one a name of mini_val's."""
-    from nuscenes.utils.splits import create_splits_scenes
-
-    from harness.data.root import NuScenesRoot
-
     path = tmp_path / "mini"
     path.mkdir()
     for name in ("samples", "sweeps", "maps"):
@@ -55,11 +55,6 @@ def mini(smoke_path, tmp_path):
 
 
 def test_a_real_root_has_a_tune_split_and_is_scored_on_it(mini, tmp_path):
-    from harness.data.nuscenes import annotations
-    from harness.evaluate.detection import score
-    from harness.evaluate.submission import write_submission
-    from harness.runs.folder import RunFolder
-
     before = sorted(path for path in mini.path.rglob("*"))
     splits = mini.splits()
     scenes = {scene["name"] for scene in mini.devkit.scene}

@@ -6,11 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from detectors.geometry.boxes import Boxes
+from detectors.presets import PRESETS
+from harness.diagnose.alignment import Scatter, align, cells_in_boxes
+from harness.diagnose.examine import some_samples
+from harness.diagnose.machine import Machine
+from harness.errors import InputError
+
 
 @pytest.fixture
 def scatter():
     """``scatter(x, y, pieces)``: of the columns of both, taken in so many pieces."""
-    from harness.diagnose.alignment import Scatter
 
     def make(x, y, pieces=1):
         found = Scatter(x.shape[1] + y.shape[1])
@@ -64,9 +70,6 @@ def test_what_does_not_vary_has_no_cka(cka):
 
 
 def test_foreground_is_inside_the_turned_box_and_where_a_small_one_stands(grid):
-    from detectors.geometry.boxes import Boxes
-    from harness.diagnose.alignment import cells_in_boxes
-
     # Cells of 1 m from x = -4 and y = -8. A box around (0, 0), 4 m long along +y, 2 m wide: columns 3, 4, rows 6 to 9.
     # One of 0.2 m at (5.1, -2.9), in the cell from (5, -3); and padding.
     boxes = Boxes(
@@ -84,9 +87,6 @@ def test_foreground_is_inside_the_turned_box_and_where_a_small_one_stands(grid):
 
 
 def test_box_turned_by_an_eighth_covers_its_diagonal(grid):
-    from detectors.geometry.boxes import Boxes
-    from harness.diagnose.alignment import cells_in_boxes
-
     boxes = Boxes(
         center=torch.tensor([[[0.5, 0.5, 0.0]]]),
         size=torch.tensor([[[3.0, 0.5, 1.0]]]),
@@ -102,23 +102,15 @@ def test_box_turned_by_an_eighth_covers_its_diagonal(grid):
 
 @pytest.fixture
 def machine():
-    from harness.diagnose.machine import Machine
-
     return Machine(torch.device("cpu"), "cpu", 1, nullcontext)
 
 
 @pytest.fixture
 def samples(smoke_root):
-    from detectors.presets import PRESETS
-    from harness.diagnose.examine import some_samples
-
     return some_samples(smoke_root, "synthetic_train", PRESETS["tiny_lidar"].inputs, 3)
 
 
 def test_detector_is_like_itself_everywhere(machine, samples):
-    from detectors.presets import PRESETS
-    from harness.diagnose.alignment import align
-
     torch.manual_seed(0)
     detector = PRESETS["tiny_lidar"].build().eval()
     cka, cells = align(detector, detector, samples, machine, batch_size=2)
@@ -129,10 +121,6 @@ def test_detector_is_like_itself_everywhere(machine, samples):
 
 
 def test_foreground_and_background_are_told_apart(machine, samples, rng):
-    from detectors.presets import PRESETS
-    from harness.diagnose.alignment import align, cells_in_boxes
-    from harness.diagnose.machine import Machine
-
     torch.manual_seed(0)
     teacher, student = (PRESETS["tiny_lidar"].build().eval() for _ in range(2))
 
@@ -154,10 +142,6 @@ def test_foreground_and_background_are_told_apart(machine, samples, rng):
 
 
 def test_maps_of_different_ground_are_not_compared(machine, samples):
-    from detectors.presets import PRESETS
-    from harness.diagnose.alignment import align
-    from harness.errors import InputError
-
     spec = PRESETS["tiny_lidar"]
     other = spec.model_copy(update={"grid": spec.grid.model_copy(update={"cell": 1.6})})
     with pytest.raises(InputError, match="different ground"):

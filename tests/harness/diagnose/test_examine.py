@@ -8,8 +8,22 @@ import shutil
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from harness.diagnose.alignment import Alignment
+from harness.diagnose.analysis import kept_analysis
+from harness.diagnose.history import kept_history
+from harness.diagnose.latency import Latency
+from harness.evaluate.analysis import analyse
+from harness.evaluate.bootstrap import DRAWS
+from harness.evaluate.detection import detection_config, held_against
 from harness.evidence.runs import StudyRuns
+from harness.report.__main__ import app
+from harness.runs.folder import RunFolder
+from harness.runs.small_files import kept_model
+from harness.study.load import load_study
+from harness.study.plan import plan_study
+from harness.train import job
 
 STUDY = """\
 # Is it examined?
@@ -37,9 +51,6 @@ def study_path(smoke_path, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plan(smoke_root, study_path):
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     return plan_study(load_study(study_path), smoke_root.fingerprint(), int)
 
 
@@ -72,12 +83,6 @@ def _content(runs, *names):
 
 
 def test_a_training_ends_examined(trained, plan, smoke_root, ids):
-    from harness.diagnose.analysis import kept_analysis
-    from harness.diagnose.history import kept_history
-    from harness.diagnose.latency import Latency
-    from harness.runs.folder import RunFolder
-    from harness.runs.small_files import kept_model
-
     folder = RunFolder(trained / ids["student"])
     assert kept_history(folder).terms == ["heatmap", "boxes", "feature"]
     latency = kept_model(folder.latency, Latency)
@@ -89,12 +94,6 @@ def test_a_training_ends_examined(trained, plan, smoke_root, ids):
 
 
 def test_the_analysis_is_that_of_the_stored_boxes(trained, smoke_root, ids):
-    from harness.diagnose.analysis import kept_analysis
-    from harness.evaluate.analysis import analyse
-    from harness.evaluate.bootstrap import DRAWS
-    from harness.evaluate.detection import detection_config, held_against
-    from harness.runs.folder import RunFolder
-
     folder = RunFolder(trained / ids["student"])
     config = detection_config("within_16m")
     results = json.loads(folder.predictions.read_text())["results"]
@@ -110,9 +109,6 @@ def test_the_analysis_is_that_of_the_stored_boxes(trained, smoke_root, ids):
 
 
 def test_examining_is_no_part_of_a_result(order, tmp_path, monkeypatch):
-    from harness.runs.folder import RunFolder
-    from harness.train import job
-
     found = []
     for name in ("with", "without"):
         if name == "without":
@@ -126,10 +122,6 @@ def test_examining_is_no_part_of_a_result(order, tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_found_out_and_nothing_else_is_touched(complete, runs, ids):
-    from harness.diagnose.alignment import Alignment
-    from harness.runs.folder import RunFolder
-    from harness.runs.small_files import kept_model
-
     stored = ("result.json", "model.safetensors", "predictions.json", "metrics.jsonl", "draws.npz")
     before = _content(runs, *stored)
     first = complete(runs)
@@ -147,8 +139,6 @@ def test_what_is_missing_is_found_out_and_nothing_else_is_touched(complete, runs
 
 
 def test_what_is_broken_or_of_other_weights_is_made_anew(complete, runs, ids):
-    from harness.runs.folder import RunFolder
-
     complete(runs)
     student, baseline, teacher = (RunFolder(runs / ids[role]) for role in ("student", "baseline", "teacher"))
     whole = student.analysis.read_bytes()
@@ -184,8 +174,6 @@ def test_an_interrupted_call_keeps_what_it_had_found(complete, runs, ids, monkey
 
 
 def test_a_run_that_is_in_use_or_lacks_its_boxes_is_named_and_the_others_go_on(complete, runs, ids):
-    from harness.runs.folder import RunFolder
-
     student, baseline, teacher = (RunFolder(runs / ids[role]) for role in ("student", "baseline", "teacher"))
     baseline.analysis.unlink()
     baseline.predictions.unlink()
@@ -202,10 +190,6 @@ def test_a_run_that_is_in_use_or_lacks_its_boxes_is_named_and_the_others_go_on(c
 
 
 def test_the_report_examines_if_it_is_asked_to(runs, study_path, ids, tmp_path):
-    from typer.testing import CliRunner
-
-    from harness.report.__main__ import app
-
     flags = [str(study_path), "--runs-dir", str(runs), "--out", str(tmp_path / "out")]
     assert CliRunner().invoke(app, [*flags, "--examine", "--device", "tpu"]).exit_code == 2
     assert CliRunner().invoke(app, flags).exit_code == 0

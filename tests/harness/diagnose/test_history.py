@@ -4,14 +4,15 @@ import math
 
 import pytest
 
+from harness.diagnose.history import UNKNOWN, history, keep_history, kept_history, summarize
+from harness.runs.folder import RunFolder
+
 
 def _line(step, **more):
     return {"step": step, "batch": step, "loss": 1.0, "share/heatmap": 0.5, "lr": 0.1} | more
 
 
 def test_parts_are_equal_and_their_means_leave_out_what_was_not_looked_at():
-    from harness.diagnose.history import summarize
-
     # Eight steps in four parts; gradients are looked at in every other step, and once there is none to compare.
     lines = [_line(step, **{"share/feature": step / 10}) for step in range(8)]
     for step, cosine, gradient in ((0, 0.4, 2.0), (2, 0.0, 0.0), (4, -0.2, 1.0), (5, -0.4, 1.0)):
@@ -25,15 +26,11 @@ def test_parts_are_equal_and_their_means_leave_out_what_was_not_looked_at():
 
 
 def test_a_short_training_has_a_part_for_each_step_and_none_has_no_history():
-    from harness.diagnose.history import summarize
-
     assert summarize([_line(0), _line(1)]).ends.tolist() == [0, 1, 2]
     assert summarize([]) is None
 
 
 def test_other_batches_are_seen_in_the_part_where_they_are():
-    from harness.diagnose.history import UNKNOWN, summarize
-
     lines = [_line(step) for step in range(6)]
     swapped = [*lines[:4], lines[5], lines[4]]
     unnamed = [{key: value for key, value in line.items() if key != "batch"} for line in lines]
@@ -43,9 +40,6 @@ def test_other_batches_are_seen_in_the_part_where_they_are():
 
 
 def test_what_is_kept_is_what_the_log_says_and_stands_for_it(tmp_path):
-    from harness.diagnose.history import history, keep_history, kept_history
-    from harness.runs.folder import RunFolder
-
     folder = RunFolder(tmp_path)
     for step in range(50):
         folder.log_step(step, {name: value for name, value in _line(step).items() if name != "step"})

@@ -1,12 +1,16 @@
 """Sets of boxes that tests of the evaluation share: their columns, and the devkit's own objects."""
 
 import numpy as np
+from nuscenes.eval.common.data_classes import EvalBoxes
+from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
+from nuscenes.eval.detection.data_classes import DetectionBox
+from nuscenes.eval.detection.evaluate import DetectionEval
+
+from harness.evaluate.columns import Annotations, Split, columns
 
 
 def split_of(scene, racks=()):
     """A split of as many samples, each with its scene's number; the car is at the origin."""
-    from harness.evaluate.columns import Split
-
     return Split(
         tokens=tuple(str(number) for number in range(len(scene))),
         scene=np.array(scene, dtype=np.int64),
@@ -20,8 +24,6 @@ def split_of(scene, racks=()):
 
 def annotations_of(truth, split, points=5, visibility=4):
     """Annotations of lists of boxes, a list a sample."""
-    from harness.evaluate.columns import Annotations, columns
-
     sample_of = [number for number, listed in enumerate(truth) for _ in listed]
     boxes = columns(sample_of, [box for listed in truth for box in listed], split.tokens)
     return Annotations.of(boxes, *(np.full(len(boxes), value, dtype=np.int64) for value in (points, visibility)))
@@ -37,8 +39,6 @@ def results_of(lists, split):
 
 def random_box(rng, name=None, near=None):
     """A box somewhere, or about a metre from another one, with its class."""
-    from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
-
     center = rng.uniform(-50, 50, 3) if near is None else np.array(near["translation"]) + rng.normal(0, 1, 3)
     return {
         "translation": tuple(center.tolist()),
@@ -54,9 +54,6 @@ def random_box(rng, name=None, near=None):
 
 def devkit_boxes(lists):
     """The devkit's own boxes of lists of ours, a list a sample token."""
-    from nuscenes.eval.common.data_classes import EvalBoxes
-    from nuscenes.eval.detection.data_classes import DetectionBox
-
     found = EvalBoxes()
     for token, listed in lists.items():
         # The car is at the origin, so that a box's place is its distance from it.
@@ -67,8 +64,6 @@ def devkit_boxes(lists):
 
 def devkit_metrics(truth, predicted, config):
     """Metrics and curves of the devkit's matching and averaging of its boxes."""
-    from nuscenes.eval.detection.evaluate import DetectionEval
-
     evaluation = DetectionEval.__new__(DetectionEval)
     evaluation.__dict__.update(cfg=config, verbose=False, gt_boxes=truth, pred_boxes=predicted)
     return evaluation.evaluate()

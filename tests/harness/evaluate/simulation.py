@@ -1,6 +1,10 @@
 """Two detectors whose true difference is known: truths and boxes drawn scene by scene, in columns."""
 
 import numpy as np
+from nuscenes.eval.common.config import config_factory
+
+from harness.evaluate.columns import Annotations, BoxColumns
+from tests.harness.evaluate.sets import split_of
 
 # As uneven as nuScenes: the rarest class has one truth in a hundred.
 SHARES = np.array([0.40, 0.08, 0.05, 0.04, 0.02, 0.20, 0.03, 0.01, 0.07, 0.10])
@@ -26,9 +30,6 @@ def simulate(scenes, rng):
 
 
 def _truths(scenes, rng):
-    from harness.evaluate.columns import Annotations, BoxColumns
-    from tests.harness.evaluate.sets import split_of
-
     split = split_of(np.arange(scenes * SAMPLES_OF_A_SCENE) // SAMPLES_OF_A_SCENE)
     count = rng.poisson(TRUTHS_OF_A_SCENE * rng.gamma(2.0, 0.5, size=scenes))
     scene = np.repeat(np.arange(scenes), count)
@@ -47,8 +48,6 @@ def _truths(scenes, rng):
 
 
 def _detected(truth, split, difficulty, skill, rng):
-    from harness.evaluate.columns import BoxColumns
-
     scenes = int(split.scene.max()) + 1
     mood = rng.normal(size=scenes)  # how this detector copes with each scene
     scene = split.scene[truth.sample]
@@ -83,8 +82,6 @@ def _detected(truth, split, difficulty, skill, rng):
 
 def config():
     """The devkit's, without ranges: where the boxes are has no meaning here."""
-    from nuscenes.eval.common.config import config_factory
-
     found = config_factory("detection_cvpr_2019")
     found.class_range = dict.fromkeys(found.class_range, 1e9)
     return found

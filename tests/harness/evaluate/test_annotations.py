@@ -9,14 +9,16 @@ import numpy as np
 import platformdirs
 import pytest
 
+from harness.data.root import NuScenesRoot
+from harness.errors import InputError
+from harness.evaluate.annotations import annotations, from_tables
+
 SPLIT = "synthetic_val"
 
 
 @pytest.fixture
 def root(smoke_path, tmp_path, monkeypatch):
     """Tables that may be changed, and a cache that is empty."""
-    from harness.data.root import NuScenesRoot
-
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / "cache")
     shutil.copytree(smoke_path / "v1.0-synthetic", tmp_path / "root" / "v1.0-synthetic")
     shutil.copytree(smoke_path / "maps", tmp_path / "root" / "maps")
@@ -25,8 +27,6 @@ def root(smoke_path, tmp_path, monkeypatch):
 
 def _again(root):
     """The root as another process sees it, whose tables must not be opened."""
-    from harness.data.root import NuScenesRoot
-
     found = NuScenesRoot(root.path, root.version)
     vars(found)["devkit"] = None
     return found
@@ -41,8 +41,6 @@ def _assert_equal(a, b):
 
 
 def test_the_second_time_the_tables_stay_closed(root):
-    from harness.evaluate.annotations import annotations, from_tables
-
     first = annotations(root, SPLIT)
     assert len(first[1]) > 20
     _assert_equal(first, from_tables(root, root.tokens(SPLIT)))
@@ -52,8 +50,6 @@ def test_the_second_time_the_tables_stay_closed(root):
 
 
 def test_columns_say_what_the_tables_say(root):
-    from harness.evaluate.annotations import annotations
-
     split, truth = annotations(root, SPLIT)
     rows = {row["token"]: row for row in root.devkit.sample_annotation}
     number = {token: n for n, token in enumerate(split.tokens)}
@@ -68,9 +64,6 @@ def test_columns_say_what_the_tables_say(root):
 
 
 def test_changed_tables_are_read_again(root):
-    from harness.data.root import NuScenesRoot
-    from harness.evaluate.annotations import annotations
-
     before = annotations(root, SPLIT)[1]
     path = root.path / root.version / "sample_annotation.json"
     rows = json.loads(path.read_text())
@@ -82,8 +75,6 @@ def test_changed_tables_are_read_again(root):
 
 
 def test_a_damaged_file_is_made_again(root):
-    from harness.evaluate.annotations import annotations
-
     first = annotations(root, SPLIT)
     (kept,) = Path(platformdirs.user_cache_path("crossbev")).rglob("*.npz")
     whole = kept.read_bytes()
@@ -94,18 +85,12 @@ def test_a_damaged_file_is_made_again(root):
 
 
 def test_without_a_place_to_keep_them_they_are_read_each_time(root, tmp_path, caplog):
-    from harness.evaluate.annotations import annotations
-
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert len(annotations(root, SPLIT)[1]) > 20
     assert "cannot be kept" in caplog.text
 
 
 def test_a_split_without_annotations_is_refused(root):
-    from harness.data.root import NuScenesRoot
-    from harness.errors import InputError
-    from harness.evaluate.annotations import annotations
-
     (root.path / root.version / "sample_annotation.json").write_text("[]")
     (root.path / root.version / "instance.json").write_text("[]")
     with pytest.raises(InputError, match="has no annotation"):
@@ -113,10 +98,6 @@ def test_a_split_without_annotations_is_refused(root):
 
 
 def test_a_sample_without_a_lidar_keyframe_is_named(root):
-    from harness.data.root import NuScenesRoot
-    from harness.errors import InputError
-    from harness.evaluate.annotations import annotations
-
     token = root.tokens(SPLIT)[0]
     path = root.path / root.version / "sample_data.json"
     keyframe = root.sweeps(token, "LIDAR_TOP", 1)[0]["token"]

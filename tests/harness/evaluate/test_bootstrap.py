@@ -5,7 +5,14 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from nuscenes.eval.common.config import config_factory
 
+from harness.evaluate.bands import precision_by_band, strata
+from harness.evaluate.bootstrap import draws, resampled
+from harness.evaluate.breakdown import costs
+from harness.evaluate.columns import predictions
+from harness.evaluate.intervals import Estimate, difference, read_draws, write_draws
+from harness.evaluate.metrics import ERRORS, compare, measure
 from tests.harness.evaluate.sets import annotations_of, random_box, results_of, split_of
 
 SCENE = [0, 0, 1, 1, 1, 2, 3]
@@ -13,8 +20,6 @@ SCENE = [0, 0, 1, 1, 1, 2, 3]
 
 @pytest.fixture(scope="module")
 def config():
-    from nuscenes.eval.common.config import config_factory
-
     return config_factory("detection_cvpr_2019")
 
 
@@ -33,26 +38,18 @@ def lists():
 
 
 def _matched(truth, boxes, scene, config):
-    from harness.evaluate.columns import predictions
-    from harness.evaluate.metrics import compare
-
     split = split_of(scene)
     found = predictions(results_of(boxes, split), split, 500)
     return compare(split, annotations_of(truth, split), found, config)
 
 
 def _values(metrics):
-    from harness.evaluate.metrics import ERRORS
-
     errors = {name: metrics.tp_errors[key] for name, key in ERRORS.items()}
     precision = {f"AP/{name}": ap for name, ap in metrics.mean_dist_aps.items()}
     return {"mAP": metrics.mean_ap, "NDS": metrics.nd_score, **errors, **precision}
 
 
 def test_the_first_draw_is_the_split(lists, config):
-    from harness.evaluate.bootstrap import draws, resampled
-    from harness.evaluate.metrics import measure
-
     matched = _matched(*lists, SCENE, config)
     found = resampled(matched, config, draws(4, 3))
     wanted = _values(measure(matched, config)[0])
@@ -74,9 +71,6 @@ def _replicated(lists, config, copies):
 
 @pytest.mark.parametrize("copies", COPIES)
 def test_a_draw_is_what_its_scenes_would_be_as_a_split(lists, config, copies):
-    from harness.evaluate.bootstrap import resampled
-    from harness.evaluate.metrics import measure
-
     found = resampled(_matched(*lists, SCENE, config), config, np.array([copies]))
     wanted = _values(measure(_replicated(lists, config, copies), config)[0])
     assert {name: values[0] for name, values in found.items()} == pytest.approx(wanted, abs=1e-12)
@@ -84,9 +78,6 @@ def test_a_draw_is_what_its_scenes_would_be_as_a_split(lists, config, copies):
 
 @pytest.mark.parametrize("copies", COPIES)
 def test_costs_and_bands_of_a_draw_are_those_of_its_scenes(lists, config, copies):
-    from harness.evaluate.bands import precision_by_band, strata
-    from harness.evaluate.breakdown import costs
-
     whole, drawn = _matched(*lists, SCENE, config), _replicated(lists, config, copies)
     one = np.ones((1, drawn.split.scenes), dtype=np.int64)
     found, wanted = costs(whole, config, np.array([copies])), costs(drawn, config, one)
@@ -106,9 +97,6 @@ def test_costs_and_bands_of_a_draw_are_those_of_its_scenes(lists, config, copies
 
 def test_with_equal_scores_a_draw_is_nearly_that(lists, config):
     """The devkit would rank equal scores of copies in another order."""
-    from harness.evaluate.bootstrap import resampled
-    from harness.evaluate.metrics import measure
-
     for box in (box for listed in lists[1] for box in listed):
         box["detection_score"] = round(box["detection_score"], 1)
     found = resampled(_matched(*lists, SCENE, config), config, np.array([(2, 0, 1, 1)]))
@@ -117,8 +105,6 @@ def test_with_equal_scores_a_draw_is_nearly_that(lists, config):
 
 
 def test_draws_are_of_as_many_scenes_and_repeat():
-    from harness.evaluate.bootstrap import draws
-
     found = draws(7, 50)
     assert found.shape == (51, 7)
     assert (found.sum(axis=1) == 7).all()
@@ -130,8 +116,6 @@ def test_draws_are_of_as_many_scenes_and_repeat():
 
 
 def test_a_class_that_a_draw_has_not_scores_nothing(config):
-    from harness.evaluate.bootstrap import resampled
-
     rng = np.random.default_rng(0)
     truth = [[random_box(rng, "car")], [random_box(rng, "bus")]]
     matched = _matched(truth, truth, [0, 1], config)
@@ -142,9 +126,6 @@ def test_a_class_that_a_draw_has_not_scores_nothing(config):
 
 
 def test_a_result_does_not_differ_from_itself(lists, config):
-    from harness.evaluate.bootstrap import draws, resampled
-    from harness.evaluate.intervals import Estimate, difference
-
     drawn = resampled(_matched(*lists, SCENE, config), config, draws(4, 40))
     assert Estimate.of(drawn["mAP"], 12).standard_error > 0
     for values in difference(drawn, drawn).values():
@@ -153,8 +134,6 @@ def test_a_result_does_not_differ_from_itself(lists, config):
 
 
 def test_an_interval_by_hand():
-    from harness.evaluate.intervals import Estimate
-
     # Draws 1 and 3: a standard deviation of sqrt 2; twelve scenes; Student's quantile for eleven degrees is 2.201.
     found = Estimate.of(np.array([2.5, 1.0, float("nan"), 3.0]), 12)
     error = math.sqrt(2) * math.sqrt(12 / 11)
@@ -165,16 +144,12 @@ def test_an_interval_by_hand():
 
 @pytest.mark.parametrize(("values", "scenes"), [([2.5, 2.5, 2.6], 9), ([2.5, float("nan"), 2.6], 40), ([2.5], 40)])
 def test_of_few_scenes_or_draws_nothing_is_known(values, scenes):
-    from harness.evaluate.intervals import Estimate
-
     found = Estimate.of(np.array(values), scenes)
     assert found.value == 2.5
     assert all(math.isnan(getattr(found, field.name)) for field in fields(found) if field.name != "value")
 
 
 def test_draws_are_kept_and_read_again(tmp_path):
-    from harness.evaluate.intervals import read_draws, write_draws
-
     values = {"mAP": np.array([0.25, 0.5]), "AP/car": np.array([0.125, 1.0])}
     write_draws(tmp_path / "draws.npz", values, 7)
     found, scenes = read_draws(tmp_path / "draws.npz")

@@ -2,16 +2,20 @@
 
 import numpy as np
 import pytest
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.data_classes import DetectionConfig
 
-from tests.harness.evaluate.sets import annotations_of, results_of, split_of
+from harness.evaluate.bands import counts_by_band, precision_by_band, strata
+from harness.evaluate.breakdown import KINDS, at_one_threshold, costs, error_kinds
+from harness.evaluate.columns import predictions
+from harness.evaluate.metrics import compare
+from tests.harness.evaluate.sets import annotations_of, random_box, results_of, split_of
 
 ONE = np.ones((1, 1), dtype=np.int64)
 
 
 @pytest.fixture(scope="module")
 def config():
-    from nuscenes.eval.common.config import config_factory
-
     return config_factory("detection_cvpr_2019")
 
 
@@ -28,9 +32,6 @@ def _box(name, x, score=-1.0, speed=0.0):
 
 
 def _matched(truth, boxes, config, points=None, visibility=None):
-    from harness.evaluate.columns import predictions
-    from harness.evaluate.metrics import compare
-
     split = split_of([0])
     annotations = annotations_of(
         [truth], split, 5 if points is None else points, 4 if visibility is None else visibility
@@ -52,8 +53,6 @@ def _matched(truth, boxes, config, points=None, visibility=None):
     ],
 )
 def test_kind_of_an_error(config, box, kind):
-    from harness.evaluate.breakdown import KINDS, at_one_threshold, error_kinds
-
     truth = [_box("car", 0.0), _box("bus", 20.0)]
     matched = at_one_threshold(_matched(truth, [_box("car", 0.1, 0.9), box], config), config)
     kinds, nearest = error_kinds(matched, config)
@@ -69,8 +68,6 @@ def _ap(hits, truths):
 
 
 def _costs(truth, boxes, config):
-    from harness.evaluate.breakdown import costs
-
     return {kind: float(values[0]) for kind, values in costs(_matched(truth, boxes, config), config, ONE).items()}
 
 
@@ -116,8 +113,6 @@ def test_a_class_that_was_missed_as_a_whole_costs_all_of_its_precision(config):
 
 
 def test_mending_one_kind_never_costs(config):
-    from tests.harness.evaluate.sets import random_box
-
     rng = np.random.default_rng(5)
     truth = [random_box(rng, name) for name in ["car", "bus", "pedestrian"] * 12]
     boxes = [random_box(rng, near=box) for box in truth * 2] + [random_box(rng) for _ in range(40)]
@@ -127,8 +122,6 @@ def test_mending_one_kind_never_costs(config):
 
 
 def _by_band(matched, config, name):
-    from harness.evaluate.bands import counts_by_band, precision_by_band, strata
-
     (by,) = (by for by in strata(matched, config) if by.name == name)
     precision = {band: float(ap[0]) for band, ap in precision_by_band(matched, config, ONE, by).items()}
     return precision, {band: count.annotations for band, count in counts_by_band(matched, by).items()}
@@ -181,10 +174,6 @@ def test_bands_of_visibility_and_speed(config):
 
 @pytest.mark.parametrize(("reach", "bands"), [(16, ["0-4 m", "4-8 m", "8-12 m", "12-16 m"]), (7, ["0-2 m", "6-7 m"])])
 def test_bands_of_distance_follow_the_range(config, reach, bands):
-    from nuscenes.eval.detection.data_classes import DetectionConfig
-
-    from harness.evaluate.bands import strata
-
     short = DetectionConfig.deserialize(config.serialize())
     short.class_range = dict.fromkeys(short.class_range, reach)
     found = strata(_matched([_box("car", 1.0)], [], short), short)[0].bands

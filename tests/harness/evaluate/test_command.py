@@ -1,12 +1,19 @@
 """The command takes the devkit's arguments, writes the devkit's files, and names what is wrong with a result."""
 
 import json
+import random
 import re
 from pathlib import Path
 
 import pytest
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.evaluate import DetectionEval
 from typer.testing import CliRunner
 
+from detectors.batch import Inputs
+from harness.data.nuscenes import read
+from harness.evaluate.__main__ import _titles, app
+from harness.evaluate.submission import write_submission
 from tests.cases import mostly_slow
 
 SPLIT = "synthetic_val"
@@ -15,7 +22,6 @@ SPLIT = "synthetic_val"
 @pytest.fixture
 def call(smoke_path, tmp_path):
     """Run the command on a result file's content, or on text."""
-    from harness.evaluate.__main__ import app
 
     def call(content, *flags):
         path = content if isinstance(content, Path) else tmp_path / "result.json"
@@ -45,18 +51,11 @@ def call(smoke_path, tmp_path):
 @pytest.fixture
 def content(smoke_root, tmp_path):
     """A result file's content: the annotations."""
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-    from harness.evaluate.submission import write_submission
-
     boxes = {token: read(smoke_root, token, Inputs()).boxes for token in smoke_root.tokens(SPLIT)}
     return write_submission(tmp_path / "annotations.json", smoke_root, boxes, frozenset({"lidar"}))
 
 
 def test_files_are_the_devkits(call, content, smoke_root, tmp_path):
-    from nuscenes.eval.common.config import config_factory
-    from nuscenes.eval.detection.evaluate import DetectionEval
-
     run = call(content)
     assert run.exit_code == 0, run.output
     assert "NDS" in run.output
@@ -240,8 +239,6 @@ def test_without_draws_there_is_what_the_devkit_writes_and_no_more(call, content
 
 @pytest.mark.slow
 def test_the_devkits_pictures_are_drawn(call, content, tmp_path, smoke_root):
-    import random
-
     run = call(content, "--plot_examples", "2", "--render_curves", "1", "--resamples", "0")
     assert run.exit_code == 0, run.output
     tokens = smoke_root.tokens(SPLIT)
@@ -270,8 +267,6 @@ CONFIG_CHANGES = [
 
 @pytest.mark.parametrize(("change", "said"), CONFIG_CHANGES)
 def test_a_bad_configuration_is_named(call, content, tmp_path, change, said):
-    from nuscenes.eval.common.config import config_factory
-
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config_factory("detection_cvpr_2019").serialize() | change))
     run = call(content, "--config_path", str(path))
@@ -281,8 +276,6 @@ def test_a_bad_configuration_is_named(call, content, tmp_path, change, said):
 
 
 def test_a_configuration_of_ones_own_is_used(call, content, tmp_path):
-    from nuscenes.eval.common.config import config_factory
-
     path = tmp_path / "config.json"
     own = {"dist_ths": [1.0, 3.0], "dist_th_tp": 3.0, "min_recall": 0.2, "mean_ap_weight": 2}
     path.write_text(json.dumps(config_factory("detection_cvpr_2019").serialize() | own))
@@ -293,8 +286,6 @@ def test_a_configuration_of_ones_own_is_used(call, content, tmp_path):
 
 
 def test_results_of_jobs_are_called_what_their_jobs_are(tmp_path):
-    from harness.evaluate.__main__ import _titles
-
     paths = [tmp_path / name / "predictions.json" for name in ("a", "b")]
     for path in paths:
         path.parent.mkdir()

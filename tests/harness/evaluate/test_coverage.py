@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
+from nuscenes.eval.detection.constants import DETECTION_NAMES
 
+from harness.evaluate.bootstrap import draws, resampled
+from harness.evaluate.intervals import Estimate, difference
+from harness.evaluate.metrics import compare
 from tests.harness.evaluate.simulation import config, simulate
 
 POPULATION = 20_000
@@ -11,10 +15,6 @@ DRAWS = 400
 
 
 def _differences(split, truth, detected, copies):
-    from harness.evaluate.bootstrap import resampled
-    from harness.evaluate.intervals import difference
-    from harness.evaluate.metrics import compare
-
     settings = config()
     first, second = (resampled(compare(split, truth, boxes, settings), settings, copies) for boxes in detected)
     return difference(second, first)
@@ -30,11 +30,6 @@ def _true_difference():
 
 def _covered(scenes, repetitions, true):
     """Share of the intervals that hold the true difference, by metric, and the fewest annotations of any split."""
-    from nuscenes.eval.detection.constants import DETECTION_NAMES
-
-    from harness.evaluate.bootstrap import draws
-    from harness.evaluate.intervals import Estimate
-
     held, known, fewest = dict.fromkeys(true, 0), dict.fromkeys(true, 0), 10**9
     for repetition in range(repetitions):
         split, truth, detected = simulate(scenes, np.random.default_rng([2, scenes, repetition]))
@@ -67,9 +62,6 @@ def test_intervals_hold_the_difference_as_often_as_they_say():
 
 
 def test_a_standard_error_is_about_as_large_as_results_differ():
-    from harness.evaluate.bootstrap import draws
-    from harness.evaluate.intervals import Estimate
-
     found = [
         Estimate.of(
             _differences(*simulate(60, np.random.default_rng([3, number])), draws(60, 50, seed=number))["NDS"], 60

@@ -1,12 +1,28 @@
 """Scoring is the devkit's: perfect boxes score perfectly, known errors come out as they went in."""
 
+import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from nuscenes.eval.common.utils import quaternion_yaw
+from pyquaternion import Quaternion
 
+from detectors.batch import Inputs
+from detectors.geometry.boxes import CLASSES, Boxes, pad_boxes
+from detectors.heads.center import decode
+from detectors.heads.center_loss import center_targets, perfect_output
 from detectors.presets import PRESETS
+from harness.data.nuscenes import read
+from harness.evaluate.columns import columns
+from harness.evaluate.detection import detection_config, score
+from harness.evaluate.figure import _devkit_boxes
+from harness.evaluate.intervals import read_draws
+from harness.evaluate.submission import write_submission
+from harness.runs.folder import RunFolder
+from tests.harness.evaluate.sets import random_box
 
 SPLIT = "synthetic_train"
 
@@ -14,11 +30,6 @@ SPLIT = "synthetic_train"
 @pytest.fixture
 def score_boxes(smoke_root, tmp_path):
     """Write boxes (a function of the annotations of each sample) as a submission and score it."""
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-    from harness.evaluate.detection import score
-    from harness.evaluate.submission import write_submission
-    from harness.runs.folder import RunFolder
 
     def score_boxes(change, config="within_16m"):
         predictions = {}
@@ -33,10 +44,6 @@ def score_boxes(smoke_root, tmp_path):
 @pytest.fixture
 def present(smoke_root):
     """Classes that have a box in the scored range, as ``AP/CLASS``; an absent class scores 0 whatever is predicted."""
-    from detectors.batch import Inputs
-    from detectors.geometry.boxes import CLASSES
-    from harness.data.nuscenes import read
-
     found = set()
     for token in smoke_root.tokens(SPLIT):
         boxes = read(smoke_root, token, Inputs()).boxes
@@ -53,10 +60,6 @@ def test_annotations_score_perfectly(score_boxes, present):
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_annotations_through_head_targets_and_back_score_as_well(score_boxes, present, preset):
-    from detectors.geometry.boxes import pad_boxes
-    from detectors.heads.center import decode
-    from detectors.heads.center_loss import center_targets, perfect_output
-
     spec = PRESETS[preset]
 
     def through(boxes):
@@ -80,8 +83,6 @@ def test_shift_and_turn_come_out_as_translation_and_orientation_error(score_boxe
 
 
 def test_short_ranges_drop_what_is_beyond_them_and_nothing_else():
-    from harness.evaluate.detection import detection_config
-
     official, short = detection_config("nuscenes"), detection_config("within_16m")
     assert official.class_range["car"] == 50
     assert set(short.class_range.values()) == {16}
@@ -101,11 +102,6 @@ def test_short_ranges_drop_what_is_beyond_them_and_nothing_else():
     ],
 )
 def test_attribute_follows_class_and_speed(smoke_root, tmp_path, name, speed, attribute):
-    import json
-
-    from detectors.geometry.boxes import CLASSES, Boxes
-    from harness.evaluate.submission import write_submission
-
     token = smoke_root.tokens(SPLIT)[0]
     box = Boxes(
         center=torch.tensor([[1.0, 2.0, 0.5]]),
@@ -125,11 +121,7 @@ def test_attribute_follows_class_and_speed(smoke_root, tmp_path, name, speed, at
 
 
 def test_the_metrics_in_draws_of_scenes_are_kept(score_boxes, tmp_path):
-    from harness.runs.folder import RunFolder
-
     metrics = score_boxes(lambda boxes: replace(boxes, center=boxes.center + torch.tensor([0.6, 0.0, 0.0])))
-    from harness.evaluate.intervals import read_draws
-
     drawn, scenes = read_draws(RunFolder(tmp_path).draws)
     assert scenes > 1
     assert {name: values.shape for name, values in drawn.items()} == dict.fromkeys(metrics, (1001,))
@@ -138,14 +130,6 @@ def test_the_metrics_in_draws_of_scenes_are_kept(score_boxes, tmp_path):
 
 
 def test_the_devkits_pictures_have_the_boxes_as_they_are():
-    import numpy as np
-    from nuscenes.eval.common.utils import quaternion_yaw
-    from pyquaternion import Quaternion
-
-    from harness.evaluate.columns import columns
-    from harness.evaluate.figure import _devkit_boxes
-    from tests.harness.evaluate.sets import random_box
-
     box = random_box(np.random.default_rng(0))
     (found,) = _devkit_boxes("a", columns([0], [box], ["a"]))["a"]
     assert found.translation == pytest.approx(box["translation"])

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.common.loaders import filter_eval_boxes
+from nuscenes.eval.detection.constants import TP_METRICS
+from nuscenes.eval.detection.evaluate import DetectionEval
+from nuscenes.utils.data_classes import Box
+from pyquaternion import Quaternion
 
+from detectors.batch import Inputs
+from harness.data.nuscenes import read
+from harness.evaluate.columns import predictions
+from harness.evaluate.detection import detection_config, held_against
+from harness.evaluate.metrics import compare, measure
+from harness.evaluate.result_file import read_result
+from harness.evaluate.submission import write_submission
 from tests.harness.evaluate.sets import annotations_of, devkit_boxes, devkit_metrics, random_box, results_of, split_of
 
 EXTENT = st.sampled_from([0.5, 1.0, 2.0, 4.5])
@@ -41,9 +54,6 @@ SAMPLES = st.integers(1, 4).flatmap(
 
 
 def _rack():
-    from nuscenes.utils.data_classes import Box
-    from pyquaternion import Quaternion
-
     return Box([0.5, 0.5, 0.0], [2.0, 3.0, 2.0], Quaternion(axis=[0, 0, 1], angle=0.3))
 
 
@@ -68,7 +78,6 @@ class _Tables:
 
 def _devkit(truth, results, racks, config):
     """Metrics of the devkit's own filter, matching and averaging."""
-    from nuscenes.eval.common.loaders import filter_eval_boxes
 
     def boxes(lists):
         found = devkit_boxes({str(number): listed for number, listed in enumerate(lists)})
@@ -80,9 +89,6 @@ def _devkit(truth, results, racks, config):
 
 
 def _ours(truth, results, racks, config):
-    from harness.evaluate.columns import predictions
-    from harness.evaluate.metrics import compare, measure
-
     split = split_of([0] * len(truth), [(number, _rack()) for number, has in enumerate(racks) if has])
     hit = annotations_of([[box for box, points in listed if points != 0] for listed in truth], split)
     found = predictions(results_of(results, split), split, max_boxes=500)
@@ -91,14 +97,10 @@ def _ours(truth, results, racks, config):
 
 @pytest.fixture(scope="module")
 def config():
-    from nuscenes.eval.common.config import config_factory
-
     return config_factory("detection_cvpr_2019")
 
 
 def _assert_equal(ours, theirs, config):
-    from nuscenes.eval.detection.constants import TP_METRICS
-
     for name in config.class_names:
         for threshold in config.dist_ths:
             assert ours[0].get_label_ap(name, threshold) == theirs[0].get_label_ap(name, threshold), (name, threshold)
@@ -194,15 +196,6 @@ def test_what_counts(config, box, racks, counts):
 
 def _assert_result_equal(root, split, config, folder):
     """On a dataset, with its annotations shifted, turned and doubled; through a file, as the devkit reads it."""
-    from nuscenes.eval.detection.evaluate import DetectionEval
-
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-    from harness.evaluate.detection import held_against
-    from harness.evaluate.metrics import measure
-    from harness.evaluate.result_file import read_result
-    from harness.evaluate.submission import write_submission
-
     path = folder / "predictions.json"
     boxes = {token: read(root, token, Inputs()).boxes for token in root.tokens(split)}
     write_submission(path, root, boxes, frozenset({"lidar"}))
@@ -225,8 +218,6 @@ def _assert_result_equal(root, split, config, folder):
 @pytest.mark.parametrize("split", ["synthetic_train", "synthetic_val"])
 @pytest.mark.parametrize("ranges", ["nuscenes", "within_16m"])
 def test_results_on_the_embedded_world_score_as_with_the_devkit(smoke_root, split, ranges, tmp_path):
-    from harness.evaluate.detection import detection_config
-
     _assert_result_equal(smoke_root, split, detection_config(ranges), tmp_path)
 
 

@@ -4,7 +4,11 @@ import random
 import unittest
 
 import pytest
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.tests import test_algo
 
+from harness.evaluate.columns import columns
+from harness.evaluate.metrics import compare, measure
 from tests.harness.evaluate.sets import annotations_of, split_of
 
 FIELDS = ("translation", "size", "rotation", "velocity", "detection_name", "detection_score", "attribute_name")
@@ -12,11 +16,6 @@ FIELDS = ("translation", "size", "rotation", "velocity", "detection_name", "dete
 
 def _accumulate(gt_boxes, pred_boxes, class_name, dist_fcn, dist_th, verbose=False):
     """The devkit's signature of `accumulate`, in columns."""
-    from nuscenes.eval.common.config import config_factory
-
-    from harness.evaluate.columns import columns
-    from harness.evaluate.metrics import compare, measure
-
     config = config_factory("detection_cvpr_2019")
     config.class_range = dict.fromkeys(config.class_range, 1e9)
     config.dist_ths, config.dist_th_tp = [dist_th], dist_th
@@ -35,8 +34,6 @@ def _accumulate(gt_boxes, pred_boxes, class_name, dist_fcn, dist_th, verbose=Fal
 
 @pytest.mark.parametrize("case", ["TestAlgo", "TestAPSimple", "TestTPSimple"])
 def test_the_devkits_own_tests_pass(case, monkeypatch):
-    from nuscenes.eval.detection.tests import test_algo
-
     calls = []
 
     def accumulate(*args, **kwargs):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from detectors.batch import Inputs
+from harness.data.nuscenes import read
+from harness.evaluate.submission import write_submission
+
 
 def test_the_example_from_python_runs(smoke_root, smoke_path, tmp_path, capsys):
-    from detectors.batch import Inputs
-    from harness.data.nuscenes import read
-    from harness.evaluate.submission import write_submission
-
     split, paths = "synthetic_val", [tmp_path / "a.json", tmp_path / "b.json"]
     boxes = {token: read(smoke_root, token, Inputs()).boxes for token in smoke_root.tokens(split)}
     content = write_submission(paths[0], smoke_root, boxes, frozenset({"lidar"}))

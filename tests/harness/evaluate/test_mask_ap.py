@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from detectors.geometry.boxes import CLASSES
+from harness.evaluate.mask_ap import mask_ap
+
 SIZE = (30, 64)
 """Height and width of the images."""
 CAR, TRUCK, CONE = 0, 1, 8
@@ -32,8 +35,6 @@ def seen(*objects):
 
 def measure(wanted, found):
     """Of one image, or of several in lists."""
-    from harness.evaluate.mask_ap import mask_ap
-
     images = [each if isinstance(each, list) else [each] for each in (wanted, found)]
     return mask_ap(zip(*images, strict=True))
 
@@ -64,8 +65,6 @@ def test_nothing_found_is_zero():
 
 @pytest.mark.parametrize("found", [[], [(ONE, CAR, 0.9)]], ids=["nothing seen", "something seen"])
 def test_without_any_object_nothing_is_known(found):
-    from detectors.geometry.boxes import CLASSES
-
     measured = measure(truth(), seen(*found))
     assert measured.keys() == {"AP", "AP50", *(f"AP50/{name}" for name in CLASSES)}
     assert all(map(math.isnan, measured.values()))

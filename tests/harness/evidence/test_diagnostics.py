@@ -1,12 +1,28 @@
 """Frames of the diagnostics from run folders made by hand: means and differences worked out, gaps left out."""
 
 import math
+from dataclasses import replace
 
+import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
 
+from harness.diagnose.alignment import Alignment
+from harness.diagnose.analysis import keep_analysis, kept_analysis
+from harness.diagnose.latency import Latency
+from harness.evaluate.analysis import Analysis
+from harness.evaluate.intervals import Count
+from harness.evidence import diagnostics
+from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progress_frame, terms_frame
+from harness.evidence.results import cost_frame
 from harness.evidence.runs import StudyRuns
+from harness.report import figures_diagnostics
+from harness.report.figures_diagnostics import INK, terms_figure
+from harness.runs.folder import Result, RunFolder
+from harness.runs.small_files import keep_model
+from harness.study.load import load_study
+from harness.study.plan import plan_study
 
 STUDY = """\
 # Are the frames right?
@@ -41,9 +57,6 @@ DRAWN = {
 
 @pytest.fixture
 def plan(tmp_path):
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)
     return plan_study(load_study(path), "data", int)
@@ -52,14 +65,6 @@ def plan(tmp_path):
 @pytest.fixture
 def runs(plan, tmp_path):
     """Folders of all jobs, with what they keep."""
-    from harness.diagnose.alignment import Alignment
-    from harness.diagnose.analysis import keep_analysis
-    from harness.diagnose.latency import Latency
-    from harness.evaluate.analysis import Analysis
-    from harness.evaluate.intervals import Count
-    from harness.runs.folder import Result, RunFolder
-    from harness.runs.small_files import keep_model
-
     teacher = next(row.job for row in plan.rows if row.role == "teacher")
     for row in plan.rows:
         folder = RunFolder(tmp_path / "runs" / row.job)
@@ -95,16 +100,12 @@ def runs(plan, tmp_path):
 @pytest.fixture
 def folder(plan, runs):
     """``folder(role, seed)``."""
-    from harness.runs.folder import RunFolder
-
     return lambda role, seed: RunFolder(
         runs / next(row.job for row in plan.rows if (row.role, row.seed) == (role, seed))
     )
 
 
 def test_terms_have_their_share_and_the_cosines_that_there_are(plan, runs):
-    from harness.evidence.diagnostics import terms_frame
-
     frame = terms_frame(StudyRuns.open(plan, runs))
     feature = frame[(frame["term"] == "feature") & (frame["seed"] == 1)].set_index("bin")
     assert len(feature) == 20
@@ -121,8 +122,6 @@ def test_terms_have_their_share_and_the_cosines_that_there_are(plan, runs):
 
 
 def test_progress_is_the_baselines_loss_less_the_students(plan, runs):
-    from harness.evidence.diagnostics import progress_frame
-
     weight = plan.detector_spec(next(row.job for row in plan.rows if row.role == "student")).detector.head.box_weight
     frame = progress_frame(StudyRuns.open(plan, runs)).set_index("bin")
     # The control sees more steps, and has none.
@@ -136,16 +135,12 @@ def test_progress_is_the_baselines_loss_less_the_students(plan, runs):
 
 
 def test_losses_of_other_batches_are_not_subtracted(plan, runs, folder):
-    from harness.evidence.diagnostics import progress_frame
-
     log = folder("student", 1).path / "metrics.jsonl"
     log.write_text(log.read_text().replace('"batch": 39,', '"batch": 1000,'))
     assert len(progress_frame(StudyRuns.open(plan, runs))) == 0
 
 
 def test_breakdown_has_both_and_the_paired_difference_with_its_interval(plan, runs):
-    from harness.evidence.diagnostics import breakdown_frame
-
     frame = breakdown_frame(StudyRuns.open(plan, runs))
     student = frame[frame["role"] == "student"].set_index("name")
     car = student.loc["car"]
@@ -162,10 +157,6 @@ def test_breakdown_has_both_and_the_paired_difference_with_its_interval(plan, ru
 
 
 def test_arm_that_lacks_a_seed_or_began_otherwise_has_no_breakdown(plan, runs, folder):
-    from dataclasses import replace
-
-    from harness.evidence.diagnostics import breakdown_frame
-
     folder("student", 1).analysis.write_bytes(b"half a file")
     assert set(breakdown_frame(StudyRuns.open(plan, runs))["role"]) == {"control"}
     control = folder("control", 0)
@@ -174,11 +165,6 @@ def test_arm_that_lacks_a_seed_or_began_otherwise_has_no_breakdown(plan, runs, f
 
 
 def test_analyses_of_other_draws_are_not_paired(plan, runs, folder):
-    from dataclasses import replace
-
-    from harness.diagnose.analysis import keep_analysis, kept_analysis
-    from harness.evidence.diagnostics import breakdown_frame
-
     kept = kept_analysis(folder("student", 0).analysis)
     groups = {group: {name: drawn[:2] for name, drawn in numbers.items()} for group, numbers in kept.groups.items()}
     keep_analysis(folder("student", 0).analysis, replace(kept, groups=groups))
@@ -186,9 +172,6 @@ def test_analyses_of_other_draws_are_not_paired(plan, runs, folder):
 
 
 def test_a_run_that_must_not_be_believed_counts_nowhere(plan, runs, folder):
-    from harness.evidence import diagnostics
-    from harness.evidence.results import cost_frame
-
     (folder("student", 1).path / "result.json").write_text('{"metrics": {"mAP": 0.1')
     opened = StudyRuns.open(plan, runs)
     for name in ("progress", "breakdown"):
@@ -200,8 +183,6 @@ def test_a_run_that_must_not_be_believed_counts_nowhere(plan, runs, folder):
 
 
 def test_alignment_has_the_students_beside_its_baselines(plan, runs, folder):
-    from harness.evidence.diagnostics import alignment_frame
-
     frame = alignment_frame(StudyRuns.open(plan, runs))
     low = frame[(frame["level"] == "low") & (frame["region"] == "foreground")].set_index("seed")
     assert low["baseline"].tolist() == [0.1, 0.1]
@@ -216,8 +197,6 @@ def test_alignment_has_the_students_beside_its_baselines(plan, runs, folder):
 
 
 def test_latency_is_in_the_table_of_costs(plan, runs, folder):
-    from harness.evidence.results import cost_frame
-
     assert cost_frame(StudyRuns.open(plan, runs)).set_index("role").loc["student", "latency_ms"] == pytest.approx(10.5)
     for seed in (0, 1):
         folder("student", seed).latency.unlink()
@@ -225,9 +204,6 @@ def test_latency_is_in_the_table_of_costs(plan, runs, folder):
 
 
 def _figures(plan, runs):
-    from harness.evidence import diagnostics
-    from harness.report import figures_diagnostics
-
     opened = StudyRuns.open(plan, runs)
     terms, breakdown = diagnostics.terms_frame(opened), diagnostics.breakdown_frame(opened)
     return {
@@ -242,8 +218,6 @@ def _figures(plan, runs):
 
 
 def test_nothing_stored_is_empty_frames_with_columns_and_figures_that_say_so(plan, tmp_path):
-    from harness.evidence import diagnostics
-
     for name in ("terms", "progress", "alignment", "breakdown"):
         frame = getattr(diagnostics, f"{name}_frame")(StudyRuns.open(plan, tmp_path / "none"))
         assert len(frame) == 0
@@ -254,10 +228,6 @@ def test_nothing_stored_is_empty_frames_with_columns_and_figures_that_say_so(pla
 
 
 def test_figures_are_transparent_and_their_text_is_of_one_colour(plan, runs, tmp_path):
-    import matplotlib.text
-
-    from harness.report.figures_diagnostics import INK
-
     for name, figure in _figures(plan, runs).items():
         figure.savefig(tmp_path / f"{name}.svg")
         assert figure.axes, name
@@ -269,9 +239,6 @@ def test_figures_are_transparent_and_their_text_is_of_one_colour(plan, runs, tmp
 
 
 def test_shares_are_stacked_the_detection_terms_below(plan, runs):
-    from harness.evidence.diagnostics import terms_frame
-    from harness.report.figures_diagnostics import terms_figure
-
     frame = terms_frame(StudyRuns.open(plan, runs))
     assert isinstance(frame, pd.DataFrame)
     axes = terms_figure(frame).axes[0]

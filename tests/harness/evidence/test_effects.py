@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.evidence.effects import KEYS, agreement, attributions, gains_frame, groups, unlike, verdict
+from harness.evidence.effects import KEYS, agreement, attributions, foremost, gains_frame, groups, unlike, verdict
 from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
 from harness.evidence.statistics import Effect, Spread
 from harness.report.tables import attribution_table, p_text, verdicts_table
 from harness.study.load import load_study
 from harness.study.papers import PublishedGain
+from harness.study.plan import plan_study
 
 
 def effect(value, error, seeds=3):
@@ -242,8 +243,6 @@ def test_sets_of_losses_that_are_the_same_trainings_cancel(tmp_path):
 
 
 def test_nothing_finished_is_no_table(study, tmp_path):
-    from harness.study.plan import plan_study
-
     rows = results_frame(StudyRuns.open(plan_study(study, "data", int), tmp_path / "none"))
     assert attributions(rows, study) == []
     assert attribution_table([]) is None
@@ -267,8 +266,6 @@ def test_p_values_as_they_are_read(p, text):
 
 
 def test_what_was_read_for_certain_comes_before_what_was_not():
-    from harness.evidence.effects import foremost
-
     one = PublishedGain(path="lidar->camera", losses=("feature",), mAP=2.5, mark="uncertain")
     other = PublishedGain(path="lidar->camera", losses=("feature",), mAP=1.5, mark="read")
     assert foremost({"A": one, "B": other}) == ("B", other)

@@ -6,13 +6,17 @@ import math
 
 import pytest
 
+from harness.evidence.provenance import commit_lines, provenance
+from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
+from harness.report.tables import results_table
+from harness.runs.folder import RunFolder
+from harness.study.jobs import spec_hash
 
 
 @pytest.fixture
 def give_commit(folder, jobs):
     """Say that another commit made a run."""
-    from harness.runs.folder import RunFolder
 
     def give(commit, *keys):
         for key in keys:
@@ -24,10 +28,6 @@ def give_commit(folder, jobs):
 
 
 def test_a_row_is_traced_to_commit_machine_spec_and_time(planned, folder, jobs):
-    from harness.evidence.provenance import provenance
-    from harness.runs.folder import RunFolder
-    from harness.study.jobs import spec_hash
-
     (folder / "runs" / jobs["student", 1] / "result.json").unlink()
     frame = provenance(StudyRuns.open(planned.plan, folder / "runs")).set_index(["role", "seed"])
     done, open_ = frame.loc[("student", 0)], frame.loc[("student", 1)]
@@ -39,16 +39,12 @@ def test_a_row_is_traced_to_commit_machine_spec_and_time(planned, folder, jobs):
 
 
 def test_one_commit_is_not_worth_a_line_and_what_is_not_run_is_of_none(planned, folder, jobs):
-    from harness.evidence.provenance import commit_lines, provenance
-
     (folder / "runs" / jobs["student", 1] / "result.json").unlink()
     assert commit_lines(provenance(StudyRuns.open(planned.plan, folder / "runs"))) == []
     assert commit_lines(provenance(StudyRuns.open(planned.plan, folder / "none"))) == []
 
 
 def test_rows_of_several_commits_are_named_with_their_seeds(planned, folder, give_commit):
-    from harness.evidence.provenance import commit_lines, provenance
-
     give_commit("bbbbbbbbbbbb+", ("student", 1))
     give_commit("cccccccccccc", ("teacher", 0))
     (line,) = commit_lines(provenance(StudyRuns.open(planned.plan, folder / "runs")))
@@ -59,17 +55,11 @@ def test_rows_of_several_commits_are_named_with_their_seeds(planned, folder, giv
 
 
 def test_a_damaged_run_is_of_no_commit(planned, folder, jobs):
-    from harness.evidence.provenance import provenance
-
     (folder / "runs" / jobs["student", 1] / "draws.npz").write_bytes(b"torn")
     frame = provenance(StudyRuns.open(planned.plan, folder / "runs")).set_index(["role", "seed"])
     assert frame.loc[("student", 1), "commit"] == ""
 
 
 def test_rows_are_called_as_in_the_table(planned, folder):
-    from harness.evidence.provenance import provenance
-    from harness.evidence.results import results_frame, summary
-    from harness.report.tables import results_table
-
     table = results_table(summary(results_frame(StudyRuns.open(planned.plan, folder / "runs"))), planned.study)
     assert {row[0].text for row in table.rows} == set(provenance(StudyRuns.open(planned.plan, folder / "runs"))["row"])

@@ -5,22 +5,20 @@ from pathlib import Path
 import pytest
 
 from harness.evidence.runs import StudyRuns
+from harness.evidence.trainings import states, trainings
+from harness.runs.folder import Result, RunFolder
+from harness.study.load import load_study
+from harness.study.plan import plan_study
 
 SMOKE = Path(__file__).parents[3] / "studies" / "smoke.yaml"
 
 
 @pytest.fixture
 def plan():
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     return plan_study(load_study(SMOKE, ["seeds=[0,1]"]), "fingerprint", int)
 
 
 def test_every_job_has_a_state_and_its_spec(plan, tmp_path):
-    from harness.evidence.trainings import states, trainings
-    from harness.runs.folder import Result, RunFolder
-
     done, failed, running, *others = plan.jobs
     machine = {"device": "cpu", "torch": "2", "threads": "1", "commit": "c0ffee"}
     RunFolder(tmp_path / done).complete(Result({"mAP": 0.25, "NDS": 0.5}, 5, 90.0, machine))

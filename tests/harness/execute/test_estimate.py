@@ -5,29 +5,30 @@ from pathlib import Path
 
 import pytest
 
+from detectors.cost import Cost
+from harness.execute import estimate as module
+from harness.execute.estimate import estimate
+from harness.execute.executor import Site
+from harness.runs.folder import Result
+from harness.study.load import load_study
+from harness.study.plan import plan_study
+from harness.train.job import JobOrder
+
 STUDY = Path(__file__).parents[3] / "studies" / "smoke.yaml"
 
 
 @pytest.fixture
 def plan_of(smoke_root):
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     return lambda *changes: plan_study(load_study(STUDY, changes), smoke_root.fingerprint(), int)
 
 
 @pytest.fixture
 def site(smoke_root, tmp_path):
-    from harness.execute.executor import Site
-
     return Site(tmp_path / "runs", smoke_root, device="cpu", workers=1)
 
 
 def _finish(plan, site, seconds):
     """As if the plan had been run."""
-    from harness.runs.folder import Result
-    from harness.train.job import JobOrder
-
     for job in plan.jobs.values():
         teacher = plan.jobs[job.spec.teacher].spec if job.spec.teacher else None
         order = JobOrder(
@@ -47,8 +48,6 @@ def _finish(plan, site, seconds):
 
 
 def test_other_seeds_and_weights_take_as_long_and_workers_share(plan_of, site):
-    from harness.execute.estimate import estimate
-
     _finish(plan_of(), site, seconds=7.0)
     other = plan_of("seeds=[5]", "losses.feature.weight=9", "teachers.lidar.seed=5")
     todo = list(other.jobs.values())
@@ -60,9 +59,6 @@ def test_other_seeds_and_weights_take_as_long_and_workers_share(plan_of, site):
 
 
 def test_without_runs_the_steps_of_detectors_are_timed(plan_of, site, monkeypatch):
-    from detectors.cost import Cost
-    from harness.execute import estimate as module
-
     seconds = {True: 0.9, False: 0.3}
     monkeypatch.setattr(
         module, "measure", lambda spec, *_: Cost(1, 1, (1, 1, 1), step_seconds=seconds[spec.camera is not None])
@@ -77,6 +73,4 @@ def test_without_runs_the_steps_of_detectors_are_timed(plan_of, site, monkeypatc
 
 
 def test_nothing_to_run_takes_no_time(plan_of, site):
-    from harness.execute.estimate import estimate
-
     assert estimate(plan_of(), [], site).seconds == 0

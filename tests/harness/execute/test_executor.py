@@ -3,20 +3,23 @@
 from pathlib import Path
 
 import pytest
+import torch
+
+from harness.errors import InputError
+from harness.execute import executor
+from harness.execute.executor import Site, _one_gpu, check_device, execute
+from harness.runs.folder import Busy, Result, RunFolder
+from harness.study.load import load_study
+from harness.study.plan import plan_study
 
 
 @pytest.fixture
 def site(smoke_root, tmp_path):
-    from harness.execute.executor import Site
-
     return Site(tmp_path / "runs", smoke_root, device="cpu", workers=2)
 
 
 @pytest.fixture
 def plan(smoke_root):
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     path = Path(__file__).parents[3] / "studies" / "smoke.yaml"
     return plan_study(load_study(path, ["schedule.steps=2"]), smoke_root.fingerprint(), int)
 
@@ -27,9 +30,6 @@ def _ids(plan):
 
 @pytest.mark.slow
 def test_failed_teacher_fails_its_student_alone_and_is_retried(site, plan):
-    from harness.execute.executor import execute
-    from harness.runs.folder import RunFolder
-
     ids = _ids(plan)
     # A folder where the weights belong: the teacher trains, then cannot be saved.
     site.folder(ids["teacher"]).model.mkdir(parents=True)
@@ -54,8 +54,6 @@ def test_failed_teacher_fails_its_student_alone_and_is_retried(site, plan):
 
 @pytest.mark.slow
 def test_interrupted_walk_stops_its_workers_and_goes_on(site, plan):
-    from harness.execute.executor import execute
-
     def interrupt(states):
         if any(state.status == "running" for state in states.values()):
             raise KeyboardInterrupt
@@ -71,9 +69,6 @@ def test_interrupted_walk_stops_its_workers_and_goes_on(site, plan):
 
 
 def test_what_another_study_has_trained_meanwhile_is_not_started(site, plan, monkeypatch):
-    from harness.execute import executor
-    from harness.runs.folder import Busy, Result
-
     started = []
 
     def trained_elsewhere(plan, job, site, slot):
@@ -89,10 +84,6 @@ def test_what_another_study_has_trained_meanwhile_is_not_started(site, plan, mon
 
 
 def test_default_is_a_worker_a_core_without_a_gpu(monkeypatch):
-    import torch
-
-    from harness.execute import executor
-
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(executor, "_cores", lambda: 3)
     assert executor.default_workers("auto") == 3
@@ -102,10 +93,6 @@ def test_default_is_a_worker_a_core_without_a_gpu(monkeypatch):
 
 
 def test_worker_gets_one_of_the_gpus_that_the_user_allowed(monkeypatch):
-    import torch
-
-    from harness.execute.executor import _one_gpu
-
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert [_one_gpu("auto", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["5", "7", "5"]
@@ -117,11 +104,6 @@ def test_worker_gets_one_of_the_gpus_that_the_user_allowed(monkeypatch):
 
 
 def test_device_that_is_not_there_is_refused(monkeypatch):
-    import torch
-
-    from harness.errors import InputError
-    from harness.execute.executor import check_device
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     check_device("auto")
     with pytest.raises(InputError, match="this machine has none"):
@@ -132,10 +114,6 @@ def test_device_that_is_not_there_is_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_a_model_scored_again_on_the_same_split_scores_the_same(site, smoke_root):
-    from harness.execute.executor import execute
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     path = Path(__file__).parents[3] / "studies" / "smoke.yaml"
     study = load_study(path, ["schedule.steps=1", "paths=[]", "arms={}", "data.also_score=[synthetic_val]"])
     plan = plan_study(study, smoke_root.fingerprint(), int)

@@ -8,6 +8,12 @@ import pytest
 from nuscenes.eval.detection.utils import category_to_detection_name
 from typer.testing import CliRunner
 
+from detectors.geometry.boxes import CLASSES
+from harness.data.__main__ import app
+from harness.data.nuscenes import annotations as read_annotations
+from harness.inspect import nuscenes as inspection
+from harness.inspect.nuscenes import IGNORED, gather
+
 
 @pytest.fixture
 def table(smoke_path):
@@ -18,15 +24,11 @@ def table(smoke_path):
 @pytest.fixture
 def annotations(smoke_root):
     """The tokens of all samples and what is gathered of them."""
-    from harness.inspect.nuscenes import gather
-
     tokens = [sample["token"] for sample in smoke_root.devkit.sample]
     return tokens, gather(smoke_root, tokens)
 
 
 def _run(*arguments):
-    from harness.data.__main__ import app
-
     return CliRunner().invoke(app, ["inspect", *map(str, arguments)])
 
 
@@ -37,8 +39,6 @@ def _cells(output):
 
 
 def test_every_annotation_is_gathered_once(annotations, table):
-    from detectors.geometry.boxes import CLASSES
-
     tokens, found = annotations
     categories = {row["token"]: row["name"] for row in table("category")}
     names = {row["token"]: categories[row["category_token"]] for row in table("instance")}
@@ -55,9 +55,6 @@ def test_every_annotation_is_gathered_once(annotations, table):
 
 
 def test_distance_and_speed_are_the_readers(annotations, smoke_root):
-    from harness.data.nuscenes import annotations as read_annotations
-    from harness.inspect.nuscenes import IGNORED
-
     tokens, found = annotations
     for i, token in enumerate(tokens):
         boxes, _ = read_annotations(smoke_root, token)
@@ -116,8 +113,6 @@ def test_a_real_root_is_counted(real_root):
 
 
 def test_every_file_is_decoded_but_with_fast(smoke_path, monkeypatch):
-    from harness.inspect import nuscenes as inspection
-
     decoded = []
     for modality, reader in dict(inspection.READERS).items():
         spy = lambda path, reader=reader: decoded.append(path) or reader(path)  # noqa: E731

@@ -5,10 +5,17 @@ import numpy as np
 import pytest
 import torch
 from nuscenes.eval.common.utils import quaternion_yaw
+from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.data_classes import Box
 from nuscenes.utils.geometry_utils import view_points
 from pyquaternion import Quaternion
 from typer.testing import CliRunner
+
+from harness.data.__main__ import app
+from harness.data.nuscenes import annotations
+from harness.data.root import CAMERAS
+from harness.inspect import picture
+from harness.inspect.picture import corners, cut_polygon, into_camera, pixels, read_whole
 
 
 def _into(box, record):
@@ -19,8 +26,6 @@ def _into(box, record):
 
 def _devkit_boxes(devkit, sample, channel, upright):
     """All boxes of the ten classes in the frame of a camera, by the devkit; `upright` in the ego frame of the LiDAR."""
-    from nuscenes.eval.detection.utils import category_to_detection_name
-
     camera = devkit.get("sample_data", sample["data"][channel])
     pose = devkit.get("ego_pose", devkit.get("sample_data", sample["data"]["LIDAR_TOP"])["ego_pose_token"])
     for token in sample["anns"]:
@@ -44,10 +49,6 @@ def root_and_token(request):
 
 
 def test_corners_are_drawn_where_the_devkit_projects_them(root_and_token):
-    from harness.data.nuscenes import annotations
-    from harness.data.root import CAMERAS
-    from harness.inspect.picture import corners, into_camera, pixels, read_whole
-
     root, token = root_and_token
     devkit, sample = root.devkit, root.devkit.get("sample", token)
     boxes, _ = annotations(root, token)
@@ -73,8 +74,6 @@ def test_corners_are_drawn_where_the_devkit_projects_them(root_and_token):
 
 
 def test_a_box_is_cut_where_it_meets_the_image_plane():
-    from harness.inspect.picture import cut_polygon
-
     line = np.array([[0.0, 0.0, -0.8], [1.0, 2.0, 1.2]])
     np.testing.assert_allclose(cut_polygon(line, closed=False), [[0.5, 1.0, 0.2], [1.0, 2.0, 1.2]])
     np.testing.assert_allclose(cut_polygon(line[::-1], closed=False), [[1.0, 2.0, 1.2], [0.5, 1.0, 0.2]])
@@ -89,8 +88,6 @@ def test_a_box_is_cut_where_it_meets_the_image_plane():
 
 
 def test_corners_are_in_the_devkits_order(make_boxes):
-    from harness.inspect.picture import corners
-
     boxes = make_boxes(5)
     for i, found in enumerate(corners(boxes)):
         length, width, height = boxes.size[i].tolist()
@@ -116,7 +113,7 @@ def test_the_figure_has_six_images_and_a_view_from_above(root_and_token):
 
 
 def test_forward_is_up_and_left_is_left(smoke_root):
-    from harness.inspect.picture import draw, read_whole
+    from harness.inspect.picture import draw
 
     token = smoke_root.tokens("synthetic_val")[0]
     lidar = read_whole(smoke_root, token).lidar
@@ -126,8 +123,6 @@ def test_forward_is_up_and_left_is_left(smoke_root):
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", pytest.param("jpg", marks=pytest.mark.slow)])
 def test_the_command_writes_a_picture(smoke_path, smoke_root, tmp_path, suffix):
-    from harness.data.__main__ import app
-
     path = tmp_path / f"sample.{suffix}"
     token = smoke_root.tokens("synthetic_val")[1]
     result = CliRunner().invoke(app, ["inspect", str(smoke_path), "--fast", "--picture", str(path), "--sample", token])
@@ -143,9 +138,6 @@ def test_the_command_writes_a_picture(smoke_path, smoke_root, tmp_path, suffix):
 
 
 def test_the_first_sample_of_the_split_is_drawn(smoke_path, smoke_root, tmp_path, monkeypatch):
-    from harness.data.__main__ import app
-    from harness.inspect import picture
-
     drawn = []
     original = picture.draw
     monkeypatch.setattr(picture, "draw", lambda root, token: drawn.append(token) or original(root, token))
@@ -168,8 +160,6 @@ def test_the_first_sample_of_the_split_is_drawn(smoke_path, smoke_root, tmp_path
     ],
 )
 def test_a_picture_that_cannot_be_made_is_said_so_by_name(smoke_path, tmp_path, arguments, words):
-    from harness.data.__main__ import app
-
     (tmp_path / "folder.png").mkdir()
     given = [argument.format(tmp_path) for argument in arguments]
     result = CliRunner().invoke(app, ["inspect", str(smoke_path), "--fast", *given])

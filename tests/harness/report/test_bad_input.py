@@ -5,8 +5,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from harness.evaluate.intervals import write_draws
+from harness.run import app
 from tests.cases import mostly_slow
 
 STUDY = Path(__file__).parents[3] / "studies" / "smoke.yaml"
@@ -44,8 +48,6 @@ def _torn(path):
 
 
 def _other_draws(path):
-    import numpy as np
-
     np.savez(path, scenes=12, mAP=np.zeros(3), NDS=np.zeros(4))
 
 
@@ -131,10 +133,6 @@ def test_a_folder_under_another_jobs_name_is_not_taken_for_it(report, folder, jo
 
 
 def test_nothing_is_trained_over_a_damaged_result_or_believed_of_it(folder, jobs, monkeypatch):
-    from typer.testing import CliRunner
-
-    from harness.run import app
-
     monkeypatch.chdir(folder)
     path = folder / "runs" / jobs["student", 1] / "result.json"
     path.write_text('{"metrics": {"mAP": 0.9')
@@ -158,10 +156,6 @@ def test_a_study_that_was_never_run_says_what_trains_it(report, folder):
 
 
 def test_draws_of_other_lengths_than_the_baselines_speak_of_no_scenes(report, folder, jobs):
-    import numpy as np
-
-    from harness.evaluate.intervals import write_draws
-
     path = folder / "runs" / jobs["student", 1] / "draws.npz"
     write_draws(path, {name: np.full(9, 0.352) for name in ("mAP", "NDS")}, 12)
     assert report(*CALL)[0] == 0

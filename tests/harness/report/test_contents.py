@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from harness.evaluate.intervals import write_draws
+from harness.evidence.line import Gain, Key, Line, Mean
+from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
+from harness.report.contents import headlines
+from harness.runs.folder import RunFolder
 
 
 @pytest.fixture
 def told(planned, folder):
     """``told(missing)``: the headlines of the study, of two seeds or one, without some of its results."""
-    from harness.evidence.results import results_frame, summary
-    from harness.report.contents import headlines
 
     def told(missing=(), seeds=(0, 1)):
         frame = results_frame(StudyRuns.open(planned.plan, folder / "runs"))
@@ -40,11 +44,6 @@ def test_what_is_missing_comes_first(told):
 
 
 def test_one_seed_speaks_of_no_loss(told, planned, folder):
-    import numpy as np
-
-    from harness.evaluate.intervals import write_draws
-    from harness.runs.folder import RunFolder
-
     (student,) = (row.job for row in planned.plan.rows if (row.role, row.seed) == ("student", 0))
     drawn = np.array([0.352, 0.36, 0.34, 0.35, 0.37])
     write_draws(RunFolder(folder / "runs" / student).draws, dict.fromkeys(("mAP", "NDS"), drawn), 12)
@@ -55,9 +54,6 @@ def test_one_seed_speaks_of_no_loss(told, planned, folder):
 
 
 def test_headlines_count_what_the_table_says(planned):
-    from harness.evidence.line import Gain, Key, Line, Mean
-    from harness.report.contents import headlines
-
     def line(number, verdicts):
         gain = Gain(Mean(1.0 + number, 0.1), low=0.5, high=0.5, detectable=1.3)
         gains = {

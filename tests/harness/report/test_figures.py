@@ -7,12 +7,12 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from harness.report.figures import INK, GainLine, Series, binned, curves, forest, interaction, save
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _forest():
-    from harness.report.figures import GainLine, forest
-
     rows = [
         GainLine("lidar->camera a", "mAP", 2, 1, 3, 2.5, "gain"),
         GainLine("lidar->camera a", "NDS", -2, -3, -1, math.nan, "loss"),
@@ -23,15 +23,11 @@ def _forest():
 
 
 def _interaction():
-    from harness.report.figures import interaction
-
     values = {frozenset(): 1.0, frozenset("a"): 2.0, frozenset("b"): 4.0, frozenset("ab"): 9}
     return interaction(["a", "b"], values, "NDS")
 
 
 def _curves():
-    from harness.report.figures import Series, curves
-
     steps = np.arange(5.0)
     return curves([Series("one", steps, 5 - steps, steps / 9), Series("two", steps, 6 - steps)], "loss")
 
@@ -45,8 +41,6 @@ def _texts(svg):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_saved_twice_with_equal_bytes_for_page_and_paper(name, tmp_path):
-    from harness.report.figures import save
-
     for folder in ("first", "second"):
         inline = save(FIGURES[name](), tmp_path / folder, name)
         assert ET.fromstring(inline).tag == f"{SVG}svg"
@@ -59,8 +53,6 @@ def test_a_figure_is_saved_twice_with_equal_bytes_for_page_and_paper(name, tmp_p
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_on_a_page_a_figure_has_ids_of_its_own_the_pages_ink_and_no_ground(name, tmp_path):
-    from harness.report.figures import INK, save
-
     inline = save(FIGURES[name](), tmp_path, name)
     ids = re.findall(r'\bid="([^"]*)"', inline)
     assert ids
@@ -74,8 +66,6 @@ def test_on_a_page_a_figure_has_ids_of_its_own_the_pages_ink_and_no_ground(name,
 
 
 def test_a_forest_plot_has_a_line_a_label_and_names_what_users_name(tmp_path):
-    from harness.report.figures import save
-
     texts = _texts(save(_forest(), tmp_path, "forest"))
     for text in ("lidar->camera a", "cost $b & <c>", "gain in mAP (points)", "gain in NDS (points)", "no evidence"):
         assert text in texts
@@ -88,8 +78,6 @@ def test_a_forest_plot_has_a_line_a_label_and_names_what_users_name(tmp_path):
 
 
 def test_an_interaction_plot_has_means_over_what_a_panel_does_not_name():
-    from harness.report.figures import interaction
-
     (axes,) = _interaction().axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[1.0, 2.0], [4.0, 9.0]]
     values = {frozenset(key): float(number) for number, key in enumerate(("", "a", "b", "ab", "c", "ac", "bc", "abc"))}
@@ -104,8 +92,6 @@ def test_curves_are_named_in_the_order_in_which_they_end():
 
 
 def test_steps_are_binned_by_hand():
-    from harness.report.figures import binned
-
     lines = [{"step": step, "a": step, "b": 1.0, "c": 7.0} for step in range(4)]
     steps, values = binned(lines, ("a", "b"), 2)
     assert (steps.tolist(), values.tolist()) == ([0.5, 2.5], [1.5, 3.5])

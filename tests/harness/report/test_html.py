@@ -3,10 +3,24 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from itertools import pairwise
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from harness.evidence.trainings import Training
+from harness.report.figures import GainLine, forest, inline, interaction, svg_and_pdf
+from harness.report.html import Page, Picture, Section, html, write_page
+from harness.report.sample_drawing import Ground, Outline, Tile
+from harness.report.samples import Samples, Shown, View
+from harness.report.source import question
+from harness.report.table import Cell, Table
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -19,12 +33,6 @@ VALUES = (2.5, 10.0, None, -3.0)
 @pytest.fixture(scope="module")
 def page():
     """One with everything that a page can have, and markup for every name that users choose."""
-    from harness.evidence.trainings import Training
-    from harness.report.figures import GainLine, forest, inline, interaction, svg_and_pdf
-    from harness.report.html import Page, Picture, Section
-    from harness.report.sample_drawing import Ground, Outline, Tile
-    from harness.report.samples import Samples, Shown, View
-    from harness.report.table import Cell, Table
 
     def picture(name, figure):
         return Picture(name, f"{name} {NASTY}", f"alt {NASTY}", inline(svg_and_pdf(figure)["svg"].decode(), name))
@@ -68,8 +76,6 @@ def _factorial():
 
 @pytest.fixture(scope="module")
 def path(page, tmp_path_factory):
-    from harness.report.html import write_page
-
     return write_page(tmp_path_factory.mktemp("report"), page)
 
 
@@ -107,8 +113,6 @@ def parsed(path):
 
 
 def test_equal_pages_are_equal_bytes(page, path):
-    from harness.report.html import html
-
     assert html(page) == path.read_text()
 
 
@@ -149,20 +153,11 @@ def test_a_table_has_the_texts_of_its_cells_its_values_and_its_best(parsed, page
 
 
 def test_an_arrow_in_a_cell_is_its_text(page):
-    from dataclasses import replace
-
-    from harness.report.html import Section, html
-    from harness.report.table import Table
-
     table = Table.of("one", "One", ["row"], [["a->b <i>"]])
     assert "a->b <i>" in _Parsed(html(replace(page, sections=[Section("One", [table])]))).cells
 
 
 def test_a_number_of_several_trainings_leads_to_them_by_name_and_seed(page):
-    from dataclasses import replace
-
-    from harness.report.html import html
-
     labels = ("camera · baseline · seed 0", "camera · baseline · seed 1", "lidar · teacher")
     trainings = [replace(one, label=label) for one, label in zip(page.trainings, labels, strict=True)]
     text = html(replace(page, trainings=trainings))
@@ -190,16 +185,12 @@ def test_headings_follow_each_other(parsed):
 
 
 def test_a_page_without_runs_figures_or_samples_is_one():
-    from harness.report.html import Page, html
-
     text = html(Page("empty", "", [], [], []))
     assert "0 trainings" not in text
     assert "Trainings" in text
 
 
 def test_a_studys_question_is_its_first_comment(tmp_path):
-    from harness.report.source import question
-
     (tmp_path / "asked.yaml").write_text("# Does it\n# help?\n# Plan: 3 trainings.\n\n# data\nseeds: [0]\n")
     (tmp_path / "silent.yaml").write_text("seeds: [0]  # Does it?\n")
     assert question(tmp_path / "asked.yaml") == "Does it help?"
@@ -209,9 +200,6 @@ def test_a_studys_question_is_its_first_comment(tmp_path):
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """Headless Chromium."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     user = f"--user-data-dir={tmp_path_factory.mktemp('user')}"
@@ -251,9 +239,6 @@ def _ground(browser):
 
 @in_browser
 def test_a_click_sorts_numbers_from_the_largest_and_texts_last(opened):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-
     browser = opened()
     buttons = browser.find_elements(By.CSS_SELECTOR, "thead button")
     headings = browser.find_elements(By.CSS_SELECTOR, "thead th")
@@ -289,8 +274,6 @@ def test_no_request_leaves_the_page_and_the_console_is_silent(opened, path):
 
 @in_browser
 def test_a_link_to_a_training_opens_it(opened):
-    from selenium.webdriver.common.by import By
-
     browser = opened()
     link = browser.find_element(By.CSS_SELECTOR, f'tbody a[href="#run-{JOBS[0]}"]')
     browser.execute_script("arguments[0].click()", link)
@@ -304,8 +287,6 @@ def test_a_link_to_a_training_opens_it(opened):
 
 @in_browser
 def test_colours_are_the_systems_until_a_reader_chooses(opened):
-    from selenium.webdriver.common.by import By
-
     light, dark = _ground(opened("light")), _ground(opened("dark"))
     assert light != dark
     browser = opened("dark")
@@ -336,8 +317,6 @@ def test_a_narrow_page_scrolls_its_tables_and_not_itself(opened, width):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_axe_finds_no_violation(opened, theme, width):
-    from importlib.resources import files
-
     browser = opened(theme, width)
     browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     # Not by a script element, which the page's policy may come to forbid.

@@ -1,8 +1,14 @@
 """The plan as a picture: every job in one box, teachers to the left of students, and states in words."""
 
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+
+from harness.report.figures import save
+from harness.report.plan_graph import nodes, plan_graph
+from harness.study.load import load_study
+from harness.study.plan import plan_study
 
 STUDIES = Path(__file__).parents[3] / "studies"
 
@@ -10,8 +16,6 @@ STUDIES = Path(__file__).parents[3] / "studies"
 @pytest.fixture
 def planned():
     """The plan of a study: ``planned(name, *overrides)``."""
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
 
     def planned(name, *overrides):
         images = Path("images"), "fingerprint of images"
@@ -32,8 +36,6 @@ def planned():
     ],
 )
 def test_every_job_is_in_one_box_right_of_what_it_needs(planned, name, overrides):
-    from harness.report.plan_graph import nodes
-
     plan = planned(name, *overrides)
     whole = nodes(plan)
     assert sorted(id_ for node in whole for id_ in node.jobs + node.using) == sorted(plan.jobs)
@@ -45,8 +47,6 @@ def test_every_job_is_in_one_box_right_of_what_it_needs(planned, name, overrides
 
 
 def test_jobs_that_differ_in_the_seed_alone_share_a_box(planned):
-    from harness.report.plan_graph import nodes
-
     counts = {node.name: len(node.jobs) for node in nodes(planned("unidistill_terms.yaml", "seeds=[0,1,2]"))}
     assert counts["lidar · teacher"] == 1
     assert counts["camera · baseline"] == 3
@@ -55,11 +55,6 @@ def test_jobs_that_differ_in_the_seed_alone_share_a_box(planned):
 
 
 def test_the_picture_says_the_state_of_every_box_in_words(planned, tmp_path):
-    import xml.etree.ElementTree as ET
-
-    from harness.report.figures import save
-    from harness.report.plan_graph import nodes, plan_graph
-
     plan = planned("unidistill_terms.yaml", "seeds=[0,1,2]")
     whole = nodes(plan)
     states = dict.fromkeys(plan.jobs, "done")

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tests.harness.conftest import STUDY
+
 
 class Tables(HTMLParser):
     """The cells of every table of a page, by row."""
@@ -68,8 +70,6 @@ def without_groups(table):
 
 @pytest.fixture
 def made(report, folder):
-    from tests.harness.conftest import STUDY
-
     status, told = report(STUDY, "--seeds", "0,1")
     assert status == 0, told
     return folder / "reports" / "smoke"

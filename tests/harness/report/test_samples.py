@@ -1,9 +1,24 @@
 """Samples as detectors see them: hits, misses and false alarms are the evaluation's own, and drawn where they are."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from nuscenes.eval.detection.utils import category_to_detection_name
 
+from detectors.batch import CameraViews
+from detectors.geometry.grid import BevGrid
+from harness.evaluate.annotations import annotations
+from harness.evaluate.columns import Annotations, BoxColumns, Split
+from harness.evaluate.detection import detection_config
+from harness.evaluate.metrics import compare
 from harness.evidence.runs import StudyRuns
+from harness.report.sample_drawing import outlines
+from harness.report.samples import DISTANCE, best_threshold, choose, counts, judged, samples, trio
+from harness.runs.folder import Result, RunFolder
+from harness.study.load import load_study
+from harness.study.plan import plan_study
 
 CAR, TRUCK = 0, 1
 
@@ -11,7 +26,6 @@ CAR, TRUCK = 0, 1
 @pytest.fixture
 def columns():
     """Boxes of samples: ``columns((sample, label, x, score), ...)``, 4 m long and 2 m wide, at y = 0, ahead."""
-    from harness.evaluate.columns import Annotations, BoxColumns
 
     def columns(*rows, annotated=False):
         table = np.array(rows, dtype=float).reshape(-1, 4)
@@ -35,10 +49,6 @@ def columns():
 @pytest.fixture
 def matched(columns):
     """Two samples. The first: a car at 5 m and a truck at 10 m; the second: a car at 5 m."""
-    from harness.evaluate.columns import Split
-    from harness.evaluate.detection import detection_config
-    from harness.evaluate.metrics import compare
-
     split = Split(("a", "b"), np.array([0, 1]), np.zeros((2, 3)), np.empty(0, np.int64), np.empty((0, 10)))
     truth = columns((0, CAR, 5, -1), (0, TRUCK, 10, -1), (1, CAR, 5, -1), annotated=True)
     predicted = columns(
@@ -55,15 +65,10 @@ def matched(columns):
 
 
 def _at():
-    from harness.evaluate.detection import detection_config
-    from harness.report.samples import DISTANCE
-
     return detection_config("within_16m").dist_ths.index(DISTANCE)
 
 
 def test_hits_misses_and_false_alarms_are_counted_by_hand(matched):
-    from harness.report.samples import counts, judged
-
     found = judged(matched, 0, _at(), 0.5)
     assert counts(found) == "1 hit, 1 miss, 4 false alarms"
     assert found["hit"].center[:, 0].tolist() == [6.5]
@@ -74,25 +79,15 @@ def test_hits_misses_and_false_alarms_are_counted_by_hand(matched):
 
 
 def test_the_threshold_has_the_best_f1(matched):
-    from harness.report.samples import best_threshold
-
     # With 0.9 and 0.85 kept: 2 hits, 2 detections, 3 annotations, 4 / 5; the third hit comes after four false alarms.
     assert best_threshold(matched, _at()) == 0.85
 
 
 def test_samples_are_spread_over_those_with_enough_annotations(matched):
-    from harness.report.samples import choose
-
     assert choose(matched, 3) == [0], "the other has fewer than the middle"
 
 
 def test_a_box_is_drawn_where_it_is_and_ahead_is_up(columns):
-    import torch
-
-    from detectors.batch import CameraViews
-    from detectors.geometry.grid import BevGrid
-    from harness.report.sample_drawing import outlines
-
     grid = BevGrid(x_range=(-10.0, 20.0), y_range=(-21.0, 21.0), z_range=(-3.0, 5.0), cell=1.0)
     # Cameras look ahead: x right is y to the right, y down is z down, z is x; 10 pixels a metre at 1 m.
     turn = torch.tensor([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
@@ -119,13 +114,6 @@ def test_a_box_is_drawn_where_it_is_and_ahead_is_up(columns):
 @pytest.fixture
 def studied(smoke_root, tmp_path):
     """A study of which all is done, every detector having found all annotations: study, plan and run folders."""
-    from pathlib import Path
-
-    from harness.evaluate.annotations import annotations
-    from harness.runs.folder import Result, RunFolder
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     study = load_study(Path(__file__).parents[3] / "studies" / "smoke.yaml", [])
     plan = plan_study(study, smoke_root.fingerprint(), int)
     split, _ = annotations(smoke_root, study.data.eval_split)
@@ -138,8 +126,6 @@ def studied(smoke_root, tmp_path):
 
 
 def _as_found(root, token):
-    from nuscenes.eval.detection.utils import category_to_detection_name
-
     found = []
     for annotation_token in root.devkit.get("sample", token)["anns"]:
         annotation = root.devkit.get("sample_annotation", annotation_token)
@@ -152,8 +138,6 @@ def _as_found(root, token):
 
 
 def test_pictures_of_a_study_are_kept_for_its_trainings(studied, smoke_root, tmp_path):
-    from harness.report.samples import samples, trio
-
     study, plan, folder = studied
     runs = StudyRuns.open(plan, folder)
     detectors = trio(runs)
@@ -173,8 +157,6 @@ def test_pictures_of_a_study_are_kept_for_its_trainings(studied, smoke_root, tmp
 
 
 def test_what_is_missing_is_said(studied, smoke_root, tmp_path):
-    from harness.report.samples import samples, trio
-
     study, plan, folder = studied
     runs = StudyRuns.open(plan, folder)
     detectors = trio(runs)

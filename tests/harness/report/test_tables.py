@@ -1,10 +1,27 @@
 """A table cell is a mean over seeds, a gain is against the same seed's baseline, and what is missing says why."""
 
+import dataclasses
+import io
 import math
+from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
+from rich.console import Console
 
+from harness.evaluate.intervals import write_draws
+from harness.evidence.results import cost_frame, results_frame, summary
 from harness.evidence.runs import StudyRuns
+from harness.report import forms
+from harness.report.contents import headlines
+from harness.report.forms import markdown_table, show
+from harness.report.tables import cost_table, published_table, results_table, verdicts_table
+from harness.report.write import rounded, write
+from harness.runs.folder import Result, RunFolder
+from harness.study.load import load_study
+from harness.study.papers import read_paper
+from harness.study.plan import plan_study
 
 STUDY = """\
 # Is the table right?
@@ -40,37 +57,23 @@ def of_role(lines, role):
 
 
 def markdown(lines, study, papers=()):
-    from harness.report import forms
-    from harness.report.tables import published_table, results_table
-
     return "\n".join(map(forms.markdown, [results_table(lines, study), *map(published_table, papers)]))
 
 
 def latex(lines, study):
-    from harness.report import forms
-    from harness.report.tables import results_table
-
     return forms.latex([results_table(lines, study)])
 
 
 def print_table(lines, study, console):
-    from harness.report.forms import show
-    from harness.report.tables import results_table
-
     show(results_table(lines, study), console)
 
 
 def write_tables(lines, cost, study, out):
-    from harness.report.tables import cost_table, results_table
-    from harness.report.write import write
-
     write(out, [results_table(lines, study)], cost_table(cost), lines, cost)
 
 
 @pytest.fixture
 def study(tmp_path):
-    from harness.study.load import load_study
-
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)
     return load_study(path)
@@ -78,15 +81,11 @@ def study(tmp_path):
 
 @pytest.fixture
 def plan(study):
-    from harness.study.plan import plan_study
-
     return plan_study(study, "data", int)
 
 
 @pytest.fixture
 def finish(plan, tmp_path):
-    from harness.runs.folder import Result, RunFolder
-
     def finish(except_=()):
         for row in plan.rows:
             folder = RunFolder(tmp_path / "runs" / row.job)
@@ -106,8 +105,6 @@ def finish(plan, tmp_path):
 
 
 def test_gain_is_the_mean_of_paired_differences(plan, finish):
-    from harness.evidence.results import results_frame, summary
-
     student = of_role(summary(results_frame(StudyRuns.open(plan, finish()))), "student")
     # By hand: gains of 4 and 2 points mAP, of -1 and +1 NDS.
     assert student.seeds == 2
@@ -120,12 +117,6 @@ def test_gain_is_the_mean_of_paired_differences(plan, finish):
 
 
 def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
-    import numpy as np
-
-    from harness.evaluate.intervals import write_draws
-    from harness.evidence.results import results_frame, summary
-    from harness.runs.folder import RunFolder
-
     runs = finish()
     # The split, and two draws; by role and seed. Gains in points: 4, 6, 2 and 2, 4, 4, in the mean 3, 5, 3.
     drawn = {
@@ -152,8 +143,6 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
 
 
 def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish):
-    from harness.evidence.results import results_frame, summary
-
     text = markdown(summary(results_frame(StudyRuns.open(plan, finish()))), study)
     # Gains of 4 and 2: a variance of 1 for the mean of two, and 12.706 for one degree of freedom.
     assert "| +3.0 ± 1.4 [-9.7, +15.7] |" in text
@@ -161,8 +150,6 @@ def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish)
 
 
 def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
-    from harness.evidence.results import results_frame, summary
-
     table = summary(results_frame(StudyRuns.open(plan, finish(except_=[("student", 1)]))))
     student = of_role(table, "student")
     assert math.isnan(student.metrics["mAP"].value)
@@ -171,8 +158,6 @@ def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
 
 
 def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
-    from harness.evidence.results import results_frame, summary
-
     frame = results_frame(StudyRuns.open(plan, finish(except_=[("baseline", 1)])))
     student = frame[(frame.role == "student") & (frame.seed == 1)].iloc[0]
     assert student["mAP"] == pytest.approx(32)
@@ -185,8 +170,6 @@ def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
 
 
 def test_markdown_shows_mean_and_spread(plan, study, finish):
-    from harness.evidence.results import results_frame, summary
-
     text = markdown(summary(results_frame(StudyRuns.open(plan, finish()))), study)
     assert "| camera baseline | 2 | 25.0 ± 7.1 | **30.0 ± 0.0** |" in text
     assert "| lidar->camera feature | 2 | **28.0 ± 5.7** | **30.0 ± 1.4** |" in text
@@ -194,8 +177,6 @@ def test_markdown_shows_mean_and_spread(plan, study, finish):
 
 
 def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
-    from harness.evidence.results import cost_frame, results_frame, summary
-
     runs = finish()
     for name in ("a", "b"):
         opened = StudyRuns.open(plan, runs)
@@ -206,8 +187,6 @@ def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
 
 
 def test_costs_are_means_over_the_finished_seeds(plan, study, finish, tmp_path):
-    from harness.evidence.results import cost_frame, results_frame, summary
-
     runs = finish(except_=[("student", 0)])
     opened = StudyRuns.open(plan, runs)
     write_tables(summary(results_frame(opened)), cost_frame(opened), study, tmp_path / "tables")
@@ -218,8 +197,6 @@ def test_costs_are_means_over_the_finished_seeds(plan, study, finish, tmp_path):
 
 
 def test_nothing_finished_costs_nothing_and_every_row_says_why(plan, study, tmp_path):
-    from harness.evidence.results import cost_frame, results_frame, summary
-
     cost = cost_frame(StudyRuns.open(plan, tmp_path / "none"))
     assert len(cost) == 0
     write_tables(summary(results_frame(StudyRuns.open(plan, tmp_path / "none"))), cost, study, tmp_path / "tables")
@@ -228,12 +205,6 @@ def test_nothing_finished_costs_nothing_and_every_row_says_why(plan, study, tmp_
 
 
 def test_terminal_shows_every_number_however_narrow_it_is(plan, study, finish):
-    import io
-
-    from rich.console import Console
-
-    from harness.evidence.results import results_frame, summary
-
     out = io.StringIO()
     print_table(summary(results_frame(StudyRuns.open(plan, finish()))), study, Console(file=out, width=40))
     assert "…" not in out.getvalue()
@@ -250,16 +221,12 @@ PAPER = """\
 
 @pytest.fixture
 def paper(tmp_path):
-    from harness.study.papers import read_paper
-
     path = tmp_path / "paper.yaml"
     path.write_text(PAPER)
     return read_paper(path)
 
 
 def test_published_numbers_carry_their_marks(plan, study, finish, paper):
-    from harness.evidence.results import results_frame, summary
-
     table = summary(results_frame(StudyRuns.open(plan, finish()), [paper]))
     text = markdown(table, study, [paper])
     assert "| +2.5? | +2.2? | 1,234 |" in text
@@ -277,24 +244,12 @@ def test_published_numbers_carry_their_marks(plan, study, finish, paper):
 
 
 def test_gain_of_an_untrained_teacher_has_no_published_counterpart(study, finish, paper, tmp_path):
-    from harness.evidence.results import results_frame
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     control = plan_study(load_study(tmp_path / "study.yaml", ["teachers.lidar.trained=false"]), "data", int)
     runs = StudyRuns.open(control, tmp_path / "none")
     assert results_frame(runs, [paper])["published"].map(len).eq(0).all()
 
 
 def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
-    import dataclasses
-    import io
-
-    from rich.console import Console
-
-    from harness.evidence.results import results_frame, summary
-    from harness.runs.folder import RunFolder
-
     runs = finish()
     assert "kind of machine" not in markdown(summary(results_frame(StudyRuns.open(plan, runs))), study)
     for row in plan.rows:
@@ -314,11 +269,6 @@ def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
 
 @pytest.mark.parametrize(("what", "said"), [("weights", "initial weights"), ("batches", "batches are not")])
 def test_runs_that_began_otherwise_are_not_subtracted(plan, study, finish, what, said):
-    import dataclasses
-
-    from harness.evidence.results import results_frame, summary
-    from harness.runs.folder import RunFolder
-
     runs = finish()
     for row in plan.rows:
         folder = RunFolder(runs / row.job)
@@ -341,13 +291,6 @@ def test_runs_that_began_otherwise_are_not_subtracted(plan, study, finish, what,
 
 
 def test_models_scored_again_are_paired_by_what_they_were_trained_from(study, finish, tmp_path):
-    import dataclasses
-
-    from harness.evidence.results import results_frame
-    from harness.runs.folder import Result, RunFolder
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     runs = finish()
     plan = plan_study(load_study(tmp_path / "study.yaml", ["data.also_score=[synthetic_train]"]), "data", int)
     for row in plan.rows:
@@ -364,11 +307,6 @@ def test_models_scored_again_are_paired_by_what_they_were_trained_from(study, fi
 
 
 def test_what_is_doubtful_about_a_training_is_said_below_the_table(plan, study, finish):
-    from dataclasses import replace
-
-    from harness.evidence.results import results_frame, summary
-    from harness.runs.folder import RunFolder
-
     runs = finish()
     (row,) = (row for row in plan.rows if row.role == "student" and row.seed == 1)
     folder = RunFolder(runs / row.job)
@@ -379,14 +317,6 @@ def test_what_is_doubtful_about_a_training_is_said_below_the_table(plan, study, 
 
 def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan, study, finish):
     """As mAP where no detector finds anything yet."""
-    import dataclasses
-
-    from harness.evidence.results import results_frame, summary
-    from harness.report.contents import headlines
-    from harness.report.forms import markdown_table
-    from harness.report.tables import results_table, verdicts_table
-    from harness.runs.folder import RunFolder
-
     runs = finish()
     for row in plan.rows:
         folder = RunFolder(runs / row.job)
@@ -404,10 +334,6 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
 
 
 def test_in_files_a_tiny_p_value_is_not_nought():
-    import pandas as pd
-
-    from harness.report.write import rounded
-
     given = pd.DataFrame({"what": ["a", "b"], "seeds": [3, 3], "mAP": [1 / 3, math.nan], "gain_mAP_p": [1.23456e-9, 1]})
     given["holm"] = [math.nan, 0.123456]
     found = rounded(given)
@@ -420,10 +346,6 @@ def test_in_files_a_tiny_p_value_is_not_nought():
 
 def test_lines_that_show_the_same_number_are_best_together(plan, study, finish):
     """1.05 is shown as 1.1, though pandas rounds it to 1.0."""
-    from dataclasses import replace
-
-    from harness.evidence.results import results_frame, summary
-
     lines = summary(results_frame(StudyRuns.open(plan, finish())))
     shown = {"teacher": 9.0, "baseline": 1.05, "student": 1.08}
     lines = [

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import InputError
+from harness.flags import called
+from harness.runs.claims import Records, Wanted
+
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 @pytest.fixture
 def records(tmp_path):
-    from harness.runs.claims import Records
-
     return Records(tmp_path / "runs")
 
 
 @pytest.fixture
 def wanted():
     """``wanted(1, 2)``: a record of these jobs, of a study of this name and file."""
-    from harness.runs.claims import Wanted
 
     def make(*jobs, name="paths", study="/studies/paths.yaml"):
         return Wanted(name=name, study=Path(study), called=NOW, jobs=tuple(f"{job:016x}" for job in jobs))
@@ -80,8 +81,6 @@ def test_an_interrupted_write_is_no_record(records, wanted, monkeypatch):
     ],
 )
 def test_what_is_no_record_is_named(records, wanted, tmp_path, name, content):
-    from harness.errors import InputError
-
     records.replace(wanted(1))
     path = tmp_path / "runs" / "studies" / name
     if content is ...:
@@ -93,8 +92,6 @@ def test_what_is_no_record_is_named(records, wanted, tmp_path, name, content):
 
 
 def test_a_search_does_not_overwrite_a_record_that_it_cannot_read(records, wanted, tmp_path):
-    from harness.errors import InputError
-
     records.extend(wanted(1))
     (path,) = (tmp_path / "runs" / "studies").glob("*.json")
     path.write_text("torn")
@@ -104,16 +101,12 @@ def test_a_search_does_not_overwrite_a_record_that_it_cannot_read(records, wante
 
 
 def test_a_folder_that_cannot_be_made_is_named(records, wanted, tmp_path):
-    from harness.errors import InputError
-
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(InputError, match="runs/studies cannot be made"):
         records.replace(wanted(1))
 
 
 def test_calls_are_told_apart_by_their_flags():
-    from harness.flags import called
-
     path = Path("studies/paths.yaml")
     assert called(path, None, None, None, None, None) == "paths"
     assert called(path, None, None, None, "0,1,2", ["a=1", "b=2"]) == "paths --seeds 0,1,2 --set a=1 --set b=2"

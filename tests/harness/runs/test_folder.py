@@ -4,11 +4,11 @@ import os
 
 import pytest
 
+from harness.runs.folder import Busy, Damaged, Result, RunFolder
+
 
 @pytest.fixture
 def folder(tmp_path):
-    from harness.runs.folder import RunFolder
-
     folder = RunFolder(tmp_path / "run")
     folder.write("job.json", {"spec": 1})
     return folder
@@ -16,8 +16,6 @@ def folder(tmp_path):
 
 @pytest.fixture
 def result():
-    from harness.runs.folder import Result
-
     return Result(metrics={"mAP": 0.25, "mAOE": float("nan")}, parameters=3, seconds=1.5, machine={"torch": "2"})
 
 
@@ -64,8 +62,6 @@ def test_last_step_of_a_long_file_is_its_last(folder):
 
 
 def test_second_owner_is_refused_until_the_first_is_gone(folder):
-    from harness.runs.folder import Busy, RunFolder
-
     with folder.locked(), pytest.raises(Busy, match="in use"), RunFolder(folder.path).locked():
         pass
     with RunFolder(folder.path).locked():
@@ -75,8 +71,6 @@ def test_second_owner_is_refused_until_the_first_is_gone(folder):
 @pytest.mark.parametrize("content", ["{", "[]", '{"metrics": {}}', '{"reason": "x", "wrong_input": "perhaps"}'])
 @pytest.mark.parametrize("name", ["result", "failure"])
 def test_a_damaged_file_is_wrong_input_that_names_it(folder, name, content):
-    from harness.runs.folder import Damaged
-
     (folder.path / f"{name}.json").write_text(content)
     with pytest.raises(Damaged, match=f"{name}.json is damaged") as error:
         getattr(folder, name)()
@@ -85,8 +79,6 @@ def test_a_damaged_file_is_wrong_input_that_names_it(folder, name, content):
 
 
 def test_a_damaged_line_of_metrics_is_named(folder):
-    from harness.runs.folder import Damaged
-
     folder.log_step(0, {"loss": 1.0})
     with (folder.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1, "lo\n')

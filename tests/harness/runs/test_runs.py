@@ -8,9 +8,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock, Timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
+
+from harness.execute.executor import JobState
+from harness.runs import __main__ as command
+from harness.runs.claims import Records, Wanted
+from harness.runs.folder import Result, RunFolder
+from harness.runs.listing import look, stored_runs
+from harness.study.load import load_study
+from harness.study.plan import plan_study
 
 DAY = 86400.0
 
@@ -23,15 +32,11 @@ class Place:
     """A runs folder to put runs and records into; run 10 is called ``run 10``."""
 
     def __init__(self, path):
-        from harness.runs.claims import Records
-
         self.path, self.records = path, Records(path)
         path.mkdir(exist_ok=True)
 
     def run(self, number, needs=(), state="done", days=1.0):
         """A run folder in a state, which builds on others, and was written so many days ago."""
-        from harness.runs.folder import Result, RunFolder
-
         folder = RunFolder(self.path / _id(number))
         keys = ("teacher", "model_of", "labels", "segmenter")
         spec = {"seed": 0, "weights": "f" * 64} | dict(zip(keys, map(_id, needs), strict=False))
@@ -55,8 +60,6 @@ class Place:
 
     def want(self, *jobs, name="paths"):
         """A record of these runs."""
-        from harness.runs.claims import Wanted
-
         record = Wanted(
             name=name, study=Path(f"/studies/{name}.yaml"), called=datetime.now(UTC), jobs=tuple(map(_id, jobs))
         )
@@ -82,16 +85,12 @@ def place(tmp_path):
 @pytest.fixture
 def terminal(monkeypatch):
     """A person is there to be asked; what a test types is the answer."""
-    from harness.runs import __main__ as command
-
     monkeypatch.setattr(command, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
 
 
 @pytest.fixture
 def meanwhile(monkeypatch):
     """Have something happen while a person, who agrees, thinks it over."""
-    from harness.runs import __main__ as command
-
     return lambda happen: monkeypatch.setattr(command, "_ask", lambda question, yes: happen())
 
 
@@ -127,8 +126,6 @@ def test_list_groups_runs_by_the_studies_that_want_them(place):
 
 @pytest.mark.parametrize("state", ["done", "failed", "stopped", "empty", "damaged"])
 def test_every_state_is_told(place, state):
-    from harness.runs.listing import stored_runs
-
     place.run(1, state=state)
     assert stored_runs(place.path)[_id(1)].state == state
     assert f"(1 {state})" in place.call("list", "--state", state).output
@@ -136,8 +133,6 @@ def test_every_state_is_told(place, state):
 
 
 def test_a_run_is_running_for_as_long_as_its_lock_is_held_and_looking_leaves_no_trace(place):
-    from harness.runs.listing import look
-
     folder = place.run(1, state="stopped")
     before = sorted(path.name for path in folder.path.iterdir())
     assert look(folder).state == "stopped"
@@ -211,11 +206,6 @@ def test_show_tells_everything_of_a_run_by_the_beginning_of_its_id(place):
 
 def test_specs_of_all_kinds_of_jobs_say_what_they_need(tmp_path):
     """What a stored run builds on is found in its JSON; that must be what `spec.needs` says."""
-    from harness.runs.folder import RunFolder
-    from harness.runs.listing import look
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     (tmp_path / "study.yaml").write_text(
         "schedule: {steps: 10, batch_size: 2}\n"
         "data: {preset: smoke, also_score: [synthetic_train]}\n"
@@ -385,8 +375,6 @@ def test_dry_run_lists_and_changes_nothing(place):
 
 
 def test_an_interrupted_delete_leaves_no_run_and_the_next_prune_ends_it(place, monkeypatch):
-    from harness.runs.listing import stored_runs
-
     place.run(1)
     with monkeypatch.context() as patch:
 
@@ -405,8 +393,6 @@ def test_an_interrupted_delete_leaves_no_run_and_the_next_prune_ends_it(place, m
 
 
 def test_a_study_that_begins_while_runs_are_deleted_waits_for_the_end(place, monkeypatch):
-    from filelock import FileLock, Timeout
-
     place.run(1)
     place.want(2)
 
@@ -495,9 +481,6 @@ search: {space: {losses.feature.weight: {low: 0.1, high: 10.0}}, seeds: [100], e
 @pytest.fixture
 def study(smoke_path, tmp_path, monkeypatch):
     """A study whose jobs are done at once, and the flags to call it with."""
-    from harness.execute.executor import JobState
-    from harness.runs.claims import Records
-    from harness.runs.folder import Result
 
     def execute(plan, site, watch):
         wanted = {id_ for record in Records(site.runs).read().values() for id_ in record.jobs}

@@ -6,6 +6,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from harness.data.root import NuScenesRoot
+from harness.search.__main__ import app
+from harness.search.opened_search import ask
+from harness.search.trials import opened
+
 WEIGHT = "losses.feature.weight"
 BOUNDS = {"low": 0.1, "high": 10.0, "log": True}
 STUDY = {
@@ -42,8 +47,6 @@ class Place:
 
     def refused(self, *flags):
         """The message of the command, which changed nothing."""
-        from harness.search.__main__ import app
-
         before = self.files()
         where = [f"--{name}-dir={self.folder / name}" for name in ("runs", "searches")]
         data = ["--data-root", str(self.root), "--version", "v1.0-synthetic", "--out", str(self.folder / "out")]
@@ -59,10 +62,6 @@ class Place:
 
     def begin(self):
         """The journal of a search in which a trial was tried."""
-        from harness.data.root import NuScenesRoot
-        from harness.search.opened_search import ask
-        from harness.search.trials import opened
-
         given = [f"data.root={self.root}"]
         question = ask(self.study, given)
         identity = question.identity(NuScenesRoot(self.root, "v1.0-synthetic").fingerprint())

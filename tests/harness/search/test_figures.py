@@ -2,6 +2,7 @@
 
 import warnings
 
+import matplotlib
 import numpy as np
 import optuna
 import pytest
@@ -42,8 +43,6 @@ def test_no_panel_covers_another_nor_the_colour_bar(study, tmp_path, monkeypatch
 
 
 def test_what_is_drawn_later_keeps_its_own_style(study, tmp_path):
-    import matplotlib
-
     before = dict(matplotlib.rcParams)
     figures.draw(study, ("NDS",), {}, tmp_path)
     assert dict(matplotlib.rcParams) == before

@@ -4,6 +4,20 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from rich.console import Console
+
+from harness.data.root import NuScenesRoot
+from harness.execute.executor import JobState, Site
+from harness.runs.folder import Result
+from harness.search import objective
+from harness.search.confirmation import CURRENT, FOUND, joined, variant, write_found
+from harness.search.loop import TrialFailed
+from harness.search.objective import Trainer
+from harness.search.opened_search import ask
+from harness.search.trials import REASON, opened
+from harness.study.load import load_study
+from harness.study.plan import plan_study
+from harness.world.roots import find_images
 
 WEIGHT, LR, SWITCH, ADAPTER, PRESET = (
     "losses.feature.weight",
@@ -38,9 +52,6 @@ class Trainings:
         self.jobs, self.failing = [], set(failing)
 
     def __call__(self, plan, site, watch):
-        from harness.execute.executor import JobState
-        from harness.runs.folder import Result
-
         states = {}
         for id_, job in plan.jobs.items():
             states[id_] = JobState(job, "done")
@@ -58,13 +69,6 @@ class Trainings:
 @pytest.fixture
 def make(tmp_path, smoke_root, monkeypatch):
     """Question, trainer and the list of trainings of a search."""
-    from rich.console import Console
-
-    from harness.execute.executor import Site
-    from harness.search import objective
-    from harness.search.objective import Trainer
-    from harness.search.opened_search import ask
-    from harness.world.roots import find_images
 
     def make(given=(), failing=(), **search):
         path = tmp_path / "study.yaml"
@@ -82,7 +86,6 @@ def make(tmp_path, smoke_root, monkeypatch):
 def run(folder, question, trainer, trials):
     """The trials of a search, all told."""
     from harness.search.loop import search
-    from harness.search.trials import opened
 
     with opened(folder, None, question.search, {}) as book:
         search(book, trainer.evaluate, trials, 1, None, lambda ended: None)
@@ -125,10 +128,6 @@ def test_two_objectives_and_every_kind_of_field_and_no_job_trained_twice(make, t
     ids=["all else", "all the same"],
 )
 def test_the_found_study_is_the_jobs_that_confirmed_it(make, smoke_root, tmp_path, values, given):
-    from harness.search.confirmation import FOUND, variant, write_found
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     question, trainer, _ = make(given, confirm={"seeds": [0, 1]}, share=0.5)
     write_found(question, values, tmp_path / "found.yaml", ["found"])
     found = plan_study(load_study(tmp_path / "found.yaml"), smoke_root.fingerprint(), int)
@@ -139,10 +138,6 @@ def test_the_found_study_is_the_jobs_that_confirmed_it(make, smoke_root, tmp_pat
 
 
 def test_without_any_loss_the_found_study_is_the_baseline(make, smoke_root, tmp_path):
-    from harness.search.confirmation import write_found
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     switches = ("arms.both.feature", "arms.both.relation")
     question, trainer, _ = make(space={key: {"choices": [True, False]} for key in switches}, confirm={"seeds": [2]})
     none = dict.fromkeys(switches, False)
@@ -153,8 +148,6 @@ def test_without_any_loss_the_found_study_is_the_baseline(make, smoke_root, tmp_
 
 
 def test_a_variants_own_baseline_is_no_seed_of_the_other(make):
-    from harness.search.confirmation import CURRENT, FOUND, joined, variant
-
     question, trainer, _ = make(confirm={"seeds": [0, 1]})
     values = {FOUND: {WEIGHT: 2.0, LR: 0.001, SWITCH: True, ADAPTER: "none", PRESET: "tiny_radar"}, CURRENT: {}}
     plan = joined({name: trainer.planned(variant(question, name, each)) for name, each in values.items()})
@@ -167,8 +160,6 @@ def test_a_variants_own_baseline_is_no_seed_of_the_other(make):
 
 
 def test_the_tables_are_read_once_for_all_trials(make, monkeypatch):
-    from harness.data.root import NuScenesRoot
-
     read = []
     tokens, fingerprint = NuScenesRoot.tokens, NuScenesRoot.fingerprint
     monkeypatch.setattr(NuScenesRoot, "tokens", lambda root, split: read.append("tokens") or tokens(root, split))
@@ -185,8 +176,6 @@ def test_where_the_data_lies_is_no_part_of_what_a_search_is(make):
 
 
 def test_a_failed_job_fails_its_trial_and_says_why(make, tmp_path):
-    from harness.search.trials import REASON
-
     space = {WEIGHT: {"choices": [1.0, 2.0, 3.0]}}
     question, trainer, _ = make(space=space, sampler="grid", failing=[2.0])
     trials, best = run(tmp_path / "search", question, trainer, 3)
@@ -198,8 +187,6 @@ def test_a_failed_job_fails_its_trial_and_says_why(make, tmp_path):
 
 
 def test_a_metric_that_is_no_number_fails_its_trial(make):
-    from harness.search.loop import TrialFailed
-
     _, trainer, trainings = make()
     plan = trainer.plan({})
     trainings(plan, trainer._site, lambda states: None)

@@ -8,13 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from harness.errors import InputError
+from harness.search import loop
+from harness.search.loop import MOST_FAILURES, Pruned, Stopped, TrialFailed, search
+from harness.search.trials import DIED, INTERRUPTED, OWNER, REASON, opened
+from harness.study.search_spec import SearchSpec
+
 IDENTITY = {"what": "a test"}
 
 
 @pytest.fixture
 def spec():
     """A search over two weights and a switch."""
-    from harness.study.search_spec import SearchSpec
 
     def make(**fields):
         space = {
@@ -33,9 +38,6 @@ def planted(values, report, stopping, worker):
 
 
 def run(folder, search_spec, evaluate=planted, trials=5, workers=1):
-    from harness.search.loop import search
-    from harness.search.trials import opened
-
     ended = []
     with opened(folder, None, search_spec, IDENTITY) as book:
         search(book, evaluate, trials, workers, None, ended.append)
@@ -68,8 +70,6 @@ def test_as_many_trials_as_asked_for_and_no_more_by_several_workers(tmp_path, sp
 
 
 def test_an_interrupted_trial_is_tried_again_with_its_values(tmp_path, spec):
-    from harness.search.loop import Stopped
-
     calls = []
 
     def interrupted(values, report, stopping, worker):
@@ -84,8 +84,6 @@ def test_an_interrupted_trial_is_tried_again_with_its_values(tmp_path, spec):
 
 
 def test_a_dead_owners_trial_is_told_fail_and_tried_again(tmp_path, spec):
-    from harness.search.trials import OWNER, opened
-
     folder = tmp_path / "search"
     with opened(folder, None, spec(), IDENTITY) as book:
         trial = book.ask(5)
@@ -99,8 +97,6 @@ def test_a_dead_owners_trial_is_told_fail_and_tried_again(tmp_path, spec):
 
 
 def test_values_that_a_trial_was_given_but_had_not_taken_on_when_it_was_killed_are_tried(tmp_path, spec):
-    from harness.search.trials import opened
-
     given = {"losses.a.weight": 3.0, "losses.b.weight": 0.2}
     with opened(tmp_path / "search", None, spec(), IDENTITY) as book:
         book.enqueue(given, "current")
@@ -111,9 +107,6 @@ def test_values_that_a_trial_was_given_but_had_not_taken_on_when_it_was_killed_a
 
 
 def test_who_has_nothing_to_begin_waits_for_the_others_and_takes_over_what_they_leave(tmp_path, spec, monkeypatch):
-    from harness.search import loop
-    from harness.search.trials import DIED, REASON, opened
-
     monkeypatch.setattr(loop, "WAIT_SECONDS", 0.01)
     with (
         opened(tmp_path / "search", None, spec(), IDENTITY) as mine,
@@ -134,9 +127,6 @@ def test_who_has_nothing_to_begin_waits_for_the_others_and_takes_over_what_they_
 
 
 def test_ctrl_c_gives_all_trials_back(tmp_path, spec):
-    from harness.search.loop import Stopped, search
-    from harness.search.trials import INTERRUPTED, REASON, opened
-
     both = threading.Barrier(2)
     tried = []
 
@@ -162,9 +152,6 @@ def test_ctrl_c_gives_all_trials_back(tmp_path, spec):
 
 
 def test_failures_have_a_reason_and_too_many_in_a_row_end_the_search(tmp_path, spec):
-    from harness.search.loop import MOST_FAILURES, TrialFailed, search
-    from harness.search.trials import REASON, opened
-
     def failing(values, report, stopping, worker):
         raise TrialFailed("loss 'a' is nan")
 
@@ -179,9 +166,6 @@ def test_failures_have_a_reason_and_too_many_in_a_row_end_the_search(tmp_path, s
 
 
 def test_a_storage_of_another_search_is_refused(tmp_path, spec):
-    from harness.errors import InputError
-    from harness.search.trials import opened
-
     with opened(tmp_path / "search", None, spec(), {"share": 0.5}):
         pass
     said = "holds another search of the name 'search': share is 0.5 there, 1.0 here"
@@ -198,8 +182,6 @@ def test_a_line_that_a_killed_process_left_unfinished_is_cut_off(tmp_path, spec)
 
 
 def test_median_pruner_ends_what_is_worse_than_the_others(tmp_path, spec):
-    from harness.search.loop import Pruned
-
     number = iter(range(100))
     lock = threading.Lock()
 

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import InputError
+from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
+from harness.execute.executor import Site, _inputs
+from harness.report.tables import caption, results_table
+from harness.runs.folder import Result, RunFolder
+from harness.study.plan import plan_study
+from harness.train.job import JobOrder
 
 STUDY = """\
 # Does it plan?
@@ -39,7 +46,6 @@ def study_text():
 @pytest.fixture
 def plan(load):
     """``plan(*overrides)``: of the study above, or of another text; its images have a fingerprint that may differ."""
-    from harness.study.plan import plan_study
 
     def plan(*overrides, text=STUDY, fingerprint="of the images"):
         def images(data):
@@ -193,8 +199,6 @@ def test_given_labels_are_known_by_their_content(plan, tmp_path):
 
 
 def test_given_labels_that_cannot_be_read_are_named(plan, tmp_path):
-    from harness.errors import InputError
-
     (tmp_path / "labels.txt").write_text("no labels")
     (tmp_path / "folder" / "labels.json").mkdir(parents=True)
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "labels.txt", tmp_path / "folder"):
@@ -255,9 +259,6 @@ def test_identity_survives_the_way_through_json(plan):
 
 
 def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
-    from harness.execute.executor import Site, _inputs
-    from harness.train.job import JobOrder
-
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "labels.json").write_text("{}")
     found, site = plan(), Site(tmp_path, smoke_root, "cpu", 1)
@@ -300,9 +301,6 @@ def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
 @pytest.fixture
 def told(load, plan, tmp_path):
     """``told(metrics, *overrides)``: table and caption of a study of which only the image teacher has run, if that."""
-    from harness.evidence.results import results_frame, summary
-    from harness.report.tables import results_table
-    from harness.runs.folder import Result, RunFolder
 
     def told(metrics, *overrides):
         found, runs = plan(*overrides), tmp_path / "runs"
@@ -325,9 +323,6 @@ def test_caption_says_what_the_image_teacher_is_and_how_good(told):
 
 
 def test_caption_speaks_of_the_teachers_that_were_asked_and_of_no_other(load, plan, tmp_path):
-    from harness.evidence.results import results_frame, summary
-    from harness.report.tables import caption
-
     for arms, teachers in (("{i: [instance]}", ["Image teacher"]), ("{m: [feature]}", ["Teacher"])):
         study = load(STUDY, f"arms={arms}")
         lines = caption(summary(results_frame(StudyRuns.open(plan(f"arms={arms}"), tmp_path))), study)
@@ -419,8 +414,6 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_one_message_that_names_it(load, mistake):
-    from harness.errors import InputError
-
     overrides, said = MISTAKES[mistake]
     with pytest.raises(InputError) as caught:
         load(STUDY, *overrides)
@@ -430,7 +423,5 @@ def test_mistake_is_one_message_that_names_it(load, mistake):
 
 
 def test_mistake_in_the_file_names_its_line(load):
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match=r"study\.yaml:6: image_teachers\.images\.preset: unknown preset"):
         load(STUDY.replace("tiny_segmenter", "tiny_segmentr"))

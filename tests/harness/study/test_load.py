@@ -6,6 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detectors.presets import PRESETS
+from distill.feature import FeatureSpec
+from distill.relation import RelationSpec
+from harness.errors import InputError
+from harness.study.load import load_study
+from harness.study.schedule import ScheduleSpec
+from harness.study.spec import StudySpec
+
 STUDY = """\
 # Does it load?
 schedule: {steps: 5}
@@ -40,8 +48,6 @@ def test_study_loads_with_defaults_and_weights_by_path(load):
 def test_any_field_of_a_loss_may_differ_by_path(load):
     several = STUDY.replace("[lidar -> camera]", "[lidar->camera, lidar->radar]")
     several = several.replace("students:", "students:\n  radar: {preset: tiny_radar}")
-    from distill.relation import RelationSpec
-
     by_path = "{lidar->camera: 40, others: 3}\n    level: {lidar->radar: low}"
     several = several.replace("{lidar->camera: 40}", by_path)
     study = load(several)
@@ -110,8 +116,6 @@ def test_mistake_names_place_and_what_is_allowed(refusal, old, new, said):
     ],
 )
 def test_path_between_detectors_that_do_not_fit_is_refused_by_name(refusal, monkeypatch, change, said):
-    from detectors.presets import PRESETS
-
     teacher = PRESETS["tiny_lidar"]
     parts = {name: getattr(teacher, name).model_copy(update=fields) for name, fields in change.items()}
     monkeypatch.setitem(PRESETS, "tiny_lidar", teacher.model_copy(update=parts))
@@ -164,20 +168,12 @@ def test_file_that_is_no_mapping_is_refused(refusal, text):
 
 
 def test_missing_file_is_refused(tmp_path):
-    from harness.errors import InputError
-    from harness.study.load import load_study
-
     with pytest.raises(InputError, match=r"nothing\.yaml"):
         load_study(tmp_path / "nothing.yaml")
 
 
 @given(key=st.text(st.characters(categories=("Ll",)), min_size=1, max_size=12), at=st.sampled_from(["", "schedule."]))
 def test_any_key_is_either_a_field_or_refused_by_name(tmp_path_factory, key, at):
-    from harness.errors import InputError
-    from harness.study.load import load_study
-    from harness.study.schedule import ScheduleSpec
-    from harness.study.spec import StudySpec
-
     path = tmp_path_factory.mktemp("study") / "study.yaml"
     path.write_text(STUDY)
     if key in (ScheduleSpec if at else StudySpec).model_fields:
@@ -219,8 +215,6 @@ arms:
 
 
 def test_a_loss_may_be_there_in_variants_with_names_of_their_own(load):
-    from distill.feature import FeatureSpec
-
     study = load(VARIANTS)
     assert study.loss("fitnet", "lidar->camera") == FeatureSpec(weight=2.0, region="map", norm="l2")
     assert study.kind("fitnet") == study.kind("feature") == "feature"
@@ -275,8 +269,6 @@ def test_keyframes_that_make_no_sense_are_refused(refusal, old, new, said):
 
 
 def test_a_preset_may_be_set_otherwise_by_dotted_key_or_by_part(load):
-    from detectors.presets import PRESETS
-
     for changes in ("{lidar.sweeps: 1, lidar.widths: [8, 16, 24]}", "{lidar: {sweeps: 1, widths: [8, 16, 24]}}"):
         study = load(STUDY.replace("{preset: tiny_lidar}", f"{{preset: tiny_lidar, set: {changes}}}"))
         spec, preset = study.teachers["lidar"].detector_spec, PRESETS["tiny_lidar"]
@@ -286,8 +278,6 @@ def test_a_preset_may_be_set_otherwise_by_dotted_key_or_by_part(load):
 
 
 def test_a_detector_may_be_written_out(load):
-    from detectors.presets import PRESETS
-
     written = json.dumps({"detector": PRESETS["tiny_lidar"].model_dump(mode="json")})
     study = load(STUDY.replace("{preset: tiny_lidar}", written))
     assert study.teachers["lidar"].detector_spec == PRESETS["tiny_lidar"]
@@ -319,16 +309,12 @@ def test_a_mistake_in_a_detector_names_the_key_and_what_is_allowed(refusal, give
 
 
 def test_a_detector_written_out_leaves_nothing_to_set(refusal):
-    from detectors.presets import PRESETS
-
     given = {"detector": PRESETS["tiny_lidar"].model_dump(mode="json")}
     for more, said in (({"set": {"lidar.sweeps": 1}}, "set belongs"), ({"preset": "tiny_lidar"}, "both are given")):
         assert said in refusal(STUDY.replace("{preset: tiny_lidar}", json.dumps(given | more)))
 
 
 def test_a_loss_of_a_module_takes_its_own_fields(load):
-    from distill.relation import RelationSpec
-
     study = load(VARIANTS.replace("loss: feature, weight: 2.0, region: map, norm: l2", OUTSIDE))
     assert study.loss("fitnet", "lidar->camera") == RelationSpec(weight=2.0, level="low")
 

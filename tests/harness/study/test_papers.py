@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import InputError
+from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
+from harness.report.tables import published_text, results_table
+from harness.study.load import load_study
+from harness.study.papers import read_paper
+from harness.study.plan import plan_study
 
 PAPERS = Path(__file__).parents[3] / "studies" / "papers"
 PAPER = """\
@@ -22,7 +28,6 @@ rows:
 @pytest.fixture
 def read(tmp_path):
     """A paper with one gain and one row."""
-    from harness.study.papers import read_paper
 
     def read(gain="NDS: up, mark: read", mark="read"):
         path = tmp_path / "paper.yaml"
@@ -44,8 +49,6 @@ def test_a_gain_has_a_direction_whether_or_not_it_has_a_number(read, value, dire
 
 @pytest.mark.parametrize("value", ["sideways", "101", "-101", ".nan", ".inf", "true", "[1]"])
 def test_what_is_neither_points_nor_a_direction_is_refused(read, value):
-    from harness.errors import InputError
-
     with pytest.raises(InputError) as error:
         read(f"NDS: {value}, mark: read")
     assert "paper.yaml: gains.0.NDS (lidar->camera ['output']): " in str(error.value)
@@ -53,15 +56,11 @@ def test_what_is_neither_points_nor_a_direction_is_refused(read, value):
 
 
 def test_a_gain_that_says_nothing_is_refused(read):
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match="neither mAP nor NDS is given"):
         read("mark: read")
 
 
 def test_an_unknown_mark_names_file_row_and_marks(read):
-    from harness.errors import InputError
-
     with pytest.raises(InputError) as error:
         read(mark="reed")
     assert str(error.value).endswith(
@@ -72,18 +71,11 @@ def test_an_unknown_mark_names_file_row_and_marks(read):
 
 @pytest.mark.parametrize("loss", ["output", "activation", "adversarial"])
 def test_x3kds_losses_alone_raise_nds(loss):
-    from harness.study.papers import read_paper
-
     gain = read_paper(PAPERS / "x3kd.yaml").gain("lidar->camera", frozenset({loss}))
     assert (gain.direction("NDS"), gain.direction("mAP"), gain.mark) == ("up", None, "read")
 
 
 def test_a_direction_is_no_number_in_a_table(read, tmp_path):
-    from harness.evidence.results import results_frame, summary
-    from harness.report.tables import published_text, results_table
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-
     (tmp_path / "study.yaml").write_text(
         "schedule: {steps: 1}\nteachers: {lidar: {preset: tiny_lidar}}\nstudents: {camera: {preset: tiny_camera}}\n"
         "paths: [lidar->camera]\nlosses: {output: {weight: 1}}\narms: {output: [output]}\n"

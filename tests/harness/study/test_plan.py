@@ -4,6 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill.objective import loss_spec
+from harness.errors import InputError
+from harness.study.jobs import DetectorJobSpec
+from harness.study.load import load_study
+from harness.study.plan import plan_study
+
 STUDY = """\
 schedule: {steps: 1000, batch_size: 4}
 teachers:
@@ -24,16 +30,12 @@ arms:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    from harness.study.load import load_study
-
     path = tmp_path_factory.mktemp("study") / "study.yaml"
     path.write_text(STUDY)
     return lambda *overrides: load_study(path, overrides)
 
 
 def _plan(study, fingerprint="data", samples=None):
-    from harness.study.plan import plan_study
-
     return plan_study(study, fingerprint, lambda: samples)
 
 
@@ -129,15 +131,11 @@ def test_given_checkpoint_is_scored_not_trained(study, tmp_path):
 
 
 def test_missing_checkpoint_is_named(study):
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match=r"nowhere\.safetensors"):
         _plan(study("teachers.lidar.checkpoint=nowhere.safetensors"))
 
 
 def test_identity_survives_the_way_through_json(study):
-    from harness.study.jobs import DetectorJobSpec
-
     for job in _plan(study()).jobs.values():
         assert DetectorJobSpec.model_validate_json(job.spec.model_dump_json()).id == job.id
 
@@ -181,8 +179,6 @@ def test_scoring_on_another_split_trains_nothing_more(study):
 
 
 def test_a_split_is_scored_once(study):
-    from harness.errors import InputError
-
     with pytest.raises(InputError, match="name a split twice"):
         study("data.also_score=[synthetic_train, synthetic_train]")
 
@@ -261,8 +257,6 @@ def test_what_a_study_calls_a_loss_makes_no_other_job(study):
 
 
 def test_two_variants_of_a_loss_in_one_arm_keep_their_names(study):
-    from distill.objective import loss_spec
-
     named = study("losses.high={loss: feature, weight: 3.0, level: high}", "arms={two: [feature, high], one: [high]}")
     plan = _plan(named)
     losses = _job(plan, "two").spec.losses
@@ -286,8 +280,6 @@ def test_a_loss_of_somebody_else_is_one_job_whatever_a_study_calls_it(study):
 
 
 def test_losses_that_a_log_could_not_tell_apart_are_refused(study):
-    from harness.errors import InputError
-
     chosen = (
         "losses={a: {loss: feature, weight: 1}, relation: {loss: feature, weight: 1}, b: {loss: relation, weight: 1}}"
     )

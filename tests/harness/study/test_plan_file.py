@@ -9,13 +9,17 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.bundle.write import study_yaml
+from harness.study.load import load_study
+from harness.study.plan import plan_study
+from harness.study.plan_file import plan_json, read_plan
+from harness.study.spec import StudySpec
+
 STUDIES = sorted((Path(__file__).parents[3] / "studies").glob("*.yaml"))
 
 
 @cache
 def _study(path):
-    from harness.study.load import load_study
-
     return load_study(path)
 
 
@@ -41,9 +45,6 @@ def test_many_plans_are_read_as_they_were_written(path, seeds, fingerprint, spli
 
 
 def _is_read_as_it_was_written(path, seeds, fingerprint, splits):
-    from harness.study.plan import plan_study
-    from harness.study.plan_file import plan_json, read_plan
-
     data = _study(path).data.model_copy(update={"also_score": tuple(splits)})
     study = _study(path).model_copy(update={"seeds": tuple(seeds), "data": data})
     plan = plan_study(study, fingerprint, lambda: 1000, lambda _: (Path("images"), fingerprint))
@@ -59,17 +60,12 @@ def _is_read_as_it_was_written(path, seeds, fingerprint, splits):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_is_read_as_it_was_written(path):
-    from harness.bundle.write import study_yaml
-    from harness.study.spec import StudySpec
-
     study = _study(path)
     again = StudySpec.model_validate(yaml.safe_load(study_yaml(study, [])))
     assert again.model_copy(update={"report": study.report}) == study
 
 
 def test_absolute_paths_of_a_study_are_not_written(tmp_path):
-    from harness.bundle.write import study_yaml
-
     study = _study(STUDIES[0])
     root = study.data.model_copy(update={"root": tmp_path / "nuscenes"})
     given = {
@@ -104,9 +100,6 @@ def _edit(plan, what):
 
 @pytest.mark.parametrize("what", ["order", "name", "row", "key", "role"])
 def test_what_is_no_plan_is_refused(what):
-    from harness.study.plan import plan_study
-    from harness.study.plan_file import plan_json, read_plan
-
     path = next(path for path in STUDIES if path.stem == "smoke")
     plan = json.loads(plan_json(plan_study(_study(path), "data", int)))
     said = _edit(plan, what)

@@ -5,6 +5,8 @@ import math
 import pytest
 import yaml
 
+from harness.study.search_spec import Choices, Range, overrides
+
 
 @pytest.mark.parametrize(
     ("fields", "values"),
@@ -17,8 +19,6 @@ import yaml
     ],
 )
 def test_a_range_with_a_step_has_these_values_and_holds_no_others(fields, values):
-    from harness.study.search_spec import Range
-
     kind = Range(**fields)
     assert kind.all == values
     assert {type(value) for value in kind.all} == {type(values[0])}
@@ -28,16 +28,12 @@ def test_a_range_with_a_step_has_these_values_and_holds_no_others(fields, values
 
 
 def test_without_a_step_a_range_holds_all_between_its_ends_or_the_whole_ones():
-    from harness.study.search_spec import Range
-
     assert [Range(low=1, high=4).holds(value) for value in (0.9, 1, 2.5, 4.0, 4.1)] == [False, True, True, True, False]
     whole = Range(low=1, high=4, whole=True)
     assert [whole.holds(value) for value in (1, 2.5, 4.0)] == [True, False, True]
 
 
 def test_choices_hold_numbers_however_they_are_written_but_take_none_for_true():
-    from harness.study.search_spec import Choices
-
     numbers, switch = Choices(choices=(1, 2.5)), Choices(choices=(True, False))
     assert [numbers.holds(value) for value in (1.0, 2.5, True, "1")] == [True, True, False, False]
     assert [switch.holds(value) for value in (True, False, 1, None)] == [True, True, False, False]
@@ -45,8 +41,6 @@ def test_choices_hold_numbers_however_they_are_written_but_take_none_for_true():
 
 @pytest.mark.parametrize("value", [1e-05, 1e16, 0.1, 3, True, None, "conv3x3", "a: b", "1e-05", "x " * 99 + "x"])
 def test_a_value_is_read_as_it_was_written(value):
-    from harness.study.search_spec import overrides
-
     (override,) = overrides({"losses.feature.weight": value}, {})
     key, _, text = override.partition("=")
     read = yaml.safe_load(text)

@@ -4,12 +4,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from detectors.presets import PRESETS
+from harness.errors import InputError
+from harness.train import checkpoint
+from harness.train.checkpoint import load_model, save_model
+
 
 @pytest.fixture
 def saved(tmp_path):
-    from detectors.presets import PRESETS
-    from harness.train.checkpoint import save_model
-
     detector = PRESETS["tiny_lidar"].build()
     path = tmp_path / "model.safetensors"
     save_model(path, detector)
@@ -17,8 +19,6 @@ def saved(tmp_path):
 
 
 def test_saved_detector_returns_bit_for_bit(saved):
-    from harness.train.checkpoint import load_model
-
     path, detector = saved
     torch.manual_seed(1)
     again = load_model(path, detector.spec)
@@ -28,19 +28,12 @@ def test_saved_detector_returns_bit_for_bit(saved):
 
 
 def test_other_preset_is_refused_by_the_field_that_differs(saved):
-    from detectors.presets import PRESETS
-    from harness.errors import InputError
-    from harness.train.checkpoint import load_model
-
     with pytest.raises(InputError, match=r"another preset: spec\.camera"):
         load_model(saved[0], PRESETS["tiny_camera"])
 
 
 @pytest.mark.parametrize("damage", ["missing", "misshapen", "extra"])
 def test_tensor_that_does_not_fit_is_named(saved, damage):
-    from harness.errors import InputError
-    from harness.train.checkpoint import load_model
-
     path, detector = saved
     tensors = load_file(path)
     name = sorted(tensors)[0]
@@ -58,9 +51,6 @@ def test_tensor_that_does_not_fit_is_named(saved, damage):
 
 @pytest.mark.parametrize("keep", [0, 5, 1000])
 def test_truncated_file_is_refused_by_name(saved, keep):
-    from harness.errors import InputError
-    from harness.train.checkpoint import load_model
-
     path, detector = saved
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
@@ -69,8 +59,6 @@ def test_truncated_file_is_refused_by_name(saved, keep):
 
 def test_file_with_other_classes_is_refused(saved, monkeypatch):
     from detectors.geometry.boxes import CLASSES
-    from harness.errors import InputError
-    from harness.train import checkpoint
 
     path, detector = saved
     monkeypatch.setattr(checkpoint, "CLASSES", (CLASSES[1], CLASSES[0], *CLASSES[2:]))

@@ -17,8 +17,17 @@ import numpy as np
 import pytest
 import torch
 
+from detectors.batch import Instances
+from detectors.cost import example_batch
+from detectors.presets import PRESETS
 from distill.loss import DetectorLossSpec
 from distill.objective import LOSSES, Objective
+from distill.warm_start import inherit
+from harness.data.loader import batch_indices
+from harness.study.jobs import RESULTS_VERSION
+from harness.study.schedule import ScheduleSpec
+from harness.train.optim import learning_rate, optimizer_of
+from harness.train.streams import stream_seed
 
 GOLDEN = Path(__file__).with_suffix(".json")
 STEPS = 3
@@ -26,14 +35,6 @@ STEPS = 3
 
 def _numbers():
     """Numbers by name: of all presets without a teacher, and of a camera that is taught by UniDistill's losses."""
-    from detectors.presets import PRESETS
-    from distill.warm_start import inherit
-    from harness.data.loader import batch_indices
-    from harness.study.jobs import RESULTS_VERSION
-    from harness.study.schedule import ScheduleSpec
-    from harness.train.optim import learning_rate, optimizer_of
-    from harness.train.streams import stream_seed
-
     found = {"results_version": RESULTS_VERSION}
     found["order"] = batch_indices(1000, 4, 300, stream_seed(7, "order"))
     found["augmentation"] = stream_seed(7, "augmentation")
@@ -77,8 +78,6 @@ def _numbers_of_loss(name):
 
     What an optimizer makes of gradients, `_numbers` has.
     """
-    from detectors.presets import PRESETS
-
     loss = LOSSES[name](weight=0.5)
     taught_by = PRESETS["tiny_camera_lidar"] if isinstance(loss, DetectorLossSpec) else None
     student, teacher = _filled(PRESETS["tiny_camera"]), _filled(taught_by) if taught_by else None
@@ -115,8 +114,6 @@ def _fill(module):
 
 def _batch(spec):
     """An example in double precision; images stay bytes, and where cameras hang stays single precision."""
-    from detectors.cost import example_batch
-
     batch = example_batch(spec, 2)
     rng = np.random.default_rng(7)
     velocity = torch.from_numpy(rng.normal(size=batch.boxes.velocity.shape))
@@ -128,8 +125,6 @@ def _batch(spec):
 
 def _labels(images):
     """Two instances in every view, one before the other."""
-    from detectors.batch import Instances
-
     owner = torch.zeros(images[:, :, 0].shape, dtype=torch.uint8)
     owner[..., 10:52, 16:97] = 1
     owner[..., 30:60, 80:130] = 2

@@ -4,11 +4,32 @@ Small segmenters and small camera detectors: what is claimed here does not depen
 """
 
 import json
+import shutil
 from dataclasses import replace
 
+import cv2
 import pytest
 import torch
+from lightning.fabric import Fabric
 from safetensors.torch import load_file
+
+from detectors.encoders.image import ImageSpec, ResNetSpec
+from detectors.heads.instance_mask import FoundInstances, InstanceDecodeSpec, InstanceMaskSpec
+from detectors.segmenter import SegmenterSpec
+from harness.data.nuimages import ImageSet, NuImagesRoot
+from harness.data.pseudo_labels import PseudoLabels
+from harness.data.sensor_files import read_image
+from harness.errors import InputError
+from harness.runs.folder import RunFolder
+from harness.study.jobs import ImageDataIdentity, Job, LabelsJobSpec, SegmenterJobSpec, labels_hash
+from harness.study.schedule import ScheduleSpec
+from harness.train import image_teacher
+from harness.train.checkpoint import load_model
+from harness.train.image_teacher import check_labels, score_segmenter, segmenter_labeller
+from harness.train.job import check_inputs, run
+from harness.train.segmentation import SegmentationObjective
+from harness.train.streams import seeded
+from harness.train.trainer import Interrupted
 
 TRAIN, VAL = "v1.0-synthetic-images/train", "v1.0-synthetic-images/val"
 SIZE = (40, 72)
@@ -26,17 +47,12 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def image_spec():
-    from detectors.encoders.image import ImageSpec, ResNetSpec
-
     return ImageSpec(backbone=ResNetSpec(stem_width=8, widths=(8, 12, 16, 20), depths=(1, 1, 1, 1)), channels=12)
 
 
 @pytest.fixture(scope="module")
 def segmenter_spec(image_spec):
     """One that finds something in every image, trained or not."""
-    from detectors.heads.instance_mask import InstanceDecodeSpec, InstanceMaskSpec
-    from detectors.segmenter import SegmenterSpec
-
     return SegmenterSpec(
         image_size=SIZE,
         image=image_spec,
@@ -47,16 +63,11 @@ def segmenter_spec(image_spec):
 
 @pytest.fixture(scope="module")
 def images_root(smoke_images):
-    from harness.data.nuimages import NuImagesRoot
-
     return NuImagesRoot(smoke_images)
 
 
 @pytest.fixture(scope="module")
 def segmenter_job(images_root, segmenter_spec):
-    from harness.study.jobs import ImageDataIdentity, SegmenterJobSpec
-    from harness.study.schedule import ScheduleSpec
-
     return SegmenterJobSpec(
         segmenter=segmenter_spec,
         seed=3,
@@ -68,8 +79,6 @@ def segmenter_job(images_root, segmenter_spec):
 @pytest.fixture(scope="module")
 def labels_job(smoke_root):
     """``labels_job(**fields)``: whose labels of the training split they are."""
-    from harness.study.jobs import LabelsJobSpec
-
     return lambda **fields: LabelsJobSpec(
         fingerprint=smoke_root.fingerprint(), split="synthetic_train", **{"segmenter": None, **fields}
     )
@@ -78,8 +87,6 @@ def labels_job(smoke_root):
 @pytest.fixture(scope="module")
 def run_job(smoke_root, order_on, tmp_path_factory):
     """``run_job(spec, folder=None, stop=never, **fields of the order)``: its folder and its result."""
-    from harness.runs.folder import RunFolder
-    from harness.train.job import run
 
     def run_job(spec, path=None, stop=lambda folder: False, **more):
         order = order_on(smoke_root, spec=spec, **more)
@@ -122,8 +129,6 @@ def test_an_image_teacher_is_trained_and_scored(teacher, segmenter_spec):
 
 
 def test_an_interrupted_image_teacher_ends_with_the_same_bits(teacher, run_job, segmenter_job, smoke_images, tmp_path):
-    from harness.train.trainer import Interrupted
-
     with pytest.raises(Interrupted, match="after step 2 of 4"):
         run_job(segmenter_job, tmp_path, lambda folder: len(folder.steps()) >= 2, source=smoke_images)
     folder, result = run_job(segmenter_job, tmp_path, source=smoke_images)
@@ -134,9 +139,6 @@ def test_an_interrupted_image_teacher_ends_with_the_same_bits(teacher, run_job, 
 
 
 def test_seed_decides_the_weights_that_it_begins_with(run_job, segmenter_job, smoke_images, monkeypatch):
-    from harness.train import image_teacher
-    from harness.train.streams import seeded
-
     # Without a training, a model is what it began with.
     monkeypatch.setattr(image_teacher, "fit", lambda *given: None)
     begun = []
@@ -150,9 +152,6 @@ def test_seed_decides_the_weights_that_it_begins_with(run_job, segmenter_job, sm
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_by_name(segmenter_spec, images_root):
-    from harness.data.nuimages import ImageSet
-    from harness.train.segmentation import SegmentationObjective
-
     objective = SegmentationObjective(segmenter_spec.build())
     batch = next(ImageSet(images_root.images(VAL), SIZE).plain_batches(2))
     assert objective(batch).total.isfinite()
@@ -166,12 +165,6 @@ def test_a_loss_that_is_not_finite_stops_the_training_by_name(segmenter_spec, im
 def test_an_image_teacher_that_sees_everything_right_scores_all_and_otherwise_next_to_nothing(
     segmenter_spec, images_root, wrong
 ):
-    from lightning.fabric import Fabric
-
-    from detectors.heads.instance_mask import FoundInstances
-    from harness.data.nuimages import ImageSet
-    from harness.train.image_teacher import score_segmenter
-
     seen = []
     for batch in ImageSet(images_root.images(VAL), SIZE).plain_batches(1):
         numbers = (batch.instances.label[0] >= 0).nonzero()[:, 0]
@@ -195,9 +188,6 @@ def test_an_image_teacher_that_sees_everything_right_scores_all_and_otherwise_ne
 
 
 def test_labels_are_those_of_every_training_image_and_of_no_other(labels, smoke_root):
-    from harness.data.pseudo_labels import PseudoLabels
-    from harness.train.image_teacher import check_labels
-
     folder, result = labels
     written = PseudoLabels(folder.labels)
     wanted = _filenames(smoke_root, "synthetic_train")
@@ -211,12 +201,6 @@ def test_labels_are_those_of_every_training_image_and_of_no_other(labels, smoke_
 
 
 def test_labels_are_what_the_image_teacher_sees_in_pixels_of_the_image(labels, teacher, segmenter_spec, smoke_root):
-    import cv2
-
-    from harness.data.pseudo_labels import PseudoLabels
-    from harness.data.sensor_files import read_image
-    from harness.train.checkpoint import load_model
-
     written = PseudoLabels(labels[0].labels)
     segmenter = load_model(teacher[0].model, segmenter_spec).eval()
     compared = 0
@@ -238,11 +222,6 @@ def test_labels_are_what_the_image_teacher_sees_in_pixels_of_the_image(labels, t
 
 
 def test_images_of_any_size_are_looked_at_together(teacher, segmenter_spec, smoke_root):
-    from lightning.fabric import Fabric
-
-    from harness.data.sensor_files import read_image
-    from harness.train.image_teacher import segmenter_labeller
-
     look = segmenter_labeller(teacher[0].model, segmenter_spec, Fabric(accelerator="cpu", devices=1))
     files = sorted(smoke_root.path.glob("samples/CAM_FRONT/*.jpg"))[:2]
     images = [read_image(files[0])[:60, :110], read_image(files[1])[::2, ::3]]
@@ -259,10 +238,6 @@ def test_images_of_any_size_are_looked_at_together(teacher, segmenter_spec, smok
 def test_an_interrupted_labelling_goes_on_where_it_was(
     run_job, labels, labels_job, segmenter_job, teacher, tmp_path, monkeypatch
 ):
-    from harness.data.pseudo_labels import PseudoLabels
-    from harness.train import image_teacher
-    from harness.train.trainer import Interrupted
-
     given = {"teacher_spec": segmenter_job, "teacher_weights": teacher[0].model}
     spec = labels_job(segmenter=segmenter_job.id)
     with pytest.raises(Interrupted, match="after 8 of"):
@@ -321,8 +296,6 @@ def test_a_student_learns_from_the_labels_and_leaves_the_head_behind(student, st
 
 
 def test_an_interrupted_student_of_labels_ends_with_the_same_bits(student, student_spec, run_job, labels, tmp_path):
-    from harness.train.trainer import Interrupted
-
     spec = student_spec(labels="their id", losses={"instance": {"weight": 0.5}})
     with pytest.raises(Interrupted, match="after step 1 of 2"):
         run_job(spec, tmp_path, lambda folder: True, labels=labels[0].labels)
@@ -345,15 +318,10 @@ def _edited(labels, out, change):
 
 
 def _check(smoke_root, spec, source):
-    from harness.study.jobs import Job
-    from harness.train.job import check_inputs
-
     check_inputs([Job(spec, "labels", source)], smoke_root)
 
 
 def _given(labels_job, folder):
-    from harness.study.jobs import labels_hash
-
     return labels_job(given=labels_hash(folder))
 
 
@@ -371,8 +339,6 @@ def test_given_labels_are_taken_over_as_they_are(labels, labels_job, run_job, sm
 def test_given_labels_that_do_not_fit_are_refused_before_anything_runs(
     labels, labels_job, run_job, smoke_root, tmp_path, mistake
 ):
-    from harness.errors import InputError
-
     first = {}
 
     def change(content):
@@ -402,8 +368,6 @@ def test_given_labels_that_do_not_fit_are_refused_before_anything_runs(
 def test_given_labels_that_changed_since_the_plan_are_refused_until_they_are_as_they_were(
     labels, labels_job, run_job, tmp_path
 ):
-    from harness.errors import InputError
-
     given = _edited(labels[0].labels, tmp_path / "given", lambda content: None)
     spec = _given(labels_job, given)
     more = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}
@@ -420,10 +384,6 @@ def test_given_labels_that_changed_since_the_plan_are_refused_until_they_are_as_
 def test_a_missing_image_of_the_image_teacher_is_named_before_anything_runs(
     smoke_root, smoke_images, images_root, segmenter_job, split, tmp_path
 ):
-    import shutil
-
-    from harness.errors import InputError
-
     _check(smoke_root, segmenter_job, smoke_images)
     copy = tmp_path / "images"
     shutil.copytree(smoke_images, copy)

@@ -6,15 +6,20 @@ import sys
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 from safetensors.torch import load_file
 
+from detectors.geometry.boxes import CLASSES
+from detectors.presets import PRESETS
+from harness.runs.folder import RunFolder
+from harness.train import job, trainer
+from harness.train.job import STOPPED, run
+from harness.train.streams import seeded
+from harness.train.trainer import Interrupted
 from tests.cases import mostly_slow
 
 
 def _train(order, path, stop_after=None):
-    from harness.runs.folder import RunFolder
-    from harness.train.job import run
-
     folder = RunFolder(path)
     folder.write("job.json", order.model_dump(mode="json"))
     return folder, run(order, folder, lambda: stop_after is not None and len(folder.steps()) >= stop_after)
@@ -28,8 +33,6 @@ def trained(order_on, smoke_root, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", mostly_slow(["lidar", "camera", "camera taught by lidar"], "lidar"))
 def test_interrupted_training_ends_with_the_same_bits(order, trained, tmp_path, kind):
-    from harness.train.trainer import Interrupted
-
     asked = order("tiny_lidar" if kind == "lidar" else "tiny_camera")
     if kind == "camera taught by lidar":
         # The adapter has state of its own to resume.
@@ -47,8 +50,6 @@ def test_interrupted_training_ends_with_the_same_bits(order, trained, tmp_path, 
 
 
 def test_job_leaves_nuscenes_files_and_all_metrics(trained, smoke_root):
-    from detectors.geometry.boxes import CLASSES
-
     folder, result = trained
     predictions = json.loads((folder.path / "predictions.json").read_text())
     assert set(predictions["results"]) == set(smoke_root.tokens("synthetic_val"))
@@ -81,8 +82,6 @@ def test_students_of_one_seed_start_from_the_same_weights_and_batches(order, tra
 
 
 def test_gradient_that_is_not_finite_stops_the_training(order, tmp_path, monkeypatch):
-    from lightning.fabric import Fabric
-
     monkeypatch.setattr(Fabric, "clip_gradients", lambda *args, **kwargs: torch.tensor(float("nan")))
     with pytest.raises(FloatingPointError, match="step 0"):
         _train(order(), tmp_path / "broken")
@@ -104,8 +103,6 @@ def _main(path, stdin=subprocess.DEVNULL):
 
 @pytest.mark.slow
 def test_worker_records_why_it_failed(order, tmp_path):
-    from harness.runs.folder import RunFolder
-
     folder = RunFolder(tmp_path / "job")
     broken = order(root=tmp_path / "nowhere")
     folder.write("job.json", broken.model_dump(mode="json"))
@@ -121,9 +118,6 @@ def test_worker_records_why_it_failed(order, tmp_path):
 
 @pytest.mark.slow
 def test_worker_whose_parent_is_gone_saves_and_stops(order, trained, tmp_path):
-    from harness.runs.folder import RunFolder
-    from harness.train.job import STOPPED
-
     whole, _ = trained
     folder = RunFolder(tmp_path / "job")
     folder.write("job.json", order().model_dump(mode="json"))
@@ -137,9 +131,6 @@ def test_worker_whose_parent_is_gone_saves_and_stops(order, trained, tmp_path):
 
 
 def test_untrained_detector_is_scored_with_the_weights_a_training_of_its_seed_begins_with(order, trained, tmp_path):
-    from detectors.presets import PRESETS
-    from harness.train.streams import seeded
-
     spec = order().spec.model_copy(update={"schedule": None})
     folder, result = _train(order(spec=spec), tmp_path / "untrained")
     with seeded(spec.seed, "weights"):
@@ -151,8 +142,6 @@ def test_untrained_detector_is_scored_with_the_weights_a_training_of_its_seed_be
 
 
 def test_warm_started_student_begins_with_the_teachers_head_and_its_own_encoder(order, trained, tmp_path, monkeypatch):
-    from harness.train import job
-
     whole, baseline = trained
     seen = {}
     fit = job.fit
@@ -185,9 +174,6 @@ def test_weights_of_the_losses_grow_as_the_schedule_says(order, trained, tmp_pat
 
 
 def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(order, trained, tmp_path, monkeypatch):
-    from harness.runs.folder import RunFolder
-    from harness.train import trainer
-
     whole, _ = trained
     saved = []
     save = trainer._save
@@ -215,9 +201,6 @@ def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(
 
 
 def test_a_diagnosis_that_fails_costs_no_result(order, tmp_path, monkeypatch, capfd):
-    from harness.runs.folder import RunFolder
-    from harness.train import job
-
     def broken(*given):
         raise ZeroDivisionError("no boxes")
 

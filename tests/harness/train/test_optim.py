@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from harness.study.schedule import ScheduleSpec
+from harness.train.optim import learning_rate, optimizer_of
+
 
 def _rates(**schedule):
-    from harness.study.schedule import ScheduleSpec
-    from harness.train.optim import learning_rate, optimizer_of
-
     spec = ScheduleSpec(steps=20, lr=0.1, **schedule)
     optimizer = optimizer_of([torch.nn.Parameter(torch.zeros(1))], spec)
     course = learning_rate(optimizer, spec)

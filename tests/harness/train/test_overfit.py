@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 from detectors.presets import PRESETS
+from harness.data.root import NuScenesRoot
+from harness.runs.folder import RunFolder
+from harness.train.job import run
+from harness.world import nuscenes
+from harness.world.nuscenes import SWEEPS, Preset, synthesize
 
 IN_THE_SUITE = ("tiny_camera", "tiny_lidar")
 
@@ -15,10 +20,6 @@ IN_THE_SUITE = ("tiny_camera", "tiny_lidar")
 @pytest.fixture(scope="module")
 def four_samples(tmp_path_factory):
     """A root whose training split is four samples, in which there is something of every class."""
-    from harness.data.root import NuScenesRoot
-    from harness.world import nuscenes
-    from harness.world.nuscenes import SWEEPS, Preset, synthesize
-
     out: Path = tmp_path_factory.mktemp("four") / "world"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(nuscenes.PRESETS, "smoke", Preset(train=2, tune=0, val=0, keyframes=2, sweeps=SWEEPS))
@@ -32,9 +33,6 @@ def four_samples(tmp_path_factory):
     [name if name in IN_THE_SUITE else pytest.param(name, marks=pytest.mark.exhaustive) for name in sorted(PRESETS)],
 )
 def test_four_samples_are_learned_by_heart(four_samples, order_on, tmp_path, preset):
-    from harness.runs.folder import RunFolder
-    from harness.train.job import run
-
     tokens = four_samples.tokens("synthetic_train")
     assert len(tokens) == 4
     schedule = {"steps": 400, "batch_size": 4, "lr": 5e-3, "augment": {"mirror_probability": 0.0}}

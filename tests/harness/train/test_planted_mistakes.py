@@ -7,7 +7,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from detectors.detector import Detector
+from distill import response
+from distill.objective import LOSSES
+from harness.data import loader
+from harness.data.root import NuScenesRoot
+from harness.errors import InputError
+from harness.evidence.results import results_frame
 from harness.evidence.runs import StudyRuns
+from harness.runs.folder import RunFolder
+from harness.study.load import load_study
+from harness.study.plan import plan_study
+from harness.train import checkpoint, job, trainer
+from harness.train.job import run
 
 STUDIES = Path(__file__).parents[3] / "studies"
 
@@ -15,9 +27,6 @@ STUDIES = Path(__file__).parents[3] / "studies"
 @pytest.fixture(scope="module")
 def teacher(smoke_root, order_on, tmp_path_factory):
     """The weights of a trained LiDAR detector, and its spec."""
-    from harness.runs.folder import RunFolder
-    from harness.train.job import run
-
     order = order_on(smoke_root, schedule={"steps": 2, "batch_size": 2})
     folder = RunFolder(tmp_path_factory.mktemp("teacher"))
     run(order, folder, lambda: False)
@@ -27,9 +36,6 @@ def teacher(smoke_root, order_on, tmp_path_factory):
 @pytest.fixture
 def distil(smoke_root, order_on, teacher, tmp_path):
     """Train a LiDAR student with all losses that it can have under that teacher, or with other weights in its place."""
-    from distill.objective import LOSSES
-    from harness.runs.folder import RunFolder
-    from harness.train.job import run
 
     def distil(weights=None, steps=2):
         # Those two are of cameras.
@@ -49,8 +55,6 @@ def test_without_a_mistake_it_trains(distil):
 
 
 def test_teacher_in_train_mode(distil, monkeypatch):
-    from detectors.detector import Detector
-
     monkeypatch.setattr(Detector, "eval", lambda self: self)
     with pytest.raises(AssertionError, match="teacher left eval mode"):
         distil()
@@ -58,8 +62,6 @@ def test_teacher_in_train_mode(distil, monkeypatch):
 
 @pytest.mark.parametrize("mistake", ["missing", "misshapen", "superfluous"])
 def test_teacher_tensor(distil, teacher, tmp_path, mistake):
-    from harness.errors import InputError
-
     tensors = load_file(teacher[0])
     name = "head.heatmap.weight"
     assert name in tensors
@@ -75,17 +77,12 @@ def test_teacher_tensor(distil, teacher, tmp_path, mistake):
 
 
 def test_typo_in_the_name_of_a_loss(smoke_root):
-    from harness.errors import InputError
-    from harness.study.load import load_study
-
     with pytest.raises(InputError, match="unknown loss 'respnse'; did you mean 'response'"):
         load_study(STUDIES / "smoke.yaml", ["arms={unidistill: [feature, relation, respnse]}"])
 
 
 def test_other_classes_in_the_teacher(distil, teacher, tmp_path, monkeypatch):
     from detectors.geometry.boxes import CLASSES
-    from harness.errors import InputError
-    from harness.train import checkpoint
 
     path = tmp_path / "other.safetensors"
     with monkeypatch.context() as patch:
@@ -96,8 +93,6 @@ def test_other_classes_in_the_teacher(distil, teacher, tmp_path, monkeypatch):
 
 
 def test_term_missing_from_the_log(distil, monkeypatch):
-    from harness.runs.folder import RunFolder
-
     log_step = RunFolder.log_step
     monkeypatch.setattr(
         RunFolder,
@@ -109,8 +104,6 @@ def test_term_missing_from_the_log(distil, monkeypatch):
 
 
 def test_nan_in_a_term(distil, monkeypatch):
-    from distill import response
-
     loss = response.response_loss
     monkeypatch.setattr(response, "response_loss", lambda *given: loss(*given) * float("nan"))
     with pytest.raises(FloatingPointError, match="loss 'response' is nan"):
@@ -119,9 +112,6 @@ def test_nan_in_a_term(distil, monkeypatch):
 
 @pytest.mark.parametrize("place", ["_order", "batch_indices"])
 def test_unshuffled_loader(distil, monkeypatch, smoke_root, place):
-    from harness.data import loader
-    from harness.data.root import NuScenesRoot
-
     # The smallest world has too few samples to tell an order from chance.
     tokens = NuScenesRoot.tokens
     monkeypatch.setattr(NuScenesRoot, "tokens", lambda self, split: (tokens(self, split) * 8)[:8])
@@ -135,9 +125,6 @@ def test_unshuffled_loader(distil, monkeypatch, smoke_root, place):
 
 
 def test_batches_that_differ_between_arms(distil, smoke_root, order_on, tmp_path, monkeypatch):
-    from harness.runs.folder import RunFolder
-    from harness.train import job, trainer
-
     folder = RunFolder(tmp_path / "baseline")
     folder.path.mkdir()
     baseline = job.run(order_on(smoke_root, schedule={"steps": 2, "batch_size": 2}), folder, lambda: False)
@@ -146,12 +133,6 @@ def test_batches_that_differ_between_arms(distil, smoke_root, order_on, tmp_path
 
 
 def test_initial_weights_that_differ_between_arms(distil, smoke_root, order_on, tmp_path, monkeypatch):
-    from harness.evidence.results import results_frame
-    from harness.runs.folder import RunFolder
-    from harness.study.load import load_study
-    from harness.study.plan import plan_study
-    from harness.train import job
-
     folder = RunFolder(tmp_path / "baseline")
     folder.path.mkdir()
     baseline = job.run(order_on(smoke_root, schedule={"steps": 2, "batch_size": 2}), folder, lambda: False)

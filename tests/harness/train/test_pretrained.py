@@ -1,10 +1,22 @@
 """A model of transformers writes labels as an image teacher of ours does; one that cannot is refused by name."""
 
 import json
+import shutil
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+
+from harness.data.pseudo_labels import PseudoLabels
+from harness.errors import InputError
+from harness.runs.folder import RunFolder
+from harness.study.jobs import Job, LabelsJobSpec
+from harness.train.job import check_inputs, run
+from harness.train.pretrained import PretrainedLabeller
 
 CAR, PEDESTRIAN = 0, 5
 SIZES = ((60, 110), (47, 33))
@@ -23,9 +35,6 @@ def one_thread():
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """``saved(size)``: folder of a tiny Mask2Former that sees much in any image; ``size`` as its processor has it."""
-    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
-    from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
-
     stages = ["stage1", "stage2", "stage3", "stage4"]
     config = Mask2FormerConfig(
         backbone_config=SwinConfig(
@@ -71,8 +80,6 @@ def images():
 
 
 def _labeller(folder):
-    from harness.train.pretrained import PretrainedLabeller
-
     return PretrainedLabeller(str(folder), torch.device("cpu"))
 
 
@@ -124,11 +131,6 @@ def test_other_classes_are_left_out_and_the_surest_stands_first(fixed, images, m
 
 
 def test_a_model_labels_every_training_image(fixed, smoke_root, order_on, tmp_path):
-    from harness.data.pseudo_labels import PseudoLabels
-    from harness.runs.folder import RunFolder
-    from harness.study.jobs import Job, LabelsJobSpec
-    from harness.train.job import check_inputs, run
-
     spec = LabelsJobSpec(fingerprint=smoke_root.fingerprint(), split="synthetic_train", model=str(fixed))
     check_inputs([Job(spec, "labels")], smoke_root)
     folder = RunFolder(tmp_path)
@@ -143,10 +145,6 @@ def test_a_model_labels_every_training_image(fixed, smoke_root, order_on, tmp_pa
 
 def _refusal(name, smoke_root):
     """The message of the InputError, before anything runs, that a study with this model ends in."""
-    from harness.errors import InputError
-    from harness.study.jobs import Job, LabelsJobSpec
-    from harness.train.job import check_inputs
-
     spec = LabelsJobSpec(fingerprint="", split="synthetic_train", model=str(name))
     with pytest.raises(InputError) as caught:
         check_inputs([Job(spec, "labels")], smoke_root)
@@ -163,27 +161,17 @@ def test_a_model_that_knows_none_of_our_classes_is_refused(fixed, smoke_root, tm
 
 
 def test_a_model_for_something_else_is_refused(smoke_root, tmp_path):
-    from transformers import BertConfig
-
     BertConfig().save_pretrained(tmp_path)
     assert "is a bert; allowed: mask2former and maskformer" in _refusal(tmp_path, smoke_root)
 
 
 def test_a_name_that_does_not_exist_is_refused(smoke_root, tmp_path, monkeypatch):
-    import huggingface_hub.constants
-
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # no test asks the network
     assert "cannot be read" in _refusal(tmp_path / "nowhere", smoke_root)
     assert "cannot be read" in _refusal("nobody/no-such-model", smoke_root)
 
 
 def test_weights_that_are_not_all_there_are_refused(fixed, tmp_path):
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    from harness.errors import InputError
-
     shutil.copytree(fixed, tmp_path / "model")
     weights = load_file(fixed / "model.safetensors")
     del weights["class_predictor.bias"]
@@ -194,10 +182,6 @@ def test_weights_that_are_not_all_there_are_refused(fixed, tmp_path):
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "preprocessor_config.json"])
 def test_a_folder_that_is_not_whole_is_named(fixed, tmp_path, missing):
-    import shutil
-
-    from harness.errors import InputError
-
     shutil.copytree(fixed, tmp_path / "model")
     (tmp_path / "model" / missing).unlink()
     with pytest.raises(InputError, match=f"model '{tmp_path / 'model'}' of transformers cannot be loaded"):

@@ -2,18 +2,16 @@
 
 import torch
 
+from harness.train.streams import seeded, stream_seed
+
 
 def test_streams_differ_and_repeat():
-    from harness.train.streams import stream_seed
-
     seeds = {(seed, name): stream_seed(seed, name) for seed in (0, 1) for name in ("weights", "order", "augmentation")}
     assert len(set(seeds.values())) == 6
     assert all(0 <= value < 2**63 for value in seeds.values())
 
 
 def test_stream_repeats_and_leaves_the_global_generator_alone():
-    from harness.train.streams import seeded
-
     torch.manual_seed(5)
     expected = torch.rand(2)
     torch.manual_seed(5)

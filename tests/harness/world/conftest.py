@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from harness.world.scene import Ground, Scene, Track
+
 
 @pytest.fixture
 def flat_scene():
     """Nothing but the ego at the origin, facing +x, on flat grey ground with the sun overhead; to be filled."""
-    from harness.world.scene import Ground, Scene, Track
-
     return Scene(
         ego=Track(0.0, 0.0, 0.0, 0.0, 0.0),
         sway=np.zeros((2, 3)),

@@ -5,6 +5,7 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from nuscenes import NuScenes
@@ -15,15 +16,15 @@ from nuscenes.utils.data_classes import Box, LidarPointCloud, RadarPointCloud
 from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
 
+from harness.world import nuscenes
+from harness.world.nuscenes import SWEEPS, Preset, synthesize
+
 RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
 
 
 @pytest.fixture(scope="module")
 def devkit(tmp_path_factory):
     """A dataset with enough scenes that every class has an object in range in its validation split."""
-    from harness.world import nuscenes
-    from harness.world.nuscenes import SWEEPS, Preset, synthesize
-
     out = tmp_path_factory.mktemp("devkit") / "world"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(nuscenes.PRESETS, "smoke", Preset(train=1, tune=0, val=5, keyframes=3, sweeps=SWEEPS))
@@ -195,8 +196,6 @@ def test_every_channel_is_one_chain_through_keyframes_and_sweeps(devkit):
 
 @pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 def test_a_sample_is_drawn(devkit, tmp_path):
-    import matplotlib.pyplot as plt
-
     plt.switch_backend("Agg")
     devkit.render_sample(devkit.sample[-1]["token"], out_path=str(tmp_path / "sample.png"), verbose=False)
     plt.close("all")

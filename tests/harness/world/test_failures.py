@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.data.manifest import MARKER
+from harness.errors import InputError
+from harness.world import dataset, nuscenes
+from harness.world.nuscenes import Preset, synthesize
 from tests.cases import mostly_slow
 
 PROGRAM = """
@@ -67,10 +71,6 @@ def test_a_file_that_cannot_be_written_is_one_input_error(start, tmp_path, worke
     "last", mostly_slow(["LIDAR_TOP", "sweeps/RADAR_FRONT", "maps", "category.json", "sample_data.json"], "maps")
 )
 def test_a_full_disk_is_named_and_the_rest_is_made_again(tmp_path, monkeypatch, smoke_path, last):
-    from harness.errors import InputError
-    from harness.world import nuscenes
-    from harness.world.nuscenes import Preset, synthesize
-
     preset = Preset(train=1, tune=0, val=0, keyframes=1, sweeps=nuscenes.SWEEPS)
     monkeypatch.setitem(nuscenes.PRESETS, "smoke", preset)
     write_bytes = Path.write_bytes
@@ -93,10 +93,6 @@ def test_a_full_disk_is_named_and_the_rest_is_made_again(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("name", [".crossbev-synthetic.json", "manifest.json"])
 def test_a_disk_that_is_full_at_the_first_or_last_file_is_named(tmp_path, monkeypatch, name):
-    from harness.errors import InputError
-    from harness.world import dataset, nuscenes
-    from harness.world.nuscenes import Preset, synthesize
-
     preset = Preset(train=1, tune=0, val=0, keyframes=1, sweeps=nuscenes.SWEEPS)
     monkeypatch.setitem(nuscenes.PRESETS, "smoke", preset)
     atomic_write = dataset.atomic_write
@@ -117,9 +113,6 @@ def test_a_disk_that_is_full_at_the_first_or_last_file_is_named(tmp_path, monkey
 
 
 def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
-    from harness.errors import InputError
-    from harness.world.nuscenes import synthesize
-
     def denied(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -133,11 +126,6 @@ def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_deleted_is_named(tmp_path, monkeypatch):
-    from harness.data.manifest import MARKER
-    from harness.errors import InputError
-    from harness.world import dataset
-    from harness.world.nuscenes import synthesize
-
     (tmp_path / "sweeps").mkdir()
     (tmp_path / MARKER).write_text("{}")
 

@@ -11,6 +11,18 @@ import pytest
 from nuimages import NuImages
 from nuimages.utils.utils import mask_decode, name_to_index_mapping
 from PIL import Image
+from typer.testing import CliRunner
+
+from detectors.geometry.boxes import CLASSES
+from harness.data.__main__ import app
+from harness.data.manifest import MARKER
+from harness.data.nuimages import NuImagesRoot, read_annotated
+from harness.errors import InputError
+from harness.world import nuimages
+from harness.world.nuimages import GENERATOR, PRESETS, synthesize_images
+from harness.world.nuscenes import synthesize
+from harness.world.scene import Material
+from harness.world.shapes import KINDS
 
 VERSION = "v1.0-synthetic-images"
 CAMERAS = ["CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT"]
@@ -24,8 +36,6 @@ def devkit(smoke_images):
 @pytest.fixture
 def one_scene(monkeypatch):
     """The preset has one scene: a third of the work."""
-    from harness.world import nuimages
-
     monkeypatch.setitem(nuimages.PRESETS, "smoke", nuimages.Preset(1, 0))
 
 
@@ -131,10 +141,6 @@ def test_masks_fill_their_boxes_and_share_no_pixel(devkit):
 
 
 def test_what_we_read_is_what_the_devkit_paints(devkit, smoke_images):
-    from detectors.geometry.boxes import CLASSES
-    from harness.data.nuimages import NuImagesRoot, read_annotated
-    from harness.world.shapes import KINDS
-
     numbers = name_to_index_mapping(devkit.category)
     found = NuImagesRoot(smoke_images).images(VERSION)
     assert [image.token for image in found] == [sample["key_camera_token"] for sample in devkit.sample]
@@ -167,9 +173,6 @@ def test_an_attribute_is_one_of_its_category(devkit):
 
 def test_masks_are_of_the_pixels_that_show_an_object(tmp_path, monkeypatch, one_scene):
     """All objects are painted red, all else grey; the ego drives, and every camera has a time of its own."""
-    from harness.world import nuimages
-    from harness.world.scene import Material
-
     build = nuimages.build_scene
 
     def painted(rng, duration):
@@ -246,15 +249,11 @@ def test_manifest_names_the_content_of_every_file(smoke_images):
 
 
 def test_workers_change_no_byte(smoke_images, tmp_path):
-    from harness.world.nuimages import synthesize_images
-
     synthesize_images(tmp_path / "two", "smoke", 0, workers=2)
     assert (tmp_path / "two" / "manifest.json").read_bytes() == (smoke_images / "manifest.json").read_bytes()
 
 
 def test_another_seed_is_other_images(smoke_images, tmp_path, one_scene):
-    from harness.world.nuimages import synthesize_images
-
     synthesize_images(tmp_path / "other", "smoke", 1)
     other = {path.read_bytes() for path in (tmp_path / "other").rglob("*.jpg")}
     assert len(other) == 6
@@ -262,10 +261,6 @@ def test_another_seed_is_other_images(smoke_images, tmp_path, one_scene):
 
 
 def test_a_complete_dataset_is_left_as_it_is_and_another_refused_in_its_place(smoke_images):
-    from harness.errors import InputError
-    from harness.world.nuimages import synthesize_images
-    from harness.world.nuscenes import synthesize
-
     before = {path: path.stat().st_mtime_ns for path in smoke_images.rglob("*")}
     synthesize_images(smoke_images, "smoke", 0, progress=lambda *_: pytest.fail("was made again"))
     for make, preset, seed in (
@@ -279,17 +274,12 @@ def test_a_complete_dataset_is_left_as_it_is_and_another_refused_in_its_place(sm
 
 
 def test_images_are_not_written_over_the_detection_data(smoke_path):
-    from harness.errors import InputError
-    from harness.world.nuimages import synthesize_images
-
     with pytest.raises(InputError, match="holds another dataset"):
         synthesize_images(smoke_path, "smoke", 0)
     assert not (smoke_path / VERSION).exists()
 
 
 def test_an_interrupted_dataset_is_none_and_is_made_again(tmp_path, smoke_images):
-    from harness.world.nuimages import synthesize_images
-
     def interrupt(done, total):
         assert (done, total) == (1, 3)
         raise KeyboardInterrupt
@@ -307,9 +297,6 @@ def test_an_interrupted_dataset_is_none_and_is_made_again(tmp_path, smoke_images
 
 
 def test_of_an_unfinished_dataset_of_another_kind_nothing_stays(tmp_path, one_scene):
-    from harness.data.manifest import MARKER
-    from harness.world.nuimages import synthesize_images
-
     # As a call for the detection data leaves it that was interrupted.
     out = tmp_path / "out"
     for folder in ("samples/LIDAR_TOP", "sweeps/LIDAR_TOP", "maps", "v1.0-synthetic"):
@@ -322,9 +309,6 @@ def test_of_an_unfinished_dataset_of_another_kind_nothing_stays(tmp_path, one_sc
 
 
 def test_unknown_presets_and_negative_seeds_are_input_errors(tmp_path):
-    from harness.errors import InputError
-    from harness.world.nuimages import synthesize_images
-
     with pytest.raises(InputError, match="did you mean 'smoke'"):
         synthesize_images(tmp_path / "out", "smok", 0)
     with pytest.raises(InputError, match="negative"):
@@ -335,8 +319,6 @@ def test_unknown_presets_and_negative_seeds_are_input_errors(tmp_path):
 def test_another_content_needs_another_generator_number(devkit, smoke_images):
     # Of the first image of seed 0. Where this changes, GENERATOR is to be raised: images in somebody's cache would
     # otherwise pass for today's. Wide enough for the last bits of another CPU.
-    from harness.world.nuimages import GENERATOR
-
     row = devkit.sample_data[0]
     image = np.asarray(Image.open(smoke_images / row["filename"]), dtype=float)
     covered = (devkit.get_segmentation(row["token"])[1] > 0).mean()
@@ -346,17 +328,11 @@ def test_another_content_needs_another_generator_number(devkit, smoke_images):
 
 
 def test_presets_have_the_sizes_that_studies_count_on():
-    from harness.world.nuimages import PRESETS
-
     images = {name: (6 * preset.train, 6 * preset.val) for name, preset in PRESETS.items()}
     assert images == {"tiny": (1500, 300), "small": (9000, 1200), "smoke": (12, 6)}
 
 
 def test_the_command_writes_images_where_it_is_asked_for_them(smoke_images):
-    from typer.testing import CliRunner
-
-    from harness.data.__main__ import app
-
     arguments = ["synthesize", str(smoke_images), "--preset", "smoke", "--workers", "1"]
     result = CliRunner().invoke(app, [*arguments, "--images"])
     assert (result.exit_code, result.stdout) == (0, f"{smoke_images} holds preset smoke, seed 0\n")
@@ -368,9 +344,6 @@ def test_the_command_writes_images_where_it_is_asked_for_them(smoke_images):
 
 
 def test_a_damaged_manifest_is_named(tmp_path, smoke_images):
-    from harness.errors import InputError
-    from harness.world.nuimages import synthesize_images
-
     shutil.copytree(smoke_images, tmp_path / "copy")
     (tmp_path / "copy" / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest\.json is damaged"):

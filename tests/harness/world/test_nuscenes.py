@@ -10,6 +10,15 @@ import numpy as np
 import pytest
 from nuscenes import NuScenes
 from PIL import Image
+from typer.testing import CliRunner
+
+from harness.data.__main__ import app
+from harness.errors import InputError
+from harness.world import nuscenes, scene_files
+from harness.world.cameras import ground_texture, render_camera
+from harness.world.mounts import CAMERA_MOUNTS, calibrate
+from harness.world.nuscenes import GENERATOR, PRESETS, SWEEPS, synthesize
+from harness.world.scene import Material
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +44,6 @@ def test_lidar_files_are_float32_rows_of_intensity_and_ring(devkit):
 
 def test_images_show_objects_inside_their_projected_boxes(tmp_path, monkeypatch):
     """All that is far from the ego at first is painted red and stands still; the ego drives, and cameras lag."""
-    from harness.world import nuscenes, scene_files
-    from harness.world.scene import Material
-
     build = scene_files.build_scene
 
     def painted(rng, duration):
@@ -86,8 +92,6 @@ def test_images_show_objects_inside_their_projected_boxes(tmp_path, monkeypatch)
 
 def test_visibility_is_the_share_of_its_pixels_that_nothing_hides(devkit, root):
     """Told by drawing every object alone: what it shows then is all that could be visible."""
-    from harness.world.cameras import ground_texture, render_camera
-    from harness.world.mounts import CAMERA_MOUNTS, calibrate
     from harness.world.street import build_scene
 
     rng = np.random.default_rng([0, 0, 0])
@@ -173,16 +177,12 @@ def test_manifest_names_the_content_of_every_file(root):
 
 @pytest.mark.slow
 def test_workers_change_no_byte(root, tmp_path):
-    from harness.world.nuscenes import synthesize
-
     synthesize(tmp_path / "two", "smoke", 0, workers=2)
     assert (tmp_path / "two" / "manifest.json").read_bytes() == (root / "manifest.json").read_bytes()
 
 
 @pytest.mark.slow
 def test_an_interrupted_dataset_is_none_and_is_made_again(root, tmp_path):
-    from harness.world.nuscenes import synthesize
-
     def interrupt(done, total):
         assert (done, total) == (1, 4)
         raise KeyboardInterrupt
@@ -200,9 +200,6 @@ def test_an_interrupted_dataset_is_none_and_is_made_again(root, tmp_path):
 
 
 def test_a_complete_dataset_is_left_as_it_is(root):
-    from harness.errors import InputError
-    from harness.world.nuscenes import synthesize
-
     before = (root / "manifest.json").stat().st_mtime_ns
     synthesize(root, "smoke", 0, progress=lambda *_: pytest.fail("was made again"))
     for preset, seed in (("smoke", 1), ("tiny", 0)):
@@ -212,9 +209,6 @@ def test_a_complete_dataset_is_left_as_it_is(root):
 
 
 def test_a_strangers_folder_is_refused_untouched(tmp_path):
-    from harness.errors import InputError
-    from harness.world.nuscenes import synthesize
-
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match="not written by"):
         synthesize(tmp_path, "smoke", 0)
@@ -234,9 +228,6 @@ def test_a_strangers_folder_is_refused_untouched(tmp_path):
 
 
 def test_unknown_presets_and_negative_seeds_are_input_errors(tmp_path):
-    from harness.errors import InputError
-    from harness.world.nuscenes import synthesize
-
     with pytest.raises(InputError, match="did you mean 'smoke'"):
         synthesize(tmp_path, "smok", 0)
     with pytest.raises(InputError, match="negative"):
@@ -260,8 +251,6 @@ def test_scenes_and_splits_share_no_object_and_no_image(devkit, root):
 def test_another_content_needs_another_generator_number(root):
     # Of the first keyframe of seed 0. Where this changes, GENERATOR is to be raised: a dataset in somebody's cache
     # would otherwise pass for today's. Wide enough for the last bits of another CPU.
-    from harness.world.nuscenes import GENERATOR
-
     lidar = sorted((root / "samples" / "LIDAR_TOP").iterdir())[0]
     image = np.asarray(Image.open(sorted((root / "samples" / "CAM_FRONT").iterdir())[0]), dtype=float)
     points = np.fromfile(lidar, dtype=np.float32).reshape(-1, 5)
@@ -271,8 +260,6 @@ def test_another_content_needs_another_generator_number(root):
 
 
 def test_presets_have_the_sizes_that_studies_count_on():
-    from harness.world.nuscenes import PRESETS, SWEEPS
-
     keyframes = {name: len(preset.scenes) * preset.keyframes for name, preset in PRESETS.items()}
     assert keyframes == {"tiny": 628, "small": 5900, "smoke": 12}
     # At 2 Hz of keyframes: 4 Hz and 6 Hz.
@@ -281,10 +268,6 @@ def test_presets_have_the_sizes_that_studies_count_on():
 
 
 def test_the_command_ends_with_2_and_one_line_on_wrong_input(tmp_path, capsys):
-    from typer.testing import CliRunner
-
-    from harness.data.__main__ import app
-
     result = CliRunner().invoke(app, ["synthesize", str(tmp_path / "out"), "--preset", "huge"])
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
@@ -293,10 +276,6 @@ def test_the_command_ends_with_2_and_one_line_on_wrong_input(tmp_path, capsys):
 
 
 def test_the_command_writes_plain_lines_where_there_is_no_terminal(root):
-    from typer.testing import CliRunner
-
-    from harness.data.__main__ import app
-
     result = CliRunner().invoke(app, ["synthesize", str(root), "--preset", "smoke", "--workers", "1"])
     assert result.exit_code == 0
     assert result.stdout == f"{root} holds preset smoke, seed 0\n"

@@ -5,13 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from nuscenes.utils.data_classes import RadarPointCloud
+
+from harness.data.sensor_files import encode_radar, read_radar
+from harness.world import radar
+from harness.world.mounts import RADAR_MOUNTS, Calibration, calibrate
+from harness.world.radar import reflectors, scan_radar
+from harness.world.scene import Thing, Track, rotation
+from harness.world.shapes import KINDS
+from harness.world.street import build_scene
 
 
 @pytest.fixture
 def make_scene(flat_scene):
     """Things on flat ground, the ego at the origin facing +x: ``make_scene(("car", Track(...)), ego=Track(...))``."""
-    from harness.world.scene import Thing
-    from harness.world.shapes import KINDS
 
     def make(*things, ego=flat_scene.ego):
         objects = tuple(Thing(name, track, KINDS[name].size, (), "", {}) for name, track in things)
@@ -23,8 +30,6 @@ def make_scene(flat_scene):
 @pytest.fixture
 def front():
     """Half a metre above the ground and 3.4 m before the ego's origin, facing ahead."""
-    from harness.world.mounts import Calibration
-
     pose = np.eye(4)
     pose[:3, 3] = 3.4, 0.0, 0.5
     return Calibration(pose, None)
@@ -33,7 +38,6 @@ def front():
 @pytest.fixture
 def scan(front):
     """Returns of many sweeps together: ``scan(scene, sweeps, far=False)``; without clutter where asked for."""
-    from harness.world.radar import reflectors, scan_radar
 
     def many(scene, sweeps, far=False, mount=front):
         rng = np.random.default_rng(0)
@@ -45,15 +49,11 @@ def scan(front):
 @pytest.fixture
 def quiet(monkeypatch):
     """No clutter and no ghosts."""
-    from harness.world import radar
-
     monkeypatch.setattr(radar, "_clutter", lambda *_: np.zeros((0, 5)))
     monkeypatch.setattr(radar, "_ghosts", lambda *_: np.zeros((0, 5)))
 
 
 def _standing(x, y, yaw=0.0):
-    from harness.world.scene import Track
-
     return Track(x, y, yaw, 0.0, 0.0)
 
 
@@ -101,8 +101,6 @@ def test_the_chance_of_a_return_falls_with_range_and_size(make_scene, scan):
 
 @pytest.mark.usefixtures("quiet")
 def test_only_the_radial_speed_is_measured(make_scene, scan):
-    from harness.world.scene import Track
-
     # Ahead to the left at 45 degrees, crossing to the right at 10 m/s: it approaches at 10 / sqrt(2).
     scene = make_scene(("car", Track(18.4, 15.0, -math.pi / 2, 10.0, 0.0)), ego=Track(0.0, 0.0, 0.0, 5.0, 0.0))
     returns = scan(scene, 40)
@@ -118,8 +116,6 @@ def test_only_the_radial_speed_is_measured(make_scene, scan):
 
 @pytest.mark.usefixtures("quiet")
 def test_what_stands_has_no_speed_however_the_car_turns(make_scene, scan, front):
-    from harness.world.scene import Track, rotation
-
     # The sensor at the corner of a car that turns by 0.5 rad/s moves sideways by 1.7 m/s as well.
     turning = make_scene(("truck", _standing(12.0, 14.0)), ego=Track(0.0, 0.0, 0.0, 10.0, 0.05))
     pose = np.eye(4)
@@ -132,8 +128,6 @@ def test_what_stands_has_no_speed_however_the_car_turns(make_scene, scan, front)
 
 @pytest.mark.usefixtures("quiet")
 def test_a_turning_thing_moves_faster_at_its_far_end(make_scene, scan):
-    from harness.world.scene import Track
-
     # Its middle passes across the line of sight, and its two ends come nearer and go away.
     scene = make_scene(("bus", Track(20.0, 0.0, math.pi / 2, 5.0, 0.1)))
     returns = scan(scene, 60)
@@ -163,10 +157,6 @@ def test_beams_bound_what_is_seen(make_scene, scan):
 @pytest.fixture(scope="module")
 def streets():
     """Sweeps of all RADARs in some drawn scenes."""
-    from harness.world.mounts import RADAR_MOUNTS, calibrate
-    from harness.world.radar import reflectors, scan_radar
-    from harness.world.street import build_scene
-
     sweeps = []
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -206,9 +196,6 @@ def test_states_say_what_to_trust_but_not_reliably(streets):
 
 
 def test_ghosts_are_behind_the_mirror_with_the_doppler_of_the_thing(make_scene, scan, monkeypatch):
-    from harness.world import radar
-    from harness.world.scene import Track
-
     monkeypatch.setattr(radar, "_clutter", lambda *_: np.zeros((0, 5)))
     # A bus crosswise to the left is the mirror, a car to the right drives away at 8 m/s.
     bus, car = ("bus", _standing(25.0, 12.0, 0.3)), ("car", Track(20.0, -6.0, 0.0, 8.0, 0.0))
@@ -223,10 +210,6 @@ def test_ghosts_are_behind_the_mirror_with_the_doppler_of_the_thing(make_scene, 
 
 
 def test_an_empty_road_makes_files_that_the_devkit_reads(make_scene, scan, tmp_path):
-    from nuscenes.utils.data_classes import RadarPointCloud
-
-    from harness.data.sensor_files import encode_radar, read_radar
-
     for sweeps in (0, 1):
         returns = scan(make_scene(), sweeps) if sweeps else scan(make_scene(), 1)[:0]
         (tmp_path / "file.pcd").write_bytes(encode_radar(returns))

@@ -5,6 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from nuscenes.eval.detection.utils import category_to_detection_name
+
+from detectors.geometry.boxes import CLASSES
+from harness.world.cameras import render_camera
+from harness.world.lidar import scan_lidar
+from harness.world.mounts import HEIGHT, LIDAR_TURN, WIDTH, Calibration
+from harness.world.rays import ground_range
+from harness.world.scene import MARGIN, Ground, Material, Thing, Track, rotation
+from harness.world.shapes import BUILDING, KINDS, PLAIN, Part, Texture
+from harness.world.street import any_overlap, build_scene
 
 GREY, RED = (0.5, 0.5, 0.5), (1.0, 0.0, 0.0)
 
@@ -12,8 +22,6 @@ GREY, RED = (0.5, 0.5, 0.5), (1.0, 0.0, 0.0)
 @pytest.fixture
 def make_scene(flat_scene):
     """A scene on flat ground, the ego at the origin facing +x, with cubes of 2 m: ``make_scene((10, 0, RED), ...)``."""
-    from harness.world.scene import Material, Thing, Track
-    from harness.world.shapes import PLAIN, Part
 
     def make(*cubes):
         part = Part((-0.5, 0.5), (-0.5, 0.5), (0.0, 1.0), "body", PLAIN)
@@ -29,8 +37,6 @@ def make_scene(flat_scene):
 @pytest.fixture
 def forward_camera():
     """At 1.5 m height above the origin, looking along +x, with a focal length of 200 pixels."""
-    from harness.world.mounts import HEIGHT, WIDTH, Calibration
-
     pose = np.eye(4)
     pose[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
     pose[2, 3] = 1.5
@@ -40,9 +46,6 @@ def forward_camera():
 @pytest.fixture
 def lidar():
     """At 1.5 m height above the origin, its y axis along the ego's x axis."""
-    from harness.world.mounts import LIDAR_TURN, Calibration
-    from harness.world.scene import rotation
-
     pose = np.eye(4)
     pose[:3, :3] = rotation(LIDAR_TURN)
     pose[2, 3] = 1.5
@@ -52,14 +55,10 @@ def lidar():
 @pytest.fixture(scope="module")
 def drawn():
     """Some drawn scenes of two seconds."""
-    from harness.world.street import build_scene
-
     return [build_scene(np.random.default_rng(seed), 2.0) for seed in range(4)]
 
 
 def test_a_track_runs_along_its_circle():
-    from harness.world.scene import Track
-
     # A quarter of a left circle of radius 10 m, driven in 1 s.
     track = Track(x=1.0, y=2.0, yaw=0.0, speed=5 * math.pi, curvature=0.1)
     assert track.at(1.0) == pytest.approx((11.0, 12.0, math.pi / 2))
@@ -67,8 +66,6 @@ def test_a_track_runs_along_its_circle():
 
 
 def test_rectangles_overlap_only_where_and_when_they_meet():
-    from harness.world.street import any_overlap
-
     square = np.array([[[1.0, 1], [-1, 1], [-1, -1], [1, -1]]])
     diamond = np.array([[[1.5, 0.0], [0, 1.5], [-1.5, 0], [0, -1.5]]])
     assert any_overlap(square, (square + 1.9)[None])
@@ -82,19 +79,12 @@ def test_rectangles_overlap_only_where_and_when_they_meet():
 
 
 def test_kinds_are_the_detection_classes_under_their_nuscenes_categories():
-    from nuscenes.eval.detection.utils import category_to_detection_name
-
-    from detectors.geometry.boxes import CLASSES
-    from harness.world.shapes import KINDS
-
     assert {name: category_to_detection_name(kind.category) for name, kind in KINDS.items()} == {
         name: name for name in CLASSES
     }
 
 
 def test_parts_fill_their_box_and_stay_in_it():
-    from harness.world.shapes import BUILDING, KINDS
-
     shapes = [shape for kind in KINDS.values() for shape in (kind.parts, kind.ridden) if shape]
     for parts in (*shapes, BUILDING):
         for axis, box in (("x", (-0.5, 0.5)), ("y", (-0.5, 0.5)), ("z", (0.0, 1.0))):
@@ -104,9 +94,6 @@ def test_parts_fill_their_box_and_stay_in_it():
 
 
 def test_things_never_touch(drawn):
-    from harness.world.scene import rotation
-    from harness.world.street import any_overlap
-
     def footprint(thing, time):
         x, y, yaw = thing.track.at(time)
         width, length, _ = thing.size
@@ -122,16 +109,12 @@ def test_things_never_touch(drawn):
 
 
 def test_a_velocity_is_the_derivative_of_the_place():
-    from harness.world.scene import Track
-
     track = Track(x=1.0, y=2.0, yaw=0.7, speed=4.0, curvature=-0.05)
     before, after = np.array(track.at(1.2)), np.array(track.at(1.4))
     assert track.velocity(1.3) == pytest.approx((after - before) / 0.2, abs=1e-3)
 
 
 def test_some_stand_in_rows():
-    from harness.world.street import build_scene
-
     scenes = [build_scene(np.random.default_rng(seed), 0.5) for seed in range(10)]
 
     def neighbours(thing, others):
@@ -150,8 +133,6 @@ def test_some_stand_in_rows():
 
 
 def test_materials_of_all_classes_come_from_one_distribution():
-    from harness.world.street import build_scene
-
     # The mean over many draws: the brightest channel is uniform in [0.15, 0.95], dark parts' in [0.05, 0.35],
     # reflectivity in [0.05, 0.95].
     values = {}
@@ -165,9 +146,6 @@ def test_materials_of_all_classes_come_from_one_distribution():
 
 
 def test_rays_meet_the_ground_where_it_is():
-    from harness.world.rays import ground_range
-    from harness.world.scene import Ground
-
     ground = Ground(np.array([0.2]), np.array([[0.1, 0.05]]), np.array([0.3]))
     origin = np.array([3.0, -2.0, 1.8])
     azimuth, slope = np.meshgrid(np.linspace(0, 6, 20), np.linspace(-0.5, 0.5, 30))
@@ -180,9 +158,6 @@ def test_rays_meet_the_ground_where_it_is():
 
 
 def test_lidar_measures_a_cube_and_the_ground(make_scene, lidar):
-    from harness.world.lidar import scan_lidar
-    from harness.world.scene import MARGIN
-
     points = scan_lidar(make_scene((10.0, 0.0, GREY)), 0.0, lidar, np.random.default_rng(0))
     right, forward, up, _, ring = points.T
     # In the sensor's frame the cube spans 9 to 11 m forward, 1 m to each side and from -1.5 to 0.5 m.
@@ -202,10 +177,6 @@ def test_lidar_measures_a_cube_and_the_ground(make_scene, lidar):
 
 
 def test_lidar_intensity_is_that_of_the_paint(make_scene, lidar):
-    from harness.world.lidar import scan_lidar
-    from harness.world.scene import Material
-    from harness.world.shapes import PLAIN, Part, Texture
-
     # The lower half of the sides is painted over.
     part = Part((-0.5, 0.5), (-0.5, 0.5), (0.0, 1.0), "body", Texture(column_duty=1.0, band=(0.0, 0.5)))
     scene = make_scene((10.0, 0.0, GREY))
@@ -219,9 +190,6 @@ def test_lidar_intensity_is_that_of_the_paint(make_scene, lidar):
 
 
 def test_camera_shows_a_cube_at_its_projection(make_scene, forward_camera):
-    from harness.world.cameras import render_camera
-    from harness.world.mounts import HEIGHT, WIDTH
-
     scene = make_scene((11.0, 2.0, RED))
     view = render_camera(scene, 0.0, forward_camera, np.random.default_rng(0), np.ones((4, 4), np.float32))
     red = (view.image[..., 0] > 60) & (view.image[..., 1:] < 30).all(axis=2)
@@ -233,8 +201,6 @@ def test_camera_shows_a_cube_at_its_projection(make_scene, forward_camera):
 
 
 def test_visible_pixels_are_those_that_nothing_hides(make_scene, forward_camera):
-    from harness.world.cameras import render_camera
-
     texture = np.ones((4, 4), np.float32)
     scene = make_scene((20.0, 0.0, RED), (8.0, 0.0, GREY), (11.0, -30.0, GREY))
     view = render_camera(scene, 0.0, forward_camera, np.random.default_rng(0), texture)
@@ -246,8 +212,6 @@ def test_visible_pixels_are_those_that_nothing_hides(make_scene, forward_camera)
 
 
 def test_a_thing_that_reaches_behind_the_camera_is_still_drawn(make_scene, forward_camera):
-    from harness.world.cameras import render_camera
-
     scene = make_scene((1.0, 3.0, RED))
     scene = replace(scene, objects=(replace(scene.objects[0], size=(2.0, 12.0, 2.0)),))
     view = render_camera(scene, 0.0, forward_camera, np.random.default_rng(0), np.ones((4, 4), np.float32))
@@ -257,8 +221,6 @@ def test_a_thing_that_reaches_behind_the_camera_is_still_drawn(make_scene, forwa
 
 
 def test_the_ego_lies_on_the_ground_and_its_wheels_follow_the_slope(make_scene):
-    from harness.world.scene import Ground
-
     # Near the origin the ground rises along x by 0.1 * 0.2 = 0.02 per metre.
     scene = replace(make_scene(), ground=Ground(np.array([0.1]), np.array([[0.2, 0.0]]), np.array([0.0])))
     pose = scene.ego_pose(0.0)

@@ -8,6 +8,13 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.metrics import balanced_accuracy_score
 
+from harness.world.cameras import ground_texture, render_camera
+from harness.world.lidar import scan_lidar
+from harness.world.mounts import CAMERA_MOUNTS, HEIGHT, WIDTH, calibrate
+from harness.world.radar import reflectors, scan_radar
+from harness.world.scene import rotation
+from harness.world.street import build_scene
+
 pytestmark = pytest.mark.slow
 
 CHANCE = 0.1
@@ -16,8 +23,6 @@ SCENES = 50
 
 def _corners(box, size):
     """Eight corners of a box, global; the last is that of the highest x, y and z in its own frame."""
-    from harness.world.scene import rotation
-
     center, yaw = box
     width, length, height = size
     signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
@@ -32,11 +37,6 @@ def _into_sensor(points, scene, mount, time):
 @pytest.fixture(scope="module")
 def looks():
     """Of every object in some scenes: its class, scene, mean colours (own pixels; those of its outline), intensity."""
-    from harness.world.cameras import ground_texture, render_camera
-    from harness.world.lidar import scan_lidar
-    from harness.world.mounts import CAMERA_MOUNTS, calibrate
-    from harness.world.street import build_scene
-
     colours, intensities = [], []
     for index in range(SCENES):
         rng = np.random.default_rng([1, index])
@@ -67,8 +67,6 @@ def looks():
 
 def _in_boxes(points, scene, time, margin=0.0):
     """Which global points lie in the box of an object, or, without heights, in its footprint."""
-    from harness.world.scene import rotation
-
     found = np.zeros(len(points), dtype=bool)
     for thing in scene.objects:
         (center, yaw), (width, length, height) = scene.box(thing, time), thing.size
@@ -79,11 +77,6 @@ def _in_boxes(points, scene, time, margin=0.0):
 
 
 def test_returns_as_such_do_not_give_objects_away():
-    from harness.world.lidar import scan_lidar
-    from harness.world.mounts import calibrate
-    from harness.world.radar import reflectors, scan_radar
-    from harness.world.street import build_scene
-
     cells, of_objects, valid, on_objects = 0, 0, 0, 0
     for index in range(16):
         rng = np.random.default_rng([3, index])
@@ -135,9 +128,6 @@ def test_a_mean_does_not_tell_the_class(looks, what, columns):
 
 
 def test_the_image_row_of_a_foot_does_not_tell_its_depth():
-    from harness.world.mounts import CAMERA_MOUNTS, HEIGHT, WIDTH, calibrate
-    from harness.world.street import build_scene
-
     feet = {channel: [] for channel in CAMERA_MOUNTS}
     for index in range(2 * SCENES):
         rng = np.random.default_rng([2, index])
