@@ -189,6 +189,7 @@ def test_a_run_that_is_in_use_or_lacks_its_boxes_is_named_and_the_others_go_on(c
     assert "model.safetensors" in complete(runs).text
 
 
+@pytest.mark.slow
 def test_the_report_examines_if_it_is_asked_to(runs, study_path, ids, tmp_path):
     flags = [str(study_path), "--runs-dir", str(runs), "--out", str(tmp_path / "out")]
     assert CliRunner().invoke(app, [*flags, "--examine", "--device", "tpu"]).exit_code == 2

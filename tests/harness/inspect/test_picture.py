@@ -137,6 +137,7 @@ def test_the_command_writes_a_picture(smoke_path, smoke_root, tmp_path, suffix):
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 1000
 
 
+@pytest.mark.slow
 def test_the_first_sample_of_the_split_is_drawn(smoke_path, smoke_root, tmp_path, monkeypatch):
     drawn = []
     original = picture.draw

@@ -155,6 +155,7 @@ def test_a_study_that_was_never_run_says_what_trains_it(report, folder):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_draws_of_other_lengths_than_the_baselines_speak_of_no_scenes(report, folder, jobs):
     path = folder / "runs" / jobs["student", 1] / "draws.npz"
     write_draws(path, {name: np.full(9, 0.352) for name in ("mAP", "NDS")}, 12)

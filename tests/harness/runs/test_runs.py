@@ -521,6 +521,7 @@ def test_a_study_records_its_runs_before_they_begin_and_frees_them_when_it_is_ed
     assert len(place.stored & first) == 2
 
 
+@pytest.mark.slow
 def test_a_search_records_its_trials_baseline_and_confirmation(study, place, tmp_path):
     from harness.search.__main__ import app
 

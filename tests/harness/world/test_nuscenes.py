@@ -90,6 +90,7 @@ def test_images_show_objects_inside_their_projected_boxes(tmp_path, monkeypatch)
     assert np.median(covered) > 0.4
 
 
+@pytest.mark.slow
 def test_visibility_is_the_share_of_its_pixels_that_nothing_hides(devkit, root):
     """Told by drawing every object alone: what it shows then is all that could be visible."""
     from harness.world.street import build_scene
