@@ -10,6 +10,9 @@ from pathlib import Path
 if "--benchmark-enable" not in sys.argv:
     os.environ["CROSSBEV_CHECK"] = os.environ["NUMBA_BOUNDSCHECK"] = "1"
     os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parent / "__pycache__" / "numba")
+    # Before torch is imported. There is a worker for each core: more threads on maps this small wait for one another.
+    for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(threads, "1")
 
 import pytest
 import torch

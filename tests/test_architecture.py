@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for package in ("detectors", "distill", "harness") for path in (ROOT / package).rglob("*.py"))
 MODULES = [path for path in SOURCES if path.name != "__init__.py"]
+LONG = 400
+"""Lines of a file."""
 
 HOMES = {
     "transformers": {"detectors/encoders/image.py", "harness/train/pretrained.py"},
@@ -75,6 +78,14 @@ def test_heavy_library_stays_in_its_home(path):
 def test_no_module_is_named_for_nothing(path):
     parts = path.relative_to(ROOT).parts
     assert not {"utils", "common", "misc", "base", "helpers"} & {part.removesuffix(".py") for part in parts}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_file_is_one_idea(path):
+    """It warns and does not fail: some ideas are long."""
+    lines = len(path.read_text().splitlines())
+    if lines > LONG:
+        warnings.warn(f"{_name(path)} has {lines} lines; above {LONG} it may be more than one idea", stacklevel=1)
 
 
 def test_readme_maps_every_module_and_no_other():

@@ -20,6 +20,8 @@ from harness.jobs.worker import _attempt
 from harness.runs.folder import RunFolder
 from harness.study.load import load_study
 
+pytestmark = pytest.mark.slow
+
 STUDENT = "lidar+images->camera · all · seed 0"
 STUDY = """\
 # Do an image teacher and a LiDAR teacher teach together? Plumbing only: after two steps no number means anything.

@@ -35,7 +35,10 @@ search:
   confirm: {{seeds: [0]}}
 """
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds a process's children in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds a process's children in /proc"),
+]
 
 
 @dataclass

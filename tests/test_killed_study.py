@@ -16,7 +16,10 @@ ROOT = Path(__file__).parent.parent
 STUDY = ROOT / "studies" / "smoke.yaml"
 STEPS = 12
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds a process's children in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds a process's children in /proc"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from harness.study.plan import plan_study
 from harness.tracking.search import EndedTrial, SearchMirror
 from harness.world.roots import open_root
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 STUDY = ROOT / "studies" / "smoke.yaml"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -18,6 +18,8 @@ from harness.study.load import load_study
 from harness.study.plan import plan_study
 from harness.tracking.study import Mirror
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 

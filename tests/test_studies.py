@@ -66,6 +66,7 @@ def _labelled(batch):
     return replace(batch, instances=Instances(owner, torch.full((*views, 1), 3), torch.full((*views, 1), 0.9)))
 
 
+@pytest.mark.slow
 def test_every_arm_of_every_study_does_two_steps():
     """Not a table, but that its terms fit its detectors and move the student: in the plainest loop there is."""
     batches = {}

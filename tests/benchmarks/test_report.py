@@ -7,13 +7,11 @@ seeds. Without it the body runs once, on the smallest study, as a test.
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from harness.report.source import of_study
 from rich.console import Console
 
 from harness.diagnose.alignment import Alignment
@@ -22,6 +20,8 @@ from harness.diagnose.latency import Latency
 from harness.evaluate.bootstrap import DRAWS
 from harness.evaluate.intervals import Analysis, Count, keep_analysis, write_draws
 from harness.evidence.diagnostics import GROUPS
+from harness.flags import Asked
+from harness.opened import open_study
 from harness.runs.folder import Result, RunFolder
 from harness.runs.small_files import keep_model
 from harness.study.jobs import DetectorJobSpec
@@ -71,19 +71,19 @@ def make_up(run, job, tokens, steps, rng):
 def test_a_report_that_was_made_before(benchmark, tmp_path):
     study = ROOT / "studies" / ("paths.yaml" if benchmark.enabled else "smoke.yaml")
     given = ["--seeds", "0,1,2,3,4" if benchmark.enabled else "0"]
-    source = of_study(study, [f"seeds=[{given[1]}]"], tmp_path / "runs", Console(file=io.StringIO()))
+    opened = open_study(Asked(study, seeds=given[1], runs_dir=tmp_path / "runs"), Console(file=io.StringIO()))
     rng = np.random.default_rng(0)
-    for id_, job in source.plan.jobs.items():
+    for id_, job in opened.plan.jobs.items():
         assert isinstance(job.spec, DetectorJobSpec)
-        tokens = source.root.tokens(job.spec.data.eval_split)
-        make_up(RunFolder(source.runs / id_), job, tokens, 1000 if benchmark.enabled else 20, rng)
+        tokens = opened.root.tokens(job.spec.data.eval_split)
+        make_up(RunFolder(opened.runs / id_), job, tokens, 1000 if benchmark.enabled else 20, rng)
 
     def report():
-        began = resource.getrusage(resource.RUSAGE_CHILDREN)
+        began = reopened.getrusage(reopened.RUSAGE_CHILDREN)
         command = [sys.executable, "-m", "harness.report", str(study), *given]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ended = reopened.getrusage(reopened.RUSAGE_CHILDREN)
         return ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
 
     first = report()
@@ -92,7 +92,7 @@ def test_a_report_that_was_made_before(benchmark, tmp_path):
     seconds = [benchmark.pedantic(report)] if not benchmark.enabled else [report() for _ in range(5)]
     assert page.read_bytes() == before
     benchmark.extra_info |= {
-        "runs": len(source.plan.jobs),
+        "runs": len(opened.plan.jobs),
         "CPU-seconds, first": round(first, 1),
         "CPU-seconds, made before": [round(each, 1) for each in sorted(seconds)],
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -22,7 +23,7 @@ from harness.runs.folder import Result, RunFolder
 from harness.study.jobs import DataIdentity, DetectorJobSpec
 from harness.study.schedule import ScheduleSpec
 from harness.world.nuimages import synthesize_images
-from harness.world.nuscenes import synthesize
+from harness.world.nuscenes import GENERATOR, synthesize
 
 STUDY = Path(__file__).parents[2] / "studies" / "smoke.yaml"
 NDS = {"teacher": 0.401, "baseline": 0.301, "student": 0.352}
@@ -32,17 +33,34 @@ NDS = {"teacher": 0.401, "baseline": 0.301, "student": 0.352}
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """What the program keeps goes into a folder of the run, not into the user's cache."""
+    cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        yield cache
 
 
 @pytest.fixture(scope="session")
-def smoke_path(tmp_path_factory):
-    """The folder of the embedded world's smallest preset."""
-    path = tmp_path_factory.mktemp("world") / "smoke"
-    synthesize(path, "smoke", seed=0)
-    return path
+def once(tmp_path_factory):
+    """``once(name, make)``: a folder that ``make(folder)`` has filled, in whichever worker of the run asked first."""
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def once(name, make):
+        folder, done = common / name, common / f"{name} is whole"
+        with FileLock(common / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                done.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def smoke_path(once):
+    """The folder of the embedded world's smallest preset; all workers read it and none writes to it."""
+    return once("smoke world", lambda path: synthesize(path, "smoke", seed=0))
 
 
 @pytest.fixture(scope="session")
@@ -52,11 +70,9 @@ def smoke_root(smoke_path):
 
 
 @pytest.fixture(scope="session")
-def smoke_images(tmp_path_factory):
+def smoke_images(once):
     """The folder of the smallest preset of single images with instance masks, of the same seed."""
-    path = tmp_path_factory.mktemp("images") / "smoke"
-    synthesize_images(path, "smoke", seed=0)
-    return path
+    return once("smoke images", lambda path: synthesize_images(path, "smoke", seed=0))
 
 
 @pytest.fixture(scope="session")
@@ -112,8 +128,36 @@ def order(smoke_root, order_on):
 
 
 @pytest.fixture(scope="session")
-def planned():
+def train_here(smoke_root, order_on):
+    """``train_here(plan, runs)``: every job of a plan on the smoke world, one after the other and in this process."""
+    from harness.jobs.worker import run
+
+    def train(plan, runs):
+        for id_, job in plan.jobs.items():
+            teacher = job.spec.teacher
+            order = order_on(
+                smoke_root,
+                spec=job.spec,
+                label=job.label,
+                teacher_spec=teacher and plan.jobs[teacher].spec,
+                teacher_weights=teacher and RunFolder(runs / teacher).model,
+            )
+            folder = RunFolder(runs / id_)
+            folder.write("job.json", order.model_dump(mode="json"))
+            folder.complete(run(order, folder, lambda: False))
+        return runs
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def planned(own_cache, smoke_path):
     """The study and its plan."""
+    # What it would make there is the same, byte for byte.
+    (own_cache / "crossbev").mkdir(exist_ok=True)
+    embedded = own_cache / "crossbev" / f"synthetic-smoke-0-{GENERATOR}"
+    if not embedded.exists():
+        embedded.symlink_to(smoke_path, target_is_directory=True)
     return open_study(Asked(STUDY, seeds="0,1", runs_dir=Path("none")), Console(file=io.StringIO()))
 
 

@@ -9,16 +9,17 @@ from typer.testing import CliRunner
 from detectors.detector import DetectorSpec
 from detectors.presets import PRESETS
 from harness.data.loader import SampleSet, evaluation_batches
+from harness.export import app
+from harness.study.load import load_study
+from harness.study.plan import plan_study
 from harness.train.checkpoint import open_detector
 
 LOSSES = {"feature": {"weight": 1.0, "adapter": "conv3x3"}, "relation": {"weight": 1.0}}
 
 
 @pytest.fixture(scope="module")
-def runs(smoke_root, tmp_path_factory):
+def runs(smoke_root, train_here, tmp_path_factory):
     """A runs folder with a LiDAR teacher, a camera baseline and a distilled camera with an adapter; and their ids."""
-    from harness.run import app
-
     folder = tmp_path_factory.mktemp("export")
     (folder / "study.yaml").write_text(
         "# Does an adapter stay behind?\n"
@@ -29,11 +30,8 @@ def runs(smoke_root, tmp_path_factory):
         f"losses: {json.dumps(LOSSES)}\n"
         "arms: {both: [feature, relation]}\n"
     )
-    given = ["--data-root", str(smoke_root.path), "--version", smoke_root.version, "--workers", "1"]
-    given += ["--split", "synthetic_train:synthetic_val", "--runs-dir", str(folder / "runs")]
-    given += ["--out", str(folder / "reports"), "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
-    done = CliRunner().invoke(app, [str(folder / "study.yaml"), *given])
-    assert done.exit_code == 0, done.output
+    study = load_study(folder / "study.yaml", ["data.eval_split=synthetic_val"])
+    train_here(plan_study(study, smoke_root.fingerprint(), int), folder / "runs")
     jobs = {path.parent.name: json.loads(path.read_text()) for path in (folder / "runs").glob("*/job.json")}
     named = {
         "distilled" if job["spec"]["losses"] else "lidar" if job["spec"]["detector"]["lidar"] else "baseline": id_
@@ -44,8 +42,6 @@ def runs(smoke_root, tmp_path_factory):
 
 
 def _export(runs, id_, out):
-    from harness.export import app
-
     return CliRunner().invoke(app, [id_, str(out), "--runs-dir", str(runs)])
 
 

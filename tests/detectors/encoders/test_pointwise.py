@@ -45,7 +45,7 @@ def _run(program):
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_gradient_of_narrow_maps_is_right_and_nothing_crashes(threads):
     done = _run(MENDED.format(threads=threads))
     assert done.returncode == 0, done.stderr

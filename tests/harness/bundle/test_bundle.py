@@ -82,6 +82,7 @@ def _refused(path):
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_tables_are_rebuilt_byte_for_byte_in_an_empty_folder_elsewhere(report, folder, tmp_path):
     status, said = report(ROOT / "studies" / "smoke.yaml", "--seeds", "0,1", "--bundle", "smoke.zip")
     assert status == 0, said
@@ -108,6 +109,7 @@ def test_tables_are_rebuilt_byte_for_byte_in_an_empty_folder_elsewhere(report, f
     assert sorted(path.name for path in elsewhere.iterdir()) == ["again", "given.zip"]
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_bytes_wherever_they_lie(report, folder, tmp_path):
     made = []
     for name in ("a", "b"):
@@ -141,6 +143,7 @@ def test_it_has_every_file_of_a_run_but_what_is_large_or_of_a_machine(bundle, st
     assert "git checkout aaaaaaaaaaaa" in members["README.md"].decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "name", "there"),
     [("--without-predictions", "predictions.json", False), ("--with-weights", "model.safetensors", True)],

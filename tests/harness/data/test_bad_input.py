@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.cases import mostly_slow
+
 VERSION = "v1.0-synthetic"
 TABLES = [
     *("attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map", "sample"),
@@ -116,7 +118,7 @@ def study(root, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", mostly_slow(TABLES, "attribute", "sample_data"))
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

@@ -112,6 +112,7 @@ def test_views_that_are_not_of_so_many_keyframes_are_refused(pairs):
         geometry.plan(views.intrinsics, views.ego_from_camera)
 
 
+@pytest.mark.slow
 def test_a_camera_of_two_keyframes_trains(smoke_root):
     """Its loss falls on one batch, and the older images take part in it."""
     spec = StudentSpec(preset="tiny_camera", keyframes=2).detector_spec

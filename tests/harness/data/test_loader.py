@@ -59,6 +59,7 @@ def _same(one, other):
     )
 
 
+@pytest.mark.slow
 def test_workers_change_no_batch(samples):
     state = torch.get_rng_state()
     drawn = [_content(training_batches(samples(AugmentSpec()), 2, range(5), 1, 2, workers)) for workers in (0, 1, 2)]

@@ -19,7 +19,6 @@ from harness.evaluate.detection import detection_config, held_against
 from harness.evaluate.intervals import kept_analysis
 from harness.evidence.runs import StudyRuns
 from harness.jobs import detector
-from harness.jobs.kind import JobOrder
 from harness.jobs.worker import run
 from harness.report.__main__ import app
 from harness.runs.folder import RunFolder
@@ -57,27 +56,9 @@ def plan(smoke_root, study_path):
 
 
 @pytest.fixture(scope="module")
-def trained(plan, smoke_root, tmp_path_factory):
+def trained(plan, train_here, tmp_path_factory):
     """The run folders of the plan: a teacher, a baseline and a student."""
-    runs = tmp_path_factory.mktemp("runs")
-    for id_, job in plan.jobs.items():
-        teacher = job.spec.teacher
-        order = JobOrder(
-            spec=job.spec,
-            label=job.label,
-            root=smoke_root.path,
-            version=smoke_root.version,
-            teacher_spec=teacher and plan.jobs[teacher].spec,
-            teacher_weights=teacher and RunFolder(runs / teacher).model,
-            given_weights=None,
-            device="cpu",
-            threads=1,
-            loader_workers=0,
-        )
-        folder = RunFolder(runs / id_)
-        folder.write("job.json", order.model_dump(mode="json"))
-        folder.complete(run(order, folder, lambda: False))
-    return runs
+    return train_here(plan, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture
@@ -209,6 +190,7 @@ def test_a_run_that_is_in_use_or_lacks_its_boxes_is_named_and_the_others_go_on(c
     assert "model.safetensors" in complete(runs).text
 
 
+@pytest.mark.slow
 def test_the_report_examines_if_it_is_asked_to(runs, study_path, ids, tmp_path):
     flags = [str(study_path), "--runs-dir", str(runs), "--out", str(tmp_path / "out")]
     assert CliRunner().invoke(app, [*flags, "--examine", "--device", "tpu"]).exit_code == 2

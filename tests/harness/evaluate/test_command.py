@@ -14,6 +14,7 @@ from detectors.batch import Inputs
 from harness.data.nuscenes import read
 from harness.evaluate.__main__ import _titles, app
 from harness.evaluate.submission import write_submission
+from tests.cases import mostly_slow
 
 SPLIT = "synthetic_val"
 
@@ -191,7 +192,7 @@ def test_one_result_against_another(call, content, tmp_path):
     assert (tmp_path / "out" / "analysis.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("name", ["_a", "a$b$", "annotations", "difference"])
+@pytest.mark.parametrize("name", mostly_slow(["_a", "a$b$", "annotations", "difference"], "a$b$"))
 def test_any_name_of_a_file_will_do(call, content, tmp_path, name):
     path = tmp_path / f"{name}.json"
     path.write_text(json.dumps(content))
@@ -236,6 +237,7 @@ def test_without_draws_there_is_what_the_devkit_writes_and_no_more(call, content
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics_summary.json", "metrics_details.json"}
 
 
+@pytest.mark.slow
 def test_the_devkits_pictures_are_drawn(call, content, tmp_path, smoke_root):
     run = call(content, "--plot_examples", "2", "--render_curves", "1", "--resamples", "0")
     assert run.exit_code == 0, run.output

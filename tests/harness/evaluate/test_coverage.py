@@ -61,6 +61,7 @@ def test_intervals_hold_the_difference_as_often_as_they_say():
             assert 0.93 <= share["NDS"] <= 0.97
 
 
+@pytest.mark.slow
 def test_a_standard_error_is_about_as_large_as_results_differ():
     found = [
         Estimate.of(

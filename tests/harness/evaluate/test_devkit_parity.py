@@ -116,9 +116,20 @@ def _assert_equal(ours, theirs, config):
     assert ours[0].nd_score == pytest.approx(theirs[0].nd_score, abs=1e-12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SAMPLES)
 def test_any_set_of_boxes_scores_as_with_the_devkit(config, sets):
+    _scores_as_with_the_devkit(config, sets)
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
+@given(SAMPLES)
+def test_many_sets_of_boxes_score_as_with_the_devkit(config, sets):
+    _scores_as_with_the_devkit(config, sets)
+
+
+def _scores_as_with_the_devkit(config, sets):
     truth, results, racks = sets
     _assert_equal(_ours(truth, results, racks, config), _devkit(truth, results, racks, config), config)
 

@@ -114,6 +114,7 @@ def test_contrasts_are_checked():
         blocks.effect({"arm": 1.0, "other": -1.0})
 
 
+@pytest.mark.slow
 @given(
     seeds=st.floats(0.01, 10),
     scenes=st.floats(0.01, 10),
@@ -187,6 +188,7 @@ def test_an_arm_is_held_against_what_the_others_leave_over_without_it():
     assert len(found) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_tables_without_any_effect_claim_as_few_as_they_say(seeds):
     """The short version of tests/calibration/calibrate.py."""

@@ -28,6 +28,7 @@ def _ids(plan):
     return {row.role: row.job for row in plan.rows}
 
 
+@pytest.mark.slow
 def test_failed_teacher_fails_its_student_alone_and_is_retried(site, plan):
     ids = _ids(plan)
     # A folder where the weights belong: the teacher trains, then cannot be saved.
@@ -51,6 +52,7 @@ def test_failed_teacher_fails_its_student_alone_and_is_retried(site, plan):
     assert RunFolder(site.runs / ids["teacher"]).failure() is None
 
 
+@pytest.mark.slow
 def test_interrupted_walk_stops_its_workers_and_goes_on(site, plan):
     def interrupt(states):
         if any(state.status == "running" for state in states.values()):
@@ -117,6 +119,7 @@ def test_device_that_is_not_there_is_refused(monkeypatch):
         check_device("gpu")
 
 
+@pytest.mark.slow
 def test_a_model_scored_again_on_the_same_split_scores_the_same(site, smoke_root):
     path = Path(__file__).parents[3] / "studies" / "smoke.yaml"
     study = load_study(path, ["schedule.steps=1", "paths=[]", "arms={}", "data.also_score=[synthetic_val]"])

@@ -121,7 +121,7 @@ def test_forward_is_up_and_left_is_left(smoke_root):
     np.testing.assert_allclose(drawn, np.stack([-lidar[:, 1], lidar[:, 0]], axis=1))
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "pdf"])
+@pytest.mark.parametrize("suffix", ["png", "pdf", pytest.param("jpg", marks=pytest.mark.slow)])
 def test_the_command_writes_a_picture(smoke_path, smoke_root, tmp_path, suffix):
     path = tmp_path / f"sample.{suffix}"
     token = smoke_root.tokens("synthetic_val")[1]
@@ -137,6 +137,7 @@ def test_the_command_writes_a_picture(smoke_path, smoke_root, tmp_path, suffix):
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 1000
 
 
+@pytest.mark.slow
 def test_the_first_sample_of_the_split_is_drawn(smoke_path, smoke_root, tmp_path, monkeypatch):
     drawn = []
     original = picture.draw

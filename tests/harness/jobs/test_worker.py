@@ -18,6 +18,7 @@ from harness.runs.folder import RunFolder
 from harness.train import trainer
 from harness.train.streams import seeded
 from harness.train.trainer import Interrupted
+from tests.cases import mostly_slow
 
 
 def _train(order, path, stop_after=None):
@@ -26,12 +27,13 @@ def _train(order, path, stop_after=None):
     return folder, run(order, folder, lambda: stop_after is not None and len(folder.steps()) >= stop_after)
 
 
-@pytest.fixture
-def trained(order, tmp_path):
-    return _train(order(), tmp_path / "whole")
+@pytest.fixture(scope="module")
+def trained(order_on, smoke_root, tmp_path_factory):
+    """A training that nothing interrupts; to be read, not to be written to."""
+    return _train(order_on(smoke_root), tmp_path_factory.mktemp("trained") / "whole")
 
 
-@pytest.mark.parametrize("kind", ["lidar", "camera", "camera taught by lidar"])
+@pytest.mark.parametrize("kind", mostly_slow(["lidar", "camera", "camera taught by lidar"], "lidar"))
 def test_interrupted_training_ends_with_the_same_bits(order, trained, tmp_path, kind):
     asked = order("tiny_lidar" if kind == "lidar" else "tiny_camera")
     if kind == "camera taught by lidar":
@@ -101,6 +103,7 @@ def _main(path, stdin=subprocess.DEVNULL):
     return subprocess.run([sys.executable, "-m", "harness.jobs.worker", str(path)], stdin=stdin, capture_output=True)
 
 
+@pytest.mark.slow
 def test_worker_records_why_it_failed(order, tmp_path):
     folder = RunFolder(tmp_path / "job")
     broken = order(root=tmp_path / "nowhere")
@@ -115,6 +118,7 @@ def test_worker_records_why_it_failed(order, tmp_path):
     assert folder.result() is None
 
 
+@pytest.mark.slow
 def test_worker_whose_parent_is_gone_saves_and_stops(order, trained, tmp_path):
     whole, _ = trained
     folder = RunFolder(tmp_path / "job")

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from harness.evaluate.intervals import write_draws
 from harness.run import app
+from tests.cases import mostly_slow
 
 STUDY = Path(__file__).parents[3] / "studies" / "smoke.yaml"
 CALL = (STUDY, "--seeds", "0,1")
@@ -81,6 +82,8 @@ CASES = {
     "failure that is none": ("failure.json", _text(b'{"reason": 3}')),
     "torn order": ("job.json", _torn),
 }
+KEPT = ("torn result", "mAP is NaN", "torn line of metrics", "torn draws", "failure that is none")
+"""One of each file and of each kind, for each makes a whole report."""
 
 
 def _lines(folder):
@@ -89,7 +92,7 @@ def _lines(folder):
         return {line["role"]: line for line in csv.DictReader(file)}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, *KEPT))
 def test_a_damaged_file_marks_its_row_and_is_named(report, folder, jobs, case):
     name, edit = CASES[case]
     path = folder / "runs" / jobs["student", 1] / name
@@ -152,6 +155,7 @@ def test_a_study_that_was_never_run_says_what_trains_it(report, folder):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_draws_of_other_lengths_than_the_baselines_speak_of_no_scenes(report, folder, jobs):
     path = folder / "runs" / jobs["student", 1] / "draws.npz"
     write_draws(path, {name: np.full(9, 0.352) for name in ("mAP", "NDS")}, 12)

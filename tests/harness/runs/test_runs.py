@@ -498,6 +498,7 @@ def study(smoke_path, tmp_path, monkeypatch):
     return path, ["--runs-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "reports"), "--workers", "2"]
 
 
+@pytest.mark.slow
 def test_a_study_records_its_runs_before_they_begin_and_frees_them_when_it_is_edited(study, place, tmp_path):
     from harness.run import app
 
@@ -520,6 +521,7 @@ def test_a_study_records_its_runs_before_they_begin_and_frees_them_when_it_is_ed
     assert len(place.stored & first) == 2
 
 
+@pytest.mark.slow
 def test_a_search_records_its_trials_baseline_and_confirmation(study, place, tmp_path):
     from harness.search.__main__ import app
 

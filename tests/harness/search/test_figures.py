@@ -23,6 +23,7 @@ def study():
     return study
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["slice", "contour"])
 def test_no_panel_covers_another_nor_the_colour_bar(study, tmp_path, monkeypatch, name):
     drawn = {}

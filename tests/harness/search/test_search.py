@@ -48,6 +48,7 @@ def best(trials):
     return max(values[0] for state, values, _ in trials if state == "COMPLETE")
 
 
+@pytest.mark.slow
 def test_tpe_finds_a_planted_optimum_better_than_chance_does(tmp_path, spec):
     wins = 0
     for seed in range(10):

@@ -12,7 +12,6 @@ from harness.execute.executor import Site, _inputs
 from harness.jobs.kind import JobOrder
 from harness.report.tables import caption, results_table
 from harness.runs.folder import Result, RunFolder
-from harness.study.load import load_study
 from harness.study.plan import plan_study
 
 STUDY = """\
@@ -40,15 +39,8 @@ IMAGES = "image_teachers.images"
 
 
 @pytest.fixture
-def load(tmp_path):
-    """``load(text, *overrides)``, of the study above if no other is given."""
-
-    def load(text=STUDY, *overrides):
-        path = tmp_path / "study.yaml"
-        path.write_text(text)
-        return load_study(path, overrides)
-
-    return load
+def study_text():
+    return STUDY
 
 
 @pytest.fixture

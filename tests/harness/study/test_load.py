@@ -32,25 +32,8 @@ arms:
 
 
 @pytest.fixture
-def load(tmp_path):
-    def load(text=STUDY, *overrides):
-        path = tmp_path / "study.yaml"
-        path.write_text(text)
-        return load_study(path, overrides)
-
-    return load
-
-
-@pytest.fixture
-def refusal(load):
-    """The message of the InputError that a study or an override must end in."""
-
-    def refusal(text=STUDY, *overrides):
-        with pytest.raises(InputError) as caught:
-            load(text, *overrides)
-        return str(caught.value)
-
-    return refusal
+def study_text():
+    return STUDY
 
 
 def test_study_loads_with_defaults_and_weights_by_path(load):

@@ -23,14 +23,28 @@ def _study(path):
     return load_study(path)
 
 
-@given(
+asked = given(
     path=st.sampled_from(STUDIES),
     seeds=st.lists(st.integers(0, 10**6), min_size=1, max_size=3, unique=True),
     fingerprint=st.text(),
     splits=st.lists(st.text(min_size=1), max_size=2, unique=True),
 )
-@settings(max_examples=60)
+
+
+@asked
+@settings(max_examples=12)
 def test_every_plan_is_read_as_it_was_written(path, seeds, fingerprint, splits):
+    _is_read_as_it_was_written(path, seeds, fingerprint, splits)
+
+
+@pytest.mark.slow
+@asked
+@settings(max_examples=60)
+def test_many_plans_are_read_as_they_were_written(path, seeds, fingerprint, splits):
+    _is_read_as_it_was_written(path, seeds, fingerprint, splits)
+
+
+def _is_read_as_it_was_written(path, seeds, fingerprint, splits):
     data = _study(path).data.model_copy(update={"also_score": tuple(splits)})
     study = _study(path).model_copy(update={"seeds": tuple(seeds), "data": data})
     plan = plan_study(study, fingerprint, lambda: 1000, lambda _: (Path("images"), fingerprint))

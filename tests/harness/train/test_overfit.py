@@ -1,6 +1,6 @@
 """A detector that is whole can learn four samples by heart; one with a wrong axis, target or gradient cannot.
 
-Two detectors in the suite; all of them by ``pytest tests/harness/train/test_overfit.py -m ""``.
+Two detectors by ``-m slow``; all of them by ``pytest tests/harness/train/test_overfit.py -m ""``.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from harness.runs.folder import RunFolder
 from harness.world import nuscenes
 from harness.world.nuscenes import SWEEPS, Preset, synthesize
 
-IN_THE_SUITE = ("tiny_camera", "tiny_lidar")
+TRIED = ("tiny_camera", "tiny_lidar")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,10 @@ def four_samples(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "preset",
-    [name if name in IN_THE_SUITE else pytest.param(name, marks=pytest.mark.exhaustive) for name in sorted(PRESETS)],
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in TRIED else pytest.mark.exhaustive)
+        for name in sorted(PRESETS)
+    ],
 )
 def test_four_samples_are_learned_by_heart(four_samples, order_on, tmp_path, preset):
     tokens = four_samples.tokens("synthetic_train")

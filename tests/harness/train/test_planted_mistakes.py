@@ -125,6 +125,7 @@ def test_unshuffled_loader(distil, monkeypatch, smoke_root, place):
         distil(steps=4)
 
 
+@pytest.mark.slow
 def test_batches_that_differ_between_arms(distil, smoke_root, order_on, tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "baseline")
     folder.path.mkdir()
@@ -133,6 +134,7 @@ def test_batches_that_differ_between_arms(distil, smoke_root, order_on, tmp_path
     assert distil().began["batches"] != baseline.began["batches"]
 
 
+@pytest.mark.slow
 def test_initial_weights_that_differ_between_arms(distil, smoke_root, order_on, tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "baseline")
     folder.path.mkdir()

@@ -19,6 +19,8 @@ from pyquaternion import Quaternion
 from harness.world import nuscenes
 from harness.world.nuscenes import SWEEPS, Preset, synthesize
 
+pytestmark = pytest.mark.slow
+
 RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
 
 

@@ -14,6 +14,7 @@ from harness.data.manifest import MARKER
 from harness.errors import InputError
 from harness.world import dataset, nuscenes
 from harness.world.nuscenes import Preset, synthesize
+from tests.cases import mostly_slow
 
 PROGRAM = """
 import resource, sys
@@ -54,7 +55,7 @@ def start(tmp_path):
         process.communicate()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", mostly_slow([1, 2], 0))
 def test_a_file_that_cannot_be_written_is_one_input_error(start, tmp_path, workers):
     # No file may be larger than 3000 bytes: RADAR files are not, the first image is.
     process = start(tmp_path / "out", workers, limit_bytes=3000)
@@ -66,7 +67,9 @@ def test_a_file_that_cannot_be_written_is_one_input_error(start, tmp_path, worke
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("last", ["LIDAR_TOP", "sweeps/RADAR_FRONT", "maps", "category.json", "sample_data.json"])
+@pytest.mark.parametrize(
+    "last", mostly_slow(["LIDAR_TOP", "sweeps/RADAR_FRONT", "maps", "category.json", "sample_data.json"], "maps")
+)
 def test_a_full_disk_is_named_and_the_rest_is_made_again(tmp_path, monkeypatch, smoke_path, last):
     preset = Preset(train=1, tune=0, val=0, keyframes=1, sweeps=nuscenes.SWEEPS)
     monkeypatch.setitem(nuscenes.PRESETS, "smoke", preset)
@@ -134,6 +137,7 @@ def test_what_cannot_be_deleted_is_named(tmp_path, monkeypatch):
         synthesize(tmp_path, "smoke", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [True, False], ids=["with its workers", "alone"])
 def test_after_a_kill_the_same_call_gives_the_same_bytes(start, tmp_path, smoke_path, group):
     out = tmp_path / "out"

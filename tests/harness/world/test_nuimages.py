@@ -248,6 +248,7 @@ def test_manifest_names_the_content_of_every_file(smoke_images):
         assert hashlib.sha256(found[name].read_bytes()).hexdigest() == digest
 
 
+@pytest.mark.slow
 def test_workers_change_no_byte(smoke_images, tmp_path):
     synthesize_images(tmp_path / "two", "smoke", 0, workers=2)
     assert (tmp_path / "two" / "manifest.json").read_bytes() == (smoke_images / "manifest.json").read_bytes()
@@ -279,6 +280,7 @@ def test_images_are_not_written_over_the_detection_data(smoke_path):
     assert not (smoke_path / VERSION).exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_dataset_is_none_and_is_made_again(tmp_path, smoke_images):
     def interrupt(done, total):
         assert (done, total) == (1, 3)

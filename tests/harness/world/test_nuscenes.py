@@ -90,6 +90,7 @@ def test_images_show_objects_inside_their_projected_boxes(tmp_path, monkeypatch)
     assert np.median(covered) > 0.4
 
 
+@pytest.mark.slow
 def test_visibility_is_the_share_of_its_pixels_that_nothing_hides(devkit, root):
     """Told by drawing every object alone: what it shows then is all that could be visible."""
     from harness.world.street import build_scene
@@ -175,11 +176,13 @@ def test_manifest_names_the_content_of_every_file(root):
         assert hashlib.sha256(found[name].read_bytes()).hexdigest() == digest
 
 
+@pytest.mark.slow
 def test_workers_change_no_byte(root, tmp_path):
     synthesize(tmp_path / "two", "smoke", 0, workers=2)
     assert (tmp_path / "two" / "manifest.json").read_bytes() == (root / "manifest.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_dataset_is_none_and_is_made_again(root, tmp_path):
     def interrupt(done, total):
         assert (done, total) == (1, 4)

@@ -81,6 +81,7 @@ def test_what_is_hidden_seldom_returns(make_scene, scan):
     assert 0 < far.sum() < 0.08 * len(alone)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quiet")
 def test_the_chance_of_a_return_falls_with_range_and_size(make_scene, scan):
     found = {

@@ -93,6 +93,7 @@ def test_parts_fill_their_box_and_stay_in_it():
             assert (bounds[:, 0].min(), bounds[:, 1].max()) == box
 
 
+@pytest.mark.slow
 def test_things_never_touch(drawn):
     def footprint(thing, time):
         x, y, yaw = thing.track.at(time)
@@ -132,6 +133,7 @@ def test_some_stand_in_rows():
         )
 
 
+@pytest.mark.slow
 def test_materials_of_all_classes_come_from_one_distribution():
     # The mean over many draws: the brightest channel is uniform in [0.15, 0.95], dark parts' in [0.05, 0.35],
     # reflectivity in [0.05, 0.95].

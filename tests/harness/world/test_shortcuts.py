@@ -15,6 +15,8 @@ from harness.world.radar import reflectors, scan_radar
 from harness.world.scene import rotation
 from harness.world.street import build_scene
 
+pytestmark = pytest.mark.slow
+
 CHANCE = 0.1
 SCENES = 50
 
