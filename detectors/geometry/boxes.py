@@ -34,6 +34,8 @@ ATTRIBUTES = (
     "pedestrian.sitting_lying_down",
 )
 """The nuScenes attributes; barriers and cones have none."""
+MOVING = 0.5
+"""Speed in m/s above which an object counts as moving."""
 
 FOOTPRINT = ((0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5))
 """Corners seen from above in units of (length, width), counter-clockwise from the front left."""

@@ -23,7 +23,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, Polygon
 from torch import Tensor
 
 from detectors.batch import CameraViews, Inputs, Instances, Sample
-from detectors.geometry.boxes import CLASSES, Boxes
+from detectors.geometry.boxes import CLASSES, MOVING, Boxes
 from harness.data.nuscenes import annotations, read
 from harness.data.root import CAMERAS, RADARS, NuScenesRoot
 from harness.data.sensor_files import read_image
@@ -253,7 +253,7 @@ def _draw_rings(axes: Axes) -> None:
 def _draw_radar(axes: Axes, returns: Float[np.ndarray, "r 7"]) -> None:
     places, moved = _up(returns[:, :2]), _up(returns[:, 4:6]) * _RADAR_SECONDS
     axes.scatter(places[:, 0], places[:, 1], s=7, marker="D", c=_RADAR, linewidths=0, zorder=4)
-    fast = np.hypot(*moved.T) > _RADAR_SECONDS * 0.5
+    fast = np.hypot(*moved.T) > _RADAR_SECONDS * MOVING
     axes.quiver(
         *places[fast].T,
         *moved[fast].T,
