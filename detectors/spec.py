@@ -1,9 +1,18 @@
 """Spec: the frozen, strict pydantic model that every configurable part of the project is described by."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_serializer
+
+Several = TypeVar("Several", bound=Sequence[Any])
+
+
+def each_once(values: Several) -> Several:
+    """The values, for a field's ``AfterValidator``; ValueError where two of them are equal."""
+    if len(set(values)) < len(values):
+        raise ValueError(f"{list(values)} name one twice")
+    return values
 
 
 class Spec(BaseModel):

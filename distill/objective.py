@@ -151,7 +151,8 @@ class FrozenTeacher:
     def observe(self, batch: Batch) -> DetectorOutput:
         """The teacher's maps, without gradient and with the statistics it was trained to."""
         training = [name or "itself" for name, module in self.detector.named_modules() if module.training]
-        assert not training, f"the teacher left eval mode, so its batch norms would drift: {training[:3]}"
+        if training:
+            raise RuntimeError(f"the teacher left eval mode, so its batch norms would drift: {training[:3]}")
         return self.detector(batch)
 
     def fingerprint(self) -> str:

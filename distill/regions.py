@@ -41,8 +41,7 @@ def level_channels(spec: DetectorSpec, level: Level) -> int:
 
 def boxes_inside(boxes: Boxes, is_box: Bool[Tensor, "b k"], grid: BevGrid) -> Bool[Tensor, "b k"]:
     """The boxes whose centre is inside the grid; the others, and padding, count nowhere."""
-    column, row = grid.cells_from_metres(boxes.center[..., :2]).unbind(dim=-1)
-    return is_box & (row >= 0) & (row < grid.rows) & (column >= 0) & (column < grid.columns)
+    return is_box & grid.contains(boxes.center[..., :2])
 
 
 def sample_keypoints(

@@ -59,7 +59,7 @@ class RadarEncoder(nn.Module):
         """
         rows, columns = self.grid.rows, self.grid.columns
         cell = self.grid.cells_from_metres(points.values[:, :2])
-        inside = ((cell >= 0) & (cell < cell.new_tensor([columns, rows]))).all(dim=1)
+        inside = self.grid.contains(points.values[:, :2])
         cell, values = cell[inside], points.values[inside]
         corner = cell.floor()
         column, row = corner.long().unbind(dim=1)

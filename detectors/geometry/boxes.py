@@ -1,5 +1,6 @@
 """Boxes: the one convention for classes, sizes, yaw and velocity, and what follows from it (corners, keypoints)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -33,9 +34,16 @@ ATTRIBUTES = (
     "pedestrian.sitting_lying_down",
 )
 """The nuScenes attributes; barriers and cones have none."""
+MOVING = 0.5
+"""Speed in m/s above which an object counts as moving."""
 
-# The nine points of UniDistill in units of (length, width): centre, four corners, four edge midpoints.
-_KEYPOINTS = ((0, 0), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5), (0.5, 0), (0, 0.5), (-0.5, 0), (0, -0.5))
+FOOTPRINT = ((0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5))
+"""Corners seen from above in units of (length, width), counter-clockwise from the front left."""
+CORNERS = tuple((x, y, z) for x in (0.5, -0.5) for y, z in ((0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5)))
+"""Corners in units of (length, width, height), ordered as the devkit's: four of the front face, i + 4 lies behind i."""
+
+# The nine points of UniDistill: centre, four corners, four edge midpoints.
+_KEYPOINTS = ((0.0, 0.0), *FOOTPRINT, (0.5, 0.0), (0.0, 0.5), (-0.5, 0.0), (0.0, -0.5))
 
 
 @dataclass(frozen=True)
@@ -81,12 +89,32 @@ class Boxes:
 
     def keypoints(self) -> Float[Tensor, "*b k 9 2"]:
         """The nine BEV points of each box: centre, corners, edge midpoints (UniDistill, Sec. 3), metres."""
-        unit = self.center.new_tensor(_KEYPOINTS)
-        offset = unit * rearrange(self.size[..., :2], "... k s -> ... k 1 s")
-        cos, sin = (rearrange(f(self.yaw), "... k -> ... k 1") for f in (torch.cos, torch.sin))
-        along, across = offset.unbind(-1)
-        turned = torch.stack([cos * along - sin * across, sin * along + cos * across], dim=-1)
-        return rearrange(self.center[..., :2], "... k s -> ... k 1 s") + turned
+        return points_of_boxes(self.center[..., :2], self.size[..., :2], self.yaw, _KEYPOINTS)
+
+    def corners(self) -> Float[Tensor, "*b k 8 3"]:
+        """The eight corners of each box in the order of CORNERS, metres."""
+        return points_of_boxes(self.center, self.size, self.yaw, CORNERS)
+
+
+def points_of_boxes(
+    center: Float[Tensor, "*b k s"],
+    size: Float[Tensor, "*b k s"],
+    yaw: Float[Tensor, "*b k"],
+    unit: Sequence[Sequence[float]],
+) -> Float[Tensor, "*b k p s"]:
+    """The same points of every box, in the frame that its centre and yaw are given in.
+
+    Args:
+        center: Along x and y, or along x, y and z.
+        size: Length and width, or length, width and height.
+        yaw: Counter-clockwise from +x, radians.
+        unit: The p points in units of the size, from the middle: forward, left and, where s is 3, up.
+    """
+    offset = center.new_tensor(unit) * rearrange(size, "... k s -> ... k 1 s")
+    cos, sin = (rearrange(f(yaw), "... k -> ... k 1") for f in (torch.cos, torch.sin))
+    along, across, *up = offset.unbind(-1)
+    turned = torch.stack([cos * along - sin * across, sin * along + cos * across, *up], dim=-1)
+    return rearrange(center, "... k s -> ... k 1 s") + turned
 
 
 def pad_boxes(samples: list[Boxes]) -> tuple[Boxes, Tensor]:

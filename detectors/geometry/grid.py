@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -54,6 +54,11 @@ class BevGrid(Spec):
     def metres_from_cells(self, cells: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any 2"]:
         """BEV positions of continuous (column, row)."""
         return cells * self.cell + cells.new_tensor([self.x_range[0], self.y_range[0]])
+
+    def contains(self, xy: Float[Tensor, "*any 2"]) -> Bool[Tensor, "*any"]:
+        """Whether BEV positions are on the grid; its lower edges are, its upper ones are not."""
+        cells = self.cells_from_metres(xy)
+        return ((cells >= 0) & (cells < cells.new_tensor([self.columns, self.rows]))).all(dim=-1)
 
     def sampling_from_metres(self, xy: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any 2"]:
         """Coordinates for ``grid_sample(..., align_corners=False)`` on a map of this grid, whatever its resolution."""

@@ -5,7 +5,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from detectors.geometry.boxes import Boxes
+from detectors.geometry.boxes import FOOTPRINT, Boxes, points_of_boxes
 
 # A nanometre: what is closer together than this lies on one line.
 _ON_THE_LINE = 1e-9
@@ -30,14 +30,8 @@ def bev_iou(boxes: Boxes, others: Boxes) -> Float[Tensor, "*b k m"]:
 
 
 def _corners(boxes: Boxes) -> Float[Tensor, "*b k 4 2"]:
-    """Counter-clockwise."""
-    half = boxes.size[..., :2].double() / 2
-    cos, sin = boxes.yaw.double().cos(), boxes.yaw.double().sin()
-    along = torch.stack([cos, sin], dim=-1) * half[..., :1]
-    across = torch.stack([-sin, cos], dim=-1) * half[..., 1:]
-    center = boxes.center[..., :2].double()
-    corners = (center + along + across, center - along + across, center - along - across, center + along - across)
-    return torch.stack(corners, dim=-2)
+    """Counter-clockwise, float64."""
+    return points_of_boxes(boxes.center[..., :2].double(), boxes.size[..., :2].double(), boxes.yaw.double(), FOOTPRINT)
 
 
 def _area_along(

@@ -44,7 +44,7 @@ class DetectionLoss:
 def center_targets(boxes: Boxes, is_box: Bool[Tensor, "b k"], spec: CenterHeadSpec, grid: BevGrid) -> CenterTargets:
     """Targets of a padded batch of annotations."""
     column, row = grid.cells_from_metres(boxes.center[..., :2]).floor().long().unbind(dim=-1)
-    is_target = is_box & (row >= 0) & (row < grid.rows) & (column >= 0) & (column < grid.columns)
+    is_target = is_box & grid.contains(boxes.center[..., :2])
     row, column = row * is_target, column * is_target
 
     extent = torch.where(is_target[..., None], boxes.size[..., :2] / grid.cell, 1.0)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detectors.batch import Batch, ImageBatch, Inputs, Sample, collate
 from harness.data.augment import augment
+from harness.data.kept import CACHE_BYTES, Kept
 from harness.data.nuimages import ImageSet
 from harness.data.nuscenes import read
 from harness.data.pseudo_labels import PseudoLabels
@@ -18,8 +19,6 @@ from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.study.schedule import AugmentSpec
 
-# Decoded samples are kept in memory up to this size; a larger dataset is decoded anew each epoch.
-CACHE_BYTES = 2**30
 Loaded = TypeVar("Loaded")
 
 
@@ -35,13 +34,11 @@ class SampleSet:
         labels: PseudoLabels | None = None,
     ) -> None:
         self.tokens = tokens
-        self.cache_bytes = CACHE_BYTES
+        self.kept = Kept(self._decoded, _bytes)
         self._root = root
         self._inputs = inputs
         self._augmentation = augmentation
         self._labels = labels
-        self._kept: dict[int, Sample] = {}
-        self._kept_bytes = 0
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -53,12 +50,13 @@ class SampleSet:
 
     def plain(self, index: int) -> Sample:
         """A sample as it is; needs a set without augmentation, as that changes how images are kept."""
-        assert self._augmentation is None
-        return self._get(index)
+        if self._augmentation is not None:
+            raise RuntimeError("samples of a set with augmentation cannot be had as they are")
+        return self.kept[index]
 
     def drawn(self, index: int, seed: int) -> Sample:
         """A sample as a training sees it: varied by the draw of a seed."""
-        sample = self._get(index)
+        sample = self.kept[index]
         if self._augmentation is None:
             return sample
         generator = torch.Generator().manual_seed(seed)
@@ -71,19 +69,11 @@ class SampleSet:
         plans = {geometry: geometry.plan(views.intrinsics, views.ego_from_camera) for geometry in self._inputs.lifts}
         return replace(sample, lifts=plans)
 
-    def _get(self, index: int) -> Sample:
-        if index in self._kept:
-            return self._kept[index]
+    def _decoded(self, index: int) -> Sample:
         zoom = None if self._augmentation is None else self._augmentation.image.zoom[1]
         sample = read(self._root, self.tokens[index], self._inputs, zoom, self._labels)
-        if self._augmentation is None:
-            # Otherwise each draw moves the cameras anew.
-            sample = self._planned(sample)
-        size = _bytes(sample)
-        if self._kept_bytes + size <= self.cache_bytes:
-            self._kept[index] = sample
-            self._kept_bytes += size
-        return sample
+        # With augmentation each draw moves the cameras anew.
+        return self._planned(sample) if self._augmentation is None else sample
 
 
 def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> list[int]:
@@ -137,7 +127,7 @@ def evaluation_batches(samples: SampleSet, batch_size: int, workers: int = 0) ->
 def _load(samples: SampleSet | ImageSet, batch: Callable[[int], Loaded], keys: range, workers: int) -> Iterator[Loaded]:
     if workers:
         # Every process has a cache of its own.
-        samples.cache_bytes = CACHE_BYTES // workers
+        samples.kept.limit = CACHE_BYTES // workers
     loader = DataLoader(
         _Made(batch),
         batch_size=None,

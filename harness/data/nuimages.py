@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from detectors.batch import ImageBatch, Instances, stack_instances
 from detectors.geometry.boxes import CLASSES
 from harness.data.augment import augment_image
+from harness.data.kept import Kept
 from harness.data.manifest import MANIFEST
 from harness.data.masks import MAX_INSTANCES, from_nuimages, paint
 from harness.data.root import check_whole, read_splits, versions_in
@@ -33,8 +34,6 @@ _COLUMNS: Columns = {
         "mask": (dict, type(None)),
     },
 }
-CACHE_BYTES = 2**30
-"""Decoded images are kept in memory up to this size."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +132,10 @@ class ImageSet:
         self, images: list[AnnotatedImage], size: tuple[int, int], augmentation: AugmentSpec | None = None
     ) -> None:
         self.tokens = [image.token for image in images]
-        self.cache_bytes = CACHE_BYTES
+        self.kept = Kept(self._decoded, _bytes)
         self._images = images
         self._size = size
         self._augmentation = augmentation
-        self._kept: dict[int, tuple[torch.Tensor, Instances]] = {}
-        self._kept_bytes = 0
 
     def __len__(self) -> int:
         """Number of images."""
@@ -146,35 +143,35 @@ class ImageSet:
 
     def drawn_batch(self, indices: list[int], seeds: list[int]) -> ImageBatch:
         """Images as a training sees them: varied by the draws of these seeds."""
-        assert self._augmentation is not None
+        if self._augmentation is None:
+            raise RuntimeError("images of a set without augmentation cannot be drawn")
         drawn = []
         for index, seed in zip(indices, seeds, strict=True):
             generator = torch.Generator().manual_seed(seed)
-            drawn.append(augment_image(*self._get(index), self._augmentation, self._size, generator))
+            drawn.append(augment_image(*self.kept[index], self._augmentation, self._size, generator))
         return self._batch(indices, drawn)
 
     def plain_batches(self, batch_size: int) -> Iterator[ImageBatch]:
         """Every image once, in order, as it is."""
-        assert self._augmentation is None
+        if self._augmentation is not None:
+            raise RuntimeError("images of a set with augmentation cannot be had as they are")
         for first in range(0, len(self), batch_size):
             indices = list(range(first, min(first + batch_size, len(self))))
-            yield self._batch(indices, [self._get(index) for index in indices])
+            yield self._batch(indices, [self.kept[index] for index in indices])
 
     def _batch(self, indices: list[int], each: list[tuple[torch.Tensor, Instances]]) -> ImageBatch:
         instances = stack_instances([instances for _, instances in each])
         assert instances is not None
         return ImageBatch(tuple(self.tokens[index] for index in indices), torch.stack([i for i, _ in each]), instances)
 
-    def _get(self, index: int) -> tuple[torch.Tensor, Instances]:
-        if index in self._kept:
-            return self._kept[index]
+    def _decoded(self, index: int) -> tuple[torch.Tensor, Instances]:
         zoom = 1.0 if self._augmentation is None else self._augmentation.image.zoom[1]
-        pair = read_annotated(self._images[index], (round(self._size[0] * zoom), round(self._size[1] * zoom)))
-        size = pair[0].nbytes + pair[1].owner.nbytes
-        if self._kept_bytes + size <= self.cache_bytes:
-            self._kept[index] = pair
-            self._kept_bytes += size
-        return pair
+        return read_annotated(self._images[index], (round(self._size[0] * zoom), round(self._size[1] * zoom)))
+
+
+def _bytes(pair: tuple[torch.Tensor, Instances]) -> int:
+    image, instances = pair
+    return image.nbytes + instances.owner.nbytes
 
 
 def read_annotated(image: AnnotatedImage, size: tuple[int, int]) -> tuple[UInt8[torch.Tensor, "3 h w"], Instances]:

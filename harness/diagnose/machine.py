@@ -24,7 +24,8 @@ class Machine:
 
     def look(self, detector: Detector, batch: Batch) -> DetectorOutput:
         """All maps of a detector in eval mode, without gradient; both have to be on the device."""
-        assert not detector.training, "a detector in training mode would change its statistics"
+        if detector.training:
+            raise RuntimeError("a detector in training mode would change its statistics")
         with torch.no_grad(), self.autocast():
             return detector(batch)
 

@@ -10,9 +10,9 @@ from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig, DetectionMetricDataList, DetectionMetrics
 from nuscenes.utils.splits import is_predefined_split
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
-from detectors.spec import Spec
+from detectors.spec import Spec, each_once
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.evaluate.annotations import annotations
@@ -45,7 +45,7 @@ class _ConfigFile(Spec):
 
     class_range: dict[str, Positive]
     dist_fcn: Literal["center_distance"]
-    dist_ths: list[Positive] = Field(min_length=1)
+    dist_ths: Annotated[list[Positive], Field(min_length=1), AfterValidator(each_once)]
     dist_th_tp: Positive
     min_recall: float = Field(ge=0, le=0.99)
     min_precision: float = Field(ge=0, lt=1)
@@ -56,8 +56,6 @@ class _ConfigFile(Spec):
     def _classes_and_thresholds_fit(self) -> Self:
         if self.class_range.keys() != set(DETECTION_NAMES):
             raise ValueError(f"class_range has to name each of {', '.join(DETECTION_NAMES)}, and no other")
-        if len(set(self.dist_ths)) < len(self.dist_ths):
-            raise ValueError(f"dist_ths {self.dist_ths} name a threshold twice")
         if self.dist_th_tp not in self.dist_ths:
             raise ValueError(f"dist_th_tp {self.dist_th_tp} is none of dist_ths {self.dist_ths}")
         return self

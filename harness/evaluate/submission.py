@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 from pyquaternion import Quaternion
 
-from detectors.geometry.boxes import CLASSES, Boxes
+from detectors.geometry.boxes import CLASSES, MOVING, Boxes
 from harness.data.nuscenes import global_from_bev
 from harness.data.root import NuScenesRoot
 from harness.runs.folder import atomic_write
-
-MOVING = 0.5
-"""Speed in m/s above which an object counts as moving."""
 
 _ATTRIBUTES = {  # (moving, standing)
     "car": ("vehicle.moving", "vehicle.parked"),

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from nuscenes.eval.detection.utils import category_to_detection_name
 from rich.console import Console
 
-from detectors.geometry.boxes import CLASSES
+from detectors.geometry.boxes import CLASSES, MOVING
 from harness.console import print_table
 from harness.data.manifest import MANIFEST
 from harness.data.root import CAMERAS, LIDAR, RADARS, NuScenesRoot
@@ -24,8 +24,6 @@ from harness.errors import InputError
 
 IGNORED = len(CLASSES)
 """Stands for the categories that detection has no class for."""
-_MOVING = 0.5
-"""Speed in m/s above which an object counts as moving."""
 _SHOWN = 20
 """Unusable files that are named."""
 _CHUNK = 64
@@ -186,7 +184,7 @@ def _class_row(annotations: Annotations, label: int, masks: list[np.ndarray]) ->
         f"{radar.mean():.1f}",
         f"{(lidar + radar == 0).mean():.1%}",
         f"{np.median(annotations.distance[own]):.1f} m",
-        f"{(speed[known] > _MOVING).mean():.1%}" if known.any() else "unknown",
+        f"{(speed[known] > MOVING).mean():.1%}" if known.any() else "unknown",
     ]
 
 

@@ -22,7 +22,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, Polygon
 from torch import Tensor
 
 from detectors.batch import CameraViews, Inputs, Instances, Sample
-from detectors.geometry.boxes import CLASSES, Boxes
+from detectors.geometry.boxes import CLASSES, MOVING, Boxes
 from harness.data.nuscenes import annotations, read
 from harness.data.root import CAMERAS, RADARS, NuScenesRoot
 from harness.data.sensor_files import read_image
@@ -36,8 +36,7 @@ REACH = 50.0
 _ROWS = (("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"), ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"))
 _NEAR = 0.2
 """Metres before a camera at which boxes that reach behind it are cut."""
-# As the devkit's: the first four are those of the front face, and i + 4 lies behind i.
-_CORNERS = ((1, 1, 1), (1, -1, 1), (1, -1, -1), (1, 1, -1), (-1, 1, 1), (-1, -1, 1), (-1, -1, -1), (-1, 1, -1))
+# Of CORNERS: the front face, the face behind it, and what joins them.
 _EDGES = (
     [(i, (i + 1) % 4) for i in range(4)] + [(4 + i, 4 + (i + 1) % 4) for i in range(4)] + [(i, i + 4) for i in range(4)]
 )
@@ -161,15 +160,6 @@ def read_whole(root: NuScenesRoot, token: str) -> Sample:
     return read(root, token, Inputs(image_size=(height, width), lidar_sweeps=1, radar_sweeps=int(has_radar)))
 
 
-def corners(boxes: Boxes) -> Float[Tensor, "k 8 3"]:
-    """Corners of boxes in the BEV frame, in the order of the devkit's `Box.corners`: the front face first."""
-    offset = boxes.size.new_tensor(_CORNERS) / 2 * rearrange(boxes.size, "k s -> k 1 s")
-    cos, sin = (rearrange(f(boxes.yaw), "k -> k 1") for f in (torch.cos, torch.sin))
-    along, across, up = offset.unbind(-1)
-    turned = torch.stack([cos * along - sin * across, sin * along + cos * across, up], dim=-1)
-    return rearrange(boxes.center, "k s -> k 1 s") + turned
-
-
 def into_camera(points: Float[Tensor, "k p 3"], views: CameraViews, camera: int) -> Float[Tensor, "k p 3"]:
     """Points of the BEV frame in a camera's frame (x right, y down, z forward), at the camera's own time."""
     camera_from_ego = torch.linalg.inv(views.ego_from_camera[camera].double())
@@ -202,7 +192,7 @@ def _draw_image(axes: Axes, views: CameraViews, camera: int, boxes: Boxes) -> No
     axes.imshow(image, extent=(0, width, height, 0), interpolation="antialiased")
     intrinsics = views.intrinsics[camera].numpy()
     lines, line_colors, faces, face_colors = [], [], [], []
-    placed = into_camera(corners(boxes), views, camera).numpy()
+    placed = into_camera(boxes.corners(), views, camera).numpy()
     # The farthest first, so that nearer ones are drawn over them.
     for index in np.argsort(-placed[..., 2].mean(axis=1)):
         color = _COLORS[CLASSES[boxes.label[index]]]
@@ -231,7 +221,7 @@ def _draw_bev(axes: Axes, sample: Sample, boxes: Boxes, seen: Bool[Tensor, " k"]
     if sample.lidar is not None:
         x, y, z = sample.lidar[:, :3].T.numpy()
         axes.scatter(-y, x, s=0.9, c=z, cmap="bone", vmin=-4.0, vmax=2.5, linewidths=0, zorder=2, rasterized=True)
-    for i, flat in enumerate(corners(boxes)[:, [2, 3, 7, 6], :2].numpy()):
+    for i, flat in enumerate(boxes.corners()[:, [2, 3, 7, 6], :2].numpy()):
         color = _COLORS[CLASSES[boxes.label[i]]]
         points = _up(flat)
         style: dict[str, Any] = {"linewidth": 1.3} if seen[i] else {"linewidth": 0.9, "linestyle": (0, (2, 1.5))}
@@ -260,7 +250,7 @@ def _draw_rings(axes: Axes) -> None:
 def _draw_radar(axes: Axes, returns: Float[np.ndarray, "r 7"]) -> None:
     places, moved = _up(returns[:, :2]), _up(returns[:, 4:6]) * _RADAR_SECONDS
     axes.scatter(places[:, 0], places[:, 1], s=7, marker="D", c=_RADAR, linewidths=0, zorder=4)
-    fast = np.hypot(*moved.T) > _RADAR_SECONDS * 0.5
+    fast = np.hypot(*moved.T) > _RADAR_SECONDS * MOVING
     axes.quiver(
         *places[fast].T,
         *moved[fast].T,

@@ -10,7 +10,7 @@ from einops import rearrange
 from PIL import Image
 
 from detectors.batch import CameraViews, Inputs
-from detectors.geometry.boxes import CLASSES
+from detectors.geometry.boxes import CLASSES, CORNERS, points_of_boxes
 from detectors.geometry.grid import BevGrid
 from harness.data.nuscenes import global_from_bev, read
 from harness.data.root import CAMERAS, NuScenesRoot
@@ -30,8 +30,6 @@ _BEV_PX, _TILE_PX = 420, 300
 """Width of the picture from above, and of one of six images."""
 _ROWS = (0, 1, 2, 5, 4, 3)
 """Numbers in CAMERAS: those that look ahead above those that look back, the left ones on the left."""
-_CORNERS = np.array([(x, y, z) for x in (0.5, -0.5) for y, z in ((0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5))])
-"""Along length, width and height: four of the front face, then those behind them."""
 
 
 def draw_samples(
@@ -179,12 +177,9 @@ def _name(boxes: BoxColumns, index: int) -> str:
 
 
 def _corners(boxes: BoxColumns) -> np.ndarray:
-    """(n, 8, 3) in the global frame: in the order of _CORNERS."""
-    local = _CORNERS * rearrange(boxes.size[:, [1, 0, 2]], "n s -> n 1 s")
-    cos, sin = (rearrange(f(boxes.yaw), "n -> n 1") for f in (np.cos, np.sin))
-    along, across, up = (local[..., axis] for axis in range(3))
-    turned = np.stack([cos * along - sin * across, sin * along + cos * across, up], axis=-1)
-    return turned + rearrange(boxes.center, "n s -> n 1 s")
+    """(n, 8, 3) in the global frame, in the order of CORNERS."""
+    center, size, yaw = map(torch.from_numpy, (boxes.center, boxes.size[:, [1, 0, 2]], boxes.yaw))
+    return points_of_boxes(center, size, yaw, CORNERS).numpy()
 
 
 def _projected(corners: np.ndarray, intrinsics: np.ndarray, width: int, height: int) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, FiniteFloat, Tag, model_validator
 
-from detectors.spec import Spec
+from detectors.spec import Spec, each_once
 
 Metric = Literal["mAP", "NDS"]
 Value = bool | int | float | str | None
@@ -81,13 +81,7 @@ class Range(Spec):
 class Choices(Spec):
     """Some values."""
 
-    choices: Annotated[tuple[Value, ...], Field(min_length=2)]
-
-    @model_validator(mode="after")
-    def _differ(self) -> Self:
-        if len(set(self.choices)) < len(self.choices):
-            raise ValueError(f"choices {list(self.choices)} name one twice")
-        return self
+    choices: Annotated[tuple[Value, ...], Field(min_length=2), AfterValidator(each_once)]
 
     @property
     def probes(self) -> tuple[Value, ...]:
@@ -110,13 +104,7 @@ Kind = Annotated[
 ]
 
 
-def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{list(seeds)} name one twice")
-    return seeds
-
-
-Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_each_once)]
+Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(each_once)]
 
 
 def _objectives(value: Any) -> Any:
@@ -136,7 +124,9 @@ class SearchSpec(Spec):
     space: Annotated[dict[str, Kind], Field(min_length=1)]
     """Dotted key of a study's field to what it may be; `arms.ARM.LOSS` with choices true and false: whether the arm
     has the loss at all."""
-    objective: Annotated[tuple[Metric, ...], BeforeValidator(_objectives), Field(min_length=1, max_length=2)] = ("NDS",)
+    objective: Annotated[
+        tuple[Metric, ...], BeforeValidator(_objectives), Field(min_length=1, max_length=2), AfterValidator(each_once)
+    ] = ("NDS",)
     """The student's metric, in the mean over the seeds; of two the trade-off is searched."""
     path: str | None = None
     """The only one of the study, if not given."""
@@ -166,8 +156,6 @@ class SearchSpec(Spec):
             raise ValueError(f"a grid needs a step in every range; space.{open_[0]} has none")
         if len(self.objective) > 1 and self.pruner != "none":
             raise ValueError("trials of two objectives cannot be pruned; allowed: pruner: none")
-        if len(set(self.objective)) < len(self.objective):
-            raise ValueError(f"objective {list(self.objective)} names one twice")
         return self
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from detectors.spec import Spec
+from detectors.spec import Spec, each_once
 from distill.loss import DetectorLossSpec, LossSpec
 from distill.objective import DETECTION_TERMS, loss_class
 from distill.weights import PUBLISHED, published_weight
@@ -17,11 +17,12 @@ from harness.errors import unknown
 from harness.study.designs import expand
 from harness.study.roles import ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
-from harness.study.search_spec import SearchSpec
+from harness.study.search_spec import SearchSpec, Seeds
 
 DETECTION_CONFIG_PATTERN = r"^(nuscenes|within_[1-9]\d{0,2}m)$"
 DetectionConfigName = Annotated[str, Field(pattern=DETECTION_CONFIG_PATTERN)]
 """nuScenes' own class ranges, or those cut at so many metres."""
+Once = Annotated[tuple[str, ...], AfterValidator(each_once)]
 
 
 def scored_range(config: DetectionConfigName) -> int:
@@ -41,17 +42,10 @@ class DataSpec(Spec):
     version: str = "v1.0-synthetic"
     train_split: str = "synthetic_train"
     eval_split: str = "synthetic_val"
-    also_score: tuple[str, ...] = ()
+    also_score: Once = ()
     """Splits on which every row is scored besides: on the training split, how much was learned by heart."""
     detection_config: DetectionConfigName = "within_16m"
     """Scoring ranges; shown with every table."""
-
-    @field_validator("also_score")
-    @classmethod
-    def _each_once(cls, splits: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(splits)) < len(splits):
-            raise ValueError(f"{list(splits)} name a split twice")
-        return splits
 
 
 OTHERS = "others"
@@ -149,9 +143,9 @@ class StudySpec(Spec):
     students: dict[str, StudentSpec]
     paths: tuple[PathText, ...] = ()
     losses: dict[str, LossChoice] = Field(default_factory=dict)
-    arms: Annotated[dict[Name, tuple[str, ...]], BeforeValidator(expand)] = Field(default_factory=dict)
+    arms: Annotated[dict[Name, Once], BeforeValidator(expand)] = Field(default_factory=dict)
     """Name of an arm to the losses it uses together, and WARM_START; or a design (arms.py) to what it combines."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Seeds = (0,)
     report: ReportSpec = ReportSpec()
     search: SearchSpec | None = None
     """What `harness.search` varies; nothing to `harness.run`."""
@@ -240,8 +234,6 @@ class StudySpec(Spec):
             for name in names:
                 if name not in declared and name != WARM_START:
                     raise ValueError(f"arm {arm!r}: {unknown('loss', name, [*declared, WARM_START])}")
-            if len(set(names)) < len(names):
-                raise ValueError(f"arm {arm!r} names a loss twice")
         return arms
 
     @model_validator(mode="after")
@@ -296,8 +288,6 @@ class StudySpec(Spec):
                         raise ValueError(f"losses.{name}.{field}: {unknown('path', str(path), [*possible, OTHERS])}")
         if len({self.ends(path) for path in self.paths}) < len(self.paths):
             raise ValueError(f"paths {list(self.paths)} name one twice")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {list(self.seeds)} name one twice")
         return self
 
     def _require_asked_teachers(self, path: str) -> None:

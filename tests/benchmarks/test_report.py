@@ -76,14 +76,14 @@ def test_a_report_that_was_made_before(benchmark, tmp_path):
     for id_, job in opened.plan.jobs.items():
         assert isinstance(job.spec, DetectorJobSpec)
         tokens = opened.root.tokens(job.spec.data.eval_split)
-        make_up(RunFolder(opened.runs / id_), job, tokens, 1000 if benchmark.enabled else 20, rng)
+        make_up(RunFolder(opened.runs_dir / id_), job, tokens, 1000 if benchmark.enabled else 20, rng)
 
     def report():
-        began = reopened.getrusage(reopened.RUSAGE_CHILDREN)
+        began = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, "-m", "harness.report", str(study), *given]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-        ended = reopened.getrusage(reopened.RUSAGE_CHILDREN)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         return ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
 
     first = report()

@@ -38,3 +38,11 @@ def test_sampling_a_map_of_positions_returns_them(rng, grid):
 def test_an_impossible_grid_is_refused(grid, change):
     with pytest.raises(ValidationError):
         BevGrid(**(grid.model_dump() | change))
+
+
+def test_the_grid_contains_its_lower_edges_and_not_its_upper_ones(grid):
+    # x from -4 to 12 m, y from -8 to 4 m.
+    inside = torch.tensor([[-4.0, -8.0], [11.9, 3.9], [0.0, 0.0]])
+    outside = torch.tensor([[-4.1, 0.0], [12.0, 0.0], [0.0, -8.1], [0.0, 4.0], [torch.nan, 0.0]])
+    assert grid.contains(inside).tolist() == [True] * 3
+    assert grid.contains(outside).tolist() == [False] * 5

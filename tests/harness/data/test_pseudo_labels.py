@@ -502,7 +502,7 @@ def test_what_is_kept_in_memory_counts_the_labels(sample_set):
     images = sample_set(None).plain(0).views.images.nbytes
     with_labels, without = sample_set(None), sample_set(None, labels=None)
     for samples, fits in ((with_labels, False), (without, True)):
-        samples.cache_bytes = images
+        samples.kept.limit = images
         assert (samples.plain(0) is samples.plain(0)) == fits
 
 

@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 import pytest
-import torch
 from nuscenes.eval.common.utils import quaternion_yaw
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.data_classes import Box
@@ -15,7 +14,7 @@ from harness.data.__main__ import app
 from harness.data.nuscenes import annotations
 from harness.data.root import CAMERAS
 from harness.inspect import picture
-from harness.inspect.picture import corners, cut_polygon, into_camera, pixels, read_whole
+from harness.inspect.picture import cut_polygon, into_camera, pixels, read_whole
 
 
 def _into(box, record):
@@ -58,7 +57,7 @@ def test_corners_are_drawn_where_the_devkit_projects_them(root_and_token):
         record = devkit.get("sample_data", sample["data"][channel])
         sensor = devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
         assert views.images.shape[-2:] == (record["height"], record["width"])
-        placed = into_camera(corners(boxes), views, camera)
+        placed = into_camera(boxes.corners(), views, camera)
         found = pixels(placed.numpy(), views.intrinsics[camera].numpy())
         centers = into_camera(boxes.center[:, None], views, camera)[:, 0]
         for i, box in enumerate(_devkit_boxes(devkit, sample, channel, upright=True)):
@@ -85,15 +84,6 @@ def test_a_box_is_cut_where_it_meets_the_image_plane():
     assert {tuple(point) for point in kept.round(6)} == {(-1, 0, 1.2), (1, 0, 1.2), (1, 0, 0.2), (-1, 0, 0.2)}
     assert len(cut_polygon(-square)) == 4
     assert len(cut_polygon(square - ahead)) == 0
-
-
-def test_corners_are_in_the_devkits_order(make_boxes):
-    boxes = make_boxes(5)
-    for i, found in enumerate(corners(boxes)):
-        length, width, height = boxes.size[i].tolist()
-        turn = Quaternion(axis=[0, 0, 1], angle=float(boxes.yaw[i]))
-        expected = Box(boxes.center[i].tolist(), [width, length, height], turn).corners().T
-        torch.testing.assert_close(found.double(), torch.tensor(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_the_figure_has_six_images_and_a_view_from_above(root_and_token):

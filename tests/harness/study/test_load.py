@@ -69,7 +69,7 @@ def test_any_field_of_a_loss_may_differ_by_path(load):
         ("lidar -> camera]", "radar -> camera]", ["'radar'", "did you mean 'lidar'"]),
         ("lidar -> camera]", "lidar to camera]", ["study.yaml:7", "paths.0"]),
         ("[feature, relation]", "[feature, reltion]", ["study.yaml:12", "'reltion'", "did you mean 'relation'"]),
-        ("[feature, relation]", "[feature, feature]", ["study.yaml:12", "twice"]),
+        ("[feature, relation]", "[feature, feature]", ["study.yaml:13", "arms.both", "twice"]),
         ("{lidar->camera: 40}", "{lidar->camera: 40, lidra->camera: 1}", ["did you mean 'lidar->camera'"]),
         ("adapter: conv3x3", "adapter: {radar->camera: none}", ["losses.feature.adapter", "unknown path"]),
         ("[feature, relation]", "[]", ["study.yaml:12", "baseline"]),

@@ -1,0 +1,31 @@
+"""Kept: what was decoded once stays in memory, as far as it fits."""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+CACHE_BYTES = 2**30
+"""Decoded samples are kept up to this size; a larger dataset is decoded anew each epoch."""
+Decoded = TypeVar("Decoded")
+
+
+class Kept(Generic[Decoded]):
+    """What was decoded, by its index in a split; what would not fit any more is decoded whenever it is asked for."""
+
+    def __init__(self, decode: Callable[[int], Decoded], nbytes: Callable[[Decoded], int]) -> None:
+        """Begin with nothing; `nbytes` says how large something is that was decoded."""
+        self.limit = CACHE_BYTES
+        self._decode = decode
+        self._nbytes = nbytes
+        self._by_index: dict[int, Decoded] = {}
+        self._total = 0
+
+    def __getitem__(self, index: int) -> Decoded:
+        """What is kept of an index, or else decoded now."""
+        if index in self._by_index:
+            return self._by_index[index]
+        decoded = self._decode(index)
+        size = self._nbytes(decoded)
+        if self._total + size <= self.limit:
+            self._by_index[index] = decoded
+            self._total += size
+        return decoded
