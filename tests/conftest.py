@@ -28,7 +28,7 @@ from tests import typechecker
 if "--benchmark-enable" not in sys.argv:
     install_import_hook(["detectors", "distill", "harness"], f"{typechecker.__name__}.check")
 
-# A shell without job control starts what is in the background with Ctrl-C ignored, and so would what tests start and stop.
+# A shell without job control starts what is in the background with Ctrl-C ignored; tests send it all the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A noisy machine makes no test wrong.
