@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InputError
-from harness.flags import called
+from harness.flags import Asked
 from harness.runs.claims import Records, Wanted
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -108,9 +108,9 @@ def test_a_folder_that_cannot_be_made_is_named(records, wanted, tmp_path):
 
 def test_calls_are_told_apart_by_their_flags():
     path = Path("studies/paths.yaml")
-    assert called(path, None, None, None, None, None) == "paths"
-    assert called(path, None, None, None, "0,1,2", ["a=1", "b=2"]) == "paths --seeds 0,1,2 --set a=1 --set b=2"
-    assert called(path, Path("/data"), "v1.0-mini", "mini_train", None, []) == (
+    assert Asked(path).call == "paths"
+    assert Asked(path, seeds="0,1,2", set_=["a=1", "b=2"]).call == "paths --seeds 0,1,2 --set a=1 --set b=2"
+    assert Asked(path, Path("/data"), "v1.0-mini", "mini_train", set_=[]).call == (
         "paths --data-root /data --version v1.0-mini --split mini_train"
     )
-    assert called(path, Path("data"), None, None, None, None) == f"paths --data-root {Path.cwd()}/data"
+    assert Asked(path, Path("data")).call == f"paths --data-root {Path.cwd()}/data"

@@ -8,7 +8,7 @@ import pytest
 from harness.errors import InputError
 from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
-from harness.execute.executor import Site, _inputs
+from harness.execute.executor import Site, order_for
 from harness.jobs.kind import JobOrder
 from harness.report.tables import caption, results_table
 from harness.runs.folder import Result, RunFolder
@@ -272,7 +272,6 @@ def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
         "alone": (found, _student(found, "instance")),
         "all": (found, _student(found, "all")),
     }
-    fields = {name: _inputs(whole, job, site) for name, (whole, job) in asked.items()}
 
     def weights(id_):
         return id_ and tmp_path / id_ / "model.safetensors"
@@ -284,10 +283,9 @@ def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
         "alone": (None, None, tmp_path / labels / "labels"),
         "all": (teacher, None, tmp_path / labels / "labels"),
     }
-    site_fields = {"label": "", "root": tmp_path, "version": "", "device": "cpu", "threads": 1, "loader_workers": 0}
     for name, (needed, source, seen) in expected.items():
         whole, job = asked[name]
-        order = JobOrder(spec=job.spec, **site_fields, **fields[name])
+        order = order_for(job, whole, site)
         assert (order.teacher_weights, order.source, order.labels) == (weights(needed), source, seen)
         assert order.teacher_spec == (whole.jobs[needed].spec if needed else None)
         assert order.given_weights is None
