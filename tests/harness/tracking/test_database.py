@@ -107,5 +107,5 @@ def test_mlflow_takes_a_database_that_was_torn_in_its_first_tables(tmp_path):
 
 def test_a_place_where_nothing_can_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file/mlflow.db cannot be used"):
+    with pytest.raises(InputError, match=r"file/mlflow\.db cannot be used"):
         check_store(f"sqlite:///{tmp_path}/file/mlflow.db")
