@@ -256,6 +256,26 @@ def test_a_plan_study_or_environment_that_is_none_is_named(rewritten, jobs):
     assert "plan.json is missing, also in its manifest.json" in _refused(rewritten(lambda m: m.pop("plan.json")))
 
 
+def test_code_that_a_study_names_is_run_only_for_who_trusts_it(rewritten, report, tmp_path, monkeypatch):
+    (tmp_path / "theirs.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'was_run')!r}).touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def edit(members):
+        study = yaml.safe_load(members["study.yaml"])
+        study["losses"]["mine"] = {"loss": "theirs:Spec"}
+        members["study.yaml"] = yaml.safe_dump(study).encode()
+
+    path = rewritten(edit)
+    answer = report(path)
+    assert answer.exit_code == 2
+    assert (
+        "loss 'theirs:Spec' is not imported: that would run code of another package; --trust does so" in answer.stderr
+    )
+    assert not (tmp_path / "was_run").exists()
+    assert "allowed: none (in theirs)" in report(path, "--trust").stderr
+    assert (tmp_path / "was_run").exists()
+
+
 def test_a_bundle_of_another_format_says_so(rewritten):
     def later(members):
         members["manifest.json"] = members["manifest.json"].replace(b'"format": 1', b'"format": 2')
