@@ -263,7 +263,7 @@ def test_code_that_a_study_names_is_run_only_for_who_trusts_it(rewritten, report
 
     def edit(members):
         study = yaml.safe_load(members["study.yaml"])
-        study["losses"]["mine"] = {"loss": "theirs:Spec"}
+        study["losses"]["mine"] = {"loss": "theirs:Spec", "weight": 1.0}
         members["study.yaml"] = yaml.safe_dump(study).encode()
 
     path = rewritten(edit)
