@@ -56,7 +56,7 @@ def _introduce(opened: "Opened", todo: "list[Job]") -> None:
     plan = opened.plan
     console.print(
         f"{opened.name}: {len(plan.rows)} rows, {len(plan.jobs)} jobs, {len(todo)} to run "
-        f"(a loop over rows would train {plan.wanted})",
+        f"(a loop over rows would train {plan.looped_trainings})",
         highlight=False,
     )
     for what, names in (
