@@ -43,7 +43,7 @@ class Ended:
     how: str
     """complete, pruned or failed."""
     values: tuple[float, ...]
-    """Of the objectives; empty where it did not complete."""
+    """The objectives; empty where it did not complete."""
     params: Mapping[str, Value]
     reason: str
     seconds: float
