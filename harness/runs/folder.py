@@ -43,7 +43,7 @@ class Result:
     metrics: dict[str, float]
     """mAP, NDS, the five errors and AP/CLASS, as fractions and the devkit's units; AP and AP50 of an image teacher."""
     parameters: Annotated[int, Field(ge=0)]
-    """Of the detector alone; adapters and teachers do not count."""
+    """Parameters of the detector alone; adapters and teachers do not count."""
     seconds: _Seconds
     """Training and scoring, over all its interruptions."""
     machine: dict[str, str]
@@ -158,8 +158,8 @@ class RunFolder:
 
     def failure(self) -> tuple[str, bool] | None:
         """Reason of the last failed attempt, and whether the input was wrong; raises Damaged."""
-        found = self._whole("failure.json", _as_failure)
-        return None if found is None else (found.reason, found.wrong_input)
+        failure = self._whole("failure.json", _as_failure)
+        return None if failure is None else (failure.reason, failure.wrong_input)
 
     def job(self) -> dict[str, Any]:
         """What `write("job.json", ...)` left; raises Damaged where that is no mapping."""
@@ -202,13 +202,13 @@ class RunFolder:
             file.seek(max(0, path.stat().st_size - 4096))
             lines = file.read().split(b"\n")
         # The first may be cut by the seek, the last is still being written.
-        whole = len(lines) > 2 or (len(lines) == 2 and path.stat().st_size <= 4096)
-        return self._step(lines[-2]) if whole else None
+        ended = len(lines) > 2 or (len(lines) == 2 and path.stat().st_size <= 4096)
+        return self._step(lines[-2]) if ended else None
 
     def rewind(self, step: int) -> None:
         """Drop the metrics of `step` and later: a resumed training writes them again."""
-        kept = [json.dumps(line) + "\n" for line in self.steps() if line["step"] < step]
-        atomic_write(self.path / "metrics.jsonl", "".join(kept).encode())
+        earlier = [json.dumps(line) + "\n" for line in self.steps() if line["step"] < step]
+        atomic_write(self.path / "metrics.jsonl", "".join(earlier).encode())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -281,8 +281,8 @@ def _with_nan(line: bytes) -> dict[str, float | int] | None:
         content = json.loads(line)
     except ValueError:  # of another encoding, too
         return None
-    whole = isinstance(content, dict) and {int, float}.issuperset(map(type, content.values()))
-    return content if whole else None
+    of_numbers = isinstance(content, dict) and {int, float}.issuperset(map(type, content.values()))
+    return content if of_numbers else None
 
 
 def run_folders(runs: Path) -> list[RunFolder]:
@@ -293,12 +293,12 @@ def run_folders(runs: Path) -> list[RunFolder]:
 def find_run(runs: Path, start: str) -> RunFolder:
     """The run whose id begins so, or InputError."""
     folders = run_folders(runs)
-    found = [folder for folder in folders if folder.path.name.startswith(start)]
-    if len(found) == 1:
-        return found[0]
-    shown = ", ".join(folder.path.name for folder in (found or folders)[:5]) or "none"
-    if found:
-        raise InputError(f"{len(found)} runs in {runs} begin with {start!r}: {shown}; give more of the id")
+    matching = [folder for folder in folders if folder.path.name.startswith(start)]
+    if len(matching) == 1:
+        return matching[0]
+    shown = ", ".join(folder.path.name for folder in (matching or folders)[:5]) or "none"
+    if matching:
+        raise InputError(f"{len(matching)} runs in {runs} begin with {start!r}: {shown}; give more of the id")
     raise InputError(f"{runs} holds no run whose id begins with {start!r}; the first of its {len(folders)}: {shown}")
 
 

@@ -8,8 +8,9 @@ import pytest
 from harness.errors import InputError
 from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
-from harness.execute.executor import Site, _inputs
+from harness.execute.executor import Site
 from harness.jobs.kind import JobOrder
+from harness.jobs.kinds import kind_of
 from harness.report.tables import caption, results_table
 from harness.runs.folder import Result, RunFolder
 from harness.study.plan import plan_study
@@ -275,7 +276,10 @@ def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
         "alone": (planned, _student(planned, "instance")),
         "all": (planned, _student(planned, "all")),
     }
-    fields = {name: _inputs(its_plan, job, site) for name, (its_plan, job) in asked.items()}
+    fields = {
+        name: kind_of(job.spec).order(job.spec, job.source, its_plan, site.folder)
+        for name, (its_plan, job) in asked.items()
+    }
 
     def weights(id_):
         return id_ and tmp_path / id_ / "model.safetensors"
