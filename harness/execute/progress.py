@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, console: Console, workers: int, live: Live | None) -> None:
         self._console, self._workers, self._live = console, workers, live
-        self._told: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
         self._last_line = time.monotonic()
 
     def __call__(self, states: dict[str, JobState]) -> None:
@@ -28,12 +28,12 @@ class Progress:
             self._live.update(self._table(states))
             return
         # What was done or waiting before is no news.
-        self._told = self._told or {id_: "done" if s.status == "done" else "waiting" for id_, s in states.items()}
+        self._shown = self._shown or {id_: "done" if s.status == "done" else "waiting" for id_, s in states.items()}
         for id_, state in states.items():
-            if state.status != self._told[id_]:
+            if state.status != self._shown[id_]:
                 reason = f": {state.reason}" if state.reason else ""
                 self._console.print(f"{state.job.label} [{id_}] {state.status}{reason}", markup=False, soft_wrap=True)
-            self._told[id_] = state.status
+            self._shown[id_] = state.status
         if time.monotonic() - self._last_line > LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
             running = [f"{s.job.label} {_steps(s)}" for s in states.values() if s.status == "running"]
@@ -72,15 +72,15 @@ def _eta(states: dict[str, JobState], workers: int) -> str:
     left = [s.seconds_left for s in states.values() if s.status == "running"]
     done = sum(s.status == "done" for s in states.values())
     text = f"{done} of {len(states)} jobs done"
-    whole = [
+    trainings = [
         s.seconds_left * s.job.spec.steps / max(s.job.spec.steps - s.step, 1)
         for s in states.values()
         if s.status == "running" and s.seconds_left is not None and s.job.spec.steps
     ]
     known = [seconds for seconds in left if seconds is not None]
-    if not whole:
+    if not trainings:
         return text
-    waiting = sum(s.status == "waiting" for s in states.values()) * sum(whole) / len(whole)
+    waiting = sum(s.status == "waiting" for s in states.values()) * sum(trainings) / len(trainings)
     return f"{text}, about {_time(max(max(known), (sum(known) + waiting) / workers))} left"
 
 
