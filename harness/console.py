@@ -23,8 +23,8 @@ def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as it is: [a] is no markup
     # A cut number is worse than a wrapped line: the table takes the width it needs, whatever the terminal has.
-    whole = Measurement.get(console, console.options.update(width=1000), table).maximum
-    Console(file=console.file, width=max(whole, console.width), force_terminal=console.is_terminal).print(table)
+    width = Measurement.get(console, console.options.update(width=1000), table).maximum
+    Console(file=console.file, width=max(width, console.width), force_terminal=console.is_terminal).print(table)
 
 
 def size_text(count: int) -> str:

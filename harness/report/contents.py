@@ -98,8 +98,8 @@ def document(
         notes=["A box is a training, or several that differ in the seed alone; lines lead from teacher to student."],
     )
     sections.append(Section("Cost and plan", [tables["cost"]], pictures.taken()))
-    if opened.kept and (opened.kept / PICTURES).is_file():
-        atomic_write(out / PICTURES, (opened.kept / PICTURES).read_bytes())
+    if opened.earlier_tables and (opened.earlier_tables / PICTURES).is_file():
+        atomic_write(out / PICTURES, (opened.earlier_tables / PICTURES).read_bytes())
     seen = samples(opened.root, opened.study, runs, trio(runs), out)
     note = "The figures are in the folder figures beside this page, too, as SVG and PDF."
     told = headlines(lines, opened.study)
