@@ -65,14 +65,13 @@ def _finished(site: Site) -> dict[str, list[float]]:
     by_kind: dict[str, list[float]] = {}
     here = _torch_device(site.device)
     for folder in run_folders(site.runs):
-        try:
-            result, order = (json.loads((folder.path / name).read_text()) for name in ("result.json", "job.json"))
-            machine, seconds = result["machine"], float(result["seconds"])
-            kind = _kind(order["spec"], (order.get("teacher_spec") or {}).get("detector"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # no run of a version whose time we could read
+        run = folder.peek()
+        if run.order is None or run.result is None:
+            continue
+        machine = run.result.machine
         if machine.get("device", "").split(" ")[0] == here and machine.get("threads") == str(site.threads):
-            by_kind.setdefault(kind, []).append(seconds)
+            kind = _kind(run.order.spec, (run.order.teacher_spec or {}).get("detector"))
+            by_kind.setdefault(kind, []).append(run.result.seconds)
     return by_kind
 
 

@@ -181,8 +181,7 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
         **kind_of(job.spec).order(job.spec, job.source.resolve() if job.source else None, plan, site.folder),
     )
     with folder.locked():
-        folder.write("job.json", order.model_dump(mode="json"))
-        folder.clear_failure()
+        folder.begin(order.model_dump(mode="json"))
     newest = folder.last_step()
     with folder.log.open("ab") as log:
         process = subprocess.Popen(

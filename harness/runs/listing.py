@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
-
-from pydantic import BaseModel, TypeAdapter
+from typing import Any, Literal, get_args
 
 from harness.errors import InputError
 from harness.runs.claims import Claim
@@ -68,32 +66,28 @@ def stored_runs(runs: Path) -> dict[str, StoredRun]:
 
 def look(folder: RunFolder) -> StoredRun:
     """A run folder as it is."""
-    path = folder.path
-    files = _files(path)
-    order = _whole(path / "job.json", _Order)
-    result = _whole(path / "result.json", Result)
-    failure = _whole(path / "failure.json", _Failure)
-    read = {"job.json": order, "result.json": result, "failure.json": failure}
+    files, contents = _files(folder.path), folder.peek()
+    order = contents.order
     if folder.in_use():
         state: State = "running"
-    elif order is None or any(content is None and name in files for name, content in read.items()):
+    elif order is None or contents.damaged:
         state = "damaged"
-    elif result is not None:
+    elif contents.result is not None:
         state = "done"
-    elif failure is not None:
+    elif contents.failure is not None:
         state = "failed"
     else:
-        begun = any(file.st_size for name, file in files.items() if name not in ("job.json", "lock", "log.txt"))
-        state = "stopped" if begun else "empty"
+        idle = {path.name for path in (folder.order, folder.lock, folder.log)}
+        state = "stopped" if any(file.st_size for name, file in files.items() if name not in idle) else "empty"
     return StoredRun(
         folder=folder,
         state=state,
         label=order.label if order else "",
         spec=order.spec if order else {},
-        result=result,
-        failure=failure.reason if failure else "",
+        result=contents.result,
+        failure=contents.failure or "",
         sizes={name: file.st_size for name, file in files.items()},
-        newest=max((file.st_mtime for file in files.values()), default=path.stat().st_mtime),
+        newest=max((file.st_mtime for file in files.values()), default=folder.path.stat().st_mtime),
     )
 
 
@@ -124,26 +118,6 @@ def unneeded(stored: Mapping[str, StoredRun], claims: Iterable[Claim], before: f
     staying |= {run.id for run in stored.values() if run.state == "running" or run.newest >= before}
     needed = with_needs(stored, staying)
     return [run for run in stored.values() if run.id not in needed]
-
-
-class _Order(BaseModel):
-    label: str
-    spec: dict[str, Any]
-
-
-class _Failure(BaseModel):
-    reason: str
-
-
-_T = TypeVar("_T")
-
-
-def _whole(path: Path, kind: type[_T]) -> _T | None:
-    """What a file says; None where there is none, or a torn one, or one of something else."""
-    try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def _files(folder: Path) -> dict[str, os.stat_result]:

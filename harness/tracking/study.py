@@ -100,9 +100,9 @@ class Mirror:
         steps = [line for line in folder.steps() if line["step"] % HISTORY_EVERY == 0]
         self.store.history(run, [(int(line["step"]), _trained(line)) for line in steps])
         self.store.metrics(run, result.metrics | {"parameters": result.parameters, "seconds": result.seconds})
-        for name in ("job.json", "metrics_summary.json", "log.txt"):
-            if (folder.path / name).is_file():  # an image teacher has no boxes to summarise
-                self.store.files(run, folder.path / name)
+        for path in (folder.order, folder.summary, folder.log):
+            if path.is_file():  # an image teacher has no boxes to summarise
+                self.store.files(run, path)
         self.store.end(run, at=end)
 
     def _add_arm(self, line: Line) -> None:
