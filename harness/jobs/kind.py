@@ -75,7 +75,7 @@ class Outcome:
     metrics: dict[str, float]
     parameters: int
     scored: Timer
-    """From the end of the training on."""
+    """The time from the end of the training on."""
     warnings: dict[str, str] = field(default_factory=dict)
     began: dict[str, str] = field(default_factory=dict)
     diagnose: Callable[[], None] = lambda: None

@@ -121,7 +121,7 @@ def unneeded(stored: Mapping[str, StoredRun], claims: Iterable[Claim], before: f
 
 
 def _files(folder: Path) -> dict[str, os.stat_result]:
-    """By their paths in the folder."""
+    """All files of a folder by their paths in it."""
     files = {}
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in sorted(names)):

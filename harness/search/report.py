@@ -100,13 +100,13 @@ def finish(
 
     Args:
         opened: The search.
-        trainer: Of its trials.
-        book: Of its trials.
+        trainer: What trains its trials.
+        book: The book of its trials.
         baseline: The objectives of the student without a teacher, as trials are scored.
         site: Where the confirmation is trained.
         confirm: Whether it is.
         out: Folder of tables and figures.
-        mirror: Of the search.
+        mirror: The mirror of the search in MLflow.
         console: For the table.
     """
     follow(mirror, book, opened.search.objective)

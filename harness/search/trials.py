@@ -42,7 +42,7 @@ class TrialBook:
         """Open the search, or begin it.
 
         Args:
-            folder: Of the search: Optuna's journal, unless a storage is given, and its owners' locks.
+            folder: Where Optuna's journal is, unless a storage is given, and its owners' locks.
             storage: A database URL as SQLAlchemy writes them; None for a journal file in the folder.
             search: What is searched.
             identity: Everything about the search and its study that makes trials comparable.
@@ -338,7 +338,7 @@ class _KernelLock(BaseJournalFileLock):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """For as long as the block lasts."""
+        """The lock is held for as long as the block lasts."""
         self.acquire()
         try:
             yield

@@ -75,7 +75,7 @@ class DetectorJobSpec(JobSpec):
     seed: int
     data: DataIdentity
     schedule: ScheduleSpec | None
-    """In steps. None: nothing is trained, and weights that are given, or the initial ones, are scored."""
+    """A schedule in steps. None: nothing is trained, and weights that are given, or the initial ones, are scored."""
     weights: str | None = None
     """Content hash of the given weights."""
     model_of: str | None = None
@@ -181,7 +181,7 @@ class Job:
 
     spec: AnyJobSpec
     label: str
-    """For people: the first row that wanted this job."""
+    """The first row that wanted this job, for people."""
     source: Path | None = None
     """Where what is given lies: weights, the root of an image teacher's dataset, a folder of labels."""
 

@@ -42,8 +42,8 @@ class SearchMirror:
         """Connect, and find or make the experiment of the study and the parent run of its search.
 
         Args:
-            uri: Of the tracking store.
-            name: Of the study.
+            uri: Where the tracking store is.
+            name: What the study is called.
             identity: What makes two searches one.
             console: For what goes wrong.
         """

@@ -78,7 +78,7 @@ class Store:
         """Connect; find or make the experiment.
 
         Args:
-            uri: Of the tracking store.
+            uri: Where the tracking store is.
             experiment: Its name.
             console: For the one message.
         """

@@ -48,7 +48,7 @@ class Mirror:
         Args:
             tables: Folder of the tables and pictures.
             markdown: The main table.
-            lines: Of it.
+            lines: The lines of that table.
             failed: Whether a job did.
         """
 
