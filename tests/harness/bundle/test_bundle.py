@@ -38,8 +38,8 @@ def bundle(planned, stored, tmp_path_factory):
     from dataclasses import replace
 
     folder = tmp_path_factory.mktemp("bundle")
-    source = replace(planned, runs=stored / "runs")
-    runs = StudyRuns.open(source.plan, source.runs)
+    source = replace(planned, runs_dir=stored / "runs")
+    runs = StudyRuns.open(source.plan, source.runs_dir)
     rebuild(source, runs, folder / "reports" / "smoke", Console(file=io.StringIO()))
     write_bundle(folder / "smoke.zip", source, runs, folder / "reports" / "smoke", True, False)
     return folder / "smoke.zip"
@@ -72,7 +72,7 @@ def rewritten(bundle, tmp_path):
 def _files(path):
     """What an opened bundle has, by name."""
     with unbundled(path) as source:
-        parent = source.runs.parent
+        parent = source.runs_dir.parent
         return {each.relative_to(parent).as_posix(): each.read_bytes() for each in parent.rglob("*") if each.is_file()}
 
 
@@ -167,7 +167,7 @@ def test_an_interrupted_bundle_leaves_nothing(planned, stored, bundle, tmp_path,
     monkeypatch.setattr(os, "replace", crash)
     runs = StudyRuns.open(planned.plan, stored / "runs")
     with pytest.raises(KeyboardInterrupt):
-        write_bundle(tmp_path / "x.zip", replace(planned, runs=stored / "runs"), runs, bundle.parent, False, False)
+        write_bundle(tmp_path / "x.zip", replace(planned, runs_dir=stored / "runs"), runs, bundle.parent, False, False)
     assert list(tmp_path.iterdir()) == []
 
 
