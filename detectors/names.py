@@ -1,13 +1,30 @@
 """Names that a user writes: what one stands for, also in somebody else's package, and the message where it is none."""
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from importlib.metadata import entry_points
 from operator import attrgetter
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_refusal: ContextVar[str] = ContextVar("_refusal", default="")
+
+
+@contextmanager
+def no_imports(reason: str) -> Iterator[None]:
+    """Inside, ``package.module:Name`` raises ValueError with this reason: to import what a stranger names runs it.
+
+    Entry points are taken all the same: who installed their package trusts it.
+    """
+    token = _refusal.set(reason)
+    try:
+        yield
+    finally:
+        _refusal.reset(token)
 
 
 def unknown(what: str, word: str, allowed: Iterable[str]) -> str:
@@ -44,6 +61,8 @@ def named(what: str, name: str, table: Mapping[str, T], group: str, is_one: Call
     if not places and ":" not in name:
         offered = {point.name for point in entry_points(group=group)}
         raise ValueError(f"{unknown(what, name, {*table, *offered})}, or one of your own as package.module:Name")
+    if not places and (reason := _refusal.get()):
+        raise ValueError(f"{what} {name!r} is not imported: {reason}")
     return _imported(what, places.pop() if places else name, is_one, needed)
 
 

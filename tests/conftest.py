@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from tests import typechecker
 # Before anything of ours is imported, or its annotations stay unchecked. What is timed is what users run.
 if "--benchmark-enable" not in sys.argv:
     install_import_hook(["detectors", "distill", "harness"], f"{typechecker.__name__}.check")
+
+# A shell without job control starts what is in the background with Ctrl-C ignored; tests send it all the same.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A noisy machine makes no test wrong.
 settings.register_profile("crossbev", deadline=None)

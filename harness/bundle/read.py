@@ -8,7 +8,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
@@ -16,6 +16,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_z
 import yaml
 from pydantic import ValidationError
 
+from detectors.names import no_imports
 from detectors.spec import Spec
 from harness.bundle.write import MANIFEST, MEMBER, PREDICTIONS, WEIGHTS, Environment, Manifest
 from harness.errors import InputError
@@ -35,6 +36,7 @@ LARGEST_TEXT = 64 * 2**20
 LARGEST_ARRAYS = 2**30
 """Bytes of the arrays in a file of NumPy's, which is packed once more."""
 _CHUNK = 2**20
+_UNTRUSTED = "that would run code of another package; --trust does so, where you trust whoever wrote the bundle"
 # What no table is made from is checked, but stays in the bundle.
 _STAYS = (PREDICTIONS, WEIGHTS)
 _TORN = (BadZipFile, OSError, EOFError, RuntimeError, ValueError, OverflowError, struct.error, zlib.error)
@@ -48,8 +50,16 @@ def is_bundle(path: Path) -> bool:
 
 
 @contextmanager
-def unbundled(path: Path) -> Iterator[Opened]:
-    """What a bundle holds, in a folder that is there for as long as the block lasts; raises InputError."""
+def unbundled(path: Path, trusted: bool = False) -> Iterator[Opened]:
+    """What a bundle holds, in a folder that is there for as long as the block lasts.
+
+    Args:
+        path: The bundle.
+        trusted: Whether modules that its study names as ``package.module:Name`` may be imported, which runs them.
+
+    Raises:
+        InputError: It is no bundle, a damaged one, or names modules and is not trusted.
+    """
     try:
         archive = ZipFile(path)
     except FileNotFoundError as error:
@@ -61,7 +71,7 @@ def unbundled(path: Path) -> Iterator[Opened]:
         for info in archive.infolist():
             if info.filename != MANIFEST:
                 _unpack(archive, info, manifest, path, Path(folder))
-        yield _opened(path, Path(folder), manifest)
+        yield _opened(path, Path(folder), manifest, trusted)
 
 
 def differing_tables(opened: Opened, made: Path) -> list[str]:
@@ -139,7 +149,7 @@ def _check_arrays(file: Path, path: Path, name: str) -> None:
             raise InputError(f"bundle {path}: {name} would unpack to {size:,} bytes; allowed: {LARGEST_ARRAYS:,}")
 
 
-def _opened(path: Path, folder: Path, manifest: Manifest) -> Opened:
+def _opened(path: Path, folder: Path, manifest: Manifest, trusted: bool) -> Opened:
     """From the unpacked files."""
     for name in manifest.files:
         if not name.startswith("runs/") and (folder / name).stat().st_size > LARGEST_TEXT:
@@ -152,7 +162,7 @@ def _opened(path: Path, folder: Path, manifest: Manifest) -> Opened:
     environment = _parsed(Environment, (folder / "environment.json").read_bytes(), path, "environment.json")
     _date_results(path, plan, runs, environment)
     runs.mkdir(exist_ok=True)
-    study = _study(path, folder, manifest)
+    study = _study(path, folder, manifest, trusted)
     return Opened(manifest.study, study, plan, runs, None, question(folder / "study.yaml"), folder / "tables")
 
 
@@ -167,13 +177,14 @@ def _date_results(path: Path, plan: Plan, runs: Path, environment: Environment) 
         os.utime(result, (finished.timestamp(), finished.timestamp()))
 
 
-def _study(path: Path, folder: Path, manifest: Manifest) -> StudySpec:
+def _study(path: Path, folder: Path, manifest: Manifest, trusted: bool) -> StudySpec:
     """The study, with its papers where they were unpacked."""
     papers = {name for name in manifest.files if name.startswith("papers/")}
     try:
         for name in ("study.yaml", *papers):
             _refuse_aliases((folder / name).read_text())
-        study = StudySpec.model_validate(yaml.safe_load((folder / "study.yaml").read_text()))
+        with nullcontext() if trusted else no_imports(_UNTRUSTED):
+            study = StudySpec.model_validate(yaml.safe_load((folder / "study.yaml").read_text()))
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"bundle {path}: study.yaml: {' '.join(str(error).split())}") from error
     for paper in study.report.papers:

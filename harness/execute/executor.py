@@ -168,9 +168,10 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
     return states
 
 
-def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
-    folder = site.folder(job.id)
-    order = JobOrder(
+def order_for(job: Job, plan: Plan, site: Site) -> JobOrder:
+    """What its worker is told."""
+    source = job.source.resolve() if job.source else None
+    return JobOrder(
         spec=job.spec,
         label=job.label,
         root=site.root.path.resolve(),
@@ -178,8 +179,12 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
         device=site.device,
         threads=site.threads,
         loader_workers=site.loader_workers,
-        **kind_of(job.spec).order(job.spec, job.source.resolve() if job.source else None, plan, site.folder),
+        **kind_of(job.spec).order(job.spec, source, plan, site.folder),
     )
+
+
+def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
+    folder, order = site.folder(job.id), order_for(job, plan, site)
     with folder.locked():
         folder.begin(order.model_dump(mode="json"))
     newest = folder.last_step()

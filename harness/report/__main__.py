@@ -47,6 +47,9 @@ def main(
         bool, typer.Option("--without-predictions", help="Leave predicted boxes out of the bundle, most of its size.")
     ] = False,
     with_weights: Annotated[bool, typer.Option("--with-weights", help="Add trained detectors to the bundle.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Import the modules that a bundle's study names, which runs them.")
+    ] = False,
 ) -> None:
     """Print and write the tables of a study from its finished runs; rows without one say so. Nothing is trained.
 
@@ -60,7 +63,7 @@ def main(
         from harness.report.write import rebuild
 
         _check_flags(asked, bundle, examine, without_predictions, with_weights)
-        with _opened(asked) as opened:
+        with _opened(asked, trust) as opened:
             if examine:
                 unexamined = _complete(opened, device)
             runs = StudyRuns.open(opened.plan, opened.runs_dir)
@@ -111,13 +114,13 @@ def _named(given: Mapping[str, object]) -> str:
 
 
 @contextmanager
-def _opened(asked: flags.Asked) -> "Iterator[Opened]":
+def _opened(asked: flags.Asked, trust: bool) -> "Iterator[Opened]":
     """What the report is made from."""
     from harness.bundle.read import is_bundle, unbundled
     from harness.opened import open_study
 
     if is_bundle(asked.path):
-        with unbundled(asked.path) as opened:
+        with unbundled(asked.path, trust) as opened:
             yield opened
     else:
         yield open_study(asked, console)

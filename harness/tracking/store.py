@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from harness.errors import InputError, without_password
+from harness.tracking.database import make_database, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -46,7 +47,9 @@ def check_store(uri: str) -> None:
                 "sqlite:///mlflow.db"
             ) from error
     try:
-        _client(uri).search_experiments(max_results=1)
+        if (file := sqlite_file(uri)) is not None:
+            make_database(file, _experiments)
+        _experiments(uri)
     except Exception as error:
         # SQLAlchemy's, a driver's, or MLflow's own: all of them mean that this store is of no use here.
         reason = without_password(" ".join(str(error).split()))[:300]
@@ -54,6 +57,11 @@ def check_store(uri: str) -> None:
             f"{named} cannot be used: {reason}; allowed: sqlite:///FILE, another database that SQLAlchemy knows, or "
             "http://HOST:PORT of a server"
         ) from error
+
+
+def _experiments(uri: str) -> None:
+    """Ask for the experiments, for which MLflow makes the tables of a new database."""
+    _client(uri).search_experiments(max_results=1)
 
 
 def _client(uri: str) -> Any:

@@ -7,6 +7,7 @@ seeds. Without it the body runs once, on the smallest study, as a test.
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path

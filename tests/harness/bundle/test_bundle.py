@@ -16,6 +16,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
@@ -38,10 +39,10 @@ def bundle(planned, stored, tmp_path_factory):
     from dataclasses import replace
 
     folder = tmp_path_factory.mktemp("bundle")
-    source = replace(planned, runs_dir=stored / "runs")
-    runs = StudyRuns.open(source.plan, source.runs_dir)
-    rebuild(source, runs, folder / "reports" / "smoke", Console(file=io.StringIO()))
-    write_bundle(folder / "smoke.zip", source, runs, folder / "reports" / "smoke", True, False)
+    opened = replace(planned, runs_dir=stored / "runs")
+    runs = StudyRuns.open(opened.plan, opened.runs_dir)
+    rebuild(opened, runs, folder / "reports" / "smoke", Console(file=io.StringIO()))
+    write_bundle(folder / "smoke.zip", opened, runs, folder / "reports" / "smoke", True, False)
     return folder / "smoke.zip"
 
 
@@ -71,8 +72,8 @@ def rewritten(bundle, tmp_path):
 
 def _files(path):
     """What an opened bundle has, by name."""
-    with unbundled(path) as source:
-        parent = source.runs_dir.parent
+    with unbundled(path) as opened:
+        parent = opened.runs_dir.parent
         return {each.relative_to(parent).as_posix(): each.read_bytes() for each in parent.rglob("*") if each.is_file()}
 
 
@@ -254,6 +255,24 @@ def test_a_plan_study_or_environment_that_is_none_is_named(rewritten, jobs):
     assert "environment.json: " in put("environment.json", b"{}")
     assert "0123456789abcdef is of no job" in put("runs/0123456789abcdef/result.json", b"{}")
     assert "plan.json is missing, also in its manifest.json" in _refused(rewritten(lambda m: m.pop("plan.json")))
+
+
+def test_code_that_a_study_names_is_run_only_for_who_trusts_it(rewritten, report, tmp_path, monkeypatch):
+    (tmp_path / "theirs.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'was_run')!r}).touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def edit(members):
+        study = yaml.safe_load(members["study.yaml"])
+        study["losses"]["mine"] = {"loss": "theirs:Spec"}
+        members["study.yaml"] = yaml.safe_dump(study).encode()
+
+    path = rewritten(edit)
+    status, output = report(path)
+    assert status == 2
+    assert "'theirs:Spec' is not imported: that would run code of another package; --trust does so" in output
+    assert not (tmp_path / "was_run").exists()
+    assert "allowed: none (in theirs)" in report(path, "--trust")[1]
+    assert (tmp_path / "was_run").exists()
 
 
 def test_a_bundle_of_another_format_says_so(rewritten):

@@ -8,9 +8,8 @@ import pytest
 from harness.errors import InputError
 from harness.evidence.results import results_frame, summary
 from harness.evidence.runs import StudyRuns
-from harness.execute.executor import Site
+from harness.execute.executor import Site, order_for
 from harness.jobs.kind import JobOrder
-from harness.jobs.kinds import kind_of
 from harness.report.tables import caption, results_table
 from harness.runs.folder import Result, RunFolder
 from harness.study.plan import plan_study
@@ -276,10 +275,6 @@ def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
         "alone": (planned, _student(planned, "instance")),
         "all": (planned, _student(planned, "all")),
     }
-    fields = {
-        name: kind_of(job.spec).order(job.spec, job.source, its_plan, site.folder)
-        for name, (its_plan, job) in asked.items()
-    }
 
     def weights(id_):
         return id_ and tmp_path / id_ / "model.safetensors"
@@ -291,10 +286,9 @@ def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
         "alone": (None, None, tmp_path / labels / "labels"),
         "all": (teacher, None, tmp_path / labels / "labels"),
     }
-    site_fields = {"label": "", "root": tmp_path, "version": "", "device": "cpu", "threads": 1, "loader_workers": 0}
     for name, (needed, source, seen) in expected.items():
         its_plan, job = asked[name]
-        order = JobOrder(spec=job.spec, **site_fields, **fields[name])
+        order = order_for(job, its_plan, site)
         assert (order.teacher_weights, order.source, order.labels) == (weights(needed), source, seen)
         assert order.teacher_spec == (its_plan.jobs[needed].spec if needed else None)
         assert order.given_weights is None
