@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -23,8 +24,8 @@ def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as it is: [a] is no markup
     # A cut number is worse than a wrapped line: the table takes the width it needs, whatever the terminal has.
-    whole = Measurement.get(console, console.options.update(width=1000), table).maximum
-    Console(file=console.file, width=max(whole, console.width), force_terminal=console.is_terminal).print(table)
+    width = Measurement.get(console, console.options.update(width=1000), table).maximum
+    Console(file=console.file, width=max(width, console.width), force_terminal=console.is_terminal).print(table)
 
 
 def size_text(count: int) -> str:
@@ -45,34 +46,55 @@ def age_text(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
+class Display:
+    """A picture that changes in a terminal, and a line now and then anywhere else."""
+
+    def __init__(self, console: Console, live: Live | None, line_every: float) -> None:
+        self._console, self._live, self._line_every = console, live, line_every
+        self._last_line = time.monotonic()
+
+    def show(self, picture: Callable[[], RenderableType], line: Callable[[], str], last: bool = False) -> None:
+        """Show the present state; as a line only where the latest is old enough, or this is the last one."""
+        if self._live is not None:
+            self._live.update(picture())
+        elif last or time.monotonic() - self._last_line >= self._line_every:
+            self._last_line = time.monotonic()
+            self.say(line())
+
+    def say(self, news: str) -> None:
+        """Print a line where there is no picture to show the news."""
+        if self._live is None:
+            self._console.print(news, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def open_display(console: Console, line_every: float = LINE_EVERY_SECONDS) -> Iterator[Display]:
+    """A display for as long as the block lasts; `line_every` are the seconds between two lines, at least."""
+    if console.is_terminal:
+        with Live(console=console, transient=True) as live:
+            yield Display(console, live, line_every)
+    else:
+        yield Display(console, None, line_every)
+
+
 @contextmanager
 def count_progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar in a terminal, a line now and then anywhere else; both with the time left.
+    """A bar, or a line now and then; both with the time left.
 
     What it yields is to be called with the number of things done and of all of them; `what` names them, in plural.
     """
-    if console.is_terminal:
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(f"{what}, left:"), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-    else:
-        yield _Lines(console, what)
+    bar = Progress(BarColumn(), MofNCompleteColumn(), TextColumn(f"{what}, left:"), TimeRemainingColumn())
+    task = bar.add_task(what, total=None)
+    began = time.monotonic()
 
+    def line(done: int, total: int) -> str:
+        left = timedelta(seconds=round((time.monotonic() - began) / done * (total - done)))
+        return f"{done}/{total} {what}, {left} left"
 
-class _Lines:
-    """Says at most every few seconds how many are done."""
+    with open_display(console) as display:
 
-    def __init__(self, console: Console, what: str) -> None:
-        self._console = console
-        self._what = what
-        self._start = self._last = time.monotonic()
+        def count(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            display.show(lambda: bar, lambda: line(done, total), last=done == total)
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show this state."""
-        now = time.monotonic()
-        if done < total and now - self._last < LINE_EVERY_SECONDS:
-            return
-        self._last = now
-        left = timedelta(seconds=round((now - self._start) / done * (total - done)))
-        self._console.print(f"{done}/{total} {self._what}, {left} left", markup=False, soft_wrap=True)
+        yield count

@@ -50,7 +50,7 @@ def export(folder: RunFolder, out: Path) -> None:
         raise InputError(f"run {folder.path.name} ({order.label}) is no detector; only detectors are exported")
     detector = open_detector(folder.model)
     if detector.spec != order.spec.detector:
-        raise InputError(f"{folder.model} is not the detector of {folder.path / 'job.json'}")
+        raise InputError(f"{folder.model} is not the detector of {folder.order}")
     result = folder.result()
     assert result is not None
     origin = {

@@ -112,7 +112,7 @@ def asks(*without: str, path: Any = StudyPath) -> Callable[[Callable[..., None]]
             for field in fields(Asked)
             if field.name not in without
         ]
-        own = [
+        command_flags = [
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for name, parameter in inspect.signature(main).parameters.items()
             if name != "asked"
@@ -125,8 +125,8 @@ def asks(*without: str, path: Any = StudyPath) -> Callable[[Callable[..., None]]
             main(asked, **{name: value for name, value in given.items() if name not in names})
 
         # What Typer reads of a command: both, in one release or another.
-        command.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*shared, *own)}
+        command.__signature__ = inspect.Signature([*shared, *command_flags])  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*shared, *command_flags)}
         return command
 
     return decorate

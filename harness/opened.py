@@ -21,7 +21,7 @@ class Opened:
     """A study, its plan and its runs."""
 
     name: str
-    """Of the study; its tables go into a folder of that name."""
+    """The study's name; its tables go into a folder of that name."""
     study: StudySpec
     plan: Plan
     runs_dir: Path
@@ -29,7 +29,7 @@ class Opened:
     """The dataset; None where it is not at hand, as for a bundle."""
     question: str = ""
     """What the study asks, in words; empty where it does not say."""
-    kept: Path | None = None
+    earlier_tables: Path | None = None
     """Folder of what an earlier report kept of the dataset: of a bundle, which has none."""
 
 

@@ -56,7 +56,7 @@ def _introduce(opened: "Opened", todo: "list[Job]") -> None:
     plan = opened.plan
     console.print(
         f"{opened.name}: {len(plan.rows)} rows, {len(plan.jobs)} jobs, {len(todo)} to run "
-        f"(a loop over rows would train {plan.wanted})",
+        f"(a loop over rows would train {plan.looped_trainings})",
         highlight=False,
     )
     for what, names in (
@@ -88,7 +88,7 @@ def _run(asked: flags.Asked, opened: "Opened", todo: "list[Job]", site: "Site") 
     from harness.execute.progress import progress
     from harness.jobs.kinds import check_inputs
     from harness.report.write import rebuild
-    from harness.runs.claims import Records, Wanted
+    from harness.runs.claims import Claim, Claims
     from harness.runs.folder import make_folder
     from harness.tracking.store import check_store
     from harness.tracking.study import Mirror
@@ -98,8 +98,8 @@ def _run(asked: flags.Asked, opened: "Opened", todo: "list[Job]", site: "Site") 
     check_inputs(todo, site.root)
     check_store(asked.tracking_uri)
     # Before `execute` looks which results are there: from here on harness.runs leaves them alone.
-    claim = Wanted(name=asked.call, study=asked.path.resolve(), called=datetime.now(UTC), jobs=tuple(opened.plan.jobs))
-    Records(asked.runs_dir).replace(claim)
+    claim = Claim(name=asked.call, study=asked.path.resolve(), called=datetime.now(UTC), jobs=tuple(opened.plan.jobs))
+    Claims(asked.runs_dir).replace(claim)
     mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, asked.runs_dir, console)
 
     def watch(states: "dict[str, JobState]") -> None:

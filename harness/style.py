@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#1f2328"
-"""Of lines and words; on a page it becomes the colour of the text, so that it is seen on dark ground, too."""
+"""The colour of lines and words; on a page it becomes the colour of the text, and so is seen on dark ground, too."""
 FAINT = "#1f2328b3"
 GRID = "#1f232822"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -17,7 +17,7 @@ BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY = PALETTE
 Dashes = str | tuple[int, tuple[float, ...]]
 DASHES: tuple[Dashes, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 1.6, 1.2, 1.6)))
 NIGHT = {"paper": "#0d1117", "ground": "#11161f", "ring": "#2d3748", "ink": "#e6edf3", "faint": "#8b98a9"}
-"""Of pictures of samples, whose points and images are seen best on dark ground."""
+"""Colours of pictures of samples, whose points and images are seen best on dark ground."""
 
 
 def new_figure(

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ SOURCES = sorted(path for package in ("detectors", "distill", "harness") for pat
 MODULES = [path for path in SOURCES if path.name != "__init__.py"]
 LONG = 400
 """Lines of a file."""
+WELL_NAMED = ("harness", *(f"harness/{name}" for name in ("study", "search", "tracking", "runs", "execute", "jobs")))
+"""Folders in whose files every name says what a value is, not what happened to it: to be widened to all of them."""
+HISTORIES = {"found", "told", "said", "own", "whole", "kept"}
+"""What happened to a value."""
 
 HOMES = {
     "transformers": {"detectors/encoders/image.py", "harness/train/pretrained.py"},
@@ -50,6 +55,20 @@ def _imported(tree: ast.AST) -> set[str]:
     return found
 
 
+def _given_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The line and name of every variable, attribute, parameter, function and class that a file gives a name."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield node.lineno, name
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield node.lineno, name
+            case ast.alias(asname=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                yield node.lineno, name
+            case ast.ExceptHandler(name=str(name)):
+                yield node.lineno, name
+
+
 def test_imports_point_one_way():
     found = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
@@ -78,6 +97,15 @@ def test_heavy_library_stays_in_its_home(path):
 def test_no_module_is_named_for_nothing(path):
     parts = path.relative_to(ROOT).parts
     assert not {"utils", "common", "misc", "base", "helpers"} & {part.removesuffix(".py") for part in parts}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if _name(path.parent) in WELL_NAMED], ids=_name)
+def test_names_say_what_a_value_is(path):
+    # `whole: true` is a key of a study's YAML.
+    allowed = {"whole"} if _name(path) == "harness/study/search_spec.py" else set()
+    given = _given_names(ast.parse(path.read_text()))
+    wrong = [f"{_name(path)}:{line} {name}" for line, name in given if name in HISTORIES - allowed]
+    assert not wrong, f"{', '.join(wrong)}: a name says what the value is, not what happened to it"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)

@@ -21,6 +21,7 @@ from detectors.spec import Spec
 from harness.bundle.write import MANIFEST, MEMBER, PREDICTIONS, WEIGHTS, Environment, Manifest
 from harness.errors import InputError
 from harness.opened import Opened, question
+from harness.runs.folder import RunFolder
 from harness.study.papers import read_paper
 from harness.study.plan import Plan
 from harness.study.plan_file import read_plan
@@ -170,9 +171,10 @@ def _date_results(path: Path, plan: Plan, runs: Path, environment: Environment) 
     if strange := {run.name for run in runs.glob("*")} - plan.jobs.keys():
         raise InputError(f"bundle {path}: runs/{min(strange)} is of no job in its plan.json")
     for id_, finished in environment.finished_at.items():
-        if id_ not in plan.jobs or not (runs / id_ / "result.json").is_file():
+        result = RunFolder(runs / id_).result_file
+        if id_ not in plan.jobs or not result.is_file():
             raise InputError(f"bundle {path}: environment.json speaks of run {id_}, which has no result in it")
-        os.utime(runs / id_ / "result.json", (finished.timestamp(), finished.timestamp()))
+        os.utime(result, (finished.timestamp(), finished.timestamp()))
 
 
 def _study(path: Path, folder: Path, manifest: Manifest, trusted: bool) -> StudySpec:

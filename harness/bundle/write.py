@@ -142,14 +142,14 @@ def _contents(
         yield f"tables/{path.name}", path.read_bytes()
     left_out = _LEFT_OUT | (set() if predictions else {PREDICTIONS}) | (set() if weights else {WEIGHTS})
     for id_ in sorted(opened.plan.jobs):
-        folder = runs[id_].folder.path
-        for path in sorted(folder.rglob("*")):
-            parts = path.relative_to(folder).parts
+        folder = runs[id_].folder
+        for path in sorted(folder.path.rglob("*")):
+            parts = path.relative_to(folder.path).parts
             # A file that begins with a dot is being written.
             if parts[0] in left_out or any(part.startswith(".") for part in parts) or not path.is_file():
                 continue
             content = path.read_bytes()
-            yield "/".join(("runs", id_, *parts)), _portable(content) if parts == ("job.json",) else content
+            yield "/".join(("runs", id_, *parts)), _portable(content) if path == folder.order else content
 
 
 def study_yaml(study: StudySpec, papers: list[str]) -> str:

@@ -22,7 +22,7 @@ class Damage:
 
 def other_job(folder: RunFolder, label: str) -> Damage | None:
     """The damage where job.json has the spec of another job: a folder was copied, or given another name, by hand."""
-    spec = folder.job().get("spec") if (folder.path / "job.json").exists() else None
+    spec = folder.job().get("spec") if folder.order.exists() else None
     # A folder that does not say what it is of does not contradict its name.
     if spec is None or (isinstance(spec, dict) and spec_hash(spec) == folder.path.name):
         return None
@@ -36,7 +36,7 @@ def other_job(folder: RunFolder, label: str) -> Damage | None:
 
 def check_result(folder: RunFolder, spec: JobSpec, result: Result) -> None:
     """Raise Damaged where a table would lack a number, or show one that cannot be."""
-    path = folder.path / "result.json"
+    path = folder.result_file
     if missing := [name for name in spec.measures if name not in result.metrics]:
         raise Damaged(path, f"metrics: {' and '.join(missing)} missing")
     for name, value in result.metrics.items():
@@ -56,7 +56,7 @@ def check_seconds(folder: RunFolder, steps: Sequence[Mapping[str, float | int]])
     """Raise Damaged where the log of a training that has ended does not say how long each of its steps took."""
     for number, line in enumerate(steps, start=1):
         if not 0 <= line.get("seconds", -1) < math.inf:
-            raise Damaged(folder.path / "metrics.jsonl", f"line {number} does not say how many seconds its step took")
+            raise Damaged(folder.step_log, f"line {number} does not say how many seconds its step took")
 
 
 def check_draws(folder: RunFolder, values: Mapping[str, np.ndarray]) -> None:

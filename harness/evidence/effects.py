@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.evidence.attribution import Losses, Part, attribute
-from harness.evidence.line import POINTS, Gain, Key, Mean
+from harness.evidence.line import HEADLINE_METRICS, Gain, Key, Mean
 from harness.evidence.statistics import Blocks, Effect, Spread, holm
 from harness.study.papers import Metric, PublishedGain
 from harness.study.spec import StudySpec
@@ -86,7 +86,7 @@ def _group(model: str, split: str, rows: pd.DataFrame) -> Group:
     kinds = {pair and (pair[1], len(pair[0]["NDS"])) for pair in known}
     whole = len(kinds) == 1 and None not in kinds
     blocks: dict[Metric, Blocks] = {}
-    for metric in POINTS if found else ():
+    for metric in HEADLINE_METRICS if found else ():
         values = {name: [training[metric] for training in trainings] for name, trainings in found.items()}
         draws = None
         if whole:
@@ -147,8 +147,8 @@ def gains(frame: pd.DataFrame, published: Mapping[Key, PublishedGain]) -> dict[K
     """
     effects: dict[tuple[Key, Metric], tuple[Effect, float]] = {}
     for group in groups(frame):
-        smallest = {metric: group.detectable(metric) for metric in POINTS}
-        effects |= {(key, m): (group.gain(key, m), smallest[m]) for key in group.baselines for m in POINTS}
+        smallest = {metric: group.detectable(metric) for metric in HEADLINE_METRICS}
+        effects |= {(key, m): (group.gain(key, m), smallest[m]) for key in group.baselines for m in HEADLINE_METRICS}
     adjusted = holm([math.nan if key.split else effect.p for (key, _), (effect, _) in effects.items()])
     found: dict[Key, dict[Metric, Gain]] = {}
     for ((key, metric), (effect, detectable)), p in zip(effects.items(), adjusted, strict=True):

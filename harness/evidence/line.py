@@ -6,7 +6,7 @@ from typing import NamedTuple
 from harness.study.papers import Metric, PublishedGain
 from harness.study.plan import Row
 
-POINTS: tuple[Metric, ...] = ("mAP", "NDS")
+HEADLINE_METRICS: tuple[Metric, ...] = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MASKS = ("mask_AP", "mask_AP50")
@@ -83,9 +83,9 @@ class Line:
 
     key: Key
     metrics: dict[str, Mean]
-    """POINTS and MASKS in points, ERRORS in the devkit's units."""
+    """HEADLINE_METRICS and MASKS in points, ERRORS in the devkit's units."""
     gains: dict[Metric, Gain]
-    """In each of POINTS."""
+    """In each of HEADLINE_METRICS."""
     scenes: float | int
     """How many the intervals are over, 0 where they are over none; NaN of a line without a gain."""
     seeds: int

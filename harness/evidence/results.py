@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from harness.evidence.effects import KEYS, foremost, gains
-from harness.evidence.line import ERRORS, MASKS, POINTS, Gain, Key, Line, Mean, gain_column
+from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, gain_column
 from harness.evidence.runs import Run, StudyRuns
 from harness.runs.folder import Result
 from harness.study.jobs import DetectorJobSpec
@@ -49,14 +49,14 @@ def _record(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> dict[Hashable
         "parameters": result.parameters if result else float("nan"),
         "machine": _machine(result) if result else "",
     }
-    for metric in (*POINTS, *ERRORS):
-        scale = 100 if metric in POINTS else 1
+    for metric in (*HEADLINE_METRICS, *ERRORS):
+        scale = 100 if metric in HEADLINE_METRICS else 1
         record[metric] = result.metrics.get(metric, float("nan")) * scale if result else float("nan")
     for metric in MASKS:
         record[metric] = (
             100 * result.metrics.get(metric.removeprefix("mask_"), float("nan")) if result else float("nan")
         )
-    for metric in POINTS:
+    for metric in HEADLINE_METRICS:
         record[gain_column(metric)] = float("nan")
         if result is not None and baseline is not None:
             record[gain_column(metric)] = 100 * (result.metrics[metric] - baseline.metrics[metric])
@@ -69,7 +69,7 @@ def _draws(run: Run) -> tuple[dict[str, np.ndarray], int] | None:
     """mAP and NDS in points, draw by draw, and the number of scenes."""
     if run.draws is None:
         return None
-    return {metric: 100 * run.draws.values[metric] for metric in POINTS}, run.draws.scenes
+    return {metric: 100 * run.draws.values[metric] for metric in HEADLINE_METRICS}, run.draws.scenes
 
 
 def _published(row: Row, run: Run, papers: Sequence[Paper]) -> dict[str, PublishedGain]:
@@ -156,7 +156,7 @@ def _together(texts: pd.Series) -> str:
 def summary(frame: pd.DataFrame) -> list[Line]:
     """The lines of the table: rows of `results_frame` that differ only in seed become one."""
     rows = frame.groupby(list(KEYS), sort=False)
-    metrics = [*POINTS, *ERRORS, *MASKS, *map(gain_column, POINTS)]
+    metrics = [*HEADLINE_METRICS, *ERRORS, *MASKS, *map(gain_column, HEADLINE_METRICS)]
     # A mean over fewer seeds than were asked for would pass for the whole: one NaN makes the cell NaN.
     means = rows[metrics].mean(skipna=False)
     keys = [Key._make(key) for key in means.index]
@@ -169,12 +169,12 @@ def summary(frame: pd.DataFrame) -> list[Line]:
     lines = []
     for number, (key, mean) in enumerate(zip(keys, means.to_dict("records"), strict=True)):
         known = {name: Mean(mean[name], spreads[number][name]) for name in metrics}
-        nothing = {metric: Gain(known[gain_column(metric)]) for metric in POINTS}
+        nothing = {metric: Gain(known[gain_column(metric)]) for metric in HEADLINE_METRICS}
         own = {metric: replace(gain, mean=nothing[metric].mean) for metric, gain in sure.get(key, nothing).items()}
         lines.append(
             Line(
                 key=key,
-                metrics={name: known[name] for name in (*POINTS, *ERRORS, *MASKS)},
+                metrics={name: known[name] for name in (*HEADLINE_METRICS, *ERRORS, *MASKS)},
                 gains=own,
                 scenes=own["NDS"].scenes,
                 seeds=sizes[number],

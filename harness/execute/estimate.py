@@ -23,7 +23,7 @@ TIMED_STEPS = 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of the jobs that are still to run."""
+    """The time of the jobs that are still to run."""
 
     seconds: float
     """With the workers of the site, if they are always busy."""
@@ -62,18 +62,17 @@ def _kind(spec: dict[str, Any], teacher: dict[str, Any] | None) -> str:
 
 def _finished(site: Site) -> dict[str, list[float]]:
     """Seconds of the finished jobs in the runs folder that ran on such a device with as many threads, by kind."""
-    found: dict[str, list[float]] = {}
+    by_kind: dict[str, list[float]] = {}
     here = _torch_device(site.device)
     for folder in run_folders(site.runs):
-        try:
-            result, order = (json.loads((folder.path / name).read_text()) for name in ("result.json", "job.json"))
-            machine, seconds = result["machine"], float(result["seconds"])
-            kind = _kind(order["spec"], (order.get("teacher_spec") or {}).get("detector"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # no run of a version whose time we could read
+        run = folder.peek()
+        if run.order is None or run.result is None:
+            continue
+        machine = run.result.machine
         if machine.get("device", "").split(" ")[0] == here and machine.get("threads") == str(site.threads):
-            found.setdefault(kind, []).append(seconds)
-    return found
+            kind = _kind(run.order.spec, (run.order.teacher_spec or {}).get("detector"))
+            by_kind.setdefault(kind, []).append(run.result.seconds)
+    return by_kind
 
 
 def _timed(site: Site) -> StepSeconds:

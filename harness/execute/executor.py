@@ -41,7 +41,7 @@ class Site:
     """A training; one thread repeats to the bit, and two trainings side by side use two cores better than one does."""
 
     first_slot: int = 0
-    """Of the GPUs: where several walks share a machine, each begins with another one."""
+    """The first of the GPUs: where several walks share a machine, each begins with another one."""
     loader_workers: int = 0
     """Processes that load data for each training; none of them changes what is loaded."""
 
@@ -63,7 +63,7 @@ class JobState:
     step: int = 0
     loss: float | None = None
     seconds_left: float | None = None
-    """Of its training, by the newest steps."""
+    """Seconds that its training has left, by the newest steps."""
 
 
 @dataclass
@@ -186,8 +186,7 @@ def order_for(job: Job, plan: Plan, site: Site) -> JobOrder:
 def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
     folder, order = site.folder(job.id), order_for(job, plan, site)
     with folder.locked():
-        folder.write("job.json", order.model_dump(mode="json"))
-        folder.clear_failure()
+        folder.begin(order.model_dump(mode="json"))
     newest = folder.last_step()
     with folder.log.open("ab") as log:
         process = subprocess.Popen(

@@ -1,43 +1,37 @@
 """What a person sees while a study runs: a live table in a terminal, plain lines anywhere else."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
+from harness.console import Display, open_display
 from harness.execute.executor import JobState
-
-LINE_EVERY_SECONDS = 30.0
 
 
 class Progress:
     """Shows the states that the executor reports."""
 
-    def __init__(self, console: Console, workers: int, live: Live | None) -> None:
-        self._console, self._workers, self._live = console, workers, live
-        self._told: dict[str, str] = {}
-        self._last_line = time.monotonic()
+    def __init__(self, display: Display, workers: int) -> None:
+        self._display, self._workers = display, workers
+        self._shown: dict[str, str] = {}
 
     def __call__(self, states: dict[str, JobState]) -> None:
         """Show these states."""
-        if self._live is not None:
-            self._live.update(self._table(states))
-            return
         # What was done or waiting before is no news.
-        self._told = self._told or {id_: "done" if s.status == "done" else "waiting" for id_, s in states.items()}
+        self._shown = self._shown or {id_: "done" if s.status == "done" else "waiting" for id_, s in states.items()}
         for id_, state in states.items():
-            if state.status != self._told[id_]:
+            if state.status != self._shown[id_]:
                 reason = f": {state.reason}" if state.reason else ""
-                self._console.print(f"{state.job.label} [{id_}] {state.status}{reason}", markup=False, soft_wrap=True)
-            self._told[id_] = state.status
-        if time.monotonic() - self._last_line > LINE_EVERY_SECONDS:
-            self._last_line = time.monotonic()
-            running = [f"{s.job.label} {_steps(s)}" for s in states.values() if s.status == "running"]
-            self._console.print(f"{'; '.join(running)}; {_eta(states, self._workers)}", markup=False, soft_wrap=True)
+                self._display.say(f"{state.job.label} [{id_}] {state.status}{reason}")
+            self._shown[id_] = state.status
+        self._display.show(lambda: self._table(states), lambda: self._line(states))
+
+    def _line(self, states: dict[str, JobState]) -> str:
+        running = [f"{s.job.label} {_steps(s)}" for s in states.values() if s.status == "running"]
+        return f"{'; '.join(running)}; {_eta(states, self._workers)}"
 
     def _table(self, states: dict[str, JobState]) -> Table:
         table = Table(title=_eta(states, self._workers), title_justify="left")
@@ -53,11 +47,8 @@ class Progress:
 @contextmanager
 def progress(console: Console, workers: int) -> Iterator[Progress]:
     """A display for the time of a study."""
-    if console.is_terminal:
-        with Live(console=console, refresh_per_second=2, transient=True) as live:
-            yield Progress(console, workers, live)
-    else:
-        yield Progress(console, workers, None)
+    with open_display(console, line_every=30.0) as display:
+        yield Progress(display, workers)
 
 
 def _steps(state: JobState) -> str:
@@ -72,15 +63,15 @@ def _eta(states: dict[str, JobState], workers: int) -> str:
     left = [s.seconds_left for s in states.values() if s.status == "running"]
     done = sum(s.status == "done" for s in states.values())
     text = f"{done} of {len(states)} jobs done"
-    whole = [
+    trainings = [
         s.seconds_left * s.job.spec.steps / max(s.job.spec.steps - s.step, 1)
         for s in states.values()
         if s.status == "running" and s.seconds_left is not None and s.job.spec.steps
     ]
     known = [seconds for seconds in left if seconds is not None]
-    if not whole:
+    if not trainings:
         return text
-    waiting = sum(s.status == "waiting" for s in states.values()) * sum(whole) / len(whole)
+    waiting = sum(s.status == "waiting" for s in states.values()) * sum(trainings) / len(trainings)
     return f"{text}, about {_time(max(max(known), (sum(known) + waiting) / workers))} left"
 
 

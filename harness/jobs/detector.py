@@ -145,20 +145,20 @@ def _train(
 def _warnings(folder: RunFolder, losses: Mapping[str, LossSpec], epoch: int) -> dict[str, str]:
     """What the losses say of their own values over the last epoch, of so many steps; told in the log, too."""
     last = folder.steps()[-epoch:]
-    found = {name: spec.warning([line[f"raw/{name}"] for line in last]) for name, spec in losses.items()}
-    for name, text in found.items():
+    texts = {name: spec.warning([line[f"raw/{name}"] for line in last]) for name, spec in losses.items()}
+    for name, text in texts.items():
         if text:
             print(f"warning: loss {name!r}: {text}")
-    return {name: text for name, text in found.items() if text}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _batches(folder: RunFolder, tokens: list[str], batch_size: int) -> str:
-    """Of the first batches that the training saw, as its log names them; they have to be shuffled ones."""
+    """The names of the first batches that the training saw, as its log has them; they have to be shuffled ones."""
     seen = [int(line["batch"]) for line in folder.steps()[:FIRST_BATCHES]]
     unshuffled = [batch_name(tokens[first : first + batch_size]) for first in range(0, len(tokens), batch_size)]
     # By chance, one shuffle of eight samples in forty thousand is no shuffle; of fewer it would be too many.
-    whole = min(len(seen), len(tokens) // batch_size)
-    if whole * batch_size >= 8 and seen[:whole] == unshuffled[:whole]:
+    full = min(len(seen), len(tokens) // batch_size)
+    if full * batch_size >= 8 and seen[:full] == unshuffled[:full]:
         raise RuntimeError("the training samples come in the order of their split: nothing shuffles them")
     return " ".join(f"{name:08x}" for name in seen)
 

@@ -19,7 +19,7 @@ from harness.study.jobs import AnyJobSpec, JobSpec
 from harness.study.plan import Plan
 
 FORWARD_SHARE = 1 / 3
-"""Of a training step; the backward pass takes about twice the forward one."""
+"""The share of the forward pass in a training step; the backward pass takes about twice the forward one."""
 
 DONE, FAILED, STOPPED, BUSY, UNEXAMINED = 0, 1, 3, 4, 5
 """Exit statuses of a worker; its run folder has the reason of a failure. UNEXAMINED: done, but its diagnosis failed."""
@@ -39,7 +39,7 @@ class JobOrder(Spec):
     root: Path
     version: str
     teacher_spec: AnyJobSpec | None = None
-    """Of the detector that teaches, or of the segmenter whose labels are wanted."""
+    """The spec of the detector that teaches, or of the segmenter whose labels are wanted."""
     teacher_weights: Path | None = None
     given_weights: Path | None = None
     source: Path | None = None
@@ -59,12 +59,12 @@ class Timer:
 
     @property
     def seconds(self) -> float:
-        """Of wall time."""
+        """Seconds of wall time."""
         return time.monotonic() - self._began
 
     @property
     def cpu_seconds(self) -> float:
-        """Of this process, all its threads together."""
+        """Processor seconds of this process, all its threads together."""
         return time.process_time() - self._cpu_began
 
 
@@ -75,7 +75,7 @@ class Outcome:
     metrics: dict[str, float]
     parameters: int
     scored: Timer
-    """From the end of the training on."""
+    """The time from the end of the training on."""
     warnings: dict[str, str] = field(default_factory=dict)
     began: dict[str, str] = field(default_factory=dict)
     diagnose: Callable[[], None] = lambda: None
@@ -115,5 +115,5 @@ class Kind(ABC, Generic[AJobSpec]):
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Of a model, trained ones and others."""
+    """The number of a model's parameters, trained ones and others."""
     return sum(p.numel() for p in model.parameters())

@@ -31,8 +31,8 @@ from harness.train.trainer import Interrupted
 LABELLED_TOGETHER = 8
 """Images."""
 IMAGES_A_FILE = 1200
-"""Of labels: what an interruption may cost."""
-TOLD_EVERY_SECONDS = 20.0
+"""Images whose labels an interruption may cost."""
+LINE_EVERY_SECONDS = 20.0
 
 Labeller = Callable[[Sequence[UInt8[Any, "_ _ 3"]]], list[FoundInstances]]
 """RGB images to what is seen in each, masks in its own pixels."""
@@ -89,7 +89,7 @@ def write_labels(
     Raises:
         Interrupted: `stop` said so; whole files of labels are kept for the next attempt.
     """
-    rows, told = list(label_rows(root, spec.split)), time.monotonic()
+    rows, last_line = list(label_rows(root, spec.split)), time.monotonic()
     for start in range(0, len(rows), IMAGES_A_FILE):
         file = folder.labels / f"labels-{start:06d}.json"
         if file.is_file():  # by an earlier attempt
@@ -97,15 +97,15 @@ def write_labels(
         writer, of_file = LabelsWriter(), rows[start : start + IMAGES_A_FILE]
         for first in range(0, len(of_file), LABELLED_TOGETHER):
             chosen = of_file[first : first + LABELLED_TOGETHER]
-            for row, found in zip(chosen, labeller([_image(root, row) for row in chosen]), strict=True):
-                writer.add(row["filename"], found)
+            for row, instances in zip(chosen, labeller([_image(root, row) for row in chosen]), strict=True):
+                writer.add(row["filename"], instances)
             done = start + first + len(chosen)
             if first + len(chosen) == len(of_file):
                 writer.write(file)
             if stop() and done < len(rows):
                 raise Interrupted(f"stopped after {done} of {len(rows)} images")
-            if time.monotonic() - told > TOLD_EVERY_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - last_line > LINE_EVERY_SECONDS:
+                last_line = time.monotonic()
                 print(f"{done} of {len(rows)} images labelled", flush=True)
     return _counts(PseudoLabels(folder.labels))
 
@@ -150,14 +150,14 @@ def segmenter_labeller(weights: Path, spec: SegmenterSpec, fabric: Fabric) -> La
         batch = torch.stack([resize_whole(image, spec.image_size) for image in images])
         with fabric.autocast():
             maps = segmenter(batch.to(fabric.device))
-        return [_resized(found, image.shape[:2]) for found, image in zip(segmenter.decode(maps), images, strict=True)]
+        return [_resized(seen, image.shape[:2]) for seen, image in zip(segmenter.decode(maps), images, strict=True)]
 
     return look
 
 
-def _resized(found: FoundInstances, size: tuple[int, int]) -> FoundInstances:
-    masks = F.interpolate(found.mask[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0] > 0.5
-    return replace(found, mask=masks.cpu(), label=found.label.cpu(), score=found.score.cpu())
+def _resized(instances: FoundInstances, size: tuple[int, int]) -> FoundInstances:
+    masks = F.interpolate(instances.mask[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0] > 0.5
+    return replace(instances, mask=masks.cpu(), label=instances.label.cpu(), score=instances.score.cpu())
 
 
 def _image(root: NuScenesRoot, row: Mapping[str, Any]) -> UInt8[Any, "h w 3"]:

@@ -92,8 +92,8 @@ def score_segmenter(
             for owner, label, seen in each:
                 number = (label >= 0).nonzero()[:, 0]
                 masks = owner == rearrange(number + 1, "k -> k 1 1")
-                found = (seen.mask.cpu().numpy(), seen.label.cpu().numpy(), seen.score.cpu().numpy())
-                yield (masks.numpy(), label[number].numpy()), found
+                detected = (seen.mask.cpu().numpy(), seen.label.cpu().numpy(), seen.score.cpu().numpy())
+                yield (masks.numpy(), label[number].numpy()), detected
             if stop():
                 raise Interrupted(f"stopped while scoring on {split}")
 

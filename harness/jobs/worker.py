@@ -54,7 +54,7 @@ def _machine(fabric: Fabric, order: JobOrder) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Of the code that ran, with a + where files differ from it; the version where it is no checkout of ours."""
+    """The commit of the code that ran, with a + where files differ from it; the version where it is no checkout."""
     here = Path(__file__).parents[2]
     if not (here / ".git").exists():
         return f"version {version('crossbev')}"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progress_frame, terms_frame
 from harness.evidence.effects import Attribution, foremost
-from harness.evidence.line import POINTS, Line
+from harness.evidence.line import HEADLINE_METRICS, Line
 from harness.evidence.runs import StudyRuns
 from harness.evidence.trainings import states, trainings
 from harness.opened import Opened
@@ -98,8 +98,8 @@ def document(
         notes=["A box is a training, or several that differ in the seed alone; lines lead from teacher to student."],
     )
     sections.append(Section("Cost and plan", [tables["cost"]], pictures.taken()))
-    if opened.kept and (opened.kept / PICTURES).is_file():
-        atomic_write(out / PICTURES, (opened.kept / PICTURES).read_bytes())
+    if opened.earlier_tables and (opened.earlier_tables / PICTURES).is_file():
+        atomic_write(out / PICTURES, (opened.earlier_tables / PICTURES).read_bytes())
     seen = samples(opened.root, opened.study, runs, trio(runs), out)
     note = "The figures are in the folder figures beside this page, too, as SVG and PDF."
     told = headlines(lines, opened.study)
@@ -223,7 +223,7 @@ def headlines(lines: Sequence[Line], study: StudySpec) -> list[str]:
         for metric, gain in best.gains.items()
     )
     told.append(f"Most NDS gains {best.name}: {gains}.")
-    known = [line.gains[metric] for line in shown for metric in POINTS]
+    known = [line.gains[metric] for line in shown for metric in HEADLINE_METRICS]
     verdicts = [gain.verdict for gain in known if gain.verdict]
     counted = {side: sum(verdict.partition(",")[0] == side for verdict in verdicts) for side in ("higher", "lower")}
     if len(study.seeds) > 1:

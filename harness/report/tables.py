@@ -7,7 +7,7 @@ import pandas as pd
 
 from harness.evaluate.mask_ap import SMALLEST_PX
 from harness.evidence.effects import Attribution, attribution_frame, foremost
-from harness.evidence.line import ERRORS, MASKS, POINTS, Gain, Key, Line, Mean, line_name
+from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, line_name
 from harness.evidence.results import COSTS
 from harness.evidence.statistics import POWER
 from harness.report.render import Cell, Table
@@ -21,8 +21,8 @@ IMAGE_TEACHER = "image teacher"
 def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] = ()) -> Table:
     """Every row of the study, as the papers have it; with notes below the caption."""
     papers = _papers(lines)
-    published = [f"{paper} gain {metric}" for paper in papers for metric in POINTS]
-    header = ["row", "seeds", *POINTS, *ERRORS, "gain mAP", "gain NDS", *published, "parameters"]
+    published = [f"{paper} gain {metric}" for paper in papers for metric in HEADLINE_METRICS]
+    header = ["row", "seeds", *HEADLINE_METRICS, *ERRORS, "gain mAP", "gain NDS", *published, "parameters"]
     kinds = _machines(lines)
     shown = [line for line in lines if line.key.role != IMAGE_TEACHER]
     best = _best(shown)
@@ -36,10 +36,10 @@ def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] 
             cells += [Cell(line.missing, jobs=line.jobs), *[Cell("")] * (len(header) - 3)]
             found.append(cells)
             continue
-        for metric in (*POINTS, *ERRORS):
-            mean, form = line.metrics[metric], "{:.1f}" if metric in POINTS else "{:.3f}"
+        for metric in (*HEADLINE_METRICS, *ERRORS):
+            mean, form = line.metrics[metric], "{:.1f}" if metric in HEADLINE_METRICS else "{:.3f}"
             cells.append(_cell(mean_text(mean, form), mean.value, (line.key, metric) in best, line.jobs))
-        for metric in POINTS:
+        for metric in HEADLINE_METRICS:
             gain = line.gains[metric]
             text = "unpaired" if line.unpaired else gain_text(gain)
             cells.append(_cell(text, gain.mean.value, (line.key, f"gain {metric}") in best, line.jobs))
@@ -47,7 +47,7 @@ def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] 
             reported = line.published.get(paper)
             cells += [
                 _cell(published_text(reported, metric), reported.points(metric) if reported else None)
-                for metric in POINTS
+                for metric in HEADLINE_METRICS
             ]
         found.append([*cells, _cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
     return Table.of("results", "Results", header, found, [*caption(lines, study), *notes])
@@ -61,8 +61,12 @@ def _best(shown: Sequence[Line]) -> set[tuple[Key, str]]:
         if line.key.role in ("baseline", "control", "student"):
             students.setdefault((line.key.model, line.key.split), []).append(line)
     for lines in students.values():
-        columns = {metric: {line.key: line.metrics[metric].value for line in lines} for metric in (*POINTS, *ERRORS)}
-        columns |= {f"gain {metric}": {line.key: line.gains[metric].mean.value for line in lines} for metric in POINTS}
+        columns = {
+            metric: {line.key: line.metrics[metric].value for line in lines} for metric in (*HEADLINE_METRICS, *ERRORS)
+        }
+        columns |= {
+            f"gain {metric}": {line.key: line.gains[metric].mean.value for line in lines} for metric in HEADLINE_METRICS
+        }
         for name, values in columns.items():
             form = "{:.3f}" if name in ERRORS else "{:.1f}"
             rounded = {key: float(form.format(value)) for key, value in values.items() if not math.isnan(value)}
@@ -132,7 +136,7 @@ def attribution_table(found: Sequence[Attribution]) -> Table | None:
     for names, pair in frame.groupby(["path", "kind", "what", "to"], sort=False):
         path, kind, what, to = map(str, names)
         cells = [Cell(path), Cell(part_text(kind, what, to))]
-        for effect in pair.set_index("metric").loc[list(POINTS)].to_dict("records"):
+        for effect in pair.set_index("metric").loc[list(HEADLINE_METRICS)].to_dict("records"):
             text = f"{effect['effect']:+.1f} {interval_text(effect['low'], effect['high'])}".rstrip()
             cells.append(_cell(text, effect["effect"]))
             cells.append(_cell(p_text(effect["holm"]), effect["holm"]))
@@ -183,13 +187,13 @@ def interval_text(low: float, high: float) -> str:
 
 def published_table(paper: Paper) -> Table:
     """What a paper reports, each number with its mark."""
-    header = ["row", "dataset", *POINTS, *ERRORS, "source"]
+    header = ["row", "dataset", *HEADLINE_METRICS, *ERRORS, "source"]
     rows: list[list[Cell]] = []
     for row in paper.rows:
         numbers: list[Cell] = []
-        for metric in (*POINTS, *ERRORS):
+        for metric in (*HEADLINE_METRICS, *ERRORS):
             value = getattr(row, metric)
-            form = "{:.1f}" if metric in POINTS else "{:.3f}"
+            form = "{:.1f}" if metric in HEADLINE_METRICS else "{:.3f}"
             numbers.append(_cell(_plain(value, form, SIGNS[row.mark]), value))
         rows.append([Cell(row.label), Cell(row.dataset), *numbers, Cell(row.source)])
     used = {SIGNS[row.mark] for row in paper.rows}

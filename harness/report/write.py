@@ -7,7 +7,7 @@ import pandas as pd
 from rich.console import Console
 
 from harness.evidence.effects import attribution_frame, attributions, unlike
-from harness.evidence.line import POINTS, Line, gain_column
+from harness.evidence.line import HEADLINE_METRICS, Line, gain_column
 from harness.evidence.provenance import commit_lines
 from harness.evidence.results import cost_frame, results_frame, summary
 from harness.evidence.runs import StudyRuns
@@ -83,7 +83,7 @@ def _columns(line: Line) -> dict[str, str | float | int]:
     columns: dict[str, str | float | int] = dict(line.key._asdict())
     columns |= {name: mean.value for name, mean in line.means.items()}
     columns |= {f"{name}_std": mean.std for name, mean in line.means.items()}
-    for metric in POINTS:
+    for metric in HEADLINE_METRICS:
         gain = line.gains[metric]
         columns |= {gain_column(metric, of): value for of, value in gain.numbers.items()}
         columns |= {gain_column(metric, "verdict"): gain.verdict, gain_column(metric, "agreement"): gain.agreement}

@@ -14,7 +14,7 @@ from rich.console import Console
 from harness import flags
 from harness.console import age_text, print_table, size_text
 from harness.errors import InputError, exit_2_on_input_error, unknown
-from harness.runs.claims import Records, Wanted
+from harness.runs.claims import Claim, Claims
 from harness.runs.folder import Result, find_run
 from harness.runs.listing import STATES, StoredRun, stored_runs, unneeded, wanted_by
 from harness.runs.prune import propose, prune
@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 DAY_SECONDS = 86400.0
 SHORTEST_START = 4
-"""Of an id: what is shorter was hardly meant to be one."""
+"""Digits of an id: what is shorter was hardly meant to be one."""
 
 
 @app.callback()
@@ -43,11 +43,11 @@ def list_(
     A run that several studies want stands once, below all their names. The age is that of its newest file.
     """
     with exit_2_on_input_error():
-        stored, records = stored_runs(runs_dir), Records(runs_dir).read()
-        _check("study", study, records)
+        stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
+        _check("study", study, claims)
         _check("state", state, STATES)
         groups: dict[tuple[str, ...], list[StoredRun]] = {}
-        for id_, names in wanted_by(stored, records).items():
+        for id_, names in wanted_by(stored, claims).items():
             if (not study or set(study) & set(names)) and (not state or stored[id_].state in state):
                 groups.setdefault(names, []).append(stored[id_])
         # What nobody wants is last.
@@ -57,7 +57,7 @@ def list_(
         shown = [run for runs in groups.values() for run in runs]
         count = Counter(run.state for run in shown)
         by_state = ", ".join(f"{count[each]} {each}" for each in STATES if count[each])
-        free = unneeded(stored, records.values())
+        free = unneeded(stored, claims.values())
         _print(f"{_sum(shown)}{f' ({by_state})' if shown else ''}; prune would free {_sum(free)}")
 
 
@@ -70,13 +70,13 @@ def show(
     with exit_2_on_input_error():
         if len(run) < SHORTEST_START:
             raise InputError(f"id {run!r} is too short; {SHORTEST_START} digits at least")
-        stored, records = stored_runs(runs_dir), Records(runs_dir).read()
+        stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
         shown = stored[find_run(runs_dir, run).path.name]
         _print(f"{shown.id}  {shown.label}")
-        by = wanted_by(stored, records)[shown.id]
+        by = wanted_by(stored, claims)[shown.id]
         facts = {
             "state": [f"{shown.state}, {age_text(time.time() - shown.newest)} old, {size_text(shown.size)}"],
-            "wanted by": [_told(name, records[name]) for name in by] or ["no study"],
+            "wanted by": [_claim_text(name, claims[name]) for name in by] or ["no study"],
             "needs": [_named(id_, stored) for id_ in shown.needs],
             "needed by": [_named(id_, stored) for id_, other in stored.items() if shown.id in other.needs],
             "failure": shown.failure.splitlines(),
@@ -101,19 +101,19 @@ def prune_(
 ) -> None:
     """Delete runs that no study wants and nothing wanted builds on; list them and ask before.
 
-    A run that a process is in stays. What was trained before harness kept records is wanted by no study until
+    A run that a process is in stays. What was trained before harness kept claims is wanted by no study until
     harness.run is called with its study again, which trains nothing that is there.
     """
     with exit_2_on_input_error():
         if older_than is not None and not older_than >= 0:
             raise InputError(f"--older-than {older_than:g} is no number of days; 0 or more")
         before = float("inf") if older_than is None else time.time() - older_than * DAY_SECONDS
-        stored, records = stored_runs(runs_dir), Records(runs_dir).read()
-        _check("study", study, records)
-        proposed = propose(stored, records, study or [], before)
+        stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
+        _check("study", study, claims)
+        proposed = propose(stored, claims, study or [], before)
         if proposed.delete:
             _print_runs(proposed.delete)
-        forget = "".join(f"forget {record.name}, " for record in proposed.forget)
+        forget = "".join(f"forget {claim.name}, " for claim in proposed.forget)
         question = f"{forget}delete {_sum(proposed.delete)}"
         if dry_run:
             _print(f"would {question}")
@@ -176,8 +176,8 @@ def _facts(result: Result) -> dict[str, list[str]]:
     }
 
 
-def _told(name: str, record: Wanted) -> str:
-    return f"{name} ({record.study}, called {age_text(time.time() - record.called.timestamp())} ago)"
+def _claim_text(name: str, claim: Claim) -> str:
+    return f"{name} ({claim.study}, called {age_text(time.time() - claim.called.timestamp())} ago)"
 
 
 def _named(id_: str, stored: Mapping[str, StoredRun]) -> str:

@@ -1,4 +1,4 @@
-"""Which study wants which runs: a record for each call, kept beside the run folders; what no record wants may go."""
+"""Which study wants which runs: a claim for each call, kept beside the run folders; what no claim wants may go."""
 
 import hashlib
 from collections import Counter
@@ -16,7 +16,7 @@ from harness.errors import InputError
 from harness.runs.folder import JOB_ID, atomic_write
 
 
-class Wanted(Spec):
+class Claim(Spec):
     """The runs that one call of a study wants."""
 
     name: str
@@ -28,42 +28,42 @@ class Wanted(Spec):
     jobs: tuple[Annotated[str, Field(pattern=f"^{JOB_ID}$")], ...]
 
 
-class Records:
-    """The records of a runs folder, which several processes may write at the same time."""
+class Claims:
+    """The claims of a runs folder, which several processes may write at the same time."""
 
     def __init__(self, runs: Path) -> None:
         self._folder = runs / "studies"
 
-    def read(self) -> dict[str, Wanted]:
+    def read(self) -> dict[str, Claim]:
         """All of them by name, with the study's file where several have one name.
 
         Raises:
-            InputError: For what is no record, or a torn one: what it cannot read might want any run.
+            InputError: For what is no claim, or a torn one: what it cannot read might want any run.
         """
         paths = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
-        found = [self._read(path) for path in paths if not path.name.startswith(".")]
-        count = Counter(record.name for record in found)
-        return {each.name if count[each.name] == 1 else f"{each.name} ({each.study})": each for each in found}
+        claims = [self._read(path) for path in paths if not path.name.startswith(".")]
+        count = Counter(claim.name for claim in claims)
+        return {each.name if count[each.name] == 1 else f"{each.name} ({each.study})": each for each in claims}
 
-    def replace(self, record: Wanted) -> None:
-        """Write a record; what an earlier one of the same call wanted besides, it wants no more."""
+    def replace(self, claim: Claim) -> None:
+        """Write a claim; what an earlier one of the same call wanted besides, it wants no more."""
         with self.locked():
-            self._write(record)
+            self._write(claim)
 
-    def extend(self, record: Wanted) -> None:
-        """Write a record that wants what an earlier one of the same call wanted, too."""
+    def extend(self, claim: Claim) -> None:
+        """Write a claim that wants what an earlier one of the same call wanted, too."""
         with self.locked():
-            path = self._path(record)
+            path = self._path(claim)
             earlier = self._read(path).jobs if path.exists() else ()
-            self._write(record.model_copy(update={"jobs": tuple(dict.fromkeys(earlier + record.jobs))}))
+            self._write(claim.model_copy(update={"jobs": tuple(dict.fromkeys(earlier + claim.jobs))}))
 
-    def forget(self, record: Wanted) -> None:
-        """Delete a record; to be called while they are locked."""
-        self._path(record).unlink()
+    def forget(self, claim: Claim) -> None:
+        """Delete a claim; to be called while they are locked."""
+        self._path(claim).unlink()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes a record for as long as the block lasts."""
+        """Nobody else writes a claim for as long as the block lasts."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -71,21 +71,21 @@ class Records:
         with FileLock(self._folder / ".lock"):
             yield
 
-    def _path(self, record: Wanted) -> Path:
-        digest = hashlib.sha256(f"{record.study}\n{record.name}".encode()).hexdigest()
-        return self._folder / f"{record.study.stem[:80]}-{digest[:8]}.json"
+    def _path(self, claim: Claim) -> Path:
+        digest = hashlib.sha256(f"{claim.study}\n{claim.name}".encode()).hexdigest()
+        return self._folder / f"{claim.study.stem[:80]}-{digest[:8]}.json"
 
-    def _read(self, path: Path) -> Wanted:
+    def _read(self, path: Path) -> Claim:
         try:
-            record = Wanted.model_validate_json(path.read_bytes())
+            claim = Claim.model_validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} is no record of a study, or a damaged one{_DELETE}") from error
-        if self._path(record) != path:
-            raise InputError(f"{path} is a record under another name than {self._path(record).name}{_DELETE}")
-        return record
+            raise InputError(f"{path} is no claim of a study, or a damaged one{_DELETE}") from error
+        if self._path(claim) != path:
+            raise InputError(f"{path} is a claim under another name than {self._path(claim).name}{_DELETE}")
+        return claim
 
-    def _write(self, record: Wanted) -> None:
-        atomic_write(self._path(record), record.model_dump_json(indent=1).encode())
+    def _write(self, claim: Claim) -> None:
+        atomic_write(self._path(claim), claim.model_dump_json(indent=1).encode())
 
 
 _DELETE = "; delete it, and call its study again, which trains nothing that is there"

@@ -43,7 +43,7 @@ class Result:
     metrics: dict[str, float]
     """mAP, NDS, the five errors and AP/CLASS, as fractions and the devkit's units; AP and AP50 of an image teacher."""
     parameters: Annotated[int, Field(ge=0)]
-    """Of the detector alone; adapters and teachers do not count."""
+    """Parameters of the detector alone; adapters and teachers do not count."""
     seconds: _Seconds
     """Training and scoring, over all its interruptions."""
     machine: dict[str, str]
@@ -62,8 +62,30 @@ class _Failure:
     wrong_input: bool
 
 
+@dataclass(frozen=True)
+class Order:
+    """What the order of a job says; its specs as JSON, for they may be of another version of this code."""
+
+    label: str
+    spec: dict[str, Any]
+    teacher_spec: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the files of a run folder say, as far as they can be read."""
+
+    order: Order | None
+    result: Result | None
+    failure: str | None
+    """Why the last attempt failed; None where it did not."""
+    damaged: bool
+    """Whether one of them is torn, or says something else than such a file does."""
+
+
 _as_result = TypeAdapter(Result).validate_json
 _as_failure = TypeAdapter(_Failure).validate_json
+_as_order = TypeAdapter(Order).validate_json
 _as_mapping = TypeAdapter(dict[str, Any]).validate_json
 
 
@@ -84,6 +106,36 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @property
+    def order(self) -> Path:
+        """What to do."""
+        return self.path / "job.json"
+
+    @property
+    def result_file(self) -> Path:
+        """What came of it, once it is done."""
+        return self.path / "result.json"
+
+    @property
+    def failure_file(self) -> Path:
+        """Why the last attempt failed."""
+        return self.path / "failure.json"
+
+    @property
+    def step_log(self) -> Path:
+        """Its metrics, a line a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """Its score, as the devkit writes it."""
+        return self.path / "metrics_summary.json"
+
+    @property
+    def lock(self) -> Path:
+        """What a process holds that owns the folder."""
+        return self.path / "lock"
 
     @property
     def model(self) -> Path:
@@ -136,45 +188,61 @@ class RunFolder:
 
     def result(self) -> Result | None:
         """The result, or None while there is none; raises Damaged for a file that is no result."""
-        return self._whole("result.json", _as_result)
+        return self._read(self.result_file, _as_result)
 
     def finished_at(self) -> float:
         """When the result was written, in seconds since 1970."""
-        return (self.path / "result.json").stat().st_mtime
+        return self.result_file.stat().st_mtime
 
     def complete(self, result: Result) -> None:
         """Write the result, which makes the job a finished one, and drop what only a resume would need."""
-        self.write("result.json", asdict(result))
+        self.write(self.result_file.name, asdict(result))
         self.state.unlink(missing_ok=True)
-        self.clear_failure()
+        self.failure_file.unlink(missing_ok=True)
 
     def fail(self, reason: str, wrong_input: bool) -> None:
         """Say why this attempt ended; `wrong_input` where the user has to mend something."""
-        self.write("failure.json", {"reason": reason, "wrong_input": wrong_input})
-
-    def clear_failure(self) -> None:
-        """Forget the failure of an earlier attempt."""
-        (self.path / "failure.json").unlink(missing_ok=True)
+        self.write(self.failure_file.name, {"reason": reason, "wrong_input": wrong_input})
 
     def failure(self) -> tuple[str, bool] | None:
         """Reason of the last failed attempt, and whether the input was wrong; raises Damaged."""
-        found = self._whole("failure.json", _as_failure)
-        return None if found is None else (found.reason, found.wrong_input)
+        failure = self._read(self.failure_file, _as_failure)
+        return None if failure is None else (failure.reason, failure.wrong_input)
 
     def job(self) -> dict[str, Any]:
-        """What `write("job.json", ...)` left; raises Damaged where that is no mapping."""
-        content = self._whole("job.json", _as_mapping)
+        """The order that `begin` left; raises Damaged where that is no mapping."""
+        content = self._read(self.order, _as_mapping)
         if content is None:
-            raise InputError(f"{self.path / 'job.json'} is missing; a run folder is made by harness.run")
+            raise InputError(f"{self.order} is missing; a run folder is made by harness.run")
         return content
 
     def label(self) -> str:
         """What its job is called; empty where this is no run folder."""
         try:
-            content = json.loads((self.path / "job.json").read_bytes())
-        except (OSError, ValueError):
+            return str(self.job().get("label", ""))
+        except InputError:
             return ""
-        return str(content.get("label", "")) if isinstance(content, dict) else ""
+
+    def peek(self) -> Contents:
+        """What the files say, as far as they can be read; unlike `result` and the others it never raises Damaged."""
+        damaged = False
+
+        def read(path: Path, parse: Callable[[bytes], _T]) -> _T | None:
+            nonlocal damaged
+            try:
+                return self._read(path, parse)
+            except Damaged:
+                damaged = True
+                return None
+
+        order, result = read(self.order, _as_order), read(self.result_file, _as_result)
+        failure = read(self.failure_file, _as_failure)
+        return Contents(order, result, failure.reason if failure else None, damaged)
+
+    def begin(self, order: dict[str, Any]) -> None:
+        """Write what is to be done, and forget why an earlier attempt failed."""
+        self.write(self.order.name, order)
+        self.failure_file.unlink(missing_ok=True)
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file of this folder so that it is either whole or not there."""
@@ -183,32 +251,31 @@ class RunFolder:
 
     def log_step(self, step: int, values: Mapping[str, float | int]) -> None:
         """Append the metrics of a step."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with self.step_log.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def steps(self) -> list[dict[str, float | int]]:
         """All metrics so far; a line that is still being written is left out. Raises Damaged."""
-        path = self.path / "metrics.jsonl"
-        text = path.read_bytes() if path.is_file() else b""
+        text = self.step_log.read_bytes() if self.step_log.is_file() else b""
         lines = [line for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
         return [self._step(line, number) for number, line in enumerate(lines, start=1)]
 
     def last_step(self) -> dict[str, float | int] | None:
         """The newest metrics, read from the end of the file. Raises Damaged."""
-        path = self.path / "metrics.jsonl"
+        path = self.step_log
         if not path.is_file():
             return None
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))
             lines = file.read().split(b"\n")
         # The first may be cut by the seek, the last is still being written.
-        whole = len(lines) > 2 or (len(lines) == 2 and path.stat().st_size <= 4096)
-        return self._step(lines[-2]) if whole else None
+        ended = len(lines) > 2 or (len(lines) == 2 and path.stat().st_size <= 4096)
+        return self._step(lines[-2]) if ended else None
 
     def rewind(self, step: int) -> None:
         """Drop the metrics of `step` and later: a resumed training writes them again."""
-        kept = [json.dumps(line) + "\n" for line in self.steps() if line["step"] < step]
-        atomic_write(self.path / "metrics.jsonl", "".join(kept).encode())
+        earlier = [json.dumps(line) + "\n" for line in self.steps() if line["step"] < step]
+        atomic_write(self.step_log, "".join(earlier).encode())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -218,7 +285,7 @@ class RunFolder:
             Busy: Another process owns it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / "lock")
+        lock = FileLock(self.lock)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
@@ -230,10 +297,9 @@ class RunFolder:
 
     def in_use(self) -> bool:
         """Whether a process owns the folder; asking leaves no trace in it."""
-        path = self.path / "lock"
-        if not path.is_file():
+        if not self.lock.is_file():
             return False
-        lock = FileLock(path)
+        lock = FileLock(self.lock)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -252,16 +318,15 @@ class RunFolder:
             content = _with_nan(line)
         if content is None:
             where = "its last line" if number is None else f"line {number}"
-            raise Damaged(self.path / "metrics.jsonl", f"{where} is no mapping of names to numbers")
+            raise Damaged(self.step_log, f"{where} is no mapping of names to numbers")
         if type(content.get("step")) is not int:
-            raise Damaged(self.path / "metrics.jsonl", f"line {number or 'at its end'} has no number of a step")
+            raise Damaged(self.step_log, f"line {number or 'at its end'} has no number of a step")
         return content
 
-    def _whole(self, name: str, read: Callable[[bytes], _T]) -> _T | None:
+    def _read(self, path: Path, parse: Callable[[bytes], _T]) -> _T | None:
         """What a JSON file says, or None where there is none; raises Damaged where it says anything else."""
-        path = self.path / name
         try:
-            return read(path.read_bytes())
+            return parse(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -281,8 +346,8 @@ def _with_nan(line: bytes) -> dict[str, float | int] | None:
         content = json.loads(line)
     except ValueError:  # of another encoding, too
         return None
-    whole = isinstance(content, dict) and {int, float}.issuperset(map(type, content.values()))
-    return content if whole else None
+    of_numbers = isinstance(content, dict) and {int, float}.issuperset(map(type, content.values()))
+    return content if of_numbers else None
 
 
 def run_folders(runs: Path) -> list[RunFolder]:
@@ -293,12 +358,12 @@ def run_folders(runs: Path) -> list[RunFolder]:
 def find_run(runs: Path, start: str) -> RunFolder:
     """The run whose id begins so, or InputError."""
     folders = run_folders(runs)
-    found = [folder for folder in folders if folder.path.name.startswith(start)]
-    if len(found) == 1:
-        return found[0]
-    shown = ", ".join(folder.path.name for folder in (found or folders)[:5]) or "none"
-    if found:
-        raise InputError(f"{len(found)} runs in {runs} begin with {start!r}: {shown}; give more of the id")
+    matching = [folder for folder in folders if folder.path.name.startswith(start)]
+    if len(matching) == 1:
+        return matching[0]
+    shown = ", ".join(folder.path.name for folder in (matching or folders)[:5]) or "none"
+    if matching:
+        raise InputError(f"{len(matching)} runs in {runs} begin with {start!r}: {shown}; give more of the id")
     raise InputError(f"{runs} holds no run whose id begins with {start!r}; the first of its {len(folders)}: {shown}")
 
 

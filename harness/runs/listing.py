@@ -6,12 +6,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
-
-from pydantic import BaseModel, TypeAdapter
+from typing import Any, Literal, get_args
 
 from harness.errors import InputError
-from harness.runs.claims import Wanted
+from harness.runs.claims import Claim
 from harness.runs.folder import JOB_ID, Result, RunFolder, run_folders
 
 State = Literal["done", "running", "failed", "stopped", "empty", "damaged"]
@@ -29,7 +27,7 @@ class StoredRun:
     label: str
     """What its job is called; empty where that cannot be read."""
     spec: Mapping[str, Any]
-    """Of its job, as JSON, for it may be of another version; empty where it cannot be read."""
+    """The spec of its job, as JSON, for it may be of another version; empty where it cannot be read."""
     result: Result | None
     failure: str
     """Why the last attempt failed; empty where it did not."""
@@ -40,7 +38,7 @@ class StoredRun:
 
     @property
     def id(self) -> str:
-        """Of its job."""
+        """The id of its job."""
         return self.folder.path.name
 
     @property
@@ -58,102 +56,76 @@ def stored_runs(runs: Path) -> dict[str, StoredRun]:
     """All runs of a folder by id, or InputError where there is no such folder."""
     if not runs.is_dir():
         raise InputError(f"runs folder {runs} does not exist; harness.run makes it")
-    found = {}
+    stored = {}
     for folder in run_folders(runs):
         # Another process may be pruning.
         with suppress(FileNotFoundError):
-            found[folder.path.name] = look(folder)
-    return found
+            stored[folder.path.name] = look(folder)
+    return stored
 
 
 def look(folder: RunFolder) -> StoredRun:
     """A run folder as it is."""
-    path = folder.path
-    files = _files(path)
-    order = _whole(path / "job.json", _Order)
-    result = _whole(path / "result.json", Result)
-    failure = _whole(path / "failure.json", _Failure)
-    read = {"job.json": order, "result.json": result, "failure.json": failure}
+    files, contents = _files(folder.path), folder.peek()
+    order = contents.order
     if folder.in_use():
         state: State = "running"
-    elif order is None or any(content is None and name in files for name, content in read.items()):
+    elif order is None or contents.damaged:
         state = "damaged"
-    elif result is not None:
+    elif contents.result is not None:
         state = "done"
-    elif failure is not None:
+    elif contents.failure is not None:
         state = "failed"
     else:
-        begun = any(file.st_size for name, file in files.items() if name not in ("job.json", "lock", "log.txt"))
-        state = "stopped" if begun else "empty"
+        idle = {path.name for path in (folder.order, folder.lock, folder.log)}
+        state = "stopped" if any(file.st_size for name, file in files.items() if name not in idle) else "empty"
     return StoredRun(
         folder=folder,
         state=state,
         label=order.label if order else "",
         spec=order.spec if order else {},
-        result=result,
-        failure=failure.reason if failure else "",
+        result=contents.result,
+        failure=contents.failure or "",
         sizes={name: file.st_size for name, file in files.items()},
-        newest=max((file.st_mtime for file in files.values()), default=path.stat().st_mtime),
+        newest=max((file.st_mtime for file in files.values()), default=folder.path.stat().st_mtime),
     )
 
 
 def with_needs(stored: Mapping[str, StoredRun], ids: Iterable[str]) -> set[str]:
     """These ids and those of all that they build on, as far as it is stored."""
-    found: set[str] = set()
+    needed: set[str] = set()
     open_ = list(ids)
     while open_:
         id_ = open_.pop()
-        if id_ not in found:
-            found.add(id_)
+        if id_ not in needed:
+            needed.add(id_)
             open_ += stored[id_].needs if id_ in stored else []
-    return found
+    return needed
 
 
-def wanted_by(stored: Mapping[str, StoredRun], records: Mapping[str, Wanted]) -> dict[str, tuple[str, ...]]:
-    """The names of the records that want each run, or something that builds on it."""
-    wants = {name: with_needs(stored, record.jobs) for name, record in records.items()}
+def wanted_by(stored: Mapping[str, StoredRun], claims: Mapping[str, Claim]) -> dict[str, tuple[str, ...]]:
+    """The names of the claims that want each run, or something that builds on it."""
+    wants = {name: with_needs(stored, claim.jobs) for name, claim in claims.items()}
     return {id_: tuple(name for name, ids in wants.items() if id_ in ids) for id_ in stored}
 
 
-def unneeded(
-    stored: Mapping[str, StoredRun], records: Iterable[Wanted], before: float = float("inf")
-) -> list[StoredRun]:
-    """What may be deleted: no record wants it, and nothing that stays builds on it.
+def unneeded(stored: Mapping[str, StoredRun], claims: Iterable[Claim], before: float = float("inf")) -> list[StoredRun]:
+    """What may be deleted: no claim wants it, and nothing that stays builds on it.
 
     What is running stays, and what was written at this time, in seconds since 1970, or later.
     """
-    staying = {id_ for record in records for id_ in record.jobs}
+    staying = {id_ for claim in claims for id_ in claim.jobs}
     staying |= {run.id for run in stored.values() if run.state == "running" or run.newest >= before}
     needed = with_needs(stored, staying)
     return [run for run in stored.values() if run.id not in needed]
 
 
-class _Order(BaseModel):
-    label: str
-    spec: dict[str, Any]
-
-
-class _Failure(BaseModel):
-    reason: str
-
-
-_T = TypeVar("_T")
-
-
-def _whole(path: Path, kind: type[_T]) -> _T | None:
-    """What a file says; None where there is none, or a torn one, or one of something else."""
-    try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
 def _files(folder: Path) -> dict[str, os.stat_result]:
-    """By their paths in the folder."""
-    found = {}
+    """All files of a folder by their paths in it."""
+    files = {}
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in sorted(names)):
             # A training replaces and deletes files while one looks.
             with suppress(FileNotFoundError):
-                found[path.relative_to(folder).as_posix()] = path.lstat()
-    return found
+                files[path.relative_to(folder).as_posix()] = path.lstat()
+    return files

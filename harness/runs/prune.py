@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.runs.claims import Records, Wanted
+from harness.runs.claims import Claim, Claims
 from harness.runs.folder import JOB_ID, Busy, RunFolder
 from harness.runs.listing import StoredRun, stored_runs, unneeded
 
@@ -14,19 +14,19 @@ from harness.runs.listing import StoredRun, stored_runs, unneeded
 class Pruning:
     """What a person is asked to agree to."""
 
-    forget: tuple[Wanted, ...]
-    """Records of studies that are to want nothing any more."""
+    forget: tuple[Claim, ...]
+    """Claims of studies that are to want nothing any more."""
     delete: tuple[StoredRun, ...]
     before: float
     """What was written at this time, in seconds since 1970, or later stays."""
 
 
 def propose(
-    stored: Mapping[str, StoredRun], records: Mapping[str, Wanted], forget: Collection[str], before: float
+    stored: Mapping[str, StoredRun], claims: Mapping[str, Claim], forget: Collection[str], before: float
 ) -> Pruning:
-    """What may be deleted once the records of these names are forgotten."""
-    left = [record for name, record in records.items() if name not in forget]
-    gone = tuple(record for name, record in records.items() if name in forget)
+    """What may be deleted once the claims of these names are forgotten."""
+    left = [claim for name, claim in claims.items() if name not in forget]
+    gone = tuple(claim for name, claim in claims.items() if name in forget)
     return Pruning(gone, tuple(unneeded(stored, left, before)), before)
 
 
@@ -35,16 +35,16 @@ def prune(runs: Path, pruning: Pruning) -> list[StoredRun]:
 
     A study that was called again since is not forgotten. What an earlier call was interrupted in is ended, too.
     """
-    records = Records(runs)
+    claims = Claims(runs)
     # A study that begins waits for the end of this, and looks only then which results are there.
-    with records.locked():
+    with claims.locked():
         for path in runs.glob(f".{JOB_ID}.deleted"):
             shutil.rmtree(path)
-        found = records.read().values()
-        for record in pruning.forget:
-            if record in found:
-                records.forget(record)
-        left = [record for record in found if record not in pruning.forget]
+        current = claims.read().values()
+        for claim in pruning.forget:
+            if claim in current:
+                claims.forget(claim)
+        left = [claim for claim in current if claim not in pruning.forget]
         free = {run.id for run in unneeded(stored_runs(runs), left, pruning.before)}
         return [run for run in pruning.delete if run.id in free and _delete(run.folder)]
 

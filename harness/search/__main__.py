@@ -65,56 +65,56 @@ def _search(
     from harness.execute.executor import check_device, open_site
     from harness.jobs.kinds import check_inputs
     from harness.opened import Planner
-    from harness.runs.claims import Records, Wanted
+    from harness.runs.claims import Claim, Claims
     from harness.runs.folder import make_folder
     from harness.search.confirmation import CURRENT, first_values, variant
     from harness.search.loop import Stopped, TrialFailed, search
     from harness.search.objective import Trainer
-    from harness.search.opened_search import ask
+    from harness.search.opened_search import open_search
     from harness.search.report import Tell, finish, found_path
-    from harness.search.trials import opened
+    from harness.search.trials import open_book
     from harness.study.plan import Plan
     from harness.tracking.search import SearchMirror
     from harness.tracking.store import check_store
     from harness.world.roots import open_root
 
     check_device(device)
-    question = ask(asked.path, asked.overrides)
-    chosen = question.trial_study({}).data
+    opened = open_search(asked.path, asked.overrides)
+    chosen = opened.trial_study({}).data
     planner = Planner(open_root(chosen, console), console)
     if confirm:
-        open_root(question.study.data, console)
+        open_root(opened.study.data, console)
     several = open_site(asked.runs_dir, planner.root, device, workers)
-    records = Records(asked.runs_dir)
+    claims = Claims(asked.runs_dir)
 
-    def want(plan: Plan) -> None:
+    def claim(plan: Plan) -> None:
         name, study = f"search {asked.call}", asked.path.resolve()
-        records.extend(Wanted(name=name, study=study, called=datetime.now(UTC), jobs=tuple(plan.jobs)))
+        claims.extend(Claim(name=name, study=study, called=datetime.now(UTC), jobs=tuple(plan.jobs)))
 
-    trainer = Trainer(question, planner, replace(several, workers=1), want)
-    wanted = trials or question.search.trials
-    confirmed = trainer.planned(variant(question, CURRENT, {})).jobs if confirm else {}
+    trainer = Trainer(opened, planner, replace(several, workers=1), claim)
+    trials = trials or opened.search.trials
+    confirmed = trainer.planned(variant(opened, CURRENT, {})).jobs if confirm else {}
     check_inputs([*trainer.plan({}).jobs.values(), *confirmed.values()], planner.root)
-    for needed in (asked.runs_dir, asked.tables, found_path(question).parent):
+    for needed in (asked.runs_dir, asked.tables, found_path(opened).parent):
         make_folder(needed)
     check_store(asked.tracking_uri)
 
-    identity = question.identity(planner.fingerprint)
-    with opened(folder, storage, question.search, identity) as book:
+    identity = opened.identity(planner.fingerprint)
+    with open_book(folder, storage, opened.search, identity) as book:
         with book.turn():
             mirror = SearchMirror(asked.tracking_uri, asked.name, identity, console)
         _say(
-            f"search {asked.name}: {question.route} {question.arm}, {', '.join(question.search.objective)} on "
-            f"{chosen.eval_split}, seeds {', '.join(map(str, question.search.seeds))}; "
-            f"{len(book.counted())} of {wanted} trials are there"
+            f"search {asked.name}: {opened.path} {opened.arm}, {', '.join(opened.search.objective)} on "
+            f"{chosen.eval_split}, seeds {', '.join(map(str, opened.search.seeds))}; "
+            f"{len(book.counted())} of {trials} trials are there"
         )
-        for name, values in first_values(question).items():
+        for name, values in first_values(opened).items():
             book.enqueue(values, name)
         try:
             baseline = trainer.score(trainer.baseline(), lambda epoch, value: False, lambda: False, 0)
-            tell = Tell(console, book, question.search.objective, wanted, mirror)
-            search(book, trainer.evaluate, wanted, several.workers, deadline, tell)
-            whole = finish(question, trainer, book, baseline, several, confirm, asked.tables, mirror, console)
+            tell = Tell(console, book, opened.search.objective, trials, mirror)
+            search(book, trainer.evaluate, trials, several.workers, deadline, tell)
+            complete = finish(opened, trainer, book, baseline, several, confirm, asked.tables, mirror, console)
             _say(f"compare in a browser: {asked.command('harness.report')} --ui")
         except (KeyboardInterrupt, Stopped):
             mirror.stop()
@@ -126,7 +126,7 @@ def _search(
         except TrialFailed as error:
             console.print(f"given up: {error}", markup=False, style="red")
             raise typer.Exit(1) from None
-        if not whole:
+        if not complete:
             raise typer.Exit(1)
 
 

@@ -11,7 +11,7 @@ import yaml
 from distill.weights import published_weight
 from harness.errors import InputError
 from harness.runs.folder import atomic_write
-from harness.search.opened_search import Question
+from harness.search.opened_search import OpenedSearch
 from harness.study.load import put
 from harness.study.plan import Plan, Row
 from harness.study.search_spec import Value, arm_switch, overrides
@@ -20,21 +20,17 @@ from harness.study.spec import StudySpec
 FOUND, CURRENT, PAPER = "found", "current", "paper"
 
 
-def own_values(question: Question) -> dict[str, Value]:
+def current_values(opened: OpenedSearch) -> dict[str, Value]:
     """The study's own values of the fields of the space, those that lie in it."""
-    found: dict[str, Value] = {}
-    for key, kind in question.search.space.items():
-        value = _own(question, key)
-        if kind.holds(value):
-            found[key] = value
-    return found
+    values = {key: _current_value(opened, key) for key in opened.search.space}
+    return {key: value for key, value in values.items() if opened.search.space[key].holds(value)}
 
 
-def first_values(question: Question) -> dict[str, dict[str, Value]]:
+def first_values(opened: OpenedSearch) -> dict[str, dict[str, Value]]:
     """What a search tries before anything else: the study's own values and the published weights, if they lie in it."""
-    own = own_values(question)
-    named = {CURRENT: own, PAPER: own | paper_values(question)}
-    space = question.search.space
+    current = current_values(opened)
+    named = {CURRENT: current, PAPER: current | paper_values(opened)}
+    space = opened.search.space
     inside = {
         name: values
         for name, values in named.items()
@@ -45,39 +41,39 @@ def first_values(question: Question) -> dict[str, dict[str, Value]]:
     return inside
 
 
-def paper_values(question: Question) -> dict[str, Value]:
+def paper_values(opened: OpenedSearch) -> dict[str, Value]:
     """The published weights on the searched path, of those weights that the space has; empty where there is none."""
-    study = question.study
-    found: dict[str, Value] = {}
-    for key in question.search.space:
+    study = opened.study
+    published: dict[str, Value] = {}
+    for key in opened.search.space:
         parts = key.split(".")
         if len(parts) == 3 and parts[0] == "losses" and parts[2] == "weight" and parts[1] in study.losses:
             try:
-                ends = study.teachers_asked([parts[1]], question.route)
-                found[key] = published_weight(study.kind(parts[1]), study.sensors(ends))
+                ends = study.teachers_asked([parts[1]], opened.path)
+                published[key] = published_weight(study.kind(parts[1]), study.sensors(ends))
             except ValueError:
                 return {}
-    return found
+    return published
 
 
-def _own(question: Question, key: str) -> Any:
-    study = question.study
+def _current_value(opened: OpenedSearch, key: str) -> Any:
+    study = opened.study
     if (switch := arm_switch(key, study.arms)) is not None:
         return switch[1] in study.arms[switch[0]]
     parts = key.split(".")
     at: Any = study
     if parts[0] == "losses" and len(parts) > 2:
-        at, parts = study.loss(parts[1], question.route), parts[2:]
+        at, parts = study.loss(parts[1], opened.path), parts[2:]
     for part in parts:
         at = at.get(part) if isinstance(at, dict) else getattr(at, part, None)
     return at
 
 
-def variant(question: Question, name: str, values: Mapping[str, Value]) -> StudySpec:
+def variant(opened: OpenedSearch, name: str, values: Mapping[str, Value]) -> StudySpec:
     """Values at the whole schedule, on fresh seeds, scored on what the study reports; as an arm of that name."""
-    study = question.study_of(values)
-    arms = {name: study.arms[question.arm]} if study.paths else {}
-    return study.model_copy(update={"arms": arms, "seeds": question.search.confirm.seeds})
+    study = opened.study_of(values)
+    arms = {name: study.arms[opened.arm]} if study.paths else {}
+    return study.model_copy(update={"arms": arms, "seeds": opened.search.confirm.seeds})
 
 
 def joined(plans: Mapping[str, Plan]) -> Plan:
@@ -87,14 +83,14 @@ def joined(plans: Mapping[str, Plan]) -> Plan:
     one than that of CURRENT then says so in its arm, for rows of one arm are taken for seeds of one training.
     """
     usual = {_what(row): row.job for row in plans[CURRENT].rows}
-    whole = Plan()
+    union = Plan()
     for name, plan in plans.items():
         for job in plan.jobs.values():
-            whole.add(job)
+            union.add(job)
         for row in plan.rows:
-            own = row if usual.get(_what(row), row.job) == row.job else replace(row, arm=own_arm(row.arm, name))
-            whole.rows += [] if own in whole.rows else [own]
-    return whole
+            distinct = row if usual.get(_what(row), row.job) == row.job else replace(row, arm=own_arm(row.arm, name))
+            union.rows += [] if distinct in union.rows else [distinct]
+    return union
 
 
 def own_arm(arm: str, variant: str) -> str:
@@ -106,19 +102,19 @@ def _what(row: Row) -> tuple[str | int, ...]:
     return row.role, row.model, row.arm, row.split, row.seed
 
 
-def write_found(question: Question, values: Mapping[str, Value], out: Path, headline: Sequence[str]) -> None:
+def write_found(opened: OpenedSearch, values: Mapping[str, Value], out: Path, headline: Sequence[str]) -> None:
     """The study with the values put in and without its search, as a file that `harness.run` takes."""
-    content = yaml.safe_load(question.path.read_text())
-    for override in (*question.given, *overrides(values, question.study.arms)):
+    content = yaml.safe_load(opened.file.read_text())
+    for override in (*opened.given, *overrides(values, opened.study.arms)):
         put(content, override)
     content.pop("search", None)
-    if content["arms"].get(question.arm) == []:
+    if content["arms"].get(opened.arm) == []:
         # No loss at all is best: that is the baseline, which every study has.
-        del content["arms"][question.arm]
+        del content["arms"][opened.arm]
         content["paths"] = content["paths"] if content["arms"] else []
     papers = content.get("report", {}).get("papers", [])
     if papers:
-        beside = [os.path.relpath(question.path.parent / paper, out.parent) for paper in papers]
+        beside = [os.path.relpath(opened.file.parent / paper, out.parent) for paper in papers]
         content["report"]["papers"] = beside
     text = "".join(f"# {line}\n" for line in headline)
     text += "\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)

@@ -27,7 +27,7 @@ def draw(study: optuna.Study, objectives: tuple[str, ...], importances: Mapping[
     Args:
         study: The search.
         objectives: Names of its values; of two, all pictures but the trade-off are of the first.
-        importances: Of the fields; empty where they are not known.
+        importances: How much each field matters; empty where they are not known.
         out: Folder.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

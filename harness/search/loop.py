@@ -43,7 +43,7 @@ class Ended:
     how: str
     """complete, pruned or failed."""
     values: tuple[float, ...]
-    """Of the objectives; empty where it did not complete."""
+    """The objectives; empty where it did not complete."""
     params: Mapping[str, Value]
     reason: str
     seconds: float
@@ -52,7 +52,7 @@ class Ended:
 WAIT_SECONDS = 1.0
 """Between two looks at trials that others are at."""
 MOST_FAILURES = 5
-"""In a row, and the search is given up: what fails so often is not the values' fault."""
+"""After so many in a row the search is given up: what fails so often is not the values' fault."""
 
 
 def search(

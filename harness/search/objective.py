@@ -9,12 +9,12 @@ from harness.execute.executor import JobState, Site, execute
 from harness.opened import Planner
 from harness.runs.folder import RunFolder
 from harness.search.loop import Pruned, Report, Stopped, TrialFailed
-from harness.search.opened_search import Question
+from harness.search.opened_search import OpenedSearch
 from harness.study.plan import Plan, Row
 from harness.study.search_spec import Value
 from harness.study.spec import StudySpec
 
-POINTS = 100.0
+PERCENT = 100.0
 
 
 class Trainer:
@@ -22,31 +22,31 @@ class Trainer:
 
     def __init__(
         self,
-        question: Question,
+        opened: OpenedSearch,
         planner: Planner,
         site: Site,
-        want: Callable[[Plan], None],
+        claim: Callable[[Plan], None],
     ) -> None:
-        """Of a question's trials.
+        """A trainer of one search.
 
         Args:
-            question: The search.
+            opened: The search.
             planner: Plans trials on what they are trained and scored on.
             site: Where.
-            want: Called with every plan before it is run, so that its runs are not deleted.
+            claim: Called with every plan before it is run, so that its runs are not deleted.
         """
-        self._question = question
+        self._opened = opened
         self._planner = planner
         self._site = site
-        self.want = want
+        self.claim = claim
 
     def plan(self, values: Mapping[str, Value]) -> Plan:
         """The jobs of a trial."""
-        return self.planned(self._question.trial_study(values))
+        return self.planned(self._opened.trial_study(values))
 
     def baseline(self) -> Plan:
         """The jobs of the student without a teacher, as a trial would have it."""
-        return self.planned(self._question.alone(self._question.trial_study({})))
+        return self.planned(self._opened.alone(self._opened.trial_study({})))
 
     def planned(self, study: StudySpec) -> Plan:
         """The plan of a study."""
@@ -67,42 +67,42 @@ class Trainer:
         students = [row for row in plan.rows if row.role == "student"]
         rows = students or [row for row in plan.rows if row.role == "baseline"]
         needed = _needed(plan, rows)
-        told = 0
+        reported = 0
 
         def watch(states: dict[str, JobState]) -> None:
-            nonlocal told
+            nonlocal reported
             if stopping():
                 raise Stopped
-            for loss in self._epochs(plan, rows[0], told):
-                told += 1
-                if report(told - 1, -loss):
+            for loss in self._epochs(plan, rows[0], reported):
+                reported += 1
+                if report(reported - 1, -loss):
                     raise Pruned
 
-        self.want(needed)
+        self.claim(needed)
         states = execute(needed, replace(self._site, first_slot=worker), watch)
         failed = next((state for state in states.values() if state.status == "failed"), None)
         if failed is not None:
             raise TrialFailed(f"{failed.job.label} [{failed.job.id}]: {failed.reason}")
         results = [RunFolder(self._site.runs / row.job).result() for row in rows]
-        found = []
-        for metric in self._question.search.objective:
-            values = [POINTS * result.metrics[metric] for result in results if result is not None]
-            found.append(sum(values) / len(values))
-        if not all(map(math.isfinite, found)):
-            raise TrialFailed(f"{' and '.join(self._question.search.objective)} are {found}")
-        return tuple(found)
+        means = []
+        for metric in self._opened.search.objective:
+            values = [PERCENT * result.metrics[metric] for result in results if result is not None]
+            means.append(sum(values) / len(values))
+        if not all(map(math.isfinite, means)):
+            raise TrialFailed(f"{' and '.join(self._opened.search.objective)} are {means}")
+        return tuple(means)
 
-    def _epochs(self, plan: Plan, row: Row, told: int) -> list[float]:
-        """Mean detection loss of each whole epoch of a row's training so far, but for the first `told`."""
+    def _epochs(self, plan: Plan, row: Row, reported: int) -> list[float]:
+        """Mean detection loss of each whole epoch of a row's training so far, but for the first `reported`."""
         schedule = plan.detector_spec(row.job).schedule
         assert schedule is not None
-        each = math.ceil(self._planner.samples(self._question.search.train_split) / schedule.batch_size)
+        each = math.ceil(self._planner.samples(self._opened.search.train_split) / schedule.batch_size)
         folder = RunFolder(self._site.runs / row.job)
         newest = folder.last_step()
-        if newest is None or newest["step"] + 1 < (told + 1) * each:
+        if newest is None or newest["step"] + 1 < (reported + 1) * each:
             return []
         losses = [line["raw/heatmap"] + line["raw/boxes"] for line in folder.steps()]
-        return [_mean(losses[first : first + each]) for first in range(told * each, len(losses) - each + 1, each)]
+        return [_mean(losses[first : first + each]) for first in range(reported * each, len(losses) - each + 1, each)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Question: a study, the search in it, and the studies that its trials are."""
+"""OpenedSearch: a study, the search in it, and the studies that its trials are."""
 
 import json
 import math
@@ -16,15 +16,15 @@ from harness.study.spec import StudySpec
 
 
 @dataclass(frozen=True)
-class Question:
+class OpenedSearch:
     """A study and the search in it, with what is asked on the command line put in."""
 
-    path: Path
+    file: Path
     given: tuple[str, ...]
     """Overrides that hold for every trial."""
     study: StudySpec
     search: SearchSpec
-    route: str
+    path: str
     """The path that is searched."""
     arm: str
 
@@ -39,13 +39,13 @@ class Question:
         fields = {key: value for key, value in values.items() if arm_switch(key, self.study.arms) is None}
         switched_off = [key for key in values.keys() - fields.keys() if not values[key]]
         if len(switched_off) == len(self.study.arms[self.arm]):
-            return self.alone(load_study(self.path, [*self.given, *overrides(fields, self.study.arms)]))
-        study = load_study(self.path, [*self.given, *overrides(values, self.study.arms)])
-        return study.model_copy(update={"paths": (self.route,), "arms": {self.arm: study.arms[self.arm]}})
+            return self.alone(load_study(self.file, [*self.given, *overrides(fields, self.study.arms)]))
+        study = load_study(self.file, [*self.given, *overrides(values, self.study.arms)])
+        return study.model_copy(update={"paths": (self.path,), "arms": {self.arm: study.arms[self.arm]}})
 
     def alone(self, study: StudySpec) -> StudySpec:
         """The study with the student of the searched path and no teacher."""
-        student = study.ends(self.route).student
+        student = study.ends(self.path).student
         return study.model_copy(update={"paths": (), "arms": {}, "students": {student: study.students[student]}})
 
     def trial_study(self, values: Mapping[str, Value]) -> StudySpec:
@@ -72,70 +72,70 @@ class Question:
             "results_version": RESULTS_VERSION,
             "data": fingerprint,
             "search": self.search.model_dump(mode="json", exclude=free),
-            "path": self.route,
+            "path": self.path,
             "arm": self.arm,
             "study": trial.model_dump(mode="json", exclude={"search", "report", "seeds"}),
         }
 
 
-def ask(path: Path, given: Sequence[str]) -> Question:
+def open_search(file: Path, given: Sequence[str]) -> OpenedSearch:
     """The search of a study file, every end of its space tried on the study.
 
     Raises:
         InputError: There is none, or a field of its space does not exist, has another type, or cannot be so.
     """
-    study = load_study(path, given)
+    study = load_study(file, given)
     search = study.search
     if search is None:
         raise InputError(
-            f"{path} has no section search, such as search: {{space: {{losses.feature.weight: {{low: 0.1, ...}}}}}}"
+            f"{file} has no section search, such as search: {{space: {{losses.feature.weight: {{low: 0.1, ...}}}}}}"
         )
-    route = _chosen("path", search.path, study.paths, path)
-    arm = _chosen("arm", search.arm, study.arms, path)
+    path = _chosen("path", search.path, study.paths, file)
+    arm = _chosen("arm", search.arm, study.arms, file)
     for key, kind in search.space.items():
         top, name = (*key.split("."), "")[:2]
         # Of others it would decide nothing.
         for table, what, searched in (
             ("losses", "loss", study.arms[arm]),
-            ("students", "student", (study.ends(route).student,)),
+            ("students", "student", (study.ends(path).student,)),
         ):
             if top == table and name not in searched:
                 raise InputError(
-                    f"{path}: search.space.{key}: of path {route} and arm {arm!r}, {unknown(what, name, searched)}"
+                    f"{file}: search.space.{key}: of path {path} and arm {arm!r}, {unknown(what, name, searched)}"
                 )
         switch = arm_switch(key, study.arms)
         if switch is not None:
             if switch[0] != arm or not all(isinstance(value, bool) for value in kind.probes):
-                raise InputError(f"{path}: search.space.{key}: needs choices true and false, and arm {arm!r}")
+                raise InputError(f"{file}: search.space.{key}: needs choices true and false, and arm {arm!r}")
             continue
         if top in ("search", "seeds", "data", "arms", "paths", "teachers", "image_teachers", "report"):
             raise InputError(
-                f"{path}: search.space.{key} is nothing to search; allowed: fields below losses, schedule and "
+                f"{file}: search.space.{key} is nothing to search; allowed: fields below losses, schedule and "
                 f"students, and arms.{arm}.LOSS for {', '.join(study.arms[arm])}"
             )
         for value in kind.probes:
             try:
-                load_study(path, [*given, *overrides({key: value}, study.arms)])
+                load_study(file, [*given, *overrides({key: value}, study.arms)])
             except InputError as error:
                 hint = "; whole: true keeps to whole numbers" if "valid integer" in str(error) else ""
-                said = f"{json.dumps(value)} is not possible: {' '.join(str(error).split())}{hint}"
-                raise InputError(f"{path}: search.space.{key}: {said}") from error
+                reason = f"{json.dumps(value)} is not possible: {' '.join(str(error).split())}{hint}"
+                raise InputError(f"{file}: search.space.{key}: {reason}") from error
     if both := set(search.seeds) & set(search.confirm.seeds):
         raise InputError(
-            f"{path}: search.seeds: seed {min(both)} is also one of search.confirm.seeds; fresh ones are needed"
+            f"{file}: search.seeds: seed {min(both)} is also one of search.confirm.seeds; fresh ones are needed"
         )
     if search.eval_split in (study.data.eval_split, *study.data.also_score):
         raise InputError(
-            f"{path}: search.eval_split: {search.eval_split!r} is what the study reports; choose another split"
+            f"{file}: search.eval_split: {search.eval_split!r} is what the study reports; choose another split"
         )
-    return Question(path, tuple(given), study, search, route, arm)
+    return OpenedSearch(file, tuple(given), study, search, path, arm)
 
 
-def _chosen(what: str, name: str | None, known: Collection[str], path: Path) -> str:
+def _chosen(what: str, name: str | None, known: Collection[str], file: Path) -> str:
     if name is not None:
         if name not in known:
-            raise InputError(f"{path}: search.{what}: {unknown(what, name, known)}")
+            raise InputError(f"{file}: search.{what}: {unknown(what, name, known)}")
         return name
     if len(known) != 1:
-        raise InputError(f"{path}: search.{what}: the study has {len(known)}; name one of {', '.join(known) or 'none'}")
+        raise InputError(f"{file}: search.{what}: the study has {len(known)}; name one of {', '.join(known) or 'none'}")
     return next(iter(known))

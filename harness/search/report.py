@@ -20,9 +20,9 @@ from harness.search.confirmation import (
     CURRENT,
     FOUND,
     PAPER,
+    current_values,
     joined,
     own_arm,
-    own_values,
     paper_values,
     variant,
     write_found,
@@ -30,7 +30,7 @@ from harness.search.confirmation import (
 from harness.search.figures import draw
 from harness.search.loop import Ended
 from harness.search.objective import Trainer
-from harness.search.opened_search import Question
+from harness.search.opened_search import OpenedSearch
 from harness.search.trials import NAME, REASON, TrialBook
 from harness.study.search_spec import Value
 from harness.tracking.search import EndedTrial, SearchMirror
@@ -40,21 +40,21 @@ class Tell:
     """A line a trial, and its run in MLflow."""
 
     def __init__(
-        self, console: Console, book: TrialBook, objective: Sequence[str], wanted: int, mirror: SearchMirror
+        self, console: Console, book: TrialBook, objective: Sequence[str], trials: int, mirror: SearchMirror
     ) -> None:
-        self._console, self._book, self._objective, self._wanted = console, book, objective, wanted
+        self._console, self._book, self._objective, self._trials = console, book, objective, trials
         self._mirror = mirror
         self._began, self._before = time.monotonic(), len(book.counted())
 
     def __call__(self, ended: Ended) -> None:
         """Say how it ended."""
         counted = len(self._book.counted())
-        left = (self._wanted - counted) * (time.monotonic() - self._began) / max(1, counted - self._before)
+        left = (self._trials - counted) * (time.monotonic() - self._began) / max(1, counted - self._before)
         values = " ".join(f" {name} {value:.2f}" for name, value in zip(self._objective, ended.values, strict=False))
         fields = ", ".join(f"{key} {shown(value)}" for key, value in ended.params.items())
         reason = f" ({ended.reason})" if ended.reason else ""
         self._console.print(
-            f"trial {ended.number} {ended.how}{values}{reason}: {fields}; {counted} of {self._wanted}, about "
+            f"trial {ended.number} {ended.how}{values}{reason}: {fields}; {counted} of {self._trials}, about "
             f"{timedelta(seconds=round(max(0.0, left)))} left",
             markup=False,
             highlight=False,
@@ -86,7 +86,7 @@ def _ended(trial: FrozenTrial, objective: Sequence[str]) -> EndedTrial:
 
 
 def finish(
-    question: Question,
+    opened: OpenedSearch,
     trainer: Trainer,
     book: TrialBook,
     baseline: tuple[float, ...],
@@ -99,31 +99,31 @@ def finish(
     """Confirm the best values, and write what the search found; whether everything that this takes is there.
 
     Args:
-        question: The search.
-        trainer: Of its trials.
-        book: Of its trials.
+        opened: The search.
+        trainer: What trains its trials.
+        book: The book of its trials.
         baseline: The objectives of the student without a teacher, as trials are scored.
         site: Where the confirmation is trained.
         confirm: Whether it is.
         out: Folder of tables and figures.
-        mirror: Of the search.
+        mirror: The mirror of the search in MLflow.
         console: For the table.
     """
-    follow(mirror, book, question.search.objective)
+    follow(mirror, book, opened.search.objective)
     while (chosen := _chosen(book)) is not None:
-        lines = _confirmed(question, trainer, chosen.params, site, console) if confirm else None
+        lines = _confirmed(opened, trainer, chosen.params, site, console) if confirm else None
         with book.turn():
             # Another process may have found better values meanwhile; what is written last has to be the whole.
             if chosen == _chosen(book):
-                _write(question, book, chosen, baseline, lines, out, mirror, console)
+                _write(opened, book, chosen, baseline, lines, out, mirror, console)
                 return lines is None or not any(line.missing for line in lines)
     console.print("no trial is complete yet; nothing to report")
     return True
 
 
-def found_path(question: Question) -> Path:
+def found_path(opened: OpenedSearch) -> Path:
     """Where the study with the found values is written."""
-    return question.path.parent / "found" / question.path.name
+    return opened.file.parent / "found" / opened.file.name
 
 
 def _chosen(book: TrialBook) -> FrozenTrial | None:
@@ -132,7 +132,7 @@ def _chosen(book: TrialBook) -> FrozenTrial | None:
 
 
 def _write(
-    question: Question,
+    opened: OpenedSearch,
     book: TrialBook,
     chosen: FrozenTrial,
     baseline: tuple[float, ...],
@@ -141,41 +141,41 @@ def _write(
     mirror: SearchMirror,
     console: Console,
 ) -> None:
-    parts = [f"# Search {question.path.stem}", "", *_said(question, book, chosen, baseline), ""]
-    parts += [markdown_table(trials_table(question, book, chosen)), ""]
+    parts = [f"# Search {opened.file.stem}", "", *_introduction(opened, book, chosen, baseline), ""]
+    parts += [markdown_table(trials_table(opened, book, chosen)), ""]
     importances = book.importances()
     if importances:
         rows = [[key, f"{value:.2f}"] for key, value in importances.items()]
-        table = Table.of("importance", f"Importance ({question.search.importance}):", ["field", "importance"], rows)
+        table = Table.of("importance", f"Importance ({opened.search.importance}):", ["field", "importance"], rows)
         parts += [table.title, "", markdown_table(table), ""]
     if lines is not None:
-        table = confirmation_table(question, lines, book, chosen, baseline)
+        table = confirmation_table(opened, lines, book, chosen, baseline)
         show(table, console)
         parts += [table.title, "", markdown_table(table), "", *table.notes, ""]
-    pictures = draw(book.study, question.search.objective, importances, out)
+    pictures = draw(book.study, opened.search.objective, importances, out)
     parts += [f"![{name}]({name}.png)" for name in pictures]
     text = "\n".join(parts) + "\n"
     atomic_write(out / "search.md", text.encode())
-    found = found_path(question)
-    write_found(question, chosen.params, found, _headline(question, chosen))
+    file = found_path(opened)
+    write_found(opened, chosen.params, file, _headline(opened, chosen))
     mirror.finish(out, text)
-    console.print(f"search: {out}/search.md; the study with what was found: {found}", highlight=False, soft_wrap=True)
+    console.print(f"search: {out}/search.md; the study with what was found: {file}", highlight=False, soft_wrap=True)
 
 
-def trials_table(question: Question, book: TrialBook, chosen: FrozenTrial) -> Table:
+def trials_table(opened: OpenedSearch, book: TrialBook, chosen: FrozenTrial) -> Table:
     """Every finished trial, the best first; what was pruned or failed last."""
-    fields = list(question.search.space)
+    fields = list(opened.search.space)
     trials = book.study.get_trials(deepcopy=False)
     ended = [trial for trial in trials if trial.state.is_finished()]
     ended.sort(key=lambda trial: (trial.state != TrialState.COMPLETE, -(trial.values or [0.0])[0], trial.number))
     rows = []
     for trial in ended:
         complete = trial.state == TrialState.COMPLETE
-        values = [f"{value:.2f}" for value in trial.values] if complete else [""] * len(question.search.objective)
+        values = [f"{value:.2f}" for value in trial.values] if complete else [""] * len(opened.search.objective)
         named = (trial.user_attrs.get(NAME, ""), trial.user_attrs.get(REASON, ""), "" if complete else trial.state.name)
         what = [FOUND] * (trial.number == chosen.number) + [name.lower() for name in named if name]
         rows.append([str(trial.number), *values, *(shown(trial.params.get(key)) for key in fields), ", ".join(what)])
-    return Table.of("trials", "Trials", ["trial", *question.search.objective, *fields, "what"], rows)
+    return Table.of("trials", "Trials", ["trial", *opened.search.objective, *fields, "what"], rows)
 
 
 def shown(value: Value) -> str:
@@ -190,14 +190,14 @@ _OPTIMISM = (
 
 
 def confirmation_table(
-    question: Question, lines: Sequence[Line], book: TrialBook, chosen: FrozenTrial, baseline: tuple[float, ...]
+    opened: OpenedSearch, lines: Sequence[Line], book: TrialBook, chosen: FrozenTrial, baseline: tuple[float, ...]
 ) -> Table:
     """One line for each of the confirmed values and the baseline, what the search said of them, and its optimism."""
-    metrics = question.search.objective
+    metrics = opened.search.objective
     kinds = ("{}", "gain {}", "search {}", "optimism {}", "optimism of gain {}")
     header = ["row", "seeds", *(kind.format(metric) for kind in kinds for metric in metrics)]
     searched = {"baseline": baseline, FOUND: tuple(chosen.values)}
-    for name, values in ((CURRENT, own_values(question)), (PAPER, paper_values(question))):
+    for name, values in ((CURRENT, current_values(opened)), (PAPER, paper_values(opened))):
         if (trial := _trial_of(book, values)) is not None:
             searched[name] = tuple(trial.values)
     arms = {line.key.arm for line in lines}
@@ -209,17 +209,17 @@ def confirmation_table(
         if line.missing:
             rows.append([name, str(line.seeds), line.missing, *[""] * (len(header) - 3)])
             continue
-        said, optimism, of_gain = none, none, none
+        by_search, optimism, of_gain = none, none, none
         if name in searched:
             given = list(zip(metrics, searched[name], baseline, strict=True))
-            said = [f"{value:.1f}" for _, value, _ in given]
+            by_search = [f"{value:.1f}" for _, value, _ in given]
             optimism = [f"{value - line.metrics[metric].value:+.1f}" for metric, value, _ in given]
             # The search had one baseline for all; a variant with one of its own cannot be held against it.
             if line.key.role == "student" and own_arm("baseline", name) not in arms:
                 of_gain = [f"{value - plain - line.gains[m].mean.value:+.1f}" for m, value, plain in given]
         means = [mean_text(line.metrics[metric], "{:.1f}") for metric in metrics]
         gains = [gain_text(line.gains[metric]) for metric in metrics]
-        rows.append([name, str(line.seeds), *means, *gains, *said, *optimism, *of_gain])
+        rows.append([name, str(line.seeds), *means, *gains, *by_search, *optimism, *of_gain])
     title = "Confirmed at the whole schedule, on fresh seeds and on what is reported:"
     return Table.of("confirmation", title, header, rows, [*interval_notes(lines), _OPTIMISM])
 
@@ -230,27 +230,27 @@ def _trial_of(book: TrialBook, values: Mapping[str, Value]) -> FrozenTrial | Non
 
 
 def _confirmed(
-    question: Question, trainer: Trainer, values: Mapping[str, Value], site: Site, console: Console
+    opened: OpenedSearch, trainer: Trainer, values: Mapping[str, Value], site: Site, console: Console
 ) -> list[Line]:
     """Train and score the found values, the study's own and the published ones; the rows of all."""
     variants: dict[str, Mapping[str, Value]] = {FOUND: values, CURRENT: {}}
-    if paper := paper_values(question):
+    if paper := paper_values(opened):
         variants[PAPER] = paper
-    plan = joined({name: trainer.planned(variant(question, name, each)) for name, each in variants.items()})
-    trainer.want(plan)
+    plan = joined({name: trainer.planned(variant(opened, name, each)) for name, each in variants.items()})
+    trainer.claim(plan)
     with progress(console, site.workers) as display:
         display(execute(plan, site, display))
     return summary(results_frame(StudyRuns.open(plan, site.runs)))
 
 
-def _said(question: Question, book: TrialBook, chosen: FrozenTrial, baseline: Sequence[float]) -> list[str]:
-    search, counted = question.search, book.counted()
+def _introduction(opened: OpenedSearch, book: TrialBook, chosen: FrozenTrial, baseline: Sequence[float]) -> list[str]:
+    search, counted = opened.search, book.counted()
     complete = sum(trial.state == TrialState.COMPLETE for trial in counted)
     metrics = search.objective
     values = ", ".join(f"{metric} {value:.2f}" for metric, value in zip(metrics, chosen.values, strict=True))
     plain = ", ".join(f"{metric} {value:.2f}" for metric, value in zip(metrics, baseline, strict=True))
     return [
-        f"{question.route}, {question.arm}: {', '.join(metrics)} on {search.eval_split}, seeds "
+        f"{opened.path}, {opened.arm}: {', '.join(metrics)} on {search.eval_split}, seeds "
         f"{', '.join(map(str, search.seeds))}, {search.share:.0%} of the schedule; sampler {search.sampler}, pruner "
         f"{search.pruner}; {complete} trials complete, {len(counted) - complete} pruned.",
         "",
@@ -258,7 +258,7 @@ def _said(question: Question, book: TrialBook, chosen: FrozenTrial, baseline: Se
     ]
 
 
-def _headline(question: Question, chosen: FrozenTrial) -> list[str]:
-    question_line = question.path.read_text().splitlines()[0].lstrip("# ")
+def _headline(opened: OpenedSearch, chosen: FrozenTrial) -> list[str]:
+    question = opened.file.read_text().splitlines()[0].lstrip("# ")
     values = ", ".join(f"{key} {shown(value)}" for key, value in chosen.params.items())
-    return [question_line, f"Found by harness.search ({question.path.name}, trial {chosen.number}): {values}."]
+    return [question, f"Found by harness.search ({opened.file.name}, trial {chosen.number}): {values}."]

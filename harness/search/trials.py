@@ -42,7 +42,7 @@ class TrialBook:
         """Open the search, or begin it.
 
         Args:
-            folder: Of the search: Optuna's journal, unless a storage is given, and its owners' locks.
+            folder: Where Optuna's journal is, unless a storage is given, and its owners' locks.
             storage: A database URL as SQLAlchemy writes them; None for a journal file in the folder.
             search: What is searched.
             identity: Everything about the search and its study that makes trials comparable.
@@ -199,13 +199,15 @@ class TrialBook:
         where = without_password(storage or str(self._folder / "journal.log"))
         pruner = _pruner(self._search)
         try:
-            kept = _journal(self._folder / "journal.log") if storage is None else optuna.storages.get_storage(storage)
+            backend = (
+                _journal(self._folder / "journal.log") if storage is None else optuna.storages.get_storage(storage)
+            )
             try:
                 # Not by creating it if need be: that alone writes to a journal, which may be one of another search.
-                study = optuna.load_study(study_name=self._folder.name, storage=kept, pruner=pruner)
+                study = optuna.load_study(study_name=self._folder.name, storage=backend, pruner=pruner)
             except KeyError:
                 study = optuna.create_study(
-                    storage=kept,
+                    storage=backend,
                     study_name=self._folder.name,
                     directions=["maximize"] * len(self._search.objective),
                     pruner=pruner,
@@ -219,13 +221,13 @@ class TrialBook:
                 f"storage {where} cannot be used: {without_password(' '.join(str(error).split()))}"
             ) from error
         written = json.dumps(identity, sort_keys=True)
-        found = study.user_attrs.get(IDENTITY)
-        if found is None:
+        stored = study.user_attrs.get(IDENTITY)
+        if stored is None:
             study.set_user_attr(IDENTITY, written)
-        elif found != written:
+        elif stored != written:
             raise InputError(
                 f"storage {where} holds another search of the name {self._folder.name!r}: "
-                f"{_first_difference(json.loads(found), json.loads(written))}; choose another --searches-dir or "
+                f"{_first_difference(json.loads(stored), json.loads(written))}; choose another --searches-dir or "
                 "--storage"
             )
         return study
@@ -336,7 +338,7 @@ class _KernelLock(BaseJournalFileLock):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """For as long as the block lasts."""
+        """The lock is held for as long as the block lasts."""
         self.acquire()
         try:
             yield
@@ -344,12 +346,12 @@ class _KernelLock(BaseJournalFileLock):
             self.release()
 
 
-def _first_difference(found: Any, wanted: Any, at: str = "") -> str:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        key = next(key for key in (*wanted, *found) if found.get(key, _ABSENT) != wanted.get(key, _ABSENT))
+def _first_difference(stored: Any, asked: Any, at: str = "") -> str:
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        key = next(key for key in (*asked, *stored) if stored.get(key, _ABSENT) != asked.get(key, _ABSENT))
         below = f"{at}.{key}" if at else key
-        return _first_difference(found.get(key, _ABSENT), wanted.get(key, _ABSENT), below)
-    there, here = ("absent" if value is _ABSENT else json.dumps(value)[:120] for value in (found, wanted))
+        return _first_difference(stored.get(key, _ABSENT), asked.get(key, _ABSENT), below)
+    there, here = ("absent" if value is _ABSENT else json.dumps(value)[:120] for value in (stored, asked))
     return f"{at} is {there} there, {here} here"
 
 
@@ -357,7 +359,9 @@ _ABSENT = object()
 
 
 @contextmanager
-def opened(folder: Path, storage: str | None, search: SearchSpec, identity: Mapping[str, Any]) -> Iterator[TrialBook]:
+def open_book(
+    folder: Path, storage: str | None, search: SearchSpec, identity: Mapping[str, Any]
+) -> Iterator[TrialBook]:
     """A `TrialBook` for as long as the block lasts."""
     book = TrialBook(folder, storage, search, identity)
     try:

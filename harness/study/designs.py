@@ -14,7 +14,7 @@ def all_combinations(losses: Sequence[str]) -> list[Losses]:
 
 def leave_one_out(losses: Sequence[str]) -> list[Losses]:
     """All of them, and all but each."""
-    return [tuple(losses), *(tuple(kept for kept in losses if kept != dropped) for dropped in losses)]
+    return [tuple(losses), *(tuple(loss for loss in losses if loss != dropped) for dropped in losses)]
 
 
 def add_one(losses: Sequence[str]) -> list[Losses]:
@@ -42,13 +42,13 @@ def expand(arms: Any) -> Any:
     """
     if not isinstance(arms, dict):
         return arms
-    found: dict[Any, Any] = {}
+    expanded: dict[Any, Any] = {}
     for name, losses in arms.items():
         if name not in DESIGNS or not isinstance(losses, list) or not all(isinstance(loss, str) for loss in losses):
-            found[name] = losses
+            expanded[name] = losses
             continue
         if len(set(losses)) < max(2, len(losses)):
             raise ValueError(f"{name} needs two or more different losses, not {losses}")
         for chosen in DESIGNS[name](losses):
-            found.setdefault("+".join(chosen), list(chosen))
-    return found
+            expanded.setdefault("+".join(chosen), list(chosen))
+    return expanded

@@ -40,7 +40,7 @@ class JobSpec(Spec):
 
     @property
     def precision(self) -> str:
-        """In which it is trained and scored, as Fabric calls it."""
+        """The precision in which it is trained and scored, as Fabric calls it."""
         return "32-true"
 
     @property
@@ -75,7 +75,7 @@ class DetectorJobSpec(JobSpec):
     seed: int
     data: DataIdentity
     schedule: ScheduleSpec | None
-    """In steps. None: nothing is trained, and weights that are given, or the initial ones, are scored."""
+    """A schedule in steps. None: nothing is trained, and weights that are given, or the initial ones, are scored."""
     weights: str | None = None
     """Content hash of the given weights."""
     model_of: str | None = None
@@ -96,12 +96,12 @@ class DetectorJobSpec(JobSpec):
 
     @property
     def steps(self) -> int:
-        """Of its schedule."""
+        """The length of its schedule; 0 where nothing is trained."""
         return self.schedule.length if self.schedule else 0
 
     @property
     def precision(self) -> str:
-        """Of its schedule."""
+        """The precision of its schedule."""
         return self.schedule.precision if self.schedule else super().precision
 
 
@@ -125,12 +125,12 @@ class SegmenterJobSpec(JobSpec):
 
     @property
     def steps(self) -> int:
-        """Of its schedule."""
+        """The length of its schedule."""
         return self.schedule.length
 
     @property
     def precision(self) -> str:
-        """Of its schedule."""
+        """The precision of its schedule."""
         return self.schedule.precision
 
 
@@ -138,7 +138,7 @@ class LabelsJobSpec(JobSpec):
     """What an image teacher sees in every image of a split of the detection data."""
 
     fingerprint: str
-    """Of the detection data."""
+    """Hash of the tables of the detection data."""
     split: str
     segmenter: str | None = None
     """Id of the job that trained it."""
@@ -181,7 +181,7 @@ class Job:
 
     spec: AnyJobSpec
     label: str
-    """For people: the first row that wanted this job."""
+    """The first row that wanted this job, for people."""
     source: Path | None = None
     """Where what is given lies: weights, the root of an image teacher's dataset, a folder of labels."""
 

@@ -18,21 +18,21 @@ from harness.study.spec import WARM_START, StudySpec
 Location = tuple[str | int, ...]
 
 
-def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
+def load_study(file: Path, overrides: Iterable[str] = ()) -> StudySpec:
     """Read a study file and apply ``KEY=VALUE`` overrides (dotted key, YAML value) in order."""
     try:
-        text = path.read_text()
+        text = file.read_text()
     except (OSError, ValueError) as error:
-        raise InputError(f"study {path} cannot be read: {error}") from error
+        raise InputError(f"study {file} cannot be read: {error}") from error
     try:
         node = yaml.compose(text)
         content = yaml.safe_load(text)
     # A date that there is not is a ValueError of PyYAML.
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} must be a mapping of keys such as {', '.join(StudySpec.model_fields)}")
-    places = _places(node, path)
+        raise InputError(f"{file} must be a mapping of keys such as {', '.join(StudySpec.model_fields)}")
+    places = _places(node, file)
     for override in overrides:
         at = put(content, override)
         # What stood there and below it is no more.
@@ -41,47 +41,47 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> StudySpec:
     try:
         study = StudySpec.model_validate(content)
     except ValidationError as error:
-        raise InputError(_message(path, places, error)) from error
+        raise InputError(_message(file, places, error)) from error
     for name in study.losses:
-        for route in study.paths if any(name in arm for arm in study.arms.values()) else ():
+        for path in study.paths if any(name in arm for arm in study.arms.values()) else ():
             try:
-                study.loss(name, route)
+                study.loss(name, path)
             except ValidationError as error:
                 model = loss_class(study.kind(name))
-                raise InputError(_message(path, places, error, ("losses", name), model)) from error
+                raise InputError(_message(file, places, error, ("losses", name), model)) from error
             except ValueError as error:
                 where = next(
                     places[at] for at in (("losses", name, "weight"), ("losses", name), ("losses",)) if at in places
                 )
                 raise InputError(f"{where}: losses.{name}.weight: {error}") from error
-    for route in study.paths:
-        _require_possible(study, route)
-    beside = [path.parent / paper for paper in study.report.papers]
+    for path in study.paths:
+        _require_possible(study, path)
+    beside = [file.parent / paper for paper in study.report.papers]
     for paper in beside:
         read_paper(paper)
     return study.model_copy(update={"report": study.report.model_copy(update={"papers": tuple(beside)})})
 
 
-def _require_possible(study: StudySpec, route: str) -> None:
+def _require_possible(study: StudySpec, path: str) -> None:
     """Raise InputError for a path whose models cannot teach one another what the arms want."""
-    ends = study.ends(route)
+    ends = study.ends(path)
     student = study.students[ends.student].detector_spec
     teacher = study.teachers[ends.teacher].detector_spec if ends.teacher else None
     if teacher is not None and teacher.grid != student.grid:
-        raise InputError(f"path {route}: teacher and student see different ground: {teacher.grid!r}, {student.grid!r}")
+        raise InputError(f"path {path}: teacher and student see different ground: {teacher.grid!r}, {student.grid!r}")
     try:
         student.inputs.joined(teacher.inputs if teacher else student.inputs)
     except ValueError as error:
-        raise InputError(f"path {route}: teacher and student cannot share a batch: {error}") from error
+        raise InputError(f"path {path}: teacher and student cannot share a batch: {error}") from error
     try:
         for name in dict.fromkeys(name for names in study.arms.values() for name in names):
             if name == WARM_START:
                 assert teacher is not None, "the study's own check is for that"
                 require_same_build(student, teacher)
             else:
-                build_term(study.loss(name, route), student, teacher)
+                build_term(study.loss(name, path), student, teacher)
     except ValueError as error:
-        raise InputError(f"path {route}, {name}: {error}") from error
+        raise InputError(f"path {path}, {name}: {error}") from error
 
 
 def put(content: dict[str, Any], override: str) -> Location:
@@ -102,26 +102,26 @@ def put(content: dict[str, Any], override: str) -> Location:
     return (*parents, last)
 
 
-def _places(node: yaml.Node | None, path: Path, at: Location = ()) -> dict[Location, str]:
+def _places(node: yaml.Node | None, file: Path, at: Location = ()) -> dict[Location, str]:
     """FILE:LINE of every key and item. A key written twice is refused: YAML would drop the first."""
     places: dict[Location, str] = {}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*at, key.value)
-            place = f"{path}:{key.start_mark.line + 1}"
+            place = f"{file}:{key.start_mark.line + 1}"
             if here in places:
                 raise InputError(f"{place}: key {key.value!r} is already given at {places[here]}")
             places[here] = place
-            places |= _places(value, path, here)
+            places |= _places(value, file, here)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            places[(*at, index)] = f"{path}:{value.start_mark.line + 1}"
-            places |= _places(value, path, (*at, index))
+            places[(*at, index)] = f"{file}:{value.start_mark.line + 1}"
+            places |= _places(value, file, (*at, index))
     return places
 
 
 def _message(
-    path: Path,
+    file: Path,
     places: dict[Location, str],
     error: ValidationError,
     at: Location = (),
@@ -133,13 +133,13 @@ def _message(
         allowed = _fields(model, each["loc"][:-1]) if each["type"] == "extra_forbidden" else ()
         # Which model of several it is, a tag in brackets says; nobody wrote that.
         loc = tuple(part for part in each["loc"] if not str(part).startswith("("))
-        lines.append(_one(path, places, (*at, *loc), allowed, each["msg"]))
+        lines.append(_one(file, places, (*at, *loc), allowed, each["msg"]))
     return "\n".join(lines)
 
 
-def _one(path: Path, places: dict[Location, str], loc: Location, allowed: Iterable[str], text: str) -> str:
+def _one(file: Path, places: dict[Location, str], loc: Location, allowed: Iterable[str], text: str) -> str:
     """One mistake; `allowed` are the keys that there are where one is that must not be."""
-    where = next((places[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in places), str(path))
+    where = next((places[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in places), str(file))
     key = ".".join(str(part) for part in loc)
     if allowed:
         parent = ".".join(str(part) for part in loc[:-1])

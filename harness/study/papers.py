@@ -40,7 +40,7 @@ class PublishedGain(Spec):
     mark: Mark
 
     def direction(self, metric: Metric) -> Direction | None:
-        """Of a number its sign; None where nothing is published, or a difference of 0."""
+        """The sign of a number; None where nothing is published, or a difference of 0."""
         value: float | Direction | None = getattr(self, metric)
         if value is None or isinstance(value, str):
             return value

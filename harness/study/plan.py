@@ -55,7 +55,7 @@ class Plan:
     rows: list[Row] = field(default_factory=list)
 
     @property
-    def wanted(self) -> int:
+    def looped_trainings(self) -> int:
         """Trainings of a loop that gives each distilled student a teacher and a baseline of its own."""
         students = [self.detector_spec(row.job) for row in self.rows if row.role == "student" and not row.split]
         controls = sum(1 for row in self.rows if row.role == "control" and not row.split)
@@ -70,7 +70,7 @@ class Plan:
         return [job.spec for job in self.jobs.values() if isinstance(job.spec, SegmenterJobSpec)]
 
     def detector_spec(self, id_: str) -> DetectorJobSpec:
-        """Of a job that is a detector's."""
+        """The spec of a job that is a detector's."""
         spec = self.jobs[id_].spec
         assert isinstance(spec, DetectorJobSpec), f"{self.jobs[id_].label} is no detector"
         return spec
@@ -158,8 +158,10 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
                 job_spec = spec(study.students[ends.student], seed, schedule).model_copy(update=distilled)
                 id_ = plan.add(Job(job_spec, f"{path} · {arm} · seed {seed}"))
                 known_as = study.sensors(ends) if taught_by is None or taught_by.trained else ""
-                own = baselines[ends.student, seed]
-                plan.rows.append(Row("student", ends.student, path, arm, names, seed, id_, own, published_as=known_as))
+                untaught = baselines[ends.student, seed]
+                plan.rows.append(
+                    Row("student", ends.student, path, arm, names, seed, id_, untaught, published_as=known_as)
+                )
 
     for row in [row for row in plan.rows if row.role != "image teacher"]:
         for split in study.data.also_score:

@@ -22,7 +22,7 @@ class _Model(Spec):
     set: dict[str, Any] = Field(default_factory=dict)
     """What of the preset is otherwise, by dotted key: ``{lidar.widths: [16, 32, 48]}``."""
     keyframes: int = Field(default=1, ge=1, le=8)
-    """Of a camera: how many it sees, the newest and the ones before it; short for ``set: {camera.keyframes: ...}``."""
+    """How many a camera sees, the newest and the ones before it; short for ``set: {camera.keyframes: ...}``."""
 
     @property
     def detector_spec(self) -> DetectorSpec:
@@ -82,7 +82,7 @@ class TeacherSpec(_Model):
         return self
 
     def seed_for(self, student_seed: int) -> int:
-        """Of the teacher that a student of a seed learns from."""
+        """The seed of the teacher that a student of a seed learns from."""
         return student_seed if self.seed == "paired" else self.seed
 
 
@@ -99,7 +99,7 @@ class ImageDataSpec(Spec):
     preset: Literal["tiny", "small", "smoke"] = "tiny"
     """The embedded images to make on first use; ignored where a root is given."""
     seed: int = 0
-    """Of the embedded images."""
+    """The seed of the embedded images."""
     root: Path | None = None
     """A nuImages root of the user's; its splits then apply."""
     train_split: str = "v1.0-synthetic-images/train"
@@ -143,7 +143,7 @@ class ImageTeacherSpec(Spec):
     labels: Path | None = None
     """A folder of pseudo labels as COCO writes instances, file_name being the path of an image in the root."""
     seed: int = 0
-    """Of a teacher that is trained here: one teacher for all students."""
+    """The seed of a teacher that is trained here: one teacher for all students."""
     data: ImageDataSpec = ImageDataSpec()
     schedule: ImageScheduleSpec = ImageScheduleSpec()
 
@@ -167,6 +167,6 @@ class ImageTeacherSpec(Spec):
 
     @property
     def segmenter(self) -> SegmenterSpec:
-        """Of a preset."""
+        """What its preset names."""
         assert self.preset is not None, "only a teacher that is trained here is one of ours"
         return SEGMENTERS[self.preset]

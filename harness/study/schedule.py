@@ -44,7 +44,7 @@ class AugmentSpec(Spec):
     scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     """The BEV frame is scaled by a factor between the two."""
     flip_probability: float = Field(default=0.0, ge=0, le=1)
-    """Of x to -x and of y to -y in the BEV frame, the images staying as they are."""
+    """How likely x becomes -x in the BEV frame, and how likely y becomes -y; the images stay as they are."""
     shift: float = Field(default=0.0, ge=0)
     """The BEV frame is shifted by up to so many metres either way along x and along y."""
     image: ImageAugmentSpec = ImageAugmentSpec()
@@ -70,7 +70,7 @@ class ScheduleSpec(Spec):
     policy: Literal["one_cycle", "multi_step"] = "one_cycle"
     """Up and down again, or a tenth from each milestone on."""
     milestones: tuple[Share, ...] = (0.7, 0.9)
-    """Of "multi_step", in shares of the training."""
+    """Where "multi_step" lowers the rate, in shares of the training."""
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=10.0, gt=0)
     """Largest norm of all gradients together."""

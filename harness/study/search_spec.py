@@ -134,12 +134,12 @@ class SearchSpec(Spec):
     """The only one of the study, if not given."""
     trials: int = Field(default=20, gt=0)
     seeds: Seeds = (100,)
-    """Of the students; no seed that is reported belongs here."""
+    """Seeds of the students; no seed that is reported belongs here."""
     train_split: str = "synthetic_train"
     eval_split: str = "synthetic_tune"
     """Scenes that choose; the study's own evaluation split is for the confirmation alone."""
     share: float = Field(default=1.0, gt=0, le=1)
-    """Of the study's schedule that a trial trains."""
+    """The share of the study's schedule that a trial trains."""
     sampler: Literal["tpe", "gp", "nsga2", "grid", "random"] = "tpe"
     sampler_seed: int = Field(default=0, ge=0)
     pruner: Literal["none", "median", "hyperband"] = "none"
@@ -166,17 +166,17 @@ def overrides(values: Mapping[str, Value], arms: Mapping[str, Sequence[str]]) ->
         values: Dotted key to value; `arms.ARM.LOSS` to whether the arm has it.
         arms: The study's, with all their losses.
     """
-    found = []
+    changes = []
     dropped: dict[str, set[str]] = {}
     for key, value in values.items():
         if (switch := arm_switch(key, arms)) is None:
-            found.append(f"{key}={_written(value)}")
+            changes.append(f"{key}={_written(value)}")
         elif not value:
             dropped.setdefault(switch[0], set()).add(switch[1])
     for arm, losses in dropped.items():
-        kept = [name for name in arms[arm] if name not in losses]
-        found.append(f"arms.{arm}={_written(kept)}")
-    return found
+        left = [name for name in arms[arm] if name not in losses]
+        changes.append(f"arms.{arm}={_written(left)}")
+    return changes
 
 
 def _written(value: Any) -> str:

@@ -36,7 +36,7 @@ class DataSpec(Spec):
     preset: Literal["tiny", "small", "smoke"] = "tiny"
     """The embedded dataset to make on first use; ignored where a root is given."""
     seed: int = 0
-    """Of the embedded dataset."""
+    """The seed of the embedded dataset."""
     root: Path | None = None
     """A nuScenes root of the user's; its version and splits then apply."""
     version: str = "v1.0-synthetic"
@@ -83,11 +83,11 @@ class LossChoice(Spec):
 
     def at(self, path: str) -> dict[str, Any]:
         """The fields of the loss on one path, its weight as it is written."""
-        found = {}
-        for name, given in self.by_path().items():
-            if path in given or OTHERS in given:
-                found[name] = given.get(path, given.get(OTHERS))
-        return found
+        return {
+            name: given.get(path, given.get(OTHERS))
+            for name, given in self.by_path().items()
+            if path in given or OTHERS in given
+        }
 
     def by_path(self) -> dict[str, dict[str, Any]]:
         """Every field of the loss as a mapping by path."""

@@ -12,7 +12,7 @@ from harness.tracking.store import PARENT, Store, digest
 SEARCH, TRIAL = "crossbev.search", "crossbev.trial"
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 MOST = 100
-"""Of trials on one page: it fetches each of them by itself."""
+"""Trials on one page, at most: it fetches each of them by itself."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class SearchMirror:
         """Connect, and find or make the experiment of the study and the parent run of its search.
 
         Args:
-            uri: Of the tracking store.
-            name: Of the study.
+            uri: Where the tracking store is.
+            name: What the study is called.
             identity: What makes two searches one.
             console: For what goes wrong.
         """
@@ -60,12 +60,12 @@ class SearchMirror:
                 self._mirrored.add(trial.number)
                 self.store.attempt(lambda trial=trial: self._add(trial))  # type: ignore[misc]
 
-    def finish(self, found: Path, markdown: str) -> None:
+    def finish(self, folder: Path, markdown: str) -> None:
         """Attach what the search wrote into a folder, its text as the description, and close the parent run."""
 
         def mirror() -> None:
             self.store.note(self._parent, markdown)
-            self.store.files(self._parent, found, "search")
+            self.store.files(self._parent, folder, "search")
             self.store.end(self._parent)
 
         self.store.attempt(mirror)

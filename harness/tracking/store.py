@@ -86,7 +86,7 @@ class Store:
         """Connect; find or make the experiment.
 
         Args:
-            uri: Of the tracking store.
+            uri: Where the tracking store is.
             experiment: Its name.
             console: For the one message.
         """
@@ -113,9 +113,9 @@ class Store:
 
     def run(self, tags: Mapping[str, str], name: str, start: int | None = None) -> tuple[str, bool]:
         """The id of the run with these tags, made if it is not there, and whether it was finished before."""
-        found = self.runs(tags, 1)
-        if found:
-            return found[0].info.run_id, found[0].info.status != "RUNNING"
+        earlier = self.runs(tags, 1)
+        if earlier:
+            return earlier[0].info.run_id, earlier[0].info.status != "RUNNING"
         return self._client.create_run(self.experiment, start, dict(tags), name).info.run_id, False
 
     def runs(self, tags: Mapping[str, str], most: int = 1000) -> "list[Run]":
@@ -192,8 +192,8 @@ class Store:
 
     def _open(self, uri: str, experiment: str) -> None:
         self._client = _client(uri)
-        found = self._client.get_experiment_by_name(experiment)
-        self.experiment = found.experiment_id if found else self._client.create_experiment(experiment, tags=dict(_KIND))
+        there = self._client.get_experiment_by_name(experiment)
+        self.experiment = there.experiment_id if there else self._client.create_experiment(experiment, tags=dict(_KIND))
 
     def _log(self, run: str, metrics: "list[Metric]") -> None:
         for begin in range(0, len(metrics), _BATCH):

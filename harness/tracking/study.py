@@ -48,7 +48,7 @@ class Mirror:
         Args:
             tables: Folder of the tables and pictures.
             markdown: The main table.
-            lines: Of it.
+            lines: The lines of that table.
             failed: Whether a job did.
         """
 
@@ -67,8 +67,8 @@ class Mirror:
 
     def arms(self) -> list[str]:
         """The runs of the arms that have numbers, in the order of the table."""
-        found = self.store.runs({PARENT: self._parent, "kind": "arm"})
-        return [run.info.run_id for run in reversed(found) if "NDS" in run.data.metrics]
+        arms = self.store.runs({PARENT: self._parent, "kind": "arm"})
+        return [run.info.run_id for run in reversed(arms) if "NDS" in run.data.metrics]
 
     def _open(self) -> None:
         rows = sorted(f"{row.role} {row.model} {row.path} {row.arm} {row.seed} {row.job}" for row in self._plan.rows)
@@ -100,9 +100,9 @@ class Mirror:
         steps = [line for line in folder.steps() if line["step"] % HISTORY_EVERY == 0]
         self.store.history(run, [(int(line["step"]), _trained(line)) for line in steps])
         self.store.metrics(run, result.metrics | {"parameters": result.parameters, "seconds": result.seconds})
-        for name in ("job.json", "metrics_summary.json", "log.txt"):
-            if (folder.path / name).is_file():  # an image teacher has no boxes to summarise
-                self.store.files(run, folder.path / name)
+        for path in (folder.order, folder.summary, folder.log):
+            if path.is_file():  # an image teacher has no boxes to summarise
+                self.store.files(run, path)
         self.store.end(run, at=end)
 
     def _add_arm(self, line: Line) -> None:
@@ -129,12 +129,12 @@ class Mirror:
         for params in jobs.values():
             for key, value in params.items():
                 seen.setdefault(key, set()).add(str(value))
-        kept = {
+        shown = {
             key
             for key, values in seen.items()
             if key.startswith(_OF_ARMS) and (len(values) > 1 or key.endswith(".weight"))
         }
-        return {job: {key: value for key, value in params.items() if key in kept} for job, params in jobs.items()}
+        return {job: {key: value for key, value in params.items() if key in shown} for job, params in jobs.items()}
 
     def _tags(self, kind: str, role: str, row: Sequence[Row]) -> dict[str, str]:
         tags = {"study": self._name, "kind": kind, "role": role}
@@ -151,14 +151,14 @@ def _trained(line: Mapping[str, float | int]) -> dict[str, float | int]:
 
 def _numbers(line: Line) -> dict[str, float]:
     """What is compared of a line: fractions and the devkit's units, as in a result; NaN where nothing is known."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for name, mean in line.means.items():
         scale = 1 if name in ERRORS else 100
-        found |= {name: mean.value / scale, f"{name}_std": mean.std / scale}
+        numbers |= {name: mean.value / scale, f"{name}_std": mean.std / scale}
     for metric, gain in line.gains.items():
-        found |= {gain_column(metric, of): value / 100 for of, value in (("low", gain.low), ("high", gain.high))}
-        found |= {gain_column(metric, of): value for of, value in (("p", gain.p), ("holm", gain.holm))}
-    return found | {"seeds": float(line.seeds), "parameters": float(line.parameters)}
+        numbers |= {gain_column(metric, of): value / 100 for of, value in (("low", gain.low), ("high", gain.high))}
+        numbers |= {gain_column(metric, of): value for of, value in (("p", gain.p), ("holm", gain.holm))}
+    return numbers | {"seeds": float(line.seeds), "parameters": float(line.parameters)}
 
 
 def _params(job: Job) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def serving(uri: str, port: int, log: Path) -> Iterator[str]:
     """The address of a UI on a tracking store: our own for as long as the block lasts, or that of a server.
 
     Args:
-        uri: Of the store.
-        port: Of ours.
+        uri: Where the store is.
+        port: The port of our own UI.
         log: Where ours writes what it has to say.
 
     Raises:

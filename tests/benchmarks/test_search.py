@@ -6,7 +6,7 @@ Measured only with ``pytest tests/benchmarks --benchmark-enable -s``; without it
 import math
 
 from harness.search.loop import search
-from harness.search.trials import opened
+from harness.search.trials import open_book
 from harness.study.search_spec import SearchSpec
 
 REPORTS = 10
@@ -23,7 +23,7 @@ def test_a_trial_that_trains_nothing(benchmark, tmp_path):
             report(epoch, good)
         return (good,)
 
-    with opened(tmp_path / "search", None, spec, {}) as book:
+    with open_book(tmp_path / "search", None, spec, {}) as book:
         before = 100 if benchmark.enabled else 12
         search(book, untrained, before, 1, None, lambda ended: None)
 

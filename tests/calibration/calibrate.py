@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness.data.root import count_samples
 from harness.evidence.effects import groups
-from harness.evidence.line import POINTS
+from harness.evidence.line import HEADLINE_METRICS
 from harness.evidence.results import results_frame
 from harness.evidence.runs import StudyRuns
 from harness.evidence.statistics import Blocks, Spread
@@ -42,7 +42,7 @@ def frame_of(path: Path, runs: Path, given: list[str]):
 @app.command()
 def fit(studies: list[Path], runs: Runs = Path("runs"), seeds: str = "0,1,2") -> None:
     """Fit the variances of gains to the finished arms of some studies, and write components.json."""
-    found: dict[str, dict[tuple[str, ...], tuple[float, float, float]]] = {metric: {} for metric in POINTS}
+    found: dict[str, dict[tuple[str, ...], tuple[float, float, float]]] = {metric: {} for metric in HEADLINE_METRICS}
     for path in studies:
         frame, _ = frame_of(path, runs, [f"seeds=[{seeds}]"])
         for group in groups(frame):
@@ -55,7 +55,7 @@ def fit(studies: list[Path], runs: Runs = Path("runs"), seeds: str = "0,1,2") ->
         "what": "variances of a gain in points squared, of one seed on one split: by seed, by scene / C, rest / C",
         "from": [path.name for path in studies],
         "seeds": seeds,
-        "gains": len(found[POINTS[0]]),
+        "gains": len(found[HEADLINE_METRICS[0]]),
         "components": {},
     }
     for metric, parts in found.items():
@@ -119,7 +119,7 @@ def deal(runs: Runs = Path("runs"), tables: int = 2000, arms: int = 4) -> None:
     random = np.random.default_rng(0)
     scenes = rows[0]["draws"][1]
     found = []
-    for metric in POINTS:
+    for metric in HEADLINE_METRICS:
         values = np.array([row[metric] for row in rows])
         drawn = np.stack([row["draws"][0][metric] for row in rows])
 

@@ -51,9 +51,9 @@ def test_other_seeds_and_weights_take_as_long_and_workers_share(plan_of, site):
     _finish(plan_of(), site, seconds=7.0)
     other = plan_of("seeds=[5]", "losses.feature.weight=9", "teachers.lidar.seed=5")
     todo = list(other.jobs.values())
-    found = estimate(other, todo, site)
-    assert found.by_runs == 3
-    assert found.seconds == pytest.approx(21)
+    needed = estimate(other, todo, site)
+    assert needed.by_runs == 3
+    assert needed.seconds == pytest.approx(21)
     assert estimate(other, todo, replace(site, workers=2)).seconds == pytest.approx(10.5)
     assert estimate(other, todo[:1], replace(site, workers=2)).seconds == pytest.approx(7)
 
@@ -65,11 +65,11 @@ def test_without_runs_the_steps_of_detectors_are_timed(plan_of, site, monkeypatc
     )
     _finish(plan_of(), site, seconds=7.0)
     longer = plan_of("schedule.steps=100")  # of another kind than the finished ones
-    found = module.estimate(longer, list(longer.jobs.values()), site)
+    needed = module.estimate(longer, list(longer.jobs.values()), site)
     # A third of a step is the forward pass: of the teacher in each of the student's steps, and of each to be scored.
     scored = len(site.root.tokens("synthetic_val")) / 2 * (0.3 + 0.9 + 0.9) / 3
-    assert found.by_runs == 0
-    assert found.seconds == pytest.approx(100 * 0.3 + 100 * 0.9 + 100 * (0.9 + 0.1) + scored)
+    assert needed.by_runs == 0
+    assert needed.seconds == pytest.approx(100 * 0.3 + 100 * 0.9 + 100 * (0.9 + 0.1) + scored)
 
 
 def test_nothing_to_run_takes_no_time(plan_of, site):

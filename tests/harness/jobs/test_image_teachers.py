@@ -134,9 +134,9 @@ def test_an_interrupted_image_teacher_ends_with_the_same_bits(teacher, run_job, 
     with pytest.raises(Interrupted, match="after step 2 of 4"):
         run_job(segmenter_job, tmp_path, lambda folder: len(folder.steps()) >= 2, source=smoke_images)
     folder, result = run_job(segmenter_job, tmp_path, source=smoke_images)
-    whole, expected = teacher
-    assert [line["loss"] for line in folder.steps()] == [line["loss"] for line in whole.steps()]
-    assert folder.model.read_bytes() == whole.model.read_bytes()
+    uninterrupted, expected = teacher
+    assert [line["loss"] for line in folder.steps()] == [line["loss"] for line in uninterrupted.steps()]
+    assert folder.model.read_bytes() == uninterrupted.model.read_bytes()
     assert result.metrics == pytest.approx(expected.metrics, nan_ok=True)
 
 
@@ -212,16 +212,16 @@ def test_labels_are_what_the_image_teacher_sees_in_pixels_of_the_image(labels, t
         image = read_image(smoke_root.path / name)
         scaled = torch.from_numpy(cv2.resize(image, SIZE[::-1], interpolation=cv2.INTER_AREA)).permute(2, 0, 1)
         with torch.no_grad():
-            (found,) = segmenter.decode(segmenter(scaled[None]))
+            (instances,) = segmenter.decode(segmenter(scaled[None]))
         seen = written.instances(name)
         assert seen.owner.shape == image.shape[:2]
-        assert seen.label.tolist() == found.label.tolist()
-        assert seen.score.tolist() == pytest.approx(found.score.tolist(), abs=1e-4)
+        assert seen.label.tolist() == instances.label.tolist()
+        assert seen.score.tolist() == pytest.approx(instances.score.tolist(), abs=1e-4)
         # The best one is in front of the others, so that all of it is seen.
-        best = found.mask[:1, None].float()
-        whole = torch.nn.functional.interpolate(best, seen.owner.shape, mode="bilinear")[0, 0] > 0.5
-        assert torch.equal(seen.owner == 1, whole)
-        compared += int(whole.sum())
+        best = instances.mask[:1, None].float()
+        mask = torch.nn.functional.interpolate(best, seen.owner.shape, mode="bilinear")[0, 0] > 0.5
+        assert torch.equal(seen.owner == 1, mask)
+        compared += int(mask.sum())
     assert compared > 0
 
 
@@ -232,7 +232,7 @@ def test_images_of_any_size_are_looked_at_together(teacher, segmenter_spec, smok
     together, alone = look(images), [look([image])[0] for image in images]
     sizes = [image.shape[:2] for image in images]
     assert sizes[0] != sizes[1]
-    assert [found.mask.shape[1:] for found in together] == sizes
+    assert [instances.mask.shape[1:] for instances in together] == sizes
     for one, other in zip(together, alone, strict=True):
         assert len(one.mask) > 0
         assert torch.equal(one.label, other.label)
@@ -255,11 +255,11 @@ def test_an_interrupted_labelling_goes_on_where_it_was(
     looked = []
     monkeypatch.setattr("harness.jobs.labels._image", lambda *args: looked.append(args[1]["filename"]) or read(*args))
     folder, result = run_job(spec, tmp_path / "parts", **given)
-    whole = PseudoLabels(labels[0].labels).images
-    assert PseudoLabels(folder.labels).images == whole
+    expected = PseudoLabels(labels[0].labels).images
+    assert PseudoLabels(folder.labels).images == expected
     assert result.metrics == labels[1].metrics
-    assert len(looked) == len(whole) - 5
-    assert len(list(folder.labels.iterdir())) == -(-len(whole) // 5)
+    assert len(looked) == len(expected) - 5
+    assert len(list(folder.labels.iterdir())) == -(-len(expected) // 5)
 
 
 @pytest.fixture(scope="module")
@@ -356,15 +356,15 @@ def test_given_labels_that_do_not_fit_are_refused_before_anything_runs(
             image["height"] += 1
 
     given = _edited(labels[0].labels, tmp_path / "given", change)
-    said = {
+    messages = {
         "unknown image": "'samples/CAM_FRONT/elsewhere.jpg' is no image of the dataset",
         "missing image": f"has no labels of {first['file_name']}",
         "another size": f"{first['file_name']} is labelled as {first['width']} x {first['height'] + 1} pixels",
     }
-    with pytest.raises(InputError, match=said[mistake]):
+    with pytest.raises(InputError, match=messages[mistake]):
         _check(smoke_root, _given(labels_job, given), given)
     # Nor by a worker, should they have come to be so since.
-    with pytest.raises(InputError, match=said[mistake]):
+    with pytest.raises(InputError, match=messages[mistake]):
         run_job(_given(labels_job, given), tmp_path / "job", source=given)
 
 

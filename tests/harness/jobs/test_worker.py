@@ -44,10 +44,10 @@ def test_interrupted_training_ends_with_the_same_bits(order, trained, tmp_path, 
     with pytest.raises(Interrupted, match="after step 2 of 4"):
         _train(asked, tmp_path / "parts", stop_after=2)
     folder, result = _train(asked, tmp_path / "parts")
-    whole, expected = trained if kind == "lidar" else _train(asked, tmp_path / "at once")
+    uninterrupted, expected = trained if kind == "lidar" else _train(asked, tmp_path / "at once")
     assert [line["step"] for line in folder.steps()] == [0, 1, 2, 3]
-    assert [line["loss"] for line in folder.steps()] == [line["loss"] for line in whole.steps()]
-    assert folder.model.read_bytes() == whole.model.read_bytes()
+    assert [line["loss"] for line in folder.steps()] == [line["loss"] for line in uninterrupted.steps()]
+    assert folder.model.read_bytes() == uninterrupted.model.read_bytes()
     assert result.metrics == pytest.approx(expected.metrics, nan_ok=True)
 
 
@@ -63,22 +63,22 @@ def test_job_leaves_nuscenes_files_and_all_metrics(trained, smoke_root):
 
 
 def test_students_of_one_seed_start_from_the_same_weights_and_batches(order, trained, tmp_path):
-    whole, _ = trained
+    uninterrupted, _ = trained
     spec = order().spec
     losses = {"response": {"weight": 0.0}}
     distilled = order(
         spec=spec.model_copy(update={"teacher": "a teacher", "losses": losses}),
         teacher_spec=spec,
-        teacher_weights=whole.model,
+        teacher_weights=uninterrupted.model,
     )
     folder, _ = _train(distilled, tmp_path / "distilled")
-    first, expected = folder.steps()[0], whole.steps()[0]
+    first, expected = folder.steps()[0], uninterrupted.steps()[0]
     # A loss of weight zero leaves no trace but its own line in the log.
     assert first["raw/heatmap"] == expected["raw/heatmap"]
     assert first["weighted/response"] == 0
     assert first["raw/response"] > 0
     # Adding a gradient of zeros may change the memory layout of a sum, and with it a last bit, but nothing more.
-    distilled_weights, expected_weights = load_file(folder.model), load_file(whole.model)
+    distilled_weights, expected_weights = load_file(folder.model), load_file(uninterrupted.model)
     for name, tensor in expected_weights.items():
         torch.testing.assert_close(distilled_weights[name], tensor, atol=1e-5, rtol=1e-4)
 
@@ -91,10 +91,10 @@ def test_gradient_that_is_not_finite_stops_the_training(order, tmp_path, monkeyp
 
 
 def test_given_weights_are_scored_as_they_are(order, trained, tmp_path):
-    whole, expected = trained
+    uninterrupted, expected = trained
     spec = order().spec.model_copy(update={"schedule": None, "weights": "their hash"})
-    folder, result = _train(order(spec=spec, given_weights=whole.model), tmp_path / "given")
-    assert folder.model.read_bytes() == whole.model.read_bytes()
+    folder, result = _train(order(spec=spec, given_weights=uninterrupted.model), tmp_path / "given")
+    assert folder.model.read_bytes() == uninterrupted.model.read_bytes()
     assert result.metrics == pytest.approx(expected.metrics, nan_ok=True)
     assert folder.steps() == []
 
@@ -120,7 +120,7 @@ def test_worker_records_why_it_failed(order, tmp_path):
 
 @pytest.mark.slow
 def test_worker_whose_parent_is_gone_saves_and_stops(order, trained, tmp_path):
-    whole, _ = trained
+    uninterrupted, _ = trained
     folder = RunFolder(tmp_path / "job")
     folder.write("job.json", order().model_dump(mode="json"))
     # Standard input at its end is what a worker sees when its parent dies.
@@ -129,7 +129,7 @@ def test_worker_whose_parent_is_gone_saves_and_stops(order, trained, tmp_path):
     assert 0 < len(folder.steps()) < 4
     assert folder.state.is_file()
     again, _ = _train(order(), folder.path)
-    assert again.model.read_bytes() == whole.model.read_bytes()
+    assert again.model.read_bytes() == uninterrupted.model.read_bytes()
 
 
 def test_untrained_detector_is_scored_with_the_weights_a_training_of_its_seed_begins_with(order, trained, tmp_path):
@@ -144,7 +144,7 @@ def test_untrained_detector_is_scored_with_the_weights_a_training_of_its_seed_be
 
 
 def test_warm_started_student_begins_with_the_teachers_head_and_its_own_encoder(order, trained, tmp_path, monkeypatch):
-    whole, baseline = trained
+    uninterrupted, baseline = trained
     seen = {}
     fit = detector.fit
 
@@ -155,8 +155,10 @@ def test_warm_started_student_begins_with_the_teachers_head_and_its_own_encoder(
 
     monkeypatch.setattr(detector, "fit", watched)
     spec = order().spec.model_copy(update={"teacher": "a teacher", "warm_start": True})
-    _, result = _train(order(spec=spec, teacher_spec=order().spec, teacher_weights=whole.model), tmp_path / "warm")
-    theirs = load_file(whole.model)
+    _, result = _train(
+        order(spec=spec, teacher_spec=order().spec, teacher_weights=uninterrupted.model), tmp_path / "warm"
+    )
+    theirs = load_file(uninterrupted.model)
     assert all(torch.equal(seen[name], theirs[name]) for name in theirs if name.startswith(("neck.", "head.")))
     assert any(not torch.equal(seen[name], theirs[name]) for name in theirs if name.startswith("lidar."))
     # Paired all the same: what it began with before the copy, and the order of samples.
@@ -164,11 +166,11 @@ def test_warm_started_student_begins_with_the_teachers_head_and_its_own_encoder(
 
 
 def test_weights_of_the_losses_grow_as_the_schedule_says(order, trained, tmp_path):
-    whole, _ = trained
+    uninterrupted, _ = trained
     schedule = order().spec.schedule.model_copy(update={"distillation_warmup": 0.75})  # 3 of 4 steps
     fields = {"teacher": "a teacher", "losses": {"response": {"weight": 2.0}}, "schedule": schedule}
     distilled = order(
-        spec=order().spec.model_copy(update=fields), teacher_spec=order().spec, teacher_weights=whole.model
+        spec=order().spec.model_copy(update=fields), teacher_spec=order().spec, teacher_weights=uninterrupted.model
     )
     folder, _ = _train(distilled, tmp_path / "ramped")
     factors = [line["weighted/response"] / line["raw/response"] for line in folder.steps()]
@@ -176,7 +178,7 @@ def test_weights_of_the_losses_grow_as_the_schedule_says(order, trained, tmp_pat
 
 
 def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(order, trained, tmp_path, monkeypatch):
-    whole, _ = trained
+    uninterrupted, _ = trained
     saved = []
     save = trainer._save
     monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)
@@ -198,8 +200,8 @@ def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(
     resumed = True
     folder, _ = _train(order(), tmp_path / "parts")
     assert saved == [1, 2, 3, 4, 4]  # two of the four steps are not done again; the last save is the end's
-    assert folder.model.read_bytes() == whole.model.read_bytes()
-    assert [line["loss"] for line in folder.steps()] == [line["loss"] for line in whole.steps()]
+    assert folder.model.read_bytes() == uninterrupted.model.read_bytes()
+    assert [line["loss"] for line in folder.steps()] == [line["loss"] for line in uninterrupted.steps()]
 
 
 def test_a_diagnosis_that_fails_costs_no_result(order, tmp_path, monkeypatch, capfd):

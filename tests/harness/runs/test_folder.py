@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from harness.runs.folder import Busy, Damaged, Result, RunFolder
+from harness.runs.folder import Busy, Contents, Damaged, Order, Result, RunFolder
 
 
 @pytest.fixture
@@ -66,6 +66,19 @@ def test_second_owner_is_refused_until_the_first_is_gone(folder):
         pass
     with RunFolder(folder.path).locked():
         assert folder.job() == {"spec": 1}
+
+
+def test_a_peek_says_what_can_be_read_and_whether_something_cannot(folder, result):
+    assert folder.peek() == Contents(None, None, None, damaged=True)  # an order has a label
+    folder.begin({"label": "a job", "spec": {"of": "another version"}, "threads": 1})
+    folder.fail("out of memory", wrong_input=False)
+    order = Order("a job", {"of": "another version"})
+    assert folder.peek() == Contents(order, None, "out of memory", damaged=False)
+    folder.complete(result)
+    assert folder.peek().result.seconds == 1.5
+    folder.result_file.write_text("{")
+    assert folder.peek() == Contents(order, None, None, damaged=True)
+    assert RunFolder(folder.path / "none").peek() == Contents(None, None, None, damaged=False)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"metrics": {}}', '{"reason": "x", "wrong_input": "perhaps"}'])

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from harness.execute.executor import JobState
 from harness.runs import __main__ as command
-from harness.runs.claims import Records, Wanted
+from harness.runs.claims import Claim, Claims
 from harness.runs.folder import Result, RunFolder
 from harness.runs.listing import look, stored_runs
 from harness.study.load import load_study
@@ -29,10 +29,10 @@ def _id(number):
 
 
 class Place:
-    """A runs folder to put runs and records into; run 10 is called ``run 10``."""
+    """A runs folder to put runs and claims into; run 10 is called ``run 10``."""
 
     def __init__(self, path):
-        self.path, self.records = path, Records(path)
+        self.path, self.claims = path, Claims(path)
         path.mkdir(exist_ok=True)
 
     def run(self, number, needs=(), state="done", days=1.0):
@@ -59,11 +59,11 @@ class Place:
         return folder
 
     def want(self, *jobs, name="paths"):
-        """A record of these runs."""
-        record = Wanted(
+        """A claim of these runs."""
+        claim = Claim(
             name=name, study=Path(f"/studies/{name}.yaml"), called=datetime.now(UTC), jobs=tuple(map(_id, jobs))
         )
-        self.records.replace(record)
+        self.claims.replace(claim)
 
     def call(self, *words, **flags):
         """The command's result."""
@@ -104,24 +104,24 @@ def test_list_groups_runs_by_the_studies_that_want_them(place):
     place.run(4, state="failed")
     place.want(2, name="paths")
     place.want(3, name="radar")
-    found = place.call("list")
-    assert found.exit_code == 0, found.output
-    said = [
-        line for line in map(str.split, found.output.splitlines()) if line and line[0] != "id" and "─" not in line[0]
+    result = place.call("list")
+    assert result.exit_code == 0, result.output
+    lines = [
+        line for line in map(str.split, result.output.splitlines()) if line and line[0] != "id" and "─" not in line[0]
     ]
     # What both studies build on stands once, below both names; what nobody wants is last.
-    assert [line[0] for line in said][:-1] == [
+    assert [line[0] for line in lines][:-1] == [
         *("paths:", _id(2)),
         *("paths,", _id(1)),
         *("radar:", _id(3)),
         *("wanted", _id(4)),
     ]
-    assert said[1][1:6] == ["run", "2", "done", "1", "d"]
-    assert said[1][-2:] == ["25.0", "50.0"]
-    assert "paths, radar: 1 run, " in found.output
-    assert "wanted by no study: 1 run, " in found.output
-    assert "4 runs, " in found.output.splitlines()[-1]
-    assert "(3 done, 1 failed); prune would free 1 run, " in found.output
+    assert lines[1][1:6] == ["run", "2", "done", "1", "d"]
+    assert lines[1][-2:] == ["25.0", "50.0"]
+    assert "paths, radar: 1 run, " in result.output
+    assert "wanted by no study: 1 run, " in result.output
+    assert "4 runs, " in result.output.splitlines()[-1]
+    assert "(3 done, 1 failed); prune would free 1 run, " in result.output
 
 
 @pytest.mark.parametrize("state", ["done", "failed", "stopped", "empty", "damaged"])
@@ -168,9 +168,9 @@ def test_broken_run_folders_are_damaged_and_no_command_fails_on_them(place, name
     if content is not None:
         path.write_bytes(content)
     for words in (["list"], ["show", _id(1)], ["prune", "--dry-run"]):
-        found = place.call(*words)
-        assert found.exit_code == 0, found.output
-        assert "damaged" in found.output
+        result = place.call(*words)
+        assert result.exit_code == 0, result.output
+        assert "damaged" in result.output
     assert place.call("prune", "--yes").exit_code == 0
     assert place.stored == set()
 
@@ -181,9 +181,9 @@ def test_show_tells_everything_of_a_run_by_the_beginning_of_its_id(place):
     place.run(run, needs=[0xABC1 << 48, 7])
     place.run(9, needs=[run], state="failed")
     place.want(9)
-    found = place.call("show", "abc2")
-    assert found.exit_code == 0, found.output
-    for said in (
+    result = place.call("show", "abc2")
+    assert result.exit_code == 0, result.output
+    for part in (
         f"run {run}",
         "done, 1 d old",
         "paths (/studies/paths.yaml, called 0 s ago)",
@@ -199,13 +199,13 @@ def test_show_tells_everything_of_a_run_by_the_beginning_of_its_id(place):
         "seed: 0",
         " 2.0 kB  model.safetensors",
     ):
-        assert said in found.output
+        assert part in result.output
     failed = place.call("show", _id(9)).output
     assert "failure    CUDA out of memory\n           by far\n" in failed
 
 
 def test_specs_of_all_kinds_of_jobs_say_what_they_need(tmp_path):
-    """What a stored run builds on is found in its JSON; that must be what `spec.needs` says."""
+    """What a stored run builds on is read from its JSON; that must be what `spec.needs` says."""
     (tmp_path / "study.yaml").write_text(
         "schedule: {steps: 10, batch_size: 2}\n"
         "data: {preset: smoke, also_score: [synthetic_train]}\n"
@@ -233,7 +233,7 @@ def test_specs_of_all_kinds_of_jobs_say_what_they_need(tmp_path):
 
 @st.composite
 def stores(draw):
-    """Runs that build on earlier ones, records, an age, and which record is to be forgotten."""
+    """Runs that build on earlier ones, claims, an age, and which claim is to be forgotten."""
     count = draw(st.integers(0, 6))
     runs = [
         (
@@ -260,17 +260,17 @@ def test_prune_keeps_what_is_needed_and_deletes_all_else(tmp_path_factory, store
         place.want(*jobs, name=f"study{number}")
     words = ["prune", "--yes", *(f"--study=study{number}" for number in forget)]
     words += [] if older_than is None else [f"--older-than={older_than}"]
-    found = place.call(*words)
-    assert found.exit_code == 0, found.output
+    result = place.call(*words)
+    assert result.exit_code == 0, result.output
 
-    kept = {job for number, jobs in enumerate(wanted) if number not in forget for job in jobs}
-    kept |= {number for number, (_, _, days) in enumerate(runs) if older_than is not None and days < older_than}
+    staying = {job for number, jobs in enumerate(wanted) if number not in forget for job in jobs}
+    staying |= {number for number, (_, _, days) in enumerate(runs) if older_than is not None and days < older_than}
     # The needs of the kept, from the last to the first, for a run builds on earlier ones; a torn job.json tells none.
     for number in reversed(range(len(runs))):
         needs, state, _ = runs[number]
-        kept |= set(needs) if number in kept and state != "damaged" else set()
-    assert place.stored == kept & set(range(len(runs)))
-    assert set(place.records.read()) == {f"study{number}" for number in range(len(wanted)) if number not in forget}
+        staying |= set(needs) if number in staying and state != "damaged" else set()
+    assert place.stored == staying & set(range(len(runs)))
+    assert set(place.claims.read()) == {f"study{number}" for number in range(len(wanted)) if number not in forget}
     # Whatever stays is as it was, and there is nothing more to be had.
     again = place.call("prune", "--yes", *([] if older_than is None else [f"--older-than={older_than}"]))
     assert again.output.splitlines()[-1] == "deleted 0 runs, 0 B"
@@ -292,8 +292,8 @@ def test_a_running_run_stays_with_all_that_it_builds_on(place):
     place.run(2, needs=[1], state="empty")
     place.run(3)
     with place.run(4, needs=[2], state="stopped").locked():
-        found = place.call("prune", "--yes")
-    assert "deleted 1 run, " in found.output
+        result = place.call("prune", "--yes")
+    assert "deleted 1 run, " in result.output
     assert place.stored == {1, 2, 4}
 
 
@@ -316,11 +316,11 @@ def test_a_study_that_begins_after_the_listing_keeps_its_runs(place, meanwhile):
     place.run(2, needs=[1])
     place.run(3)
     meanwhile(lambda: place.want(2, name="radar"))
-    found = place.call("prune")
-    assert found.exit_code == 0, found.output
+    result = place.call("prune")
+    assert result.exit_code == 0, result.output
     assert place.stored == {1, 2}
-    assert "deleted 1 run, " in found.output
-    assert "2 are running or wanted by now, and stay" in found.output
+    assert "deleted 1 run, " in result.output
+    assert "2 are running or wanted by now, and stay" in result.output
 
 
 def test_a_run_that_becomes_free_after_the_listing_is_not_deleted_unasked(place, meanwhile):
@@ -338,26 +338,26 @@ def test_a_study_that_is_called_again_after_the_listing_is_not_forgotten(place, 
     meanwhile(lambda: place.want(1))
     assert place.call("prune", "--study", "paths").exit_code == 0
     assert place.stored == {1}
-    assert set(place.records.read()) == {"paths"}
+    assert set(place.claims.read()) == {"paths"}
 
 
 def test_no_leaves_everything_and_yes_deletes_it(place, terminal):
     place.run(1)
     place.want(1)
-    found = place.call("prune", "--study", "paths", input="n\n")
-    assert found.exit_code == 0
-    assert "Forget paths, delete 1 run, 2.4 kB? [y/N]: n\nnothing was changed" in found.output
-    assert (place.stored, set(place.records.read())) == ({1}, {"paths"})
-    found = place.call("prune", "--study", "paths", input="y\n")
-    assert found.exit_code == 0
-    assert (place.stored, place.records.read()) == (set(), {})
+    result = place.call("prune", "--study", "paths", input="n\n")
+    assert result.exit_code == 0
+    assert "Forget paths, delete 1 run, 2.4 kB? [y/N]: n\nnothing was changed" in result.output
+    assert (place.stored, set(place.claims.read())) == ({1}, {"paths"})
+    result = place.call("prune", "--study", "paths", input="y\n")
+    assert result.exit_code == 0
+    assert (place.stored, place.claims.read()) == (set(), {})
 
 
 def test_nobody_at_the_terminal_and_no_yes_is_an_error_that_names_the_flag(place):
     place.run(1)
-    found = place.call("prune")
-    assert found.exit_code == 2
-    assert "pass --yes" in found.output
+    result = place.call("prune")
+    assert result.exit_code == 2
+    assert "pass --yes" in result.output
     assert place.stored == {1}
     # Where there is nothing to ask, nobody need be there.
     place.want(1)
@@ -367,11 +367,11 @@ def test_nobody_at_the_terminal_and_no_yes_is_an_error_that_names_the_flag(place
 def test_dry_run_lists_and_changes_nothing(place):
     place.run(1)
     place.want(1)
-    found = place.call("prune", "--study", "paths", "--dry-run")
-    assert found.exit_code == 0
-    assert _id(1) in found.output
-    assert "would forget paths, delete 1 run, " in found.output
-    assert (place.stored, set(place.records.read())) == ({1}, {"paths"})
+    result = place.call("prune", "--study", "paths", "--dry-run")
+    assert result.exit_code == 0
+    assert _id(1) in result.output
+    assert "would forget paths, delete 1 run, " in result.output
+    assert (place.stored, set(place.claims.read())) == ({1}, {"paths"})
 
 
 def test_an_interrupted_delete_leaves_no_run_and_the_next_prune_ends_it(place, monkeypatch):
@@ -402,8 +402,8 @@ def test_a_study_that_begins_while_runs_are_deleted_waits_for_the_end(place, mon
         rmtree(path)
 
     monkeypatch.setattr(shutil, "rmtree", delete)
-    found = place.call("prune", "--yes")
-    assert found.exit_code == 0, found.exception
+    result = place.call("prune", "--yes")
+    assert result.exit_code == 0, result.exception
     assert place.stored == set()
 
 
@@ -414,13 +414,13 @@ def test_a_file_that_cannot_be_deleted_is_named(place, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(shutil, "rmtree", refused)
-    found = place.call("prune", "--yes")
-    assert found.exit_code == 2
-    assert f".{_id(1)}.deleted cannot be deleted: Permission denied" in found.output
+    result = place.call("prune", "--yes")
+    assert result.exit_code == 2
+    assert f".{_id(1)}.deleted cannot be deleted: Permission denied" in result.output
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["list", "--state", "runing"], "unknown state 'runing'; did you mean 'running'? allowed: damaged, done"),
         (["list", "--study", "path"], "unknown study 'path'; did you mean 'paths'? allowed: paths"),
@@ -432,39 +432,39 @@ def test_a_file_that_cannot_be_deleted_is_named(place, monkeypatch):
         (["show", "abcd"], f"holds no run whose id begins with 'abcd'; the first of its 2: {_id(1)}, {_id(2)}"),
     ],
 )
-def test_bad_input_is_one_message_and_exit_status_2(place, words, said):
+def test_bad_input_is_one_message_and_exit_status_2(place, words, message):
     place.run(1)
     place.run(2)
     place.want(1)
-    found = place.call(*words)
-    assert found.exit_code == 2
-    assert said.replace("RUNS", str(place.path)) in found.output
-    assert found.output.count("\n") == 1
+    result = place.call(*words)
+    assert result.exit_code == 2
+    assert message.replace("RUNS", str(place.path)) in result.output
+    assert result.output.count("\n") == 1
     assert place.stored == {1, 2}
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", "abcd"], ["prune", "--yes"]])
 def test_a_runs_folder_that_does_not_exist_is_named_and_not_made(place, words):
     place.path.rmdir()
-    found = place.call(*words)
-    assert found.exit_code == 2
-    assert f"{place.path} does not exist" in found.output
+    result = place.call(*words)
+    assert result.exit_code == 2
+    assert f"{place.path} does not exist" in result.output
     assert not place.path.exists()
 
 
 @pytest.mark.parametrize("words", [["list"], ["prune", "--yes"], ["prune", "--dry-run"]])
-def test_a_record_that_cannot_be_read_stops_every_delete(place, words):
+def test_a_claim_that_cannot_be_read_stops_every_delete(place, words):
     place.run(1)
     place.want(1)
-    (record,) = (place.path / "studies").glob("*.json")
-    record.write_text(record.read_text()[:40])
-    found = place.call(*words)
-    assert found.exit_code == 2
-    assert record.name in found.output
+    (claim,) = (place.path / "studies").glob("*.json")
+    claim.write_text(claim.read_text()[:40])
+    result = place.call(*words)
+    assert result.exit_code == 2
+    assert claim.name in result.output
     assert place.stored == {1}
 
 
-# Who writes records.
+# Who writes claims.
 
 STUDY = """\
 data: {root: ROOT, version: v1.0-synthetic, train_split: synthetic_train, eval_split: synthetic_val}
@@ -483,7 +483,7 @@ def study(smoke_path, tmp_path, monkeypatch):
     """A study whose jobs are done at once, and the flags to call it with."""
 
     def execute(plan, site, watch):
-        wanted = {id_ for record in Records(site.runs).read().values() for id_ in record.jobs}
+        wanted = {id_ for claim in Claims(site.runs).read().values() for id_ in claim.jobs}
         assert plan.jobs.keys() <= wanted, "a run is recorded before it is begun"
         for id_, job in plan.jobs.items():
             site.folder(id_).write("job.json", {"label": job.label, "spec": job.spec.model_dump(mode="json")})
@@ -499,20 +499,20 @@ def study(smoke_path, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_study_records_its_runs_before_they_begin_and_frees_them_when_it_is_edited(study, place, tmp_path):
+def test_a_study_claims_its_runs_before_they_begin_and_frees_them_when_it_is_edited(study, place, tmp_path):
     from harness.run import app
 
     path, given = study
     given = [*given, "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
     assert CliRunner().invoke(app, [str(path), *given, "--dry-run"]).exit_code == 0
-    assert place.records.read() == {}
+    assert place.claims.read() == {}
     done = CliRunner().invoke(app, [str(path), *given])
     assert done.exit_code == 0, done.output
     first = place.stored
-    assert set(map(_id, first)) == set(place.records.read()["mine"].jobs)
+    assert set(map(_id, first)) == set(place.claims.read()["mine"].jobs)
     path.write_text(path.read_text().replace("weight: 1.0", "weight: 2.0"))
     assert CliRunner().invoke(app, [str(path), *given, "--seeds", "0"]).exit_code == 0
-    assert set(place.records.read()) == {"mine", "mine --seeds 0"}
+    assert set(place.claims.read()) == {"mine", "mine --seeds 0"}
     assert place.call("prune", "--yes").output.endswith("deleted 0 runs, 0 B\n")
     assert CliRunner().invoke(app, [str(path), *given]).exit_code == 0
     assert place.call("prune", "--yes").exit_code == 0
@@ -522,7 +522,7 @@ def test_a_study_records_its_runs_before_they_begin_and_frees_them_when_it_is_ed
 
 
 @pytest.mark.slow
-def test_a_search_records_its_trials_baseline_and_confirmation(study, place, tmp_path):
+def test_a_search_claims_its_trials_baseline_and_confirmation(study, place, tmp_path):
     from harness.search.__main__ import app
 
     path, given = study
@@ -531,10 +531,10 @@ def test_a_search_records_its_trials_baseline_and_confirmation(study, place, tmp
     words += ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert set(map(_id, place.stored)) == set(place.records.read()["search mine"].jobs)
+    assert set(map(_id, place.stored)) == set(place.claims.read()["search mine"].jobs)
     before = place.stored
     assert CliRunner().invoke(app, [*words, "--trials", "5"]).exit_code == 0
     # It goes on, and what it wanted before it still wants.
     assert place.stored > before
-    assert set(map(_id, place.stored)) == set(place.records.read()["search mine"].jobs)
+    assert set(map(_id, place.stored)) == set(place.claims.read()["search mine"].jobs)
     assert "wanted by no study" not in place.call("list").output

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from harness.data.root import NuScenesRoot
 from harness.search.__main__ import app
-from harness.search.opened_search import ask
-from harness.search.trials import opened
+from harness.search.opened_search import open_search
+from harness.search.trials import open_book
 
 WEIGHT = "losses.feature.weight"
 BOUNDS = {"low": 0.1, "high": 10.0, "log": True}
@@ -63,9 +63,9 @@ class Place:
     def begin(self):
         """The journal of a search in which a trial was tried."""
         given = [f"data.root={self.root}"]
-        question = ask(self.study, given)
-        identity = question.identity(NuScenesRoot(self.root, "v1.0-synthetic").fingerprint())
-        with opened(self.folder / "searches" / "study", None, question.search, identity) as book:
+        opened = open_search(self.study, given)
+        identity = opened.identity(NuScenesRoot(self.root, "v1.0-synthetic").fingerprint())
+        with open_book(self.folder / "searches" / "study", None, opened.search, identity) as book:
             book.tell(book.ask(1), (1.0,))
         return self.folder / "searches" / "study" / "journal.log"
 
@@ -82,7 +82,7 @@ def place(tmp_path, smoke_path, tracking):
 
 
 @pytest.mark.parametrize(
-    ("space", "said"),
+    ("space", "words"),
     [
         ({"losses.feature.wieght": BOUNDS}, "unknown key 'wieght'; did you mean 'weight'?"),
         ({"losses.featur.weight": BOUNDS}, "unknown loss 'featur'; did you mean 'feature'?"),
@@ -112,13 +112,13 @@ def place(tmp_path, smoke_path, tracking):
         ({}, "search.space: "),
     ],
 )
-def test_a_space_that_is_none_of_the_studys_is_named(place, space, said):
+def test_a_space_that_is_none_of_the_studys_is_named(place, space, words):
     place.search(space=space)
-    assert said in place.refused()
+    assert words in place.refused()
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "words"),
     [
         ({"path": "lidar->camera"}, "search.path: unknown path 'lidar->camera'; did you mean 'lidar->radar'?"),
         ({"arm": "onyl"}, "search.arm: unknown arm 'onyl'; did you mean 'only'?"),
@@ -134,13 +134,13 @@ def test_a_space_that_is_none_of_the_studys_is_named(place, space, said):
         ({"share": 0}, "search.share: "),
     ],
 )
-def test_a_section_search_that_cannot_be_is_named(place, fields, said):
+def test_a_section_search_that_cannot_be_is_named(place, fields, words):
     place.search(**fields)
-    assert said in place.refused()
+    assert words in place.refused()
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "words"),
     [
         (["--trials", "0"], "--trials 0 is no number of trials"),
         (["--trials", "-1"], "--trials -1 is no number of trials"),
@@ -155,8 +155,8 @@ def test_a_section_search_that_cannot_be_is_named(place, fields, said):
         (["--storage", "sqlite:////dev/null/x.db"], "storage sqlite:////dev/null/x.db cannot be used: "),
     ],
 )
-def test_a_flag_that_cannot_be_is_named(place, flags, said):
-    assert said in place.refused(*flags)
+def test_a_flag_that_cannot_be_is_named(place, flags, words):
+    assert words in place.refused(*flags)
 
 
 def test_a_study_without_a_search_is_named(place):
@@ -173,7 +173,7 @@ def test_a_folder_that_is_a_file_is_named_before_anything_is_trained(place, what
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         (
             {"search": {**STUDY["search"], "space": {WEIGHT: {**BOUNDS, "low": 0.2}}}},
@@ -187,12 +187,12 @@ def test_a_folder_that_is_a_file_is_named_before_anything_is_trained(place, what
         ({"schedule": {"steps": 3, "batch_size": 2}}, "study.schedule.steps is 2 there, 3 here"),
     ],
 )
-def test_a_journal_of_another_search_is_left_as_it_is_and_the_difference_named(place, change, said):
+def test_a_journal_of_another_search_is_left_as_it_is_and_the_difference_named(place, change, words):
     journal = place.begin()
     place.write({**STUDY, **change})
     message = place.refused()
     assert f"storage {journal} holds another search of the name 'study': " in message
-    assert said in message
+    assert words in message
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from harness.search import objective
 from harness.search.confirmation import CURRENT, FOUND, joined, variant, write_found
 from harness.search.loop import TrialFailed
 from harness.search.objective import Trainer
-from harness.search.opened_search import ask
-from harness.search.trials import REASON, opened
+from harness.search.opened_search import open_search
+from harness.search.trials import REASON, open_book
 from harness.study.load import load_study
 from harness.study.plan import plan_study
 
@@ -68,26 +68,26 @@ class Trainings:
 
 @pytest.fixture
 def make(tmp_path, smoke_root, monkeypatch):
-    """Question, trainer and the list of trainings of a search."""
+    """Opened search, trainer and the list of trainings of a search."""
 
     def make(given=(), failing=(), **search):
         path = tmp_path / "study.yaml"
         path.write_text(yaml.safe_dump({**STUDY, "search": {"space": SPACE, **search}}))
-        question = ask(path, given)
+        opened = open_search(path, given)
         trainings = Trainings(failing)
         monkeypatch.setattr(objective, "execute", trainings)
         site = Site(tmp_path / "runs", smoke_root, device="cpu", workers=1)
-        trainer = Trainer(question, Planner(smoke_root, Console(quiet=True)), site, lambda plan: None)
-        return question, trainer, trainings
+        trainer = Trainer(opened, Planner(smoke_root, Console(quiet=True)), site, lambda plan: None)
+        return opened, trainer, trainings
 
     return make
 
 
-def run(folder, question, trainer, trials):
+def run(folder, opened, trainer, trials):
     """The trials of a search, all told."""
     from harness.search.loop import search
 
-    with opened(folder, None, question.search, {}) as book:
+    with open_book(folder, None, opened.search, {}) as book:
         search(book, trainer.evaluate, trials, 1, None, lambda ended: None)
         return book.study.trials, book.best()
 
@@ -102,8 +102,8 @@ def never():
 
 def test_two_objectives_and_every_kind_of_field_and_no_job_trained_twice(make, tmp_path):
     space = {**SPACE, WEIGHT: {"choices": [1, 2.5]}}
-    question, trainer, trainings = make(space=space, objective=["mAP", "NDS"], sampler="grid", seeds=[100, 101])
-    trials, best = run(tmp_path / "search", question, trainer, 99)
+    opened, trainer, trainings = make(space=space, objective=["mAP", "NDS"], sampler="grid", seeds=[100, 101])
+    trials, best = run(tmp_path / "search", opened, trainer, 99)
     # A grid has an end, whatever is asked for.
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2**5
     assert len(trainings.jobs) == len(set(trainings.jobs))
@@ -128,29 +128,29 @@ def test_two_objectives_and_every_kind_of_field_and_no_job_trained_twice(make, t
     ids=["all else", "all the same"],
 )
 def test_the_found_study_is_the_jobs_that_confirmed_it(make, smoke_root, tmp_path, values, given):
-    question, trainer, _ = make(given, confirm={"seeds": [0, 1]}, share=0.5)
-    write_found(question, values, tmp_path / "found.yaml", ["found"])
-    found = plan_study(load_study(tmp_path / "found.yaml"), smoke_root.fingerprint(), int)
-    confirmed = trainer.planned(variant(question, FOUND, values))
-    assert found.jobs.keys() == confirmed.jobs.keys()
+    opened, trainer, _ = make(given, confirm={"seeds": [0, 1]}, share=0.5)
+    write_found(opened, values, tmp_path / "found.yaml", ["found"])
+    planned = plan_study(load_study(tmp_path / "found.yaml"), smoke_root.fingerprint(), int)
+    confirmed = trainer.planned(variant(opened, FOUND, values))
+    assert planned.jobs.keys() == confirmed.jobs.keys()
     # On other scenes, in half the steps: a trial has no job in common with what is reported.
-    assert not found.jobs.keys() & trainer.plan(values).jobs.keys()
+    assert not planned.jobs.keys() & trainer.plan(values).jobs.keys()
 
 
 def test_without_any_loss_the_found_study_is_the_baseline(make, smoke_root, tmp_path):
     switches = ("arms.both.feature", "arms.both.relation")
-    question, trainer, _ = make(space={key: {"choices": [True, False]} for key in switches}, confirm={"seeds": [2]})
+    opened, trainer, _ = make(space={key: {"choices": [True, False]} for key in switches}, confirm={"seeds": [2]})
     none = dict.fromkeys(switches, False)
     assert trainer.plan(none).jobs.keys() == trainer.baseline().jobs.keys()
-    write_found(question, none, tmp_path / "found.yaml", ["found"])
-    found = plan_study(load_study(tmp_path / "found.yaml"), smoke_root.fingerprint(), int)
-    assert {row.role for row in found.rows} == {"baseline"}
+    write_found(opened, none, tmp_path / "found.yaml", ["found"])
+    planned = plan_study(load_study(tmp_path / "found.yaml"), smoke_root.fingerprint(), int)
+    assert {row.role for row in planned.rows} == {"baseline"}
 
 
 def test_a_variants_own_baseline_is_no_seed_of_the_other(make):
-    question, trainer, _ = make(confirm={"seeds": [0, 1]})
+    opened, trainer, _ = make(confirm={"seeds": [0, 1]})
     values = {FOUND: {WEIGHT: 2.0, LR: 0.001, SWITCH: True, ADAPTER: "none", PRESET: "tiny_radar"}, CURRENT: {}}
-    plan = joined({name: trainer.planned(variant(question, name, each)) for name, each in values.items()})
+    plan = joined({name: trainer.planned(variant(opened, name, each)) for name, each in values.items()})
     arms = {(row.arm, row.seed): row.job for row in plan.rows if row.role == "baseline"}
     assert {arm for arm, _ in arms} == {"baseline", "baseline of found"}
     assert len(set(arms.values())) == 4
@@ -177,8 +177,8 @@ def test_where_the_data_lies_is_no_part_of_what_a_search_is(make):
 
 def test_a_failed_job_fails_its_trial_and_says_why(make, tmp_path):
     space = {WEIGHT: {"choices": [1.0, 2.0, 3.0]}}
-    question, trainer, _ = make(space=space, sampler="grid", failing=[2.0])
-    trials, best = run(tmp_path / "search", question, trainer, 3)
+    opened, trainer, _ = make(space=space, sampler="grid", failing=[2.0])
+    trials, best = run(tmp_path / "search", opened, trainer, 3)
     failed = [trial for trial in trials if trial.state.name == "FAIL"]
     assert [trial.params for trial in failed] == [{WEIGHT: 2.0}]
     assert "lidar->radar · both · seed 100 [" in failed[0].user_attrs[REASON]

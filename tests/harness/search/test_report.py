@@ -9,9 +9,9 @@ from optuna.trial import create_trial
 
 from harness.evidence.line import Gain, Key, Line, Mean
 from harness.search.confirmation import FOUND
-from harness.search.opened_search import ask
+from harness.search.opened_search import open_search
 from harness.search.report import confirmation_table, trials_table
-from harness.search.trials import opened
+from harness.search.trials import open_book
 
 WEIGHT = "losses.feature.weight"
 STUDY = {
@@ -49,16 +49,16 @@ def asked(tmp_path):
     """A search, its book with one trial, and that trial."""
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(STUDY))
-    question = ask(path, [])
-    with opened(tmp_path / "search", None, question.search, {}) as book:
+    opened = open_search(path, [])
+    with open_book(tmp_path / "search", None, opened.search, {}) as book:
         book.study.add_trial(
             create_trial(params={WEIGHT: 2.0}, distributions={WEIGHT: FloatDistribution(0.1, 10.0)}, values=[34.0])
         )
-        yield question, book, book.study.get_trials()[0]
+        yield opened, book, book.study.get_trials()[0]
 
 
 def test_a_confirmed_gain_has_its_interval_and_is_held_against_what_the_search_said(asked):
-    question, book, chosen = asked
+    opened, book, chosen = asked
     nothing = Gain(Mean(math.nan, math.nan))
     lines = [
         line("teacher", "", 60.0, nothing),
@@ -66,7 +66,7 @@ def test_a_confirmed_gain_has_its_interval_and_is_held_against_what_the_search_s
         line("student", FOUND, 32.5, Gain(Mean(2.5, 0.7), low=1.0, high=4.0)),
         line("student", "current", 0.0, nothing, "not run"),
     ]
-    table = confirmation_table(question, lines, book, chosen, (31.0,))
+    table = confirmation_table(opened, lines, book, chosen, (31.0,))
     assert table.header[2:] == ("NDS", "gain NDS", "search NDS", "optimism NDS", "optimism of gain NDS")
     rows = [tuple(cell.text for cell in row) for row in table.rows]
     assert rows == [

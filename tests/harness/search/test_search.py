@@ -11,7 +11,7 @@ import pytest
 from harness.errors import InputError
 from harness.search import loop
 from harness.search.loop import MOST_FAILURES, Pruned, Stopped, TrialFailed, search
-from harness.search.trials import DIED, INTERRUPTED, OWNER, REASON, opened
+from harness.search.trials import DIED, INTERRUPTED, OWNER, REASON, open_book
 from harness.study.search_spec import SearchSpec
 
 IDENTITY = {"what": "a test"}
@@ -39,7 +39,7 @@ def planted(values, report, stopping, worker):
 
 def run(folder, search_spec, evaluate=planted, trials=5, workers=1):
     ended = []
-    with opened(folder, None, search_spec, IDENTITY) as book:
+    with open_book(folder, None, search_spec, IDENTITY) as book:
         search(book, evaluate, trials, workers, None, ended.append)
         return [(trial.state.name, trial.values, trial.params) for trial in book.study.trials], ended
 
@@ -52,11 +52,11 @@ def best(trials):
 def test_tpe_finds_a_planted_optimum_better_than_chance_does(tmp_path, spec):
     wins = 0
     for seed in range(10):
-        found = {
+        values = {
             sampler: best(run(tmp_path / f"{sampler}-{seed}", spec(sampler=sampler, sampler_seed=seed), trials=40)[0])
             for sampler in ("tpe", "random")
         }
-        wins += found["tpe"] > found["random"]
+        wins += values["tpe"] > values["random"]
     assert wins >= 8
 
 
@@ -85,7 +85,7 @@ def test_an_interrupted_trial_is_tried_again_with_its_values(tmp_path, spec):
 
 def test_a_dead_owners_trial_is_told_fail_and_tried_again(tmp_path, spec):
     folder = tmp_path / "search"
-    with opened(folder, None, spec(), IDENTITY) as book:
+    with open_book(folder, None, spec(), IDENTITY) as book:
         trial = book.ask(5)
         values = dict(trial.params)
         # An owner of this machine whose lock nobody holds.
@@ -98,7 +98,7 @@ def test_a_dead_owners_trial_is_told_fail_and_tried_again(tmp_path, spec):
 
 def test_values_that_a_trial_was_given_but_had_not_taken_on_when_it_was_killed_are_tried(tmp_path, spec):
     given = {"losses.a.weight": 3.0, "losses.b.weight": 0.2}
-    with opened(tmp_path / "search", None, spec(), IDENTITY) as book:
+    with open_book(tmp_path / "search", None, spec(), IDENTITY) as book:
         book.enqueue(given, "current")
         # As Optuna leaves it between its first and second entry: running, without values, and nobody's.
         assert book.study.ask().params == {}
@@ -109,8 +109,8 @@ def test_values_that_a_trial_was_given_but_had_not_taken_on_when_it_was_killed_a
 def test_who_has_nothing_to_begin_waits_for_the_others_and_takes_over_what_they_leave(tmp_path, spec, monkeypatch):
     monkeypatch.setattr(loop, "WAIT_SECONDS", 0.01)
     with (
-        opened(tmp_path / "search", None, spec(), IDENTITY) as mine,
-        opened(tmp_path / "search", None, spec(), IDENTITY) as other,
+        open_book(tmp_path / "search", None, spec(), IDENTITY) as mine,
+        open_book(tmp_path / "search", None, spec(), IDENTITY) as other,
         ThreadPoolExecutor() as pool,
     ):
         theirs = other.ask(2)
@@ -138,7 +138,7 @@ def test_ctrl_c_gives_all_trials_back(tmp_path, spec):
             time.sleep(0.001)
         raise Stopped
 
-    with opened(tmp_path / "search", None, spec(), IDENTITY) as book:
+    with open_book(tmp_path / "search", None, spec(), IDENTITY) as book:
         with pytest.raises(KeyboardInterrupt):
             search(book, until_stopped, 3, 2, None, lambda ended: None)
         assert [(trial.state.name, trial.user_attrs[REASON]) for trial in book.study.trials] == [
@@ -155,7 +155,7 @@ def test_failures_have_a_reason_and_too_many_in_a_row_end_the_search(tmp_path, s
     def failing(values, report, stopping, worker):
         raise TrialFailed("loss 'a' is nan")
 
-    with opened(tmp_path / "search", None, spec(), {}) as book:
+    with open_book(tmp_path / "search", None, spec(), {}) as book:
         with pytest.raises(
             TrialFailed, match=f"{MOST_FAILURES} trials in a row failed, the last one for: loss 'a' is nan"
         ):
@@ -166,10 +166,10 @@ def test_failures_have_a_reason_and_too_many_in_a_row_end_the_search(tmp_path, s
 
 
 def test_a_storage_of_another_search_is_refused(tmp_path, spec):
-    with opened(tmp_path / "search", None, spec(), {"share": 0.5}):
+    with open_book(tmp_path / "search", None, spec(), {"share": 0.5}):
         pass
-    said = "holds another search of the name 'search': share is 0.5 there, 1.0 here"
-    with pytest.raises(InputError, match=said), opened(tmp_path / "search", None, spec(), {"share": 1.0}):
+    words = "holds another search of the name 'search': share is 0.5 there, 1.0 here"
+    with pytest.raises(InputError, match=words), open_book(tmp_path / "search", None, spec(), {"share": 1.0}):
         pass
 
 
@@ -200,7 +200,7 @@ def test_median_pruner_ends_what_is_worse_than_the_others(tmp_path, spec):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "words"),
     [
         ({"space": {"losses.a.weight": {"low": 2.0, "high": 1.0}}}, "low 2 is not below high 1"),
         (
@@ -212,6 +212,6 @@ def test_median_pruner_ends_what_is_worse_than_the_others(tmp_path, spec):
         ({"trials": 0}, "greater than 0"),
     ],
 )
-def test_a_space_that_spans_nothing_is_refused(spec, fields, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_space_that_spans_nothing_is_refused(spec, fields, words):
+    with pytest.raises(ValueError, match=words):
         spec(**fields)

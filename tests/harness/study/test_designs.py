@@ -19,9 +19,9 @@ _names = st.lists(st.sampled_from("abcdef"), min_size=2, max_size=5, unique=True
     ],
 )
 def test_arms_by_hand(design, arms):
-    found = expand({design: ["a", "b", "c"]})
-    assert list(found) == arms
-    assert all(losses == name.split("+") for name, losses in found.items())
+    expanded = expand({design: ["a", "b", "c"]})
+    assert list(expanded) == arms
+    assert all(losses == name.split("+") for name, losses in expanded.items())
 
 
 @given(losses=_names)
@@ -32,8 +32,8 @@ def test_a_full_factorial_has_every_set_once(losses):
 
 
 def test_designs_and_lists_stand_side_by_side_and_equal_arms_are_one():
-    found = expand({"mine": ["b", "a"], "add_one": ["a", "b"], "cumulative": ["a", "b"]})
-    assert found == {"mine": ["b", "a"], "a": ["a"], "b": ["b"], "a+b": ["a", "b"]}
+    expanded = expand({"mine": ["b", "a"], "add_one": ["a", "b"], "cumulative": ["a", "b"]})
+    assert expanded == {"mine": ["b", "a"], "a": ["a"], "b": ["b"], "a+b": ["a", "b"]}
 
 
 @pytest.mark.parametrize("losses", [[], ["a"], ["a", "a"], ["a", "b", "a"]])

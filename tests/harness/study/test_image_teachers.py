@@ -92,15 +92,15 @@ def test_a_detector_on_the_path_that_no_arm_asks_is_not_trained(plan):
 
 
 def test_an_arm_that_asks_both_has_a_teacher_and_labels(plan):
-    found = plan()
-    (labels,), (segmenter,) = _jobs(found, "LabelsJobSpec").values(), _jobs(found, "SegmenterJobSpec").values()
-    (teacher,) = (row.job for row in found.rows if row.role == "teacher")
-    student = _student(found, "all")
+    planned = plan()
+    (labels,), (segmenter,) = _jobs(planned, "LabelsJobSpec").values(), _jobs(planned, "SegmenterJobSpec").values()
+    (teacher,) = (row.job for row in planned.rows if row.role == "teacher")
+    student = _student(planned, "all")
     assert (student.spec.teacher, student.spec.labels) == (teacher, labels.id)
     assert student.spec.needs == (teacher, labels.id)
     assert labels.spec.needs == (segmenter.id,)
     assert (labels.spec.fingerprint, labels.spec.split) == ("data", "synthetic_train")
-    assert _student(found, "modal").spec.labels is None
+    assert _student(planned, "modal").spec.labels is None
 
 
 def test_the_order_of_the_two_teachers_does_not_matter(plan):
@@ -108,24 +108,24 @@ def test_the_order_of_the_two_teachers_does_not_matter(plan):
 
 
 def test_one_image_teacher_and_its_labels_once_serve_all_seeds_arms_and_students(plan):
-    found = plan(
+    planned = plan(
         "seeds=[3, 4, 5]",
         "students.lit={preset: tiny_camera_lidar}",
         "paths=[images->lit, images->camera]",
         "arms={instance: [instance]}",
     )
-    assert len(_jobs(found, "SegmenterJobSpec")) == len(_jobs(found, "LabelsJobSpec")) == 1
-    assert [row.job for row in found.rows if row.role == "image teacher"] == list(_jobs(found, "SegmenterJobSpec"))
-    assert len(found.jobs) == 2 + 2 * 3 + 2 * 3
+    assert len(_jobs(planned, "SegmenterJobSpec")) == len(_jobs(planned, "LabelsJobSpec")) == 1
+    assert [row.job for row in planned.rows if row.role == "image teacher"] == list(_jobs(planned, "SegmenterJobSpec"))
+    assert len(planned.jobs) == 2 + 2 * 3 + 2 * 3
     assert {
-        job.spec.labels for job in found.jobs.values() if job.spec.needs and "losses" in type(job.spec).model_fields
-    } == set(_jobs(found, "LabelsJobSpec"))
+        job.spec.labels for job in planned.jobs.values() if job.spec.needs and "losses" in type(job.spec).model_fields
+    } == set(_jobs(planned, "LabelsJobSpec"))
 
 
 def test_what_others_need_precedes_them(plan):
-    found = plan("seeds=[0, 1]")
-    order = list(found.jobs)
-    needed = [(needed, id_) for id_, job in found.jobs.items() for needed in job.spec.needs]
+    planned = plan("seeds=[0, 1]")
+    order = list(planned.jobs)
+    needed = [(needed, id_) for id_, job in planned.jobs.items() for needed in job.spec.needs]
     assert len(needed) == 1 + 2 * (1 + 1 + 2)
     assert all(order.index(first) < order.index(then) for first, then in needed)
 
@@ -142,8 +142,11 @@ def test_what_others_need_precedes_them(plan):
 )
 def test_another_image_teacher_makes_other_labels_and_other_students_of_them_alone(plan, override):
     old, new = plan(), plan(override)
-    kept = set(old.jobs) & set(new.jobs)
-    assert {_student(old, "modal").id, *(row.job for row in old.rows if row.role in ("teacher", "baseline"))} == kept
+    unchanged = set(old.jobs) & set(new.jobs)
+    assert {
+        _student(old, "modal").id,
+        *(row.job for row in old.rows if row.role in ("teacher", "baseline")),
+    } == unchanged
     assert len(new.jobs) == len(old.jobs)
 
 
@@ -164,13 +167,13 @@ def test_labels_are_of_the_training_split_and_the_image_teacher_is_of_neither(pl
 
 
 def test_a_model_by_name_writes_its_labels_without_a_training_of_ours(plan):
-    found = plan(f"{IMAGES}={{model: some/model}}")
-    (labels,) = _jobs(found, "LabelsJobSpec").values()
-    assert not _jobs(found, "SegmenterJobSpec")
+    planned = plan(f"{IMAGES}={{model: some/model}}")
+    (labels,) = _jobs(planned, "LabelsJobSpec").values()
+    assert not _jobs(planned, "SegmenterJobSpec")
     assert (labels.spec.model, labels.spec.segmenter, labels.spec.given) == ("some/model", None, None)
-    assert [row.job for row in found.rows if row.role == "image teacher"] == [labels.id]
+    assert [row.job for row in planned.rows if row.role == "image teacher"] == [labels.id]
     other = plan(f"{IMAGES}={{model: other/model}}")
-    assert not set(_jobs(found, "LabelsJobSpec")) & set(_jobs(other, "LabelsJobSpec"))
+    assert not set(_jobs(planned, "LabelsJobSpec")) & set(_jobs(other, "LabelsJobSpec"))
 
 
 def test_a_model_in_a_folder_is_known_by_its_weights_too(plan, tmp_path):
@@ -216,16 +219,16 @@ def test_who_is_not_asked_is_not_trained(load, plan):
 
 
 def test_scoring_on_another_split_is_for_detectors(plan):
-    found = plan("data.also_score=[synthetic_train]")
-    assert [row.split for row in found.rows if row.role == "image teacher"] == [""]
-    assert len([row for row in found.rows if row.split]) == len(plan().rows) - 1
+    planned = plan("data.also_score=[synthetic_train]")
+    assert [row.split for row in planned.rows if row.role == "image teacher"] == [""]
+    assert len([row for row in planned.rows if row.split]) == len(plan().rows) - 1
 
 
 def test_a_loop_over_rows_would_train_an_image_teacher_for_every_student_that_asks_it(plan):
     # Six students and a baseline each; a detector for four of them, a segmenter for four.
-    assert plan("seeds=[0, 1]").wanted == 2 * 6 + 4 + 4
+    assert plan("seeds=[0, 1]").looped_trainings == 2 * 6 + 4 + 4
     # What is not trained here is trained in no loop either.
-    assert plan("seeds=[0, 1]", f"{IMAGES}={{model: some/model}}").wanted == 2 * 6 + 4
+    assert plan("seeds=[0, 1]", f"{IMAGES}={{model: some/model}}").looped_trainings == 2 * 6 + 4
 
 
 def test_students_are_known_to_papers_by_the_teachers_that_they_ask(plan):
@@ -253,24 +256,24 @@ def test_fields_of_a_loss_may_be_those_of_a_path_of_two_teachers(load):
 
 
 def test_identity_survives_the_way_through_json(plan):
-    found = plan()
-    for job in found.jobs.values():
+    planned = plan()
+    for job in planned.jobs.values():
         assert type(job.spec).model_validate_json(job.spec.model_dump_json()).id == job.id
 
 
 def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "labels.json").write_text("{}")
-    found, site = plan(), Site(tmp_path, smoke_root, "cpu", 1)
-    (segmenter,), (labels,) = _jobs(found, "SegmenterJobSpec"), _jobs(found, "LabelsJobSpec")
-    (teacher,) = (row.job for row in found.rows if row.role == "teacher")
+    planned, site = plan(), Site(tmp_path, smoke_root, "cpu", 1)
+    (segmenter,), (labels,) = _jobs(planned, "SegmenterJobSpec"), _jobs(planned, "LabelsJobSpec")
+    (teacher,) = (row.job for row in planned.rows if row.role == "teacher")
     copied = plan(f"{IMAGES}={{labels: {tmp_path / 'labels'}}}")
     asked = {
-        "segmenter": (found, found.jobs[segmenter]),
-        "labels": (found, found.jobs[labels]),
+        "segmenter": (planned, planned.jobs[segmenter]),
+        "labels": (planned, planned.jobs[labels]),
         "given": (copied, next(iter(_jobs(copied, "LabelsJobSpec").values()))),
-        "alone": (found, _student(found, "instance")),
-        "all": (found, _student(found, "all")),
+        "alone": (planned, _student(planned, "instance")),
+        "all": (planned, _student(planned, "all")),
     }
 
     def weights(id_):
@@ -284,10 +287,10 @@ def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
         "all": (teacher, None, tmp_path / labels / "labels"),
     }
     for name, (needed, source, seen) in expected.items():
-        whole, job = asked[name]
-        order = order_for(job, whole, site)
+        its_plan, job = asked[name]
+        order = order_for(job, its_plan, site)
         assert (order.teacher_weights, order.source, order.labels) == (weights(needed), source, seen)
-        assert order.teacher_spec == (whole.jobs[needed].spec if needed else None)
+        assert order.teacher_spec == (its_plan.jobs[needed].spec if needed else None)
         assert order.given_weights is None
         # A worker reads its order from a file, which has to tell the kinds of jobs apart.
         again = JobOrder.model_validate(json.loads(order.model_dump_json()))
@@ -297,42 +300,42 @@ def test_orders_say_where_what_is_needed_lies(plan, smoke_root, tmp_path):
 
 
 @pytest.fixture
-def told(load, plan, tmp_path):
-    """``told(metrics, *overrides)``: table and caption of a study of which only the image teacher has run, if that."""
+def caption_line(load, plan, tmp_path):
+    """``caption_line(metrics, *overrides)``: the caption's line where only the image teacher has run, if that."""
 
-    def told(metrics, *overrides):
-        found, runs = plan(*overrides), tmp_path / "runs"
-        (row,) = (row for row in found.rows if row.role == "image teacher")
+    def caption_line(metrics, *overrides):
+        planned, runs = plan(*overrides), tmp_path / "runs"
+        (row,) = (row for row in planned.rows if row.role == "image teacher")
         if metrics:
             RunFolder(runs / row.job).complete(Result(metrics, parameters=5, seconds=1.0, machine={}))
-        table = results_table(summary(results_frame(StudyRuns.open(found, runs))), load(STUDY, *overrides))
+        table = results_table(summary(results_frame(StudyRuns.open(planned, runs))), load(STUDY, *overrides))
         assert not any("image teacher" in row[0].text for row in table.rows)
         (line,) = (line for line in table.notes if line.startswith("Image teacher"))
         return line
 
-    return told
+    return caption_line
 
 
-def test_caption_says_what_the_image_teacher_is_and_how_good(told):
-    trained = told({"AP": 0.25, "AP50": 0.5}, f"{IMAGES}.seed=7")
+def test_caption_says_what_the_image_teacher_is_and_how_good(caption_line):
+    trained = caption_line({"AP": 0.25, "AP50": 0.5}, f"{IMAGES}.seed=7")
     assert "Image teacher images: tiny_segmenter of seed 7" in trained
     assert "mask AP 25.0, AP50 50.0 (points, on v1.0-synthetic-images/val" in trained
-    assert "mask AP not run" in told({})
+    assert "mask AP not run" in caption_line({})
 
 
 def test_caption_speaks_of_the_teachers_that_were_asked_and_of_no_other(load, plan, tmp_path):
     for arms, teachers in (("{i: [instance]}", ["Image teacher"]), ("{m: [feature]}", ["Teacher"])):
         study = load(STUDY, f"arms={arms}")
         lines = caption(summary(results_frame(StudyRuns.open(plan(f"arms={arms}"), tmp_path))), study)
-        said = [line.partition(" lidar: ")[0].partition(" images: ")[0] for line in lines if "eacher " in line[:14]]
-        assert said == teachers
+        named = [line.partition(" lidar: ")[0].partition(" images: ")[0] for line in lines if "eacher " in line[:14]]
+        assert named == teachers
 
 
-def test_caption_says_where_labels_of_others_come_from(told, tmp_path):
+def test_caption_says_where_labels_of_others_come_from(caption_line, tmp_path):
     (tmp_path / "labels.json").write_text("{}")
     counts = {"images": 3.0, "instances": 5.0}
-    assert "Image teacher images: some/model of transformers" in told(counts, f"{IMAGES}={{model: some/model}}")
-    assert f"Image teacher images: labels in {tmp_path}" in told(counts, f"{IMAGES}={{labels: {tmp_path}}}")
+    assert "Image teacher images: some/model of transformers" in caption_line(counts, f"{IMAGES}={{model: some/model}}")
+    assert f"Image teacher images: labels in {tmp_path}" in caption_line(counts, f"{IMAGES}={{labels: {tmp_path}}}")
 
 
 MISTAKES = {
@@ -412,10 +415,10 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_one_message_that_names_it(load, mistake):
-    overrides, said = MISTAKES[mistake]
+    overrides, words = MISTAKES[mistake]
     with pytest.raises(InputError) as caught:
         load(STUDY, *overrides)
-    for part in said:
+    for part in words:
         assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -58,7 +58,7 @@ def test_any_field_of_a_loss_may_differ_by_path(load):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "words"),
     [
         ("steps: 5", "stpes: 5", ["study.yaml:2", "'stpes'", "did you mean 'steps'"]),
         ("schedule:", "shedule:", ["study.yaml:2", "'shedule'", "did you mean 'schedule'"]),
@@ -100,22 +100,22 @@ def test_any_field_of_a_loss_may_differ_by_path(load):
         ("schedule:", "data: {detection_config: nuscenes}\nschedule:", ["ends 16 m", "up to 50 m"]),
     ],
 )
-def test_mistake_names_place_and_what_is_allowed(refusal, old, new, said):
+def test_mistake_names_place_and_what_is_allowed(refusal, old, new, words):
     assert old in STUDY
     message = refusal(STUDY.replace(old, new, 1))
-    for part in said:
+    for part in words:
         assert part in message
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         ({"lidar": {"channels": 32}}, "feature: adapter 'none' cannot compare a student map of 64 channels"),
         ({"neck": {"coarse_width": 64}}, "warm_start: the student's neck cannot start as the teacher's"),
         ({"grid": {"cell": 1.6}}, "see different ground"),
     ],
 )
-def test_path_between_detectors_that_do_not_fit_is_refused_by_name(refusal, monkeypatch, change, said):
+def test_path_between_detectors_that_do_not_fit_is_refused_by_name(refusal, monkeypatch, change, words):
     teacher = PRESETS["tiny_lidar"]
     parts = {name: getattr(teacher, name).model_copy(update=fields) for name, fields in change.items()}
     monkeypatch.setitem(PRESETS, "tiny_lidar", teacher.model_copy(update=parts))
@@ -123,7 +123,7 @@ def test_path_between_detectors_that_do_not_fit_is_refused_by_name(refusal, monk
     text = text if "neck" in change else text.replace("[warm_start, feature]", "[feature]")
     message = refusal(text)
     assert "path lidar->camera" in message
-    assert said in message
+    assert words in message
 
 
 def test_published_numbers_are_found_beside_the_study_and_checked(load, refusal, tmp_path):
@@ -147,7 +147,7 @@ def test_override_sets_nested_values_and_later_ones_win(load):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "words"),
     [
         ("schedule.stpes=3", ["--set schedule.stpes", "did you mean 'steps'"]),
         ("schedule.steps.x=3", ["--set schedule.steps.x", "schedule.steps is not a mapping"]),
@@ -156,9 +156,9 @@ def test_override_sets_nested_values_and_later_ones_win(load):
         ("schedule.steps=many", ["--set schedule.steps", "integer"]),
     ],
 )
-def test_bad_override_names_itself(refusal, override, said):
+def test_bad_override_names_itself(refusal, override, words):
     message = refusal(STUDY, override)
-    for part in said:
+    for part in words:
         assert part in message
 
 
@@ -221,7 +221,7 @@ def test_a_loss_may_be_there_in_variants_with_names_of_their_own(load):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "words"),
     [
         ("loss: feature", "loss: featur", ["study.yaml:7", "'featur'", "did you mean 'feature'"]),
         ("fitnet: {loss: feature, ", "fitnet: {", ["unknown loss 'fitnet'", "needs a field loss"]),
@@ -230,10 +230,10 @@ def test_a_loss_may_be_there_in_variants_with_names_of_their_own(load):
         ("feature: {weight: 1.0}", "boxes: {loss: feature, weight: 1.0}", ["cannot be called 'boxes'"]),
     ],
 )
-def test_a_mistake_in_a_variant_is_named(refusal, old, new, said):
+def test_a_mistake_in_a_variant_is_named(refusal, old, new, words):
     assert old in VARIANTS
     message = refusal(VARIANTS.replace(old, new))
-    assert all(part in message for part in said), message
+    assert all(part in message for part in words), message
 
 
 def test_a_variant_takes_the_published_weight_of_its_loss(load):
@@ -247,7 +247,7 @@ def test_a_camera_may_see_earlier_keyframes(load):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "words"),
     [
         (
             "{preset: tiny_lidar}",
@@ -262,10 +262,10 @@ def test_a_camera_may_see_earlier_keyframes(load):
         ),
     ],
 )
-def test_keyframes_that_make_no_sense_are_refused(refusal, old, new, said):
+def test_keyframes_that_make_no_sense_are_refused(refusal, old, new, words):
     assert old in STUDY
     message = refusal(STUDY.replace(old, new))
-    assert all(part in message for part in said), message
+    assert all(part in message for part in words), message
 
 
 def test_a_preset_may_be_set_otherwise_by_dotted_key_or_by_part(load):
@@ -284,7 +284,7 @@ def test_a_detector_may_be_written_out(load):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "words"),
     [
         ("{preset: tiny_lidar, set: {lidar.wdths: [8]}}", ["set: lidar.wdths", "did you mean 'widths'", "(in lidar)"]),
         ("{preset: tiny_lidar, set: {lidr.widths: [8]}}", ["set: lidr.widths", "did you mean 'lidar'"]),
@@ -302,16 +302,16 @@ def test_a_detector_may_be_written_out(load):
         ),
     ],
 )
-def test_a_mistake_in_a_detector_names_the_key_and_what_is_allowed(refusal, given, said):
+def test_a_mistake_in_a_detector_names_the_key_and_what_is_allowed(refusal, given, words):
     message = refusal(STUDY.replace("{preset: tiny_lidar}", given))
     assert "study.yaml:4: " in message
-    assert all(part in message for part in said), message
+    assert all(part in message for part in words), message
 
 
 def test_a_detector_written_out_leaves_nothing_to_set(refusal):
     given = {"detector": PRESETS["tiny_lidar"].model_dump(mode="json")}
-    for more, said in (({"set": {"lidar.sweeps": 1}}, "set belongs"), ({"preset": "tiny_lidar"}, "both are given")):
-        assert said in refusal(STUDY.replace("{preset: tiny_lidar}", json.dumps(given | more)))
+    for more, words in (({"set": {"lidar.sweeps": 1}}, "set belongs"), ({"preset": "tiny_lidar"}, "both are given")):
+        assert words in refusal(STUDY.replace("{preset: tiny_lidar}", json.dumps(given | more)))
 
 
 def test_a_loss_of_a_module_takes_its_own_fields(load):
@@ -323,7 +323,7 @@ OUTSIDE = 'loss: "distill.relation:RelationSpec", weight: 2.0, level: low'
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "words"),
     [
         ("distill.relation:RelationSpec", "no_package:Spec", ["study.yaml:7", "no_package", "cannot be imported"]),
         (":RelationSpec", ":RelatonSpec", ["study.yaml:7", "did you mean 'RelationSpec'", "(in distill.relation)"]),
@@ -332,9 +332,9 @@ OUTSIDE = 'loss: "distill.relation:RelationSpec", weight: 2.0, level: low'
         ("level:", "levl:", ["study.yaml:9", "'levl'", "did you mean 'level'", "(in losses.fitnet)"]),
     ],
 )
-def test_a_mistake_in_a_loss_of_a_module_is_one_message(refusal, old, new, said):
+def test_a_mistake_in_a_loss_of_a_module_is_one_message(refusal, old, new, words):
     assert old in OUTSIDE
     outside = OUTSIDE.replace(old, new)
     message = refusal(VARIANTS.replace("loss: feature, weight: 2.0, region: map, norm: l2", outside))
     assert len(message.splitlines()) == 1
-    assert all(part in message for part in said), message
+    assert all(part in message for part in words), message

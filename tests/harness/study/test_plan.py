@@ -43,7 +43,7 @@ def test_teacher_of_one_path_is_the_baseline_of_the_other(study):
     plan = _plan(study())
     # By hand: LiDAR, camera (each teacher and baseline at once), and one distilled student a path.
     assert len(plan.jobs) == 4
-    assert plan.wanted == 6
+    assert plan.looped_trainings == 6
     by_role = {(row.role, row.model): row.job for row in plan.rows if row.role != "student"}
     assert by_role["teacher", "camera"] == by_role["baseline", "camera"]
     assert by_role["teacher", "lidar"] == by_role["baseline", "lidar"]
@@ -164,7 +164,7 @@ def test_scoring_on_another_split_trains_nothing_more(study):
     plan, more = _plan(study()), _plan(study("data.also_score=[synthetic_train]"))
     trained = [job for job in more.jobs.values() if job.spec.schedule is not None]
     assert {job.id for job in trained} == set(plan.jobs)
-    assert more.wanted == plan.wanted
+    assert more.looped_trainings == plan.looped_trainings
     order = list(more.jobs)
     extra = [row for row in more.rows if row.split]
     assert len(extra) == len(plan.rows)
@@ -234,7 +234,7 @@ def test_longer_is_never_as_long(study):
     control = next(row for row in plan.rows if row.role == "control")
     assert plan.jobs[control.job].spec.schedule.steps == 4
     assert control.job != control.baseline
-    assert plan.wanted == 7  # two students with a teacher and a baseline each, and the control
+    assert plan.looped_trainings == 7  # two students with a teacher and a baseline each, and the control
 
 
 def test_warm_up_of_losses_is_nothing_to_a_student_without_any(study):
@@ -260,8 +260,8 @@ def test_two_variants_of_a_loss_in_one_arm_keep_their_names(study):
     named = study("losses.high={loss: feature, weight: 3.0, level: high}", "arms={two: [feature, high], one: [high]}")
     plan = _plan(named)
     losses = _job(plan, "two").spec.losses
-    found = {name: loss_spec(name, fields) for name, fields in losses.items()}
-    assert {name: (spec.level, spec.weight) for name, spec in found.items()} == {
+    specs = {name: loss_spec(name, fields) for name, fields in losses.items()}
+    assert {name: (spec.level, spec.weight) for name, spec in specs.items()} == {
         "feature": ("low", 2.0),
         "high": ("high", 3.0),
     }

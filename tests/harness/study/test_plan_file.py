@@ -102,6 +102,6 @@ def _edit(plan, what):
 def test_what_is_no_plan_is_refused(what):
     path = next(path for path in STUDIES if path.stem == "smoke")
     plan = json.loads(plan_json(plan_study(_study(path), "data", int)))
-    said = _edit(plan, what)
-    with pytest.raises(ValueError, match=said):
+    reason = _edit(plan, what)
+    with pytest.raises(ValueError, match=reason):
         read_plan(json.dumps(plan).encode())

@@ -29,8 +29,8 @@ def test_a_range_with_a_step_has_these_values_and_holds_no_others(fields, values
 
 def test_without_a_step_a_range_holds_all_between_its_ends_or_the_whole_ones():
     assert [Range(low=1, high=4).holds(value) for value in (0.9, 1, 2.5, 4.0, 4.1)] == [False, True, True, True, False]
-    whole = Range(low=1, high=4, whole=True)
-    assert [whole.holds(value) for value in (1, 2.5, 4.0)] == [True, False, True]
+    integers = Range(low=1, high=4, whole=True)
+    assert [integers.holds(value) for value in (1, 2.5, 4.0)] == [True, False, True]
 
 
 def test_choices_hold_numbers_however_they_are_written_but_take_none_for_true():
