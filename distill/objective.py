@@ -121,10 +121,6 @@ class Objective(nn.Module):
         total = torch.stack(list(weighted.values())).sum()
         return ObjectiveOutput(total=total, raw=raw, weighted=weighted, bev_low=student.bev_low)
 
-    def teacher_fingerprint(self) -> str:
-        """Hash of the teacher as it is now."""
-        return self._require_teacher().fingerprint()
-
     def check_teacher_unchanged(self) -> None:
         """Raise if the teacher is no longer, bit for bit, what this objective was built with."""
         self._require_teacher().check_unchanged()

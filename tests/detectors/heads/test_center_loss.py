@@ -18,9 +18,9 @@ from detectors.heads.center_loss import (
     detection_loss,
     focal_loss,
     gaussian_radius,
-    perfect_output,
 )
 from detectors.outputs import HeadOutput
+from tests.detectors.heads.perfect import perfect_output
 
 SPEC = CenterHeadSpec(width=8)
 WIDE = BevGrid(x_range=(-10.0, 30.0), y_range=(-16.0, 8.0), z_range=(-3.0, 5.0), cell=0.8)
