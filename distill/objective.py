@@ -131,6 +131,10 @@ class Objective(nn.Module):
         return self.teacher
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Objective":
+        """Do to the teacher, too, what is done to all tensors.
+
+        All of `to`, `cuda`, `double` and their kin end here, which torch (seen in 2.13) has no public name for.
+        """
         if self.teacher is not None:
             self.teacher.detector._apply(fn, recurse)
         return super()._apply(fn, recurse)

@@ -83,11 +83,19 @@ def _config(name: str) -> Any:
 
 
 def _auto_class(config: Any, name: str) -> Any:
-    from transformers import AutoModelForInstanceSegmentation, AutoModelForUniversalSegmentation
+    from transformers import (
+        MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING,
+        MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
+        AutoModelForInstanceSegmentation,
+        AutoModelForUniversalSegmentation,
+    )
 
-    kinds = (AutoModelForUniversalSegmentation, AutoModelForInstanceSegmentation)
-    for kind in kinds:
-        if config.model_type in _KNOWN and type(config) in kind._model_mapping:
+    kinds = (
+        (AutoModelForUniversalSegmentation, MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING),
+        (AutoModelForInstanceSegmentation, MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING),
+    )
+    for kind, configs in kinds:
+        if config.model_type in _KNOWN and type(config) in configs:
             return kind
     raise InputError(f"model {name!r} is a {config.model_type}; allowed: {' and '.join(_KNOWN)}")
 
