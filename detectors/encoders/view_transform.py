@@ -77,8 +77,8 @@ def _dots(
 ) -> Float[Tensor, " p"]:
     """One dot product a term, of the row that it names and the row of its bag; neither is gathered for it.
 
-    This is the gradient of `_sums` by its weights. torch (seen in 2.13) has it under a private name only; what is public
-    also computes the gradient by the rows, which is wanted in another order here.
+    This is the gradient of `_sums` by its weights. torch (seen in 2.13) has it under a private name only; its public
+    functions also compute the gradient by the rows, which is wanted in another order here.
     """
     bag = torch.repeat_interleave(starts.diff()).int()
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(others, rows, index, starts[:-1], bag, 0)

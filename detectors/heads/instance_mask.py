@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from detectors.batch import Instances
+from detectors.conv_block import conv_norm_relu
 from detectors.geometry.boxes import CLASSES
 from detectors.heads.center import suppress
 from detectors.heads.center_loss import draw_centers, focal_loss, gaussian_radius
@@ -113,8 +114,8 @@ class InstanceMaskHead(nn.Module):
         c = spec.mask_channels
         # Inputs: the features and the place relative to the centre, along w and h.
         self.layers = ((c + 2, c), (c, c), (c, 1))
-        self.coarse = _block(in_channels, spec.width)
-        self.fine = _block(spec.width, spec.width)
+        self.coarse = conv_norm_relu(in_channels, spec.width)
+        self.fine = conv_norm_relu(spec.width, spec.width)
         self.heatmap = nn.Conv2d(spec.width, len(CLASSES), 1)
         self.kernel = nn.Conv2d(spec.width, sum((inputs + 1) * outputs for inputs, outputs in self.layers), 1)
         self.feature = nn.Conv2d(spec.width, c, 1)
@@ -236,10 +237,6 @@ def mask_iou(first: Bool[Tensor, "k h w"], second: Bool[Tensor, "m h w"]) -> Flo
     shared = a @ b.T
     union = a.sum(1)[:, None] + b.sum(1)[None, :] - shared
     return shared / union.clamp(min=1)
-
-
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 def _resized(logits: Float[Tensor, "k h_in w_in"], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
