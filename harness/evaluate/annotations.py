@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 from nuscenes import NuScenes
-from nuscenes.eval.detection.utils import category_to_detection_name
 
 from harness.data.root import LIDAR, NuScenesRoot
 from harness.errors import InputError
@@ -49,23 +48,21 @@ def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annot
         numbers.append(scenes.setdefault(sample["scene_token"], len(scenes)))
         keyframe = root.sweeps(token, LIDAR, 1)[0]
         ego.append(nusc.get("ego_pose", keyframe["ego_pose_token"])["translation"])
-        for annotation_token in sample["anns"]:
-            annotation = nusc.get("sample_annotation", annotation_token)
+        for annotation, name, velocity in root.annotations(token):
             if annotation["category_name"] == "static_object.bicycle_rack":
                 rack_sample.append(number)
                 racks.append([*annotation["translation"], *annotation["size"], *annotation["rotation"]])
-            name = category_to_detection_name(annotation["category_name"])
             if name is None or annotation["num_lidar_pts"] + annotation["num_radar_pts"] == 0:
                 continue
             if len(annotation["attribute_tokens"]) > 1:
-                raise InputError(f"annotation {annotation_token} has more than one attribute")
+                raise InputError(f"annotation {annotation['token']} has more than one attribute")
             sample_of.append(number)
             points.append(annotation["num_lidar_pts"])
             visibility.append(_level(nusc, annotation["visibility_token"]))
             boxes.append(
                 {
                     **{key: annotation[key] for key in ("translation", "size", "rotation")},
-                    "velocity": nusc.box_velocity(annotation_token)[:2],
+                    "velocity": velocity[:2],
                     "detection_name": name,
                     "detection_score": -1.0,
                     "attribute_name": next((attributes[key] for key in annotation["attribute_tokens"]), ""),

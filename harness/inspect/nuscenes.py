@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from nuscenes.eval.detection.utils import category_to_detection_name
 from rich.console import Console
 
 from detectors.geometry.boxes import CLASSES, MOVING
@@ -73,9 +72,7 @@ def gather(root: NuScenesRoot, tokens: list[str]) -> Annotations:
     rows = []
     for index, token in enumerate(tokens):
         ego = root.devkit.get("ego_pose", root.sweeps(token, LIDAR, 1)[0]["ego_pose_token"])["translation"]
-        for annotation_token in root.devkit.get("sample", token)["anns"]:
-            row = root.devkit.get("sample_annotation", annotation_token)
-            name = category_to_detection_name(row["category_name"])
+        for row, name, velocity in root.annotations(token):
             at = row["translation"]
             rows.append(
                 (
@@ -84,7 +81,7 @@ def gather(root: NuScenesRoot, tokens: list[str]) -> Annotations:
                     row["num_lidar_pts"],
                     row["num_radar_pts"],
                     np.hypot(at[0] - ego[0], at[1] - ego[1]),
-                    np.hypot(*root.devkit.box_velocity(annotation_token)[:2]),
+                    np.hypot(*velocity[:2]),
                 )
             )
     table = np.array(rows, dtype=np.float64).reshape(-1, 6).T
