@@ -66,8 +66,9 @@ class ConvTable:
 
 
 def submanifold_table(sites: Sites, kernel: Triple) -> ConvTable:
-    """Pairs of a convolution whose output sites are its input sites; every kernel extent is odd."""
-    assert all(extent % 2 for extent in kernel), f"kernel {kernel} has no centre"
+    """Pairs of a convolution whose output sites are its input sites; raises ValueError for an even kernel extent."""
+    if not all(extent % 2 for extent in kernel):
+        raise ValueError(f"kernel {kernel} has no centre")
     half = tuple(extent // 2 for extent in kernel)
     # Keys on a grid with a margin of half a kernel: no offset leads from one row or sample into the next.
     padded = tuple(cells + 2 * margin for cells, margin in zip(sites.shape, half, strict=True))
@@ -144,8 +145,9 @@ class SparseConv(nn.Module):
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_in))
 
     def forward(self, features: Float[Tensor, "v_in c_in"], table: ConvTable) -> Float[Tensor, "v_out c_out"]:
-        """Features at the table's output sites."""
-        assert table.kernel == self.kernel, f"table of a {table.kernel} kernel for a {self.kernel} one"
+        """Features at the table's output sites; raises ValueError for the table of another kernel."""
+        if table.kernel != self.kernel:
+            raise ValueError(f"table of a {table.kernel} kernel for a {self.kernel} one")
         if checking():
             table.check(len(features))
         device = features.device.type

@@ -193,11 +193,14 @@ def instance_targets(instances: Instances, cells: tuple[int, int], spec: Instanc
         instances: Of v images.
         cells: Rows and columns of the head's maps.
         spec: Of the head.
+
+    Raises:
+        ValueError: The maps' cells do not divide the images' pixels.
     """
     rows, columns = cells
     pixels = instances.owner.shape[-2:]
-    whole_cells = pixels[0] % rows == 0 and pixels[1] % columns == 0
-    assert whole_cells, f"maps of {cells} cells do not divide {pixels} pixels"
+    if pixels[0] % rows or pixels[1] % columns:
+        raise ValueError(f"maps of {cells} cells do not divide {tuple(pixels)} pixels")
     view, number = (instances.label >= 0).nonzero(as_tuple=True)
     whole = instances.owner.index_select(0, view) == rearrange(number + 1, "k -> k 1 1")
     share = reduce(whole.float(), "k (h dh) (w dw) -> k h w", "mean", h=rows, w=columns)

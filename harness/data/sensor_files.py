@@ -126,7 +126,8 @@ def read_radar(path: Path) -> np.ndarray:
 
 def encode_radar(returns: np.ndarray) -> bytes:
     """A structured array of `RADAR_FIELDS` as the content of a file that nuScenes' devkit reads."""
-    assert returns.dtype == RADAR_FIELDS
+    if returns.dtype != RADAR_FIELDS:
+        raise ValueError(f"returns have the fields {returns.dtype}; allowed: {RADAR_FIELDS}")
     if not len(returns):
         returns = np.zeros(1, RADAR_FIELDS)
         for name in ("x", "y", "z"):

@@ -456,6 +456,13 @@ def test_keeping_images_in_memory_changes_no_batch_and_reads_each_once(drawn_set
     assert opened[3:] == ["first", "second", "third", "second", "third", "second", "third"]
 
 
+def test_a_set_is_either_drawn_or_had_as_it_is(root, drawn_set):
+    with pytest.raises(RuntimeError, match="without augmentation"):
+        ImageSet(root.open().images(TRAIN), SIZE).drawn_batch([0], [0])
+    with pytest.raises(RuntimeError, match="with augmentation"):
+        next(drawn_set().plain_batches(2))
+
+
 def test_plain_batches_are_every_image_once_in_order_padded(root):
     samples = ImageSet(root.open().images(TRAIN), (8, 20))
     batches = list(samples.plain_batches(2))

@@ -67,6 +67,11 @@ def test_radar_round_trips_and_is_what_the_devkit_reads(tmp_path, returns):
     np.testing.assert_array_equal(_columns(read).reshape(-1, 18), _devkit_radar(path).reshape(-1, 18))
 
 
+def test_returns_of_other_fields_are_not_written(returns):
+    with pytest.raises(ValueError, match="allowed"):
+        encode_radar(returns[["x", "y", "z"]])
+
+
 def test_real_radar_is_what_the_devkit_reads(real_root):
     sample = real_root.devkit.sample[0]
     for channel in RADARS:

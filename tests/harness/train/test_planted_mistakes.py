@@ -57,7 +57,7 @@ def test_without_a_mistake_it_trains(distil):
 
 def test_teacher_in_train_mode(distil, monkeypatch):
     monkeypatch.setattr(Detector, "eval", lambda self: self)
-    with pytest.raises(AssertionError, match="teacher left eval mode"):
+    with pytest.raises(RuntimeError, match="teacher left eval mode"):
         distil()
 
 
