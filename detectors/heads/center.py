@@ -187,8 +187,8 @@ def suppress(
     keep = candidate
     # Round i settles all boxes that at most i others in a chain decide about: the greedy answer, without its loop.
     for _ in range(k):
-        kept = candidate & ~(removes & rearrange(keep, "b k -> b k 1")).any(dim=1)
-        if torch.equal(kept, keep):
+        survivors = candidate & ~(removes & rearrange(keep, "b k -> b k 1")).any(dim=1)
+        if torch.equal(survivors, keep):
             break
-        keep = kept
+        keep = survivors
     return keep

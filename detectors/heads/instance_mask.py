@@ -171,19 +171,19 @@ class InstanceMaskHead(nn.Module):
         is_peak = probability == F.max_pool2d(probability, kernel_size=3, stride=1, padding=1)
         flat = rearrange(probability * is_peak, "v classes h w -> v (classes h w)")
         scores, index = flat.topk(min(spec.max_instances, flat.shape[1]), dim=1)
-        found = []
+        instances = []
         for view, (score, place) in enumerate(zip(scores, index, strict=True)):
-            kept = score > spec.score_threshold
-            label, row, column = torch.unravel_index(place[kept], maps.heatmap.shape[1:])
+            is_sure = score > spec.score_threshold
+            label, row, column = torch.unravel_index(place[is_sure], maps.heatmap.shape[1:])
             logits = self.draw(maps, torch.full_like(row, view), row, column).float()
             inside = logits > 0
             maskness = (logits.sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
-            order = (score[kept] * maskness).argsort(descending=True, stable=True)
-            label, rated, logits = label[order], (score[kept] * maskness)[order], logits[order]
+            order = (score[is_sure] * maskness).argsort(descending=True, stable=True)
+            label, rated, logits = label[order], (score[is_sure] * maskness)[order], logits[order]
             overlap = mask_iou(logits > 0, logits > 0)
             keep = suppress((overlap > spec.nms_overlap)[None], label[None], (rated > spec.score_threshold)[None])[0]
-            found.append(FoundInstances(_resized(logits[keep], size) > 0, label[keep], rated[keep]))
-        return found
+            instances.append(FoundInstances(_resized(logits[keep], size) > 0, label[keep], rated[keep]))
+        return instances
 
 
 def instance_targets(instances: Instances, cells: tuple[int, int], spec: InstanceMaskSpec) -> InstanceTargets:
@@ -202,10 +202,10 @@ def instance_targets(instances: Instances, cells: tuple[int, int], spec: Instanc
     if pixels[0] % rows or pixels[1] % columns:
         raise ValueError(f"maps of {cells} cells do not divide {tuple(pixels)} pixels")
     view, number = (instances.label >= 0).nonzero(as_tuple=True)
-    whole = instances.owner.index_select(0, view) == rearrange(number + 1, "k -> k 1 1")
-    share = reduce(whole.float(), "k (h dh) (w dw) -> k h w", "mean", h=rows, w=columns)
-    kept = share.sum((1, 2)) >= spec.min_cells
-    view, number, share = view[kept], number[kept], share[kept]
+    mask = instances.owner.index_select(0, view) == rearrange(number + 1, "k -> k 1 1")
+    share = reduce(mask.float(), "k (h dh) (w dw) -> k h w", "mean", h=rows, w=columns)
+    is_large = share.sum((1, 2)) >= spec.min_cells
+    view, number, share = view[is_large], number[is_large], share[is_large]
 
     area = share.sum((1, 2))
     down, across = (torch.arange(size, device=area.device, dtype=share.dtype) for size in cells)

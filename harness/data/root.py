@@ -53,12 +53,12 @@ def versions_in(path: Path) -> list[str]:
         raise InputError(f"dataset root {path} does not exist or cannot be read: {error.strerror}") from error
     if path.is_file():
         raise InputError(f"dataset root {path} is a file; expected a folder with a version folder such as v1.0-mini")
-    found = sorted(folder.name for folder in path.glob("v1.0-*") if folder.is_dir())
-    if not found and all(table_path(path, table).exists() for table in TABLES):
+    versions = sorted(folder.name for folder in path.glob("v1.0-*") if folder.is_dir())
+    if not versions and all(table_path(path, table).exists() for table in TABLES):
         raise InputError(f"{path} is a version folder; the dataset root is the folder that it is in")
-    if not found:
+    if not versions:
         raise InputError(f"{path} is no nuScenes root: it has no version folder such as v1.0-trainval or v1.0-mini")
-    return found
+    return versions
 
 
 def check_whole(path: Path) -> None:

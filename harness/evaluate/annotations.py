@@ -26,13 +26,13 @@ def annotations(root: NuScenesRoot, split: str) -> tuple[Split, Annotations]:
     place = hashlib.sha256(f"{root.path.resolve()}\n{root.version}\n{split}".encode()).hexdigest()[:24]
     path = platformdirs.user_cache_path("crossbev") / "annotations" / f"{place}.npz"
     known = hashlib.sha256(f"{FORMAT}\n{root.state()}\n{root.splits()[split]}".encode()).hexdigest()
-    found = _kept(path, known)
-    if found is None:
+    split_and_truth = _cached(path, known)
+    if split_and_truth is None:
         tokens = root.tokens(split)
         root.check_annotations(split, tokens)
-        found = from_tables(root, tokens)
-        _keep(path, known, *found)
-    return found
+        split_and_truth = from_tables(root, tokens)
+        _store(path, known, *split_and_truth)
+    return split_and_truth
 
 
 def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annotations]:
@@ -75,8 +75,8 @@ def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annot
         rack_sample=np.array(rack_sample, dtype=np.int64),
         rack=np.array(racks, dtype=np.float64).reshape(-1, 10),
     )
-    found = columns(sample_of, boxes, tokens)
-    return split, Annotations.of(found, np.array(points, dtype=np.int64), np.array(visibility, dtype=np.int64))
+    box_columns = columns(sample_of, boxes, tokens)
+    return split, Annotations.of(box_columns, np.array(points, dtype=np.int64), np.array(visibility, dtype=np.int64))
 
 
 _LEVELS = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}
@@ -87,7 +87,7 @@ def _level(nusc: NuScenes, token: str) -> int:
     return _LEVELS.get(nusc.get("visibility", token)["level"], 0) if token else 0
 
 
-def _kept(path: Path, known: str) -> tuple[Split, Annotations] | None:
+def _cached(path: Path, known: str) -> tuple[Split, Annotations] | None:
     """What an earlier call left, unless it is of other tables or was damaged since."""
     try:
         arrays = read_arrays(path, "annotations") or {}
@@ -104,7 +104,7 @@ def _kept(path: Path, known: str) -> tuple[Split, Annotations] | None:
     return Split(tokens=tokens, **parts[Split]), Annotations(**parts[Annotations])
 
 
-def _keep(path: Path, known: str, split: Split, truth: Annotations) -> None:
+def _store(path: Path, known: str, split: Split, truth: Annotations) -> None:
     arrays = {
         f"{type(part).__name__}.{name}": np.asarray(array)
         for part in (split, truth)

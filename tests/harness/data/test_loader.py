@@ -98,7 +98,7 @@ def test_what_is_kept_in_memory_is_read_once_and_never_beyond_the_limit(samples,
         assert kept.plain(0).token == kept.tokens[0]
     assert read_tokens == [kept.tokens[0]]
     tight = samples()
-    tight.kept.limit = 10
+    tight.cache.limit = 10
     for _ in range(3):
         tight.plain(1)
     assert read_tokens[1:] == [kept.tokens[1]] * 3

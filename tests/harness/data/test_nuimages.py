@@ -447,7 +447,7 @@ def test_keeping_images_in_memory_changes_no_batch_and_reads_each_once(drawn_set
     read, opened = nuimages.read_annotated, []
     monkeypatch.setattr(nuimages, "read_annotated", lambda image, size: opened.append(image.token) or read(image, size))
     kept, tight = drawn_set(), drawn_set()
-    tight.kept.limit = 7 * SIZE[0] * SIZE[1]  # two images, but not with their owners
+    tight.cache.limit = 7 * SIZE[0] * SIZE[1]  # two images, but not with their owners
     batches = []
     for samples in (kept, tight):
         batches.append([samples.drawn_batch([0, 1, 2], [3 * i, 3 * i + 1, 3 * i + 2]) for i in range(3)])
