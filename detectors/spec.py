@@ -24,7 +24,7 @@ class Spec(BaseModel):
     that what was trained before keeps its identity and is not trained again."""
 
     @model_serializer(mode="wrap")
-    def _as_before(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    def _as_before(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         fields = type(self).model_fields
         old = {name for name in self.later if getattr(self, name) == fields[name].default}
-        return {name: value for name, value in whole(self).items() if name not in old}
+        return {name: value for name, value in serialize(self).items() if name not in old}

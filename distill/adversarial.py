@@ -67,12 +67,11 @@ class AdversarialTerm(nn.Module):
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
         """What the discriminator's mistakes cost, in the mean over cells; the annotations do not enter."""
-        own = _Reversal.apply(self.adapter(level_map(student, self.spec.level)), self.spec.reversal)
-        wanted = self._judged(level_map(teacher, self.spec.level).detach())
-        found = self._judged(own)
-        return F.binary_cross_entropy_with_logits(wanted, torch.ones_like(wanted)) + F.binary_cross_entropy_with_logits(
-            found, torch.zeros_like(found)
-        )
+        student_map = _Reversal.apply(self.adapter(level_map(student, self.spec.level)), self.spec.reversal)
+        teacher_logits = self._judged(level_map(teacher, self.spec.level).detach())
+        student_logits = self._judged(student_map)
+        missed = F.binary_cross_entropy_with_logits(teacher_logits, torch.ones_like(teacher_logits))
+        return missed + F.binary_cross_entropy_with_logits(student_logits, torch.zeros_like(student_logits))
 
     def _judged(self, maps: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 1 y1 x1"]:
         """Logits of being the teacher's."""

@@ -27,11 +27,13 @@ def channelwise_loss(
         temperature: Divides both before the softmax over cells; its square weighs the result, which keeps gradients
             alike whatever it is.
     """
-    own, wanted = (
+    student_logits, teacher_logits = (
         (rearrange(maps, "b c y x -> (b c) (y x)") / temperature).to(torch.promote_types(maps.dtype, torch.float32))
         for maps in (student, teacher.detach())
     )
-    divergence = F.kl_div(own.log_softmax(dim=1), wanted.log_softmax(dim=1), reduction="batchmean", log_target=True)
+    divergence = F.kl_div(
+        student_logits.log_softmax(dim=1), teacher_logits.log_softmax(dim=1), reduction="batchmean", log_target=True
+    )
     return temperature**2 * divergence
 
 

@@ -28,10 +28,10 @@ def info_nce(
         temperature: Of cosine similarities.
     """
     with torch.autocast(student.device.type, enabled=False):
-        own, wanted = (
+        student_units, teacher_units = (
             F.normalize(v.to(torch.promote_types(v.dtype, torch.float32)), dim=-1) for v in (student, teacher)
         )
-        logits = einsum(own, wanted, "i c, j c -> i j") / temperature
+        logits = einsum(student_units, teacher_units, "i c, j c -> i j") / temperature
     logits = logits.masked_fill(~counts, torch.finfo(logits.dtype).min)
     errors = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction="none")
     return errors.masked_fill(~counts, 0).sum() / counts.sum().clamp(min=1)
@@ -75,5 +75,5 @@ class ContrastiveTerm(nn.Module):
             maps = level_map(output, self.spec.level)
             maps = maps.detach() if output is teacher else maps
             vectors.append(project(rearrange(sample_keypoints(maps, batch.boxes, self.grid), "b k p c -> (b k p) c")))
-        own, wanted = vectors
-        return info_nce(own, wanted, repeat(inside, "b k -> (b k p)", p=9), self.spec.temperature)
+        student_vectors, teacher_vectors = vectors
+        return info_nce(student_vectors, teacher_vectors, repeat(inside, "b k -> (b k p)", p=9), self.spec.temperature)

@@ -26,15 +26,15 @@ def pulls(objective: Objective, output: ObjectiveOutput) -> dict[str, float]:
         name: value for name, value in output.weighted.items() if name not in DETECTION_TERMS
     }
     gradients = {name: _gradients(value, list(where.values())) for name, value in terms.items()}
-    found: dict[str, Tensor] = {}
+    measures: dict[str, Tensor] = {}
     for name, values in gradients.items():
         for place, gradient, reference in zip(where, values, gradients["detection"], strict=True):
-            found[f"{place}_gradient/{name}"] = gradient.norm()
+            measures[f"{place}_gradient/{name}"] = gradient.norm()
             if name != "detection":
                 scale = (gradient.norm() * reference.norm()).clamp(min=torch.finfo(gradient.dtype).tiny)
-                found[f"{place}_cosine/{name}"] = gradient.flatten() @ reference.flatten() / scale
+                measures[f"{place}_cosine/{name}"] = gradient.flatten() @ reference.flatten() / scale
     # One transfer to the host.
-    return dict(zip(found, torch.stack([value.float() for value in found.values()]).tolist(), strict=True))
+    return dict(zip(measures, torch.stack([value.float() for value in measures.values()]).tolist(), strict=True))
 
 
 def last_layer(student: Detector) -> Tensor:
@@ -47,5 +47,5 @@ def last_layer(student: Detector) -> Tensor:
 def _gradients(value: Tensor, places: list[Tensor]) -> list[Tensor]:
     if not value.requires_grad:  # a term that met no object
         return [torch.zeros_like(place) for place in places]
-    found = torch.autograd.grad(value, places, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g.detach() for g, p in zip(found, places, strict=True)]
+    gradients = torch.autograd.grad(value, places, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g.detach() for g, p in zip(gradients, places, strict=True)]

@@ -121,10 +121,6 @@ class Objective(nn.Module):
         total = torch.stack(list(weighted.values())).sum()
         return ObjectiveOutput(total=total, raw=raw, weighted=weighted, bev_low=student.bev_low)
 
-    def teacher_fingerprint(self) -> str:
-        """Hash of the teacher as it is now."""
-        return self._require_teacher().fingerprint()
-
     def check_teacher_unchanged(self) -> None:
         """Raise if the teacher is no longer, bit for bit, what this objective was built with."""
         self._require_teacher().check_unchanged()
@@ -135,6 +131,10 @@ class Objective(nn.Module):
         return self.teacher
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Objective":
+        """Do to the teacher, too, what is done to all tensors.
+
+        All of `to`, `cuda`, `double` and their kin end here, which torch (seen in 2.13) has no public name for.
+        """
         if self.teacher is not None:
             self.teacher.detector._apply(fn, recurse)
         return super()._apply(fn, recurse)

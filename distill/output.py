@@ -57,8 +57,8 @@ class OutputTerm(nn.Module):
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
         """Detection loss of the student against the teacher's sure boxes; the annotations do not enter."""
-        found = decode(teacher.head, self.teacher.head, self.teacher.grid)
-        boxes, is_box = pad_boxes([each[each.score > self.spec.score_threshold] for each in found])
+        teacher_boxes = decode(teacher.head, self.teacher.head, self.teacher.grid)
+        boxes, is_box = pad_boxes([each[each.score > self.spec.score_threshold] for each in teacher_boxes])
         head = self.student.head
         targets = center_targets(boxes, is_box, head, self.student.grid)
         dtype = torch.promote_types(student.head.heatmap.dtype, torch.float32)

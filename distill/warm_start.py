@@ -9,9 +9,11 @@ SHARED = ("neck", "head")
 def require_same_build(student: DetectorSpec, teacher: DetectorSpec) -> None:
     """Raise ValueError where neck or head of the two differ, or the width of the map that the neck reads."""
     for name in (*SHARED, "low_channels"):
-        found, wanted = getattr(student, name), getattr(teacher, name)
-        if found != wanted:
-            raise ValueError(f"the student's {name} cannot start as the teacher's, which is {wanted}: it is {found}")
+        student_value, teacher_value = getattr(student, name), getattr(teacher, name)
+        if student_value != teacher_value:
+            raise ValueError(
+                f"the student's {name} cannot start as the teacher's, which is {teacher_value}: it is {student_value}"
+            )
 
 
 def inherit(student: Detector, teacher: Detector) -> None:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from detectors.conv_block import conv_norm_relu
 from detectors.spec import Spec
 
 
@@ -53,8 +54,8 @@ class BevNeck(nn.Module):
 
 
 def _convs(in_channels: int, width: int, depth: int, stride: int) -> nn.Sequential:
+    """So many blocks in one row of layers, the first of which has the stride."""
     layers: list[nn.Module] = []
     for i in range(depth):
-        conv = nn.Conv2d(in_channels if i == 0 else width, width, 3, stride if i == 0 else 1, padding=1, bias=False)
-        layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
+        layers += conv_norm_relu(width if i else in_channels, width, stride=1 if i else stride)
     return nn.Sequential(*layers)

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from detectors.batch import CameraViews
+from detectors.conv_block import conv_norm_relu
 from detectors.encoders.image import STRIDE, ImageSpec
 from detectors.encoders.view_transform import splat
 from detectors.geometry.grid import BevGrid
@@ -80,15 +81,8 @@ class CameraEncoder(nn.Module):
         self.split = [spec.depth_bins, spec.channels]
         # As BEVDepth and X3KD's student join two keyframes. They warp the older map by the ego motion; a view's pose
         # has that motion in it, so that here every map is in the present frame as soon as it is made, and exactly so.
-        self.join = (
-            None
-            if spec.keyframes == 1
-            else nn.Sequential(
-                nn.Conv2d(spec.keyframes * spec.channels, spec.channels, 3, padding=1, bias=False),
-                nn.BatchNorm2d(spec.channels),
-                nn.ReLU(),
-            )
-        )
+        joined = spec.keyframes * spec.channels
+        self.join = None if spec.keyframes == 1 else conv_norm_relu(joined, spec.channels)
 
     def forward(self, views: CameraViews, plan: LiftPlan | None = None) -> CameraMaps:
         """All maps of a batch of views; without its plan, which the loader makes ahead, it is made here."""

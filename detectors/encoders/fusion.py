@@ -8,6 +8,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from detectors.conv_block import conv_norm_relu
 from detectors.spec import Spec
 
 
@@ -31,11 +32,7 @@ class Fusion(nn.Module):
         super().__init__()
         # Sums of splatted features and voxel features differ in scale; unnormalised, one sensor would drown the other.
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in in_channels)
-        self.mix = nn.Sequential(
-            nn.Conv2d(sum(in_channels), spec.channels, spec.kernel, padding=spec.kernel // 2, bias=False),
-            nn.BatchNorm2d(spec.channels),
-            nn.ReLU(),
-        )
+        self.mix = conv_norm_relu(sum(in_channels), spec.channels, spec.kernel)
 
     def forward(self, maps: Sequence[Float[Tensor, "b _ y x"]]) -> Float[Tensor, "b c y x"]:
         """The fused map."""

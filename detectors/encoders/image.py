@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from detectors.conv_block import conv_norm_relu
 from detectors.encoders.pointwise import replace_unsafe
 from detectors.spec import Spec
 
@@ -106,11 +107,7 @@ class ImageEncoder(nn.Module):
         replace_unsafe(self.backbone)
         widths: list[int] = self.backbone.channels  # type: ignore[assignment]
         self.lateral = nn.ModuleList(nn.Conv2d(width, spec.channels, 1) for width in widths)
-        self.smooth = nn.Sequential(
-            nn.Conv2d(spec.channels, spec.channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(spec.channels),
-            nn.ReLU(),
-        )
+        self.smooth = conv_norm_relu(spec.channels, spec.channels)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", 255 * torch.tensor(_MEAN)[:, None, None], persistent=False)

@@ -66,8 +66,9 @@ class ConvTable:
 
 
 def submanifold_table(sites: Sites, kernel: Triple) -> ConvTable:
-    """Pairs of a convolution whose output sites are its input sites; every kernel extent is odd."""
-    assert all(extent % 2 for extent in kernel), f"kernel {kernel} has no centre"
+    """Pairs of a convolution whose output sites are its input sites; raises ValueError for an even kernel extent."""
+    if not all(extent % 2 for extent in kernel):
+        raise ValueError(f"kernel {kernel} has no centre")
     half = tuple(extent // 2 for extent in kernel)
     # Keys on a grid with a margin of half a kernel: no offset leads from one row or sample into the next.
     padded = tuple(cells + 2 * margin for cells, margin in zip(sites.shape, half, strict=True))
@@ -80,12 +81,12 @@ def submanifold_table(sites: Sites, kernel: Triple) -> ConvTable:
     shifts = keys.new_tensor([z * steps[1] + y * steps[2] - half[2] for z, y in lines])
     wanted = rearrange(keys, "v -> 1 v") + rearrange(shifts, "line -> line 1")
     position = torch.searchsorted(keys, wanted)
-    found, hit = [], []
+    candidates, hit = [], []
     for _ in range(kernel[2]):
-        found.append(position.clamp(max=max(len(keys) - 1, 0)))
-        hit.append(keys[found[-1]] == wanted)
+        candidates.append(position.clamp(max=max(len(keys) - 1, 0)))
+        hit.append(keys[candidates[-1]] == wanted)
         position, wanted = position + hit[-1], wanted + 1
-    before = _pairs(torch.stack(found, dim=1), torch.stack(hit, dim=1), math.prod(kernel) // 2)
+    before = _pairs(torch.stack(candidates, dim=1), torch.stack(hit, dim=1), math.prod(kernel) // 2)
 
     every = torch.arange(len(keys), device=keys.device)
     after = [(rows_out, rows_in) for rows_in, rows_out in reversed(before)]
@@ -93,12 +94,12 @@ def submanifold_table(sites: Sites, kernel: Triple) -> ConvTable:
 
 
 def _pairs(
-    found: Int[Tensor, "line kx v"], hit: Bool[Tensor, "line kx v"], offsets: int
+    candidates: Int[Tensor, "line kx v"], hit: Bool[Tensor, "line kx v"], offsets: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Input and output rows of the first so many kernel offsets."""
-    found, hit = (rearrange(table, "line kx v -> (line kx) v")[:offsets] for table in (found, hit))
+    candidates, hit = (rearrange(table, "line kx v -> (line kx) v")[:offsets] for table in (candidates, hit))
     counts = hit.sum(dim=1).tolist()
-    return list(zip(found[hit].split(counts), hit.nonzero()[:, 1].split(counts), strict=True))
+    return list(zip(candidates[hit].split(counts), hit.nonzero()[:, 1].split(counts), strict=True))
 
 
 def strided_table(sites: Sites, kernel: Triple, stride: Triple, padding: Triple) -> ConvTable:
@@ -119,11 +120,11 @@ def strided_table(sites: Sites, kernel: Triple, stride: Triple, padding: Triple)
     row = sites.index[:, 0] * shape[0] + cells[0][:, None, None]
     key = (row * shape[1] + cells[1][:, None]) * shape[2] + cells[2]
 
-    found, rows_out = torch.unique(key[fit], return_inverse=True)
+    occupied, rows_out = torch.unique(key[fit], return_inverse=True)
     fit = rearrange(fit, "kz ky kx v -> (kz ky kx) v")
     counts = fit.sum(dim=1).tolist()
     rows = zip(fit.nonzero()[:, 1].split(counts), rows_out.split(counts), strict=True)
-    index = torch.stack(torch.unravel_index(found, (_samples(sites), *shape)), dim=1)
+    index = torch.stack(torch.unravel_index(occupied, (_samples(sites), *shape)), dim=1)
     return ConvTable(Sites(index, (shape[0], shape[1], shape[2])), kernel, tuple(rows))
 
 
@@ -144,8 +145,9 @@ class SparseConv(nn.Module):
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_in))
 
     def forward(self, features: Float[Tensor, "v_in c_in"], table: ConvTable) -> Float[Tensor, "v_out c_out"]:
-        """Features at the table's output sites."""
-        assert table.kernel == self.kernel, f"table of a {table.kernel} kernel for a {self.kernel} one"
+        """Features at the table's output sites; raises ValueError for the table of another kernel."""
+        if table.kernel != self.kernel:
+            raise ValueError(f"table of a {table.kernel} kernel for a {self.kernel} one")
         if checking():
             table.check(len(features))
         device = features.device.type

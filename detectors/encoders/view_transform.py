@@ -60,11 +60,7 @@ class _WeightedSums(torch.autograd.Function):
         (rows, weights), plan = ctx.saved_tensors, ctx.plan
         grad = grads[0].contiguous()
         grad_rows = _sums(plan.cell, grad, plan.feature_starts, weights.index_select(0, plan.bin_by_feature))
-        # One dot product a term, of rows that are not gathered for it.
-        feature = torch.repeat_interleave(plan.feature_starts.diff()).int()
-        of_terms = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            rows, grad, plan.cell, plan.feature_starts[:-1], feature, 0
-        )
+        of_terms = _dots(plan.cell, grad, plan.feature_starts, rows)
         # Each bin is one term at most, so nothing is added twice; bins off the grid keep a gradient of zero.
         grad_weights = torch.zeros_like(weights).index_add_(0, plan.bin_by_feature, of_terms)
         return grad_rows, grad_weights, None
@@ -74,3 +70,15 @@ def _sums(
     index: Int32[Tensor, " p"], rows: Float[Tensor, "r c"], starts: Int32[Tensor, " s"], weights: Float[Tensor, " p"]
 ) -> Float[Tensor, "cells c"]:
     return F.embedding_bag(index, rows, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+def _dots(
+    index: Int32[Tensor, " p"], rows: Float[Tensor, "r c"], starts: Int32[Tensor, " s"], others: Float[Tensor, "bags c"]
+) -> Float[Tensor, " p"]:
+    """One dot product a term, of the row that it names and the row of its bag; neither is gathered for it.
+
+    This is the gradient of `_sums` by its weights. torch (seen in 2.13) has it under a private name only; its public
+    functions also compute the gradient by the rows, which is wanted in another order here.
+    """
+    bag = torch.repeat_interleave(starts.diff()).int()
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(others, rows, index, starts[:-1], bag, 0)

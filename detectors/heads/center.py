@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from detectors.conv_block import conv_norm_relu
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.geometry.grid import BevGrid
 from detectors.geometry.overlap import bev_iou
@@ -85,9 +86,7 @@ class CenterHead(nn.Module):
 
     def __init__(self, spec: CenterHeadSpec, in_channels: int) -> None:
         super().__init__()
-        self.shared = nn.Sequential(
-            nn.Conv2d(in_channels, spec.width, 3, padding=1, bias=False), nn.BatchNorm2d(spec.width), nn.ReLU()
-        )
+        self.shared = conv_norm_relu(in_channels, spec.width)
         self.heatmap = nn.Conv2d(spec.width, len(CLASSES), 1)
         self.boxes = nn.Conv2d(spec.width, len(TASK_GROUPS) * len(BOX_CODE), 1)
         # Without it the first steps only unlearn millions of false positives.
@@ -188,8 +187,8 @@ def suppress(
     keep = candidate
     # Round i settles all boxes that at most i others in a chain decide about: the greedy answer, without its loop.
     for _ in range(k):
-        kept = candidate & ~(removes & rearrange(keep, "b k -> b k 1")).any(dim=1)
-        if torch.equal(kept, keep):
+        survivors = candidate & ~(removes & rearrange(keep, "b k -> b k 1")).any(dim=1)
+        if torch.equal(survivors, keep):
             break
-        keep = kept
+        keep = survivors
     return keep

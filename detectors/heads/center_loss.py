@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.geometry.grid import BevGrid
-from detectors.heads.center import BOX_CODE, TASK_GROUPS, TASK_OF_CLASS, CenterHeadSpec, encode_boxes, gather_codes
+from detectors.heads.center import BOX_CODE, TASK_OF_CLASS, CenterHeadSpec, encode_boxes, gather_codes
 from detectors.outputs import HeadOutput
 
 # As in CenterPoint: velocities are metres a second and noisy; at full weight they would rule the sum.
@@ -158,15 +158,3 @@ def box_loss(
     if confidence is not None:
         per_box = per_box * confidence
     return per_box.sum() / is_target.sum().clamp(min=1)
-
-
-def perfect_output(targets: CenterTargets) -> HeadOutput:
-    """The head's output for a detector that has learned its targets by heart; unknown velocities are 0."""
-    b, _, rows, columns = targets.heatmap.shape
-    flat = targets.code.new_zeros(b, len(TASK_GROUPS) * rows * columns + 1, len(BOX_CODE))
-    # What is no target lands in a cell of its own behind the maps.
-    cell = (targets.task * rows + targets.row) * columns + targets.column
-    cell = torch.where(targets.is_target, cell, flat.shape[1] - 1)
-    written = flat.scatter(1, repeat(cell, "b k -> b k code", code=len(BOX_CODE)), targets.code.nan_to_num(0.0))
-    boxes = rearrange(written[:, :-1], "b (tasks y x) code -> b tasks code y x", y=rows, x=columns)
-    return HeadOutput(heatmap=targets.heatmap.logit(eps=1e-4), boxes=boxes)

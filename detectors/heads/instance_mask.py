@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from detectors.batch import Instances
+from detectors.conv_block import conv_norm_relu
 from detectors.geometry.boxes import CLASSES
 from detectors.heads.center import suppress
 from detectors.heads.center_loss import draw_centers, focal_loss, gaussian_radius
@@ -113,8 +114,8 @@ class InstanceMaskHead(nn.Module):
         c = spec.mask_channels
         # Inputs: the features and the place relative to the centre, along w and h.
         self.layers = ((c + 2, c), (c, c), (c, 1))
-        self.coarse = _block(in_channels, spec.width)
-        self.fine = _block(spec.width, spec.width)
+        self.coarse = conv_norm_relu(in_channels, spec.width)
+        self.fine = conv_norm_relu(spec.width, spec.width)
         self.heatmap = nn.Conv2d(spec.width, len(CLASSES), 1)
         self.kernel = nn.Conv2d(spec.width, sum((inputs + 1) * outputs for inputs, outputs in self.layers), 1)
         self.feature = nn.Conv2d(spec.width, c, 1)
@@ -170,19 +171,19 @@ class InstanceMaskHead(nn.Module):
         is_peak = probability == F.max_pool2d(probability, kernel_size=3, stride=1, padding=1)
         flat = rearrange(probability * is_peak, "v classes h w -> v (classes h w)")
         scores, index = flat.topk(min(spec.max_instances, flat.shape[1]), dim=1)
-        found = []
+        instances = []
         for view, (score, place) in enumerate(zip(scores, index, strict=True)):
-            kept = score > spec.score_threshold
-            label, row, column = torch.unravel_index(place[kept], maps.heatmap.shape[1:])
+            is_sure = score > spec.score_threshold
+            label, row, column = torch.unravel_index(place[is_sure], maps.heatmap.shape[1:])
             logits = self.draw(maps, torch.full_like(row, view), row, column).float()
             inside = logits > 0
             maskness = (logits.sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
-            order = (score[kept] * maskness).argsort(descending=True, stable=True)
-            label, rated, logits = label[order], (score[kept] * maskness)[order], logits[order]
+            order = (score[is_sure] * maskness).argsort(descending=True, stable=True)
+            label, rated, logits = label[order], (score[is_sure] * maskness)[order], logits[order]
             overlap = mask_iou(logits > 0, logits > 0)
             keep = suppress((overlap > spec.nms_overlap)[None], label[None], (rated > spec.score_threshold)[None])[0]
-            found.append(FoundInstances(_resized(logits[keep], size) > 0, label[keep], rated[keep]))
-        return found
+            instances.append(FoundInstances(_resized(logits[keep], size) > 0, label[keep], rated[keep]))
+        return instances
 
 
 def instance_targets(instances: Instances, cells: tuple[int, int], spec: InstanceMaskSpec) -> InstanceTargets:
@@ -192,16 +193,19 @@ def instance_targets(instances: Instances, cells: tuple[int, int], spec: Instanc
         instances: Of v images.
         cells: Rows and columns of the head's maps.
         spec: Of the head.
+
+    Raises:
+        ValueError: The maps' cells do not divide the images' pixels.
     """
     rows, columns = cells
     pixels = instances.owner.shape[-2:]
-    whole_cells = pixels[0] % rows == 0 and pixels[1] % columns == 0
-    assert whole_cells, f"maps of {cells} cells do not divide {pixels} pixels"
+    if pixels[0] % rows or pixels[1] % columns:
+        raise ValueError(f"maps of {cells} cells do not divide {tuple(pixels)} pixels")
     view, number = (instances.label >= 0).nonzero(as_tuple=True)
-    whole = instances.owner.index_select(0, view) == rearrange(number + 1, "k -> k 1 1")
-    share = reduce(whole.float(), "k (h dh) (w dw) -> k h w", "mean", h=rows, w=columns)
-    kept = share.sum((1, 2)) >= spec.min_cells
-    view, number, share = view[kept], number[kept], share[kept]
+    mask = instances.owner.index_select(0, view) == rearrange(number + 1, "k -> k 1 1")
+    share = reduce(mask.float(), "k (h dh) (w dw) -> k h w", "mean", h=rows, w=columns)
+    is_large = share.sum((1, 2)) >= spec.min_cells
+    view, number, share = view[is_large], number[is_large], share[is_large]
 
     area = share.sum((1, 2))
     down, across = (torch.arange(size, device=area.device, dtype=share.dtype) for size in cells)
@@ -236,10 +240,6 @@ def mask_iou(first: Bool[Tensor, "k h w"], second: Bool[Tensor, "m h w"]) -> Flo
     shared = a @ b.T
     union = a.sum(1)[:, None] + b.sum(1)[None, :] - shared
     return shared / union.clamp(min=1)
-
-
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 def _resized(logits: Float[Tensor, "k h_in w_in"], size: tuple[int, int]) -> Float[Tensor, "k h w"]:

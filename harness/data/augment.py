@@ -37,8 +37,8 @@ def augment(
     )
     if sample.views is not None and image_size is not None:
         draws = torch.rand(len(sample.views.age), 4, generator=generator).tolist()
-        whole = sample.views.images.shape[-2:]
-        warps = [_image_matrix(spec, whole, image_size, mirrored, *draw) for draw in draws]
+        source_size = sample.views.images.shape[-2:]
+        warps = [_image_matrix(spec, source_size, image_size, mirrored, *draw) for draw in draws]
         matrices = torch.tensor(np.stack(warps)).float()
         sample = replace(
             sample,
@@ -136,8 +136,8 @@ def warp_instances(instances: Instances, matrices: Float[Tensor, "n 3 3"], size:
 def _moved(
     image: UInt8[np.ndarray, "c h_in w_in"], matrix: Float[np.ndarray, "3 3"], size: tuple[int, int], how: int
 ) -> UInt8[np.ndarray, "c h w"]:
-    whole = image.shape[1:]
-    return _cropped(image, matrix, size) if _is_crop(matrix, whole, size) else _warped(image, matrix, size, how)
+    source_size = image.shape[1:]
+    return _cropped(image, matrix, size) if _is_crop(matrix, source_size, size) else _warped(image, matrix, size, how)
 
 
 def _warped(image: UInt8[np.ndarray, "c h_in w_in"], matrix: np.ndarray, size: tuple[int, int], how: int) -> np.ndarray:
@@ -150,13 +150,13 @@ def _warped(image: UInt8[np.ndarray, "c h_in w_in"], matrix: np.ndarray, size: t
     return np.atleast_3d(cv2.warpAffine(channels_last, affine, (width, height), flags=how)).transpose(2, 0, 1)
 
 
-def _is_crop(matrix: Float[np.ndarray, "3 3"], whole: Sequence[int], size: tuple[int, int]) -> bool:
+def _is_crop(matrix: Float[np.ndarray, "3 3"], source_size: Sequence[int], size: tuple[int, int]) -> bool:
     """Whether whole pixels move to whole pixels, at most left and right exchanged, and none comes from outside."""
     (flip, shear, across), (lean, stretch, down) = matrix[:2]
     if abs(flip) != 1 or shear != 0 or lean != 0 or stretch != 1 or across % 1 != 0 or down % 1 != 0:
         return False
     left = -across if flip > 0 else across - size[1]
-    return bool(0 <= left <= whole[1] - size[1] and 0 <= -down <= whole[0] - size[0])
+    return bool(0 <= left <= source_size[1] - size[1] and 0 <= -down <= source_size[0] - size[0])
 
 
 def _cropped(image: UInt8[np.ndarray, "c h_in w_in"], matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -168,7 +168,7 @@ def _cropped(image: UInt8[np.ndarray, "c h_in w_in"], matrix: np.ndarray, size: 
 
 def _image_matrix(
     spec: AugmentSpec,
-    whole: Sequence[int],
+    source_size: Sequence[int],
     size: tuple[int, int],
     mirrored: bool,
     zoom_share: float,
@@ -179,7 +179,7 @@ def _image_matrix(
     """Zoom, crop (the sky before the road), turn about the middle, flip: pixels after from pixels before."""
     height, width = size
     zoom = _between(spec.image.zoom, zoom_share) / spec.image.zoom[1]
-    left, top = crop_share * (whole[1] * zoom - width), whole[0] * zoom - height
+    left, top = crop_share * (source_size[1] * zoom - width), source_size[0] * zoom - height
     crop = np.array([[zoom, 0, -left], [0, zoom, -top], [0, 0, 1]])
     angle = math.radians(spec.image.rotation_degrees) * (2 * turn_share - 1)
     cos, sin = math.cos(angle), math.sin(angle)

@@ -34,7 +34,7 @@ class SampleSet:
         labels: PseudoLabels | None = None,
     ) -> None:
         self.tokens = tokens
-        self.kept = Kept(self._decoded, _bytes)
+        self.cache = Kept(self._decoded, _bytes)
         self._root = root
         self._inputs = inputs
         self._augmentation = augmentation
@@ -52,11 +52,11 @@ class SampleSet:
         """A sample as it is; needs a set without augmentation, as that changes how images are kept."""
         if self._augmentation is not None:
             raise RuntimeError("samples of a set with augmentation cannot be had as they are")
-        return self.kept[index]
+        return self.cache[index]
 
     def drawn(self, index: int, seed: int) -> Sample:
         """A sample as a training sees it: varied by the draw of a seed."""
-        sample = self.kept[index]
+        sample = self.cache[index]
         if self._augmentation is None:
             return sample
         generator = torch.Generator().manual_seed(seed)
@@ -127,7 +127,7 @@ def evaluation_batches(samples: SampleSet, batch_size: int, workers: int = 0) ->
 def _load(samples: SampleSet | ImageSet, batch: Callable[[int], Loaded], keys: range, workers: int) -> Iterator[Loaded]:
     if workers:
         # Every process has a cache of its own.
-        samples.kept.limit = CACHE_BYTES // workers
+        samples.cache.limit = CACHE_BYTES // workers
     loader = DataLoader(
         _Made(batch),
         batch_size=None,

@@ -17,14 +17,14 @@ Segmentation = Mapping[str, Any] | Sequence[Any]
 
 def encode(mask: Bool[np.ndarray, "h w"]) -> Rle:
     """COCO's compressed run lengths of a mask, as text that JSON can hold."""
-    found = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in found["size"]], "counts": found["counts"].decode("ascii")}
+    rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def encode_nuimages(mask: Bool[np.ndarray, "h w"]) -> Rle:
     """The same as nuImages writes it: once more through base64."""
-    found = encode(mask)
-    return {"size": found["size"], "counts": base64.b64encode(found["counts"].encode("ascii")).decode("ascii")}
+    rle = encode(mask)
+    return {"size": rle["size"], "counts": base64.b64encode(rle["counts"].encode("ascii")).decode("ascii")}
 
 
 def decode(segmentation: Segmentation, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
@@ -73,8 +73,8 @@ def _runs(segmentation: Segmentation, size: tuple[int, int]) -> list[int]:
         _check_polygons(segmentation, size)
         counts = coco.merge(coco.frPyObjects(segmentation, *size))["counts"]
     runs: Any = _decompressed(counts) if isinstance(counts, str | bytes) else counts
-    whole = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
-    if not whole or sum(runs) != math.prod(size):
+    well_formed = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
+    if not well_formed or sum(runs) != math.prod(size):
         raise ValueError(f"the run lengths of a mask are not those of {math.prod(size)} pixels")
     return list(runs)
 

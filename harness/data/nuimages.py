@@ -103,17 +103,17 @@ class NuImagesRoot:
             if label is not None and row["mask"] is not None:
                 shown.setdefault(row["sample_data_token"], []).append((CLASSES.index(label), row["mask"]))
         files = {row["token"]: row for row in tables["sample_data"]}
-        found = []
+        images = []
         for sample in tables["sample"]:
             if names[sample["log_token"]] in wanted:
                 row = files[sample["key_camera_token"]]
                 masks = tuple(shown.get(row["token"], ())[:MAX_INSTANCES])
-                found.append(
+                images.append(
                     AnnotatedImage(row["token"], self.path / row["filename"], (row["height"], row["width"]), masks)
                 )
-        if not any(image.masks for image in found):
+        if not any(image.masks for image in images):
             raise InputError(f"split {split!r} of {self.path} has no annotated image")
-        return found
+        return images
 
     def check_files(self, split: str) -> None:
         """Raise InputError naming the first image of a split that is not there."""
@@ -132,7 +132,7 @@ class ImageSet:
         self, images: list[AnnotatedImage], size: tuple[int, int], augmentation: AugmentSpec | None = None
     ) -> None:
         self.tokens = [image.token for image in images]
-        self.kept = Kept(self._decoded, _bytes)
+        self.cache = Kept(self._decoded, _bytes)
         self._images = images
         self._size = size
         self._augmentation = augmentation
@@ -148,7 +148,7 @@ class ImageSet:
         drawn = []
         for index, seed in zip(indices, seeds, strict=True):
             generator = torch.Generator().manual_seed(seed)
-            drawn.append(augment_image(*self.kept[index], self._augmentation, self._size, generator))
+            drawn.append(augment_image(*self.cache[index], self._augmentation, self._size, generator))
         return self._batch(indices, drawn)
 
     def plain_batches(self, batch_size: int) -> Iterator[ImageBatch]:
@@ -157,7 +157,7 @@ class ImageSet:
             raise RuntimeError("images of a set with augmentation cannot be had as they are")
         for first in range(0, len(self), batch_size):
             indices = list(range(first, min(first + batch_size, len(self))))
-            yield self._batch(indices, [self.kept[index] for index in indices])
+            yield self._batch(indices, [self.cache[index] for index in indices])
 
     def _batch(self, indices: list[int], each: list[tuple[torch.Tensor, Instances]]) -> ImageBatch:
         instances = stack_instances([instances for _, instances in each])

@@ -18,7 +18,6 @@ from detectors.geometry.boxes import ATTRIBUTES, CLASSES, Boxes
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import LIDAR, RADARS, NuScenesRoot
 from harness.data.sensor_files import check_image_size, read_image, read_lidar, read_radar
-from harness.data.tables import detection_class
 
 _CLOSE = 1.0
 """Metres along x and y of a sensor: returns of earlier sweeps that are nearer come from the ego car and would smear."""
@@ -69,15 +68,13 @@ def annotations(root: NuScenesRoot, token: str) -> tuple[Boxes, BoxFacts]:
     pose = global_from_bev(root, token)
     turn = Quaternion(matrix=pose).inverse
     rows, facts = [], []
-    for annotation_token in root.devkit.get("sample", token)["anns"]:
-        annotation = root.devkit.get("sample_annotation", annotation_token)
-        name = detection_class(annotation["category_name"])
+    for annotation, name, global_velocity in root.annotations(token):
         if name is None:
             continue
         center = turn.rotate(np.array(annotation["translation"]) - pose[:3, 3])
         heading = (turn * Quaternion(annotation["rotation"])).rotation_matrix[:, 0]
         width, length, height = annotation["size"]
-        velocity = turn.rotate(root.devkit.box_velocity(annotation_token))
+        velocity = turn.rotate(global_velocity)
         yaw = np.arctan2(heading[1], heading[0])
         rows.append([*center, length, width, height, yaw, *velocity[:2], CLASSES.index(name)])
         attributes = [root.devkit.get("attribute", t)["name"] for t in annotation["attribute_tokens"]]

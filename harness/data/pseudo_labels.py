@@ -34,12 +34,12 @@ def class_index(name: str) -> int | None:
 
 def map_classes(names: Mapping[int, str], whose: str) -> dict[int, int]:
     """A teacher's own class numbers to indices into CLASSES; raises InputError where none of its classes maps."""
-    found = {number: index for number, name in names.items() if (index := class_index(name)) is not None}
-    if not found:
+    classes = {number: index for number, name in names.items() if (index := class_index(name)) is not None}
+    if not classes:
         raise InputError(
             f"{whose}: none of its classes ({', '.join(map(str, names.values()))}) is one of {', '.join(CLASSES)}"
         )
-    return found
+    return classes
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LabelledImage:
 
     size: tuple[int, int]
     """Height and width of the image."""
-    found: tuple[tuple[int, float, Any], ...]
+    instances: tuple[tuple[int, float, Any], ...]
     """Index into CLASSES, score and COCO's segmentation of each instance, the surest first."""
 
 
@@ -91,16 +91,16 @@ class PseudoLabels:
     def instances(self, filename: str) -> Instances:
         """What is seen in an image, the surest first; it owns the pixels that others claim, too."""
         image = self.images[filename]
-        found = image.found[:MAX_INSTANCES]
+        surest = image.instances[:MAX_INSTANCES]
         try:
             # The surest is painted last, over all others.
-            owner = paint([segmentation for _, _, segmentation in found], image.size)
+            owner = paint([segmentation for _, _, segmentation in surest], image.size)
         except ValueError as error:
             raise InputError(f"{self.folder}: a mask of {filename}: {error}") from error
         return Instances(
             owner=torch.from_numpy(owner),
-            label=torch.tensor([label for label, _, _ in found], dtype=torch.long),
-            score=torch.tensor([score for _, score, _ in found], dtype=torch.float32),
+            label=torch.tensor([label for label, _, _ in surest], dtype=torch.long),
+            score=torch.tensor([score for _, score, _ in surest], dtype=torch.float32),
         )
 
     def _add(self, file: Path) -> None:
@@ -112,7 +112,7 @@ class PseudoLabels:
             sizes = {row["file_name"]: (int(row["height"]), int(row["width"])) for row in content["images"]}
             if len(sizes) < len(content["images"]) or len(names) < len(content["images"]):
                 raise InputError(f"{file}: two rows of its images have one id or one file_name")
-            found: dict[str, list[tuple[int, float, Any]]] = {name: [] for name in names.values()}
+            instances_of: dict[str, list[tuple[int, float, Any]]] = {name: [] for name in names.values()}
             for row in content["annotations"]:
                 if row["category_id"] not in numbers:
                     raise InputError(f"{file}: category_id {row['category_id']!r} is in no row of its categories")
@@ -124,12 +124,12 @@ class PseudoLabels:
                         raise InputError(f"{file}: image_id {row['image_id']!r} is in no row of its images")
                     name = names[row["image_id"]]
                     if score > self._above:
-                        found[name].append((classes[row["category_id"]], score, row["segmentation"]))
+                        instances_of[name].append((classes[row["category_id"]], score, row["segmentation"]))
         except InputError:
             raise  # is a ValueError, and says what is wrong
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"{file} is no file of instances in COCO's format: {error!r}") from error
-        for name, instances in found.items():
+        for name, instances in instances_of.items():
             if name in self.images:
                 raise InputError(f"{self.folder}: {name} is labelled twice, the second time in {file.name}")
             self.images[name] = LabelledImage(sizes[name], tuple(sorted(instances, key=lambda each: -each[1])))
@@ -142,12 +142,14 @@ class LabelsWriter:
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
 
-    def add(self, filename: str, found: FoundInstances) -> None:
+    def add(self, filename: str, instances: FoundInstances) -> None:
         """Take in the instances of an image; masks have the image's own size."""
-        height, width = found.mask.shape[-2:]
+        height, width = instances.mask.shape[-2:]
         image = len(self._images) + 1
         self._images.append({"id": image, "file_name": filename, "height": height, "width": width})
-        for mask, label, score in zip(found.mask.numpy(), found.label.tolist(), found.score.tolist(), strict=True):
+        for mask, label, score in zip(
+            instances.mask.numpy(), instances.label.tolist(), instances.score.tolist(), strict=True
+        ):
             if mask.any():
                 self._annotations.append(
                     {

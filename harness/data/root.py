@@ -7,10 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from jaxtyping import Float
+
 from detectors.batch import Inputs
 from harness.data.manifest import MANIFEST, MARKER
 from harness.data.sensor_files import check_sensor_file
-from harness.data.tables import TABLES, check_table_files, open_tables, read_json, read_tables, table_path
+from harness.data.tables import (
+    TABLES,
+    check_table_files,
+    detection_class,
+    open_tables,
+    read_json,
+    read_tables,
+    table_path,
+)
 from harness.data.tune_split import cut
 from harness.errors import InputError, unknown
 
@@ -42,12 +53,12 @@ def versions_in(path: Path) -> list[str]:
         raise InputError(f"dataset root {path} does not exist or cannot be read: {error.strerror}") from error
     if path.is_file():
         raise InputError(f"dataset root {path} is a file; expected a folder with a version folder such as v1.0-mini")
-    found = sorted(folder.name for folder in path.glob("v1.0-*") if folder.is_dir())
-    if not found and all(table_path(path, table).exists() for table in TABLES):
+    versions = sorted(folder.name for folder in path.glob("v1.0-*") if folder.is_dir())
+    if not versions and all(table_path(path, table).exists() for table in TABLES):
         raise InputError(f"{path} is a version folder; the dataset root is the folder that it is in")
-    if not found:
+    if not versions:
         raise InputError(f"{path} is no nuScenes root: it has no version folder such as v1.0-trainval or v1.0-mini")
-    return found
+    return versions
 
 
 def check_whole(path: Path) -> None:
@@ -208,6 +219,15 @@ class NuScenesRoot:
         """sample_data rows of all cameras' images, those of the newest keyframe first."""
         for keyframe in self.keyframes(token, keyframes):
             yield from (self.sweeps(keyframe, channel, 1)[0] for channel in CAMERAS)
+
+    def annotations(self, token: str) -> Iterator[tuple[dict, str | None, Float[np.ndarray, " xyz"]]]:
+        """All sample_annotation rows of a sample, each with its detection class and its velocity.
+
+        The class is None where the category has none; the velocity, in the global frame in m/s, is NaN where unknown.
+        """
+        for annotation in self.devkit.get("sample", token)["anns"]:
+            row = self.devkit.get("sample_annotation", annotation)
+            yield row, detection_class(row["category_name"]), self.devkit.box_velocity(annotation)
 
     def files(self, token: str, inputs: Inputs) -> Iterator[dict]:
         """sample_data rows of every file that a sample's inputs are read from."""

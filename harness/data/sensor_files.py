@@ -66,10 +66,10 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     if not content.startswith(b"\xff\xd8"):
         raise InputError(f"{path} is no JPEG image: it begins with {content[:8]!r}")
     # OpenCV pads what is cut off with grey and says nothing.
-    whole = content.rstrip(b"\0").endswith(b"\xff\xd9")
+    is_complete = content.rstrip(b"\0").endswith(b"\xff\xd9")
     # Calibrations know of no orientation tag, and the devkit ignores it, too.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if whole else None
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if is_complete else None
     if image is None:
         raise InputError(f"{path} cannot be read as a JPEG image: it is truncated or damaged")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -126,7 +126,8 @@ def read_radar(path: Path) -> np.ndarray:
 
 def encode_radar(returns: np.ndarray) -> bytes:
     """A structured array of `RADAR_FIELDS` as the content of a file that nuScenes' devkit reads."""
-    assert returns.dtype == RADAR_FIELDS
+    if returns.dtype != RADAR_FIELDS:
+        raise ValueError(f"returns have the fields {returns.dtype}; allowed: {RADAR_FIELDS}")
     if not len(returns):
         returns = np.zeros(1, RADAR_FIELDS)
         for name in ("x", "y", "z"):

@@ -73,8 +73,8 @@ class Scatter:
         parts = slice(columns), slice(columns, None)
         if any(self.products.diagonal()[part].sum() <= _CONSTANT * size[part].sum() for part in parts):
             return None
-        own, other = (self.products[part, part].norm() for part in parts)
-        return float(self.products[parts[1], parts[0]].square().sum() / (own * other))
+        first_norm, other_norm = (self.products[part, part].norm() for part in parts)
+        return float(self.products[parts[1], parts[0]].square().sum() / (first_norm * other_norm))
 
 
 def cells_in_boxes(boxes: Boxes, is_box: Bool[Tensor, "b k"], grid: BevGrid) -> Bool[Tensor, "b y x"]:
@@ -104,7 +104,7 @@ def align(
         "low": (teacher.spec.low_channels, other.spec.low_channels),
         "high": (teacher.spec.high_channels, other.spec.high_channels),
     }
-    found = {(level, region): Scatter(sum(widths[level])) for level in widths for region in REGIONS}
+    scatters = {(level, region): Scatter(sum(widths[level])) for level in widths for region in REGIONS}
     for batch in evaluation_batches(samples, batch_size):
         batch = batch.to(machine.device)
         outputs = [machine.look(detector, batch) for detector in (teacher, other)]
@@ -113,11 +113,11 @@ def align(
         for level in widths:
             features = _side_by_side(level, outputs)
             for region, mask in masks.items():
-                found[level, region].add(features[mask])
+                scatters[level, region].add(features[mask])
     cka: dict[str, dict[str, float | None]] = {
-        level: {region: found[level, region].cka(widths[level][0]) for region in REGIONS} for level in widths
+        level: {region: scatters[level, region].cka(widths[level][0]) for region in REGIONS} for level in widths
     }
-    return cka, {region: found["low", region].rows for region in REGIONS}
+    return cka, {region: scatters["low", region].rows for region in REGIONS}
 
 
 def _side_by_side(level: Level, outputs: Sequence[DetectorOutput]) -> Float[Tensor, "b y x c"]:

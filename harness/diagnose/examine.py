@@ -71,16 +71,16 @@ def examine_pair(
         samples: Whose maps are compared, with what either detector asks for.
         machine: To look at both on.
     """
-    own, other = (each.to(machine.device).eval() for each in (detector, taught_by))
-    cka, cells = align(other, own, samples, machine)
-    found = Alignment(weights=_weights(folder, teacher), samples=len(samples), cells=cells, cka=cka)
-    keep_model(folder.alignment(teacher.path.name), found)
+    examined, other = (each.to(machine.device).eval() for each in (detector, taught_by))
+    cka, cells = align(other, examined, samples, machine)
+    alignment = Alignment(weights=_weights(folder, teacher), samples=len(samples), cells=cells, cka=cka)
+    keep_model(folder.alignment(teacher.path.name), alignment)
 
 
 def is_pair_examined(folder: RunFolder, teacher: RunFolder) -> bool:
     """Whether `examine_pair` was done of the weights that are there now."""
-    found = kept_model(folder.alignment(teacher.path.name), Alignment)
-    return found is not None and found.weights == _weights(folder, teacher)
+    alignment = kept_model(folder.alignment(teacher.path.name), Alignment)
+    return alignment is not None and alignment.weights == _weights(folder, teacher)
 
 
 def some_samples(root: NuScenesRoot, split: str, inputs: Inputs, count: int) -> SampleSet:

@@ -64,20 +64,20 @@ def history(folder: RunFolder, steps: Sequence[Mapping[str, float | int]]) -> Hi
 
 def keep_history(folder: RunFolder) -> None:
     """Keep what a run's log comes to, for a log may be long; nothing of a run that trained nothing."""
-    found = summarize(folder.steps())
-    if found is not None:
-        means = np.stack(list(found.means.values()))
+    summary = summarize(folder.steps())
+    if summary is not None:
+        means = np.stack(list(summary.means.values()))
         keep_arrays(
-            folder.history, _FORM, {"names": list(found.means)}, ends=found.ends, means=means, seen=found.batches
+            folder.history, _FORM, {"names": list(summary.means)}, ends=summary.ends, means=means, seen=summary.batches
         )
 
 
 def kept_history(folder: RunFolder) -> History | None:
     """What `keep_history` left."""
-    found = kept_arrays(folder.history, _FORM)
-    if found is None:
+    stored = kept_arrays(folder.history, _FORM)
+    if stored is None:
         return None
-    header, arrays = found
+    header, arrays = stored
     return History(arrays["ends"], dict(zip(header["names"], arrays["means"], strict=True)), arrays["seen"])
 
 

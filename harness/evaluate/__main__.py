@@ -135,18 +135,18 @@ def _analyse(results: dict[str, Any], config: Any, resamples: int, out: Path, ve
     from harness.evaluate.intervals import MIN_SCENES
 
     with count_progress(console, "parts of the analysis") as show:
-        found = analyse(list(results.values()), config, resamples, os.cpu_count() or 1, show)
-    analyses = dict(zip(results, found, strict=True))
-    difference = {"difference": found[0] - found[1]} if len(found) == 2 else {}
+        first, *others = analyse(list(results.values()), config, resamples, os.cpu_count() or 1, show)
+    analyses = dict(zip(results, (first, *others), strict=True))
+    difference = {"difference": first - others[0]} if others else {}
     write_analysis(out / "analysis.json", analyses, resamples)
     draw_analysis(out / "analysis.png", analyses, config.dist_th_tp)
     if verbose:
         _print_analysis(analyses, difference)
-        if found[0].scenes < MIN_SCENES:
+        if first.scenes < MIN_SCENES:
             _say(f"Fewer than {MIN_SCENES} scenes: no intervals.")
         else:
             _say(
-                f"± is the standard error, brackets the 95 % interval, of {resamples:,} draws of {found[0].scenes} "
+                f"± is the standard error, brackets the 95 % interval, of {resamples:,} draws of {first.scenes} "
                 "scenes; AP, mAP and NDS in points. Each interval stands for itself: one of twenty misses the truth."
             )
     _say(f"metrics: {out}, and as a picture: {out / 'analysis.png'}")
@@ -156,10 +156,10 @@ def _print_analysis(analyses: "dict[str, Analysis]", difference: "dict[str, Anal
     from harness.evaluate.analysis import is_error
 
     shown = {title: analysis.estimates() for title, analysis in (difference or analyses).items()}
-    (title, whole), *_ = shown.items()
+    (title, groups), *_ = shown.items()
     plain = [analysis.estimates() for analysis in analyses.values()] if difference else []
     counts = next(iter(analyses.values())).counts
-    for group, numbers in whole.items():
+    for group, numbers in groups.items():
         rows = []
         for name, estimate in numbers.items():
             form, scale = ("{:.3f}", 1.0) if is_error(group, name) else ("{:.1f}", 100.0)

@@ -76,7 +76,7 @@ def write_analysis(path: Path, analyses: dict[str, Analysis], resamples: int) ->
         "scenes": first.scenes,
         "resamples": resamples,
         "counts": {
-            group: {name: asdict(count) for name, count in found.items()} for group, found in first.counts.items()
+            group: {name: asdict(count) for name, count in counted.items()} for group, counted in first.counts.items()
         },
         "results": {title: _plain(analysis) for title, analysis in analyses.items()},
         "difference": _plain(first - others[0]) if others else None,

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 from nuscenes import NuScenes
-from nuscenes.eval.detection.utils import category_to_detection_name
 
 from harness.data.root import LIDAR, NuScenesRoot
 from harness.errors import InputError
@@ -27,13 +26,13 @@ def annotations(root: NuScenesRoot, split: str) -> tuple[Split, Annotations]:
     place = hashlib.sha256(f"{root.path.resolve()}\n{root.version}\n{split}".encode()).hexdigest()[:24]
     path = platformdirs.user_cache_path("crossbev") / "annotations" / f"{place}.npz"
     known = hashlib.sha256(f"{FORMAT}\n{root.state()}\n{root.splits()[split]}".encode()).hexdigest()
-    found = _kept(path, known)
-    if found is None:
+    split_and_truth = _cached(path, known)
+    if split_and_truth is None:
         tokens = root.tokens(split)
         root.check_annotations(split, tokens)
-        found = from_tables(root, tokens)
-        _keep(path, known, *found)
-    return found
+        split_and_truth = from_tables(root, tokens)
+        _store(path, known, *split_and_truth)
+    return split_and_truth
 
 
 def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annotations]:
@@ -49,23 +48,21 @@ def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annot
         numbers.append(scenes.setdefault(sample["scene_token"], len(scenes)))
         keyframe = root.sweeps(token, LIDAR, 1)[0]
         ego.append(nusc.get("ego_pose", keyframe["ego_pose_token"])["translation"])
-        for annotation_token in sample["anns"]:
-            annotation = nusc.get("sample_annotation", annotation_token)
+        for annotation, name, velocity in root.annotations(token):
             if annotation["category_name"] == "static_object.bicycle_rack":
                 rack_sample.append(number)
                 racks.append([*annotation["translation"], *annotation["size"], *annotation["rotation"]])
-            name = category_to_detection_name(annotation["category_name"])
             if name is None or annotation["num_lidar_pts"] + annotation["num_radar_pts"] == 0:
                 continue
             if len(annotation["attribute_tokens"]) > 1:
-                raise InputError(f"annotation {annotation_token} has more than one attribute")
+                raise InputError(f"annotation {annotation['token']} has more than one attribute")
             sample_of.append(number)
             points.append(annotation["num_lidar_pts"])
             visibility.append(_level(nusc, annotation["visibility_token"]))
             boxes.append(
                 {
                     **{key: annotation[key] for key in ("translation", "size", "rotation")},
-                    "velocity": nusc.box_velocity(annotation_token)[:2],
+                    "velocity": velocity[:2],
                     "detection_name": name,
                     "detection_score": -1.0,
                     "attribute_name": next((attributes[key] for key in annotation["attribute_tokens"]), ""),
@@ -78,8 +75,8 @@ def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annot
         rack_sample=np.array(rack_sample, dtype=np.int64),
         rack=np.array(racks, dtype=np.float64).reshape(-1, 10),
     )
-    found = columns(sample_of, boxes, tokens)
-    return split, Annotations.of(found, np.array(points, dtype=np.int64), np.array(visibility, dtype=np.int64))
+    box_columns = columns(sample_of, boxes, tokens)
+    return split, Annotations.of(box_columns, np.array(points, dtype=np.int64), np.array(visibility, dtype=np.int64))
 
 
 _LEVELS = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}
@@ -90,7 +87,7 @@ def _level(nusc: NuScenes, token: str) -> int:
     return _LEVELS.get(nusc.get("visibility", token)["level"], 0) if token else 0
 
 
-def _kept(path: Path, known: str) -> tuple[Split, Annotations] | None:
+def _cached(path: Path, known: str) -> tuple[Split, Annotations] | None:
     """What an earlier call left, unless it is of other tables or was damaged since."""
     try:
         arrays = read_arrays(path, "annotations") or {}
@@ -107,7 +104,7 @@ def _kept(path: Path, known: str) -> tuple[Split, Annotations] | None:
     return Split(tokens=tokens, **parts[Split]), Annotations(**parts[Annotations])
 
 
-def _keep(path: Path, known: str, split: Split, truth: Annotations) -> None:
+def _store(path: Path, known: str, split: Split, truth: Annotations) -> None:
     arrays = {
         f"{type(part).__name__}.{name}": np.asarray(array)
         for part in (split, truth)

@@ -71,19 +71,19 @@ def precision_by_band(
 ) -> dict[str, np.ndarray]:
     """Mean AP of each band that has annotations, float64 (draws,) each, as a fraction; NaN in draws without any."""
     base = at_one_threshold(matched, config)
-    found = base.found[0]
-    own = np.where(found >= 0, by.truth[found] if len(by.truth) else EVERY, by.predicted)
+    matches = base.matches[0]
+    band_of = np.where(matches >= 0, by.truth[matches] if len(by.truth) else EVERY, by.predicted)
     # An annotation of no band takes the box that finds it with it.
-    outside = (found >= 0) & (own == EVERY)
-    whole = rankings(base, config)
+    outside = (matches >= 0) & (band_of == EVERY)
+    all_rankings = rankings(base, config)
     precision = {}
     for number, band in enumerate(by.bands):
         inside = by.truth == number
         if not inside.any():
             continue
         total, classes = np.zeros(len(copies)), np.zeros(len(copies))
-        part = rankings(without(base, outside | ((own != number) & (own != EVERY)), ~inside), config)
-        for ranked, among in zip(part, whole, strict=True):
+        part = rankings(without(base, outside | ((band_of != number) & (band_of != EVERY)), ~inside), config)
+        for ranked, among in zip(part, all_rankings, strict=True):
             if ranked.truths.any():
                 shared = replace(ranked, among=among.truths) if by.shared else ranked
                 total += recounted(shared, config, copies)[0]

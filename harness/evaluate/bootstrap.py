@@ -35,9 +35,9 @@ def resampled(matched: Matched, config: DetectionConfig, copies: np.ndarray) -> 
     tp = list(config.dist_ths).index(config.dist_th_tp)
     labels = [DETECTION_NAMES.index(name) for name in config.class_names]
     counted = {
-        (label, number): recounted(ranking(matched, label, found, with_errors=number == tp), config, copies)
+        (label, number): recounted(ranking(matched, label, matches, with_errors=number == tp), config, copies)
         for label in labels
-        for number, found in enumerate(matched.found)
+        for number, matches in enumerate(matched.matches)
     }
     precision = {
         name: np.mean([counted[label, number][0] for number in range(len(config.dist_ths))], axis=0)

@@ -13,7 +13,7 @@ def match_groups(
     order: np.ndarray,
     groups: int,
     thresholds: np.ndarray,
-    found: np.ndarray,
+    matches: np.ndarray,
 ) -> None:
     """Give each prediction the nearest annotation of its group that no better one has, if it is near enough.
 
@@ -25,7 +25,7 @@ def match_groups(
         order: Indices of those that count, the best first.
         groups: How many there are.
         thresholds: Distances under which a match counts, each matched on its own.
-        found: int64 (thresholds, predictions), all -1; filled with indices of annotations.
+        matches: int64 (thresholds, predictions), all -1; filled with indices of annotations.
     """
     truth_start, truth_order = grouped(truth_group, np.arange(len(truth_group)), groups)
     predicted_start, predicted_order = grouped(predicted_group, order, groups)
@@ -51,7 +51,7 @@ def match_groups(
                         best, nearest = candidate, distance[candidate]
                 if nearest < thresholds[number]:
                     taken[number, best] = True
-                    found[number, row] = truth_order[first + best]
+                    matches[number, row] = truth_order[first + best]
 
 
 @njit(cache=True, nogil=True)
@@ -111,7 +111,7 @@ def grouped(group: np.ndarray, order: np.ndarray, groups: int) -> tuple[np.ndarr
 
 
 @njit(cache=True, nogil=True)
-def _kept(i: int, scene: np.ndarray, copies: np.ndarray) -> int:
+def _last_present(i: int, scene: np.ndarray, copies: np.ndarray) -> int:
     """The last prediction up to i whose scene is there; the first one where there is none."""
     while i > 0 and copies[scene[i]] == 0:
         i -= 1
@@ -161,7 +161,7 @@ def curve(
     level = -1
     total = np.zeros(kinds)
     known = np.zeros(kinds, dtype=np.int64)
-    false, found, at, after = 0, 0, 0, 0
+    false, true, at, after = 0, 0, 0, 0
     for row in range(len(hits)):
         i = hits[row]
         times = copies[scene[i]]
@@ -172,13 +172,13 @@ def curve(
             false += copies[scene[j]]
         after = i + 1
         for copy in range(times):
-            recall = (found + 1) / truths
+            recall = (true + 1) / truths
             if at < len(recalls) and recalls[at] < recall:
-                sharp = (found + 1) / (share * false + found + 1)
-                old_recall, old_sharp = found / truths, found / (share * false + found) if found else 0.0
-                before = score[_kept(i if copy else i - 1, scene, copies)]
+                sharp = (true + 1) / (share * false + true + 1)
+                old_recall, old_sharp = true / truths, true / (share * false + true) if true else 0.0
+                before = score[_last_present(i if copy else i - 1, scene, copies)]
                 while at < len(recalls) and recalls[at] < recall:
-                    if false + found == 0:
+                    if false + true == 0:
                         precision[at], confidence[at] = sharp, score[i]
                     elif recalls[at] == old_recall:
                         precision[at], confidence[at] = old_sharp, before
@@ -187,7 +187,7 @@ def curve(
                         precision[at] = (sharp - old_sharp) / (recall - old_recall) * step + old_sharp
                         confidence[at] = (score[i] - before) / (recall - old_recall) * step + before
                     at += 1
-            found += 1
+            true += 1
             if kinds:
                 fresh = level < 0 or levels[level] != score[i]
                 level += fresh
@@ -199,13 +199,13 @@ def curve(
                     last[level, kind] = total[kind] / known[kind] if known[kind] else 0.0
                     if fresh:
                         first[level, kind] = last[level, kind]
-    if found == 0:
+    if true == 0:
         return
     for j in range(after, len(scene)):
         false += copies[scene[j]]
-    before = score[_kept(len(scene) - 1, scene, copies)]
-    while at < len(recalls) and recalls[at] <= found / truths:
-        precision[at], confidence[at] = found / (share * false + found), before
+    before = score[_last_present(len(scene) - 1, scene, copies)]
+    while at < len(recalls) and recalls[at] <= true / truths:
+        precision[at], confidence[at] = true / (share * false + true), before
         at += 1
     for at in range(len(recalls) if kinds else 0):
         # The lowest level above this confidence, and the highest one that is not.

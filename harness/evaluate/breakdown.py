@@ -33,20 +33,20 @@ def costs(matched: Matched, config: DetectionConfig, copies: np.ndarray) -> dict
     base = at_one_threshold(matched, config)
     before = rankings(base, config)
     precision = [recounted(ranked, config, copies)[0] for ranked in before]
-    found = {}
+    cost_of = {}
     for kind, mended in _mended(base, config).items():
         gains = []
         for ap, old, new in zip(precision, before, rankings(mended, config), strict=True):
             # Where all of a class were missed, nothing is left to be missed.
             emptied = (copies @ new.truths == 0) & (copies @ old.truths > 0)
             gains.append(np.where(emptied, 1.0, recounted(new, config, copies)[0]) - ap)
-        found[kind] = np.mean(gains, axis=0)
-    return found
+        cost_of[kind] = np.mean(gains, axis=0)
+    return cost_of
 
 
 def at_one_threshold(matched: Matched, config: DetectionConfig) -> Matched:
     """The result, matched with the threshold of the true-positive errors alone."""
-    return replace(matched, found=matched.found[[list(config.dist_ths).index(config.dist_th_tp)]])
+    return replace(matched, matches=matched.matches[[list(config.dist_ths).index(config.dist_th_tp)]])
 
 
 def without(matched: Matched, boxes: np.ndarray, truths: np.ndarray) -> Matched:
@@ -56,7 +56,7 @@ def without(matched: Matched, boxes: np.ndarray, truths: np.ndarray) -> Matched:
         matched,
         truth=matched.truth.where(~truths),
         order=matched.order[~boxes[matched.order]],
-        found=np.where(matched.found >= 0, number[matched.found] if len(number) else -1, -1),
+        matches=np.where(matched.matches >= 0, number[matched.matches] if len(number) else -1, -1),
     )
 
 
@@ -87,7 +87,7 @@ def error_kinds(matched: Matched, config: DetectionConfig) -> tuple[np.ndarray, 
     kind = np.select(list(conditions.values()), numbers, default=KINDS.index("background"))
     counts = np.zeros(len(predicted), dtype=bool)
     counts[matched.order] = True
-    return np.where(counts & (matched.found[0] < 0), kind, -1), nearest
+    return np.where(counts & (matched.matches[0] < 0), kind, -1), nearest
 
 
 def _mended(matched: Matched, config: DetectionConfig) -> dict[str, Matched]:
@@ -95,7 +95,7 @@ def _mended(matched: Matched, config: DetectionConfig) -> dict[str, Matched]:
     kind, nearest = error_kinds(matched, config)
     no_truth = np.zeros(len(matched.truth), dtype=bool)
     missed = ~no_truth
-    missed[matched.found[0][matched.found[0] >= 0]] = False
+    missed[matched.matches[0][matched.matches[0] >= 0]] = False
     free = missed.copy()
     results = {}
     for name, of in (("classification", nearest[1]), ("localisation", nearest[0])):
@@ -105,11 +105,11 @@ def _mended(matched: Matched, config: DetectionConfig) -> dict[str, Matched]:
         # The best box of each annotation that was not found.
         boxes = boxes[free[of[boxes]]]
         boxes = boxes[np.unique(of[boxes], return_index=True)[1]]
-        label, found = matched.predicted.label.copy(), matched.found.copy()
-        label[boxes], found[0, boxes] = matched.truth.label[of[boxes]], of[boxes]
+        label, matches = matched.predicted.label.copy(), matched.matches.copy()
+        label[boxes], matches[0, boxes] = matched.truth.label[of[boxes]], of[boxes]
         mask[boxes] = False
         results[name] = without(
-            replace(matched, predicted=replace(matched.predicted, label=label), found=found), mask, no_truth
+            replace(matched, predicted=replace(matched.predicted, label=label), matches=matches), mask, no_truth
         )
     for name in ("both", "duplicate", "background"):
         results[name] = without(matched, kind == KINDS.index(name), no_truth)
@@ -118,4 +118,4 @@ def _mended(matched: Matched, config: DetectionConfig) -> dict[str, Matched]:
 
 def rankings(matched: Matched, config: DetectionConfig) -> list[Ranking]:
     """Of each class, of a result at one threshold."""
-    return [ranking(matched, DETECTION_NAMES.index(name), matched.found[0]) for name in config.class_names]
+    return [ranking(matched, DETECTION_NAMES.index(name), matched.matches[0]) for name in config.class_names]

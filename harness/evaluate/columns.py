@@ -66,8 +66,8 @@ class Annotations(BoxColumns):
     @classmethod
     def of(cls, boxes: BoxColumns, lidar_points: np.ndarray, visibility: np.ndarray) -> Self:
         """The boxes with that."""
-        own = {name: getattr(boxes, name) for name in _names(BoxColumns)}
-        return cls(**own, lidar_points=lidar_points, visibility=visibility)
+        box_fields = {name: getattr(boxes, name) for name in _names(BoxColumns)}
+        return cls(**box_fields, lidar_points=lidar_points, visibility=visibility)
 
 
 @dataclass(frozen=True)
@@ -116,25 +116,25 @@ def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool 
         raise InputError(f"the results have {len(extra)} samples that the split has not, such as {min(extra)}")
     parts: list[BoxColumns] = []
     sample_of: list[int] = []
-    found: list[Any] = []
+    chunk: list[Any] = []
     for token in results if in_file_order else split.tokens:
         boxes = results[token]
         if not isinstance(boxes, list):
             raise InputError(f"sample {token}: its boxes are no list")
         if len(boxes) > max_boxes:
             raise InputError(f"sample {token} has {len(boxes)} boxes; at most {max_boxes} are allowed")
-        _require_own(boxes, token)
-        found += boxes
+        _require_same_sample(boxes, token)
+        chunk += boxes
         sample_of += [numbers[token]] * len(boxes)
-        if len(found) > _AT_ONCE:
-            parts.append(columns(sample_of, found, split.tokens))
-            sample_of, found = [], []
-    whole = concatenated([*parts, columns(sample_of, found, split.tokens)])
-    _require_valid(whole, split)
-    return whole
+        if len(chunk) > _AT_ONCE:
+            parts.append(columns(sample_of, chunk, split.tokens))
+            sample_of, chunk = [], []
+    all_boxes = concatenated([*parts, columns(sample_of, chunk, split.tokens)])
+    _require_valid(all_boxes, split)
+    return all_boxes
 
 
-def _require_own(boxes: list[Any], token: str) -> None:
+def _require_same_sample(boxes: list[Any], token: str) -> None:
     """Raise where a box names another sample than the one that it is listed for: there the devkit would match it."""
     try:
         if [box["sample_token"] for box in boxes].count(token) == len(boxes):
@@ -256,18 +256,18 @@ def ego_distance(boxes: BoxColumns, split: Split) -> np.ndarray:
 def scored(boxes: BoxColumns, split: Split, config: DetectionConfig) -> np.ndarray:
     """Mask of the boxes that count: nearer than their class's range, and no bicycle or motorcycle in a bicycle rack."""
     reach = np.array([config.class_range[name] for name in DETECTION_NAMES], dtype=np.float64)
-    kept = ego_distance(boxes, split) < reach[boxes.label]
+    is_scored = ego_distance(boxes, split) < reach[boxes.label]
     if not len(split.rack):
-        return kept
+        return is_scored
     racks = {
         number: [_box(rack) for rack in split.rack[split.rack_sample == number]] for number in set(split.rack_sample)
     }
-    doubtful = kept & np.isin(boxes.label, _IN_RACKS) & np.isin(boxes.sample, split.rack_sample)
+    doubtful = is_scored & np.isin(boxes.label, _IN_RACKS) & np.isin(boxes.sample, split.rack_sample)
     for index in doubtful.nonzero()[0]:
         # One point at a time, as the devkit asks: the last bit of a product may depend on how many there are.
         point = boxes.center[index][:, None]
-        kept[index] = not any(points_in_box(rack, point).any() for rack in racks[boxes.sample[index]])
-    return kept
+        is_scored[index] = not any(points_in_box(rack, point).any() for rack in racks[boxes.sample[index]])
+    return is_scored
 
 
 def _box(rack: np.ndarray) -> Box:

@@ -70,10 +70,10 @@ def read_config(path: Path) -> DetectionConfig:
     except OSError as error:
         raise InputError(f"detection configuration {path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        found = error.errors()[0]
-        at = ".".join(str(part) for part in found["loc"])
-        said = found["msg"].removeprefix("Value error, ")
-        raise InputError(f"detection configuration {path}: {at + ': ' if at else ''}{said}") from error
+        first_error = error.errors()[0]
+        at = ".".join(str(part) for part in first_error["loc"])
+        message = first_error["msg"].removeprefix("Value error, ")
+        raise InputError(f"detection configuration {path}: {at + ': ' if at else ''}{message}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"detection configuration {path} is no JSON: {error}") from error
 
@@ -94,10 +94,10 @@ def score(
     Returns:
         mAP, NDS (fractions), the five errors as the devkit defines them, and ``AP/CLASS`` for each class.
     """
-    whole = detection_config(config)
-    matched, metrics, curves = evaluate(root, split, content["results"], whole)
+    settings = detection_config(config)
+    matched, metrics, curves = evaluate(root, split, content["results"], settings)
     write_metrics(metrics, curves, content["meta"], folder.path)
-    write_draws(folder.draws, resampled(matched, whole, draws(matched.split.scenes)), matched.split.scenes)
+    write_draws(folder.draws, resampled(matched, settings, draws(matched.split.scenes)), matched.split.scenes)
     return {
         "mAP": metrics.mean_ap,
         "NDS": metrics.nd_score,

@@ -43,15 +43,15 @@ def draw_analysis(path: Path, analyses: dict[str, Analysis], threshold: float) -
         threshold: Distance in metres at which COSTS and strata are counted.
     """
     figure = new_figure(14.5, 7.5, ground="white")
-    whole = list(analyses.values())
-    found = [analysis.estimates() for analysis in whole]
-    gaps = (whole[0] - whole[1]).estimates() if len(whole) == 2 else {}
+    first, *others = analyses.values()
+    estimated = [analysis.estimates() for analysis in analyses.values()]
+    gaps = (first - others[0]).estimates() if others else {}
     for axes, (group, title) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
-        for number, (name, estimates) in enumerate(zip(analyses, found, strict=True)):
+        for number, (name, estimates) in enumerate(zip(analyses, estimated, strict=True)):
             numbers = list(estimates[group].values())
             axes.errorbar(
                 [100 * estimate.value for estimate in numbers],
-                np.arange(len(numbers)) + (number - (len(found) - 1) / 2) * 0.28,
+                np.arange(len(numbers)) + (number - (len(estimated) - 1) / 2) * 0.28,
                 xerr=[_reach(estimate) for estimate in numbers],
                 fmt="o",
                 markersize=4.5,
@@ -66,8 +66,8 @@ def draw_analysis(path: Path, analyses: dict[str, Analysis], threshold: float) -
             weight, color = ("bold", INK) if clear else ("normal", FAINT)
             place = axes.get_yaxis_transform()
             axes.text(1.02, row, _signed(gap), transform=place, va="center", fontsize=7.5, weight=weight, color=color)
-        counts = whole[0].counts.get(group)
-        names = [f"{name} ({counts[name].annotations:,})" if counts else name for name in found[0][group]]
+        counts = first.counts.get(group)
+        names = [f"{name} ({counts[name].annotations:,})" if counts else name for name in estimated[0][group]]
         axes.set_yticks(np.arange(len(names)), names, fontsize=8)
         axes.invert_yaxis()
         axes.set_title(title.format(threshold=threshold), fontsize=10)
@@ -79,15 +79,16 @@ def draw_analysis(path: Path, analyses: dict[str, Analysis], threshold: float) -
 
 
 def _headline(analyses: dict[str, Analysis]) -> str:
-    names, whole = [plain(name) for name in analyses], list(analyses.values())
-    scenes = f"{whole[0].scenes} scenes; in parentheses the number of annotations"
-    if len(whole) == 1:
-        shown = whole[0].estimates()[METRICS]
-        said = ", ".join(f"{name} {100 * shown[name].value:.1f} ± {_reach(shown[name]):.1f}" for name in _HEADS)
-        return f"{said} points (95 %), {scenes}"
-    gap = (whole[0] - whole[1]).estimates()[METRICS]
-    said = ", ".join(f"{name} {_signed(gap[name])}" for name in _HEADS)
-    return f"{names[0]} less {names[1]}: {said} points (95 %), {scenes}"
+    names = [plain(name) for name in analyses]
+    first, *others = analyses.values()
+    scenes = f"{first.scenes} scenes; in parentheses the number of annotations"
+    if not others:
+        shown = first.estimates()[METRICS]
+        text = ", ".join(f"{name} {100 * shown[name].value:.1f} ± {_reach(shown[name]):.1f}" for name in _HEADS)
+        return f"{text} points (95 %), {scenes}"
+    gap = (first - others[0]).estimates()[METRICS]
+    text = ", ".join(f"{name} {_signed(gap[name])}" for name in _HEADS)
+    return f"{names[0]} less {names[1]}: {text} points (95 %), {scenes}"
 
 
 _HEADS = ("mAP", "NDS")
@@ -135,7 +136,7 @@ def draw_examples(
 
 def _devkit_boxes(token: str, columns: BoxColumns) -> EvalBoxes:
     boxes = EvalBoxes()
-    found = [
+    detection_boxes = [
         DetectionBox(
             sample_token=token,
             translation=tuple(columns.center[i].tolist()),
@@ -146,5 +147,5 @@ def _devkit_boxes(token: str, columns: BoxColumns) -> EvalBoxes:
         )
         for i in range(len(columns))
     ]
-    boxes.add_boxes(token, found)
+    boxes.add_boxes(token, detection_boxes)
     return boxes

@@ -106,12 +106,12 @@ class Analysis:
 
     def estimates(self) -> dict[str, dict[str, Estimate]]:
         """Each number with its standard error and 95 % interval."""
-        found: dict[str, dict[str, Estimate]] = {}
+        estimated: dict[str, dict[str, Estimate]] = {}
         for group, numbers in self.groups.items():
             counts = self.counts.get(group, {})
             scenes = {name: counts[name].scenes if name in counts else self.scenes for name in numbers}
-            found[group] = {name: Estimate.of(drawn, scenes[name]) for name, drawn in numbers.items()}
-        return found
+            estimated[group] = {name: Estimate.of(drawn, scenes[name]) for name, drawn in numbers.items()}
+        return estimated
 
 
 def keep_analysis(path: Path, analysis: Analysis) -> None:
@@ -120,7 +120,7 @@ def keep_analysis(path: Path, analysis: Analysis) -> None:
     header = {
         "scenes": analysis.scenes,
         "numbers": [[group, name] for group, numbers in groups.items() for name in numbers],
-        "counts": {g: {name: asdict(count) for name, count in found.items()} for g, found in analysis.counts.items()},
+        "counts": {g: {name: asdict(count) for name, count in named.items()} for g, named in analysis.counts.items()},
     }
     values = np.stack([values for numbers in groups.values() for values in numbers.values()])
     keep_arrays(path, _ANALYSIS_FORM, header, values=values.astype(np.float32))
@@ -128,12 +128,12 @@ def keep_analysis(path: Path, analysis: Analysis) -> None:
 
 def kept_analysis(path: Path) -> Analysis | None:
     """What `keep_analysis` left; None where there is nothing, or nothing that can be read."""
-    found = kept_arrays(path, _ANALYSIS_FORM)
-    if found is None:
+    stored = kept_arrays(path, _ANALYSIS_FORM)
+    if stored is None:
         return None
-    header, arrays = found
+    header, arrays = stored
     groups: dict[str, dict[str, np.ndarray]] = {}
     for (group, name), values in zip(header["numbers"], arrays["values"].astype(np.float64), strict=True):
         groups.setdefault(group, {})[name] = values
-    counts = {g: {name: Count(**count) for name, count in found.items()} for g, found in header["counts"].items()}
+    counts = {g: {name: Count(**count) for name, count in named.items()} for g, named in header["counts"].items()}
     return Analysis(header["scenes"], groups, counts)

@@ -33,11 +33,11 @@ def mask_ap(pairs: Iterable[tuple[Truth, Found]]) -> dict[str, float]:
     images: list[dict] = []
     annotations: list[dict] = []
     results: list[dict] = []
-    for number, (truth, found) in enumerate(pairs, start=1):
+    for number, (truth, predicted) in enumerate(pairs, start=1):
         images.append({"id": number, "height": truth[0].shape[1], "width": truth[0].shape[2]})
         for row in _rows(number, *truth):
             annotations.append(row | {"id": len(annotations) + 1, "iscrowd": 0})
-        results += _rows(number, *found)
+        results += _rows(number, *predicted)
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
     # It prints its progress and its table.
     with contextlib.redirect_stdout(io.StringIO()):

@@ -6,9 +6,9 @@ from harness.evaluate.box_loops import match_groups
 from harness.evaluate.columns import BoxColumns
 
 
-def best_first(score: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def best_first(score: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Predictions of a mask by score, best first; of equal ones the later first, as the devkit sorts."""
-    later_first = kept.nonzero()[0][::-1]
+    later_first = mask.nonzero()[0][::-1]
     return later_first[np.argsort(-score[later_first], kind="stable")]
 
 
@@ -28,7 +28,7 @@ def match(
         int64 (thresholds, predictions): index into `truth`, or -1.
     """
     samples = 1 + max(truth.sample.max(initial=-1), predicted.sample.max(initial=-1))
-    found = np.full((len(thresholds), len(predicted)), -1, dtype=np.int64)
+    matches = np.full((len(thresholds), len(predicted)), -1, dtype=np.int64)
     match_groups(
         truth.center,
         truth.sample * classes + truth.label,
@@ -37,6 +37,6 @@ def match(
         order,
         samples * classes,
         thresholds,
-        found,
+        matches,
     )
-    return found
+    return matches

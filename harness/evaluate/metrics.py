@@ -37,7 +37,7 @@ class Matched:
     truth: Annotations
     predicted: BoxColumns
     """All, also those that do not count."""
-    found: np.ndarray
+    matches: np.ndarray
     """int64 (thresholds, predictions): index into `truth`, or -1."""
     order: np.ndarray
     """int64: indices of the predictions that count, best first."""
@@ -55,8 +55,8 @@ def compare(split: Split, truth: Annotations, predicted: BoxColumns, config: Det
         raise ValueError(f"only center_distance is known, not {config.dist_fcn!r}")
     truth = truth.where(scored(truth, split, config))
     order = best_first(predicted.score, scored(predicted, split, config))
-    found = match(truth, predicted, order, np.array(config.dist_ths, float), len(DETECTION_NAMES))
-    return Matched(split, truth, predicted, found, order)
+    matches = match(truth, predicted, order, np.array(config.dist_ths, float), len(DETECTION_NAMES))
+    return Matched(split, truth, predicted, matches, order)
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,17 @@ class Ranking:
     """int64 (scenes,): annotations that share the false positives with these; None where these have them alone."""
 
 
-def ranking(matched: Matched, label: int, found: np.ndarray, with_errors: bool = False) -> Ranking:
+def ranking(matched: Matched, label: int, matches: np.ndarray, with_errors: bool = False) -> Ranking:
     """The ranking of a class.
 
     Args:
         matched: Boxes.
         label: Number of the class.
-        found: int64 (predictions,): index of the annotation that each prediction finds, or -1.
+        matches: int64 (predictions,): index of the annotation that each prediction finds, or -1.
         with_errors: Otherwise the ranking has none.
     """
     rows = matched.of_class[label]
-    wanted = found[rows]
+    wanted = matches[rows]
     hits = (wanted >= 0).nonzero()[0]
     errors = _errors(matched, label, rows[hits], wanted[hits]) if with_errors else np.empty((0, 0))
     scene = matched.split.scene
@@ -106,7 +106,7 @@ def measure(matched: Matched, config: DetectionConfig) -> tuple[DetectionMetrics
     curves, metrics = DetectionMetricDataList(), DetectionMetrics(config)
     for name in config.class_names:
         for number, threshold in enumerate(config.dist_ths):
-            data = _curve(ranking(matched, DETECTION_NAMES.index(name), matched.found[number], with_errors=True))
+            data = _curve(ranking(matched, DETECTION_NAMES.index(name), matched.matches[number], with_errors=True))
             curves.set(name, threshold, data)
             metrics.add_label_ap(name, threshold, calc_ap(data, config.min_recall, config.min_precision))
         for metric in TP_METRICS:
@@ -145,9 +145,9 @@ def _curve(ranked: Ranking) -> DetectionMetricData:
 def _errors(matched: Matched, label: int, rows: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The five errors of matched pairs, (pairs, 5)."""
     a, b = matched.predicted, matched.truth
-    found_size, wanted_size = a.size[rows], b.size[truth]
-    smaller = np.minimum(found_size, wanted_size).prod(axis=1)
-    union = wanted_size.prod(axis=1) + found_size.prod(axis=1) - smaller
+    predicted_size, wanted_size = a.size[rows], b.size[truth]
+    smaller = np.minimum(predicted_size, wanted_size).prod(axis=1)
+    union = wanted_size.prod(axis=1) + predicted_size.prod(axis=1) - smaller
     gap = a.center[rows, :2] - b.center[truth, :2]
     wanted_attribute = b.attribute[truth]
     # A barrier looks the same from both ends.

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from nuscenes.eval.detection.utils import category_to_detection_name
 from rich.console import Console
 
 from detectors.geometry.boxes import CLASSES, MOVING
@@ -64,8 +63,10 @@ def samples_by_split(root: NuScenesRoot, split: str | None) -> dict[str, list[st
     of_scene = defaultdict(list)
     for sample in root.devkit.sample:
         of_scene[names[sample["scene_token"]]].append(sample["token"])
-    found = {name: [t for scene in scenes for t in of_scene.get(scene, [])] for name, scenes in root.splits().items()}
-    return {name: tokens for name, tokens in found.items() if tokens}
+    by_split = {
+        name: [t for scene in scenes for t in of_scene.get(scene, [])] for name, scenes in root.splits().items()
+    }
+    return {name: tokens for name, tokens in by_split.items() if tokens}
 
 
 def gather(root: NuScenesRoot, tokens: list[str]) -> Annotations:
@@ -73,9 +74,7 @@ def gather(root: NuScenesRoot, tokens: list[str]) -> Annotations:
     rows = []
     for index, token in enumerate(tokens):
         ego = root.devkit.get("ego_pose", root.sweeps(token, LIDAR, 1)[0]["ego_pose_token"])["translation"]
-        for annotation_token in root.devkit.get("sample", token)["anns"]:
-            row = root.devkit.get("sample_annotation", annotation_token)
-            name = category_to_detection_name(row["category_name"])
+        for row, name, velocity in root.annotations(token):
             at = row["translation"]
             rows.append(
                 (
@@ -84,7 +83,7 @@ def gather(root: NuScenesRoot, tokens: list[str]) -> Annotations:
                     row["num_lidar_pts"],
                     row["num_radar_pts"],
                     np.hypot(at[0] - ego[0], at[1] - ego[1]),
-                    np.hypot(*root.devkit.box_velocity(annotation_token)[:2]),
+                    np.hypot(*velocity[:2]),
                 )
             )
     table = np.array(rows, dtype=np.float64).reshape(-1, 6).T
@@ -109,26 +108,28 @@ def find_unusable(
         fast: Look at sizes only, instead of decoding every file.
         show: Called with the number of files done and of all files.
     """
-    found = list(_absent_keyframes(root, tokens))
+    unusable = list(_absent_keyframes(root, tokens))
     hashes = _hashes(root.path)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside of Python's lock
         for first in range(0, len(rows), _CHUNK):
             chunk = rows[first : first + _CHUNK]
             reasons = pool.map(lambda row: _what_is_wrong(root.path, row, fast, hashes), chunk)
-            found += [Unusable(row["channel"], why) for row, why in zip(chunk, reasons, strict=True) if why is not None]
+            unusable += [
+                Unusable(row["channel"], why) for row, why in zip(chunk, reasons, strict=True) if why is not None
+            ]
             show(first + len(chunk), len(rows))
-    return found
+    return unusable
 
 
-def raise_if_unusable(found: list[Unusable]) -> None:
+def raise_if_unusable(unusable: list[Unusable]) -> None:
     """Raise an InputError that names the first of them, one a line."""
-    if not found:
+    if not unusable:
         return
-    lines = [unusable.reason for unusable in found[:_SHOWN]]
-    if len(found) > _SHOWN:
-        lines.append(f"... and {len(found) - _SHOWN} more")
+    lines = [one.reason for one in unusable[:_SHOWN]]
+    if len(unusable) > _SHOWN:
+        lines.append(f"... and {len(unusable) - _SHOWN} more")
     raise InputError(
-        "\n".join([f"{len(found)} sensor files cannot be used:" if len(found) > 1 else lines.pop(0), *lines])
+        "\n".join([f"{len(unusable)} sensor files cannot be used:" if len(unusable) > 1 else lines.pop(0), *lines])
     )
 
 
@@ -168,22 +169,22 @@ def print_files(console: Console, rows: list[dict[str, Any]], unusable: list[Unu
 
 
 def _class_row(annotations: Annotations, label: int, masks: list[np.ndarray]) -> list[str]:
-    own = annotations.label == label
-    counts = [str((own & mask).sum()) for mask in masks]
+    in_class = annotations.label == label
+    counts = [str((in_class & mask).sum()) for mask in masks]
     if label == IGNORED:
         return ["(ignored)", *counts, *[""] * 5]
-    if not own.any():
+    if not in_class.any():
         return [CLASSES[label], *counts, *[""] * 5]
-    speed = annotations.speed[own]
+    speed = annotations.speed[in_class]
     known = ~np.isnan(speed)
-    lidar, radar = annotations.lidar_points[own], annotations.radar_points[own]
+    lidar, radar = annotations.lidar_points[in_class], annotations.radar_points[in_class]
     return [
         CLASSES[label],
         *counts,
         f"{lidar.mean():.1f}",
         f"{radar.mean():.1f}",
         f"{(lidar + radar == 0).mean():.1%}",
-        f"{np.median(annotations.distance[own]):.1f} m",
+        f"{np.median(annotations.distance[in_class]):.1f} m",
         f"{(speed[known] > MOVING).mean():.1%}" if known.any() else "unknown",
     ]
 
@@ -201,8 +202,8 @@ def _hashes(root: Path) -> dict[str, str]:
     """Of a dataset of ours, what the manifest says of each file."""
     path = root / MANIFEST
     manifest = read_json(path) if path.is_file() else {}
-    found = manifest.get("sha256", {}) if isinstance(manifest, dict) else {}
-    return found if isinstance(found, dict) else {}
+    hashes = manifest.get("sha256", {}) if isinstance(manifest, dict) else {}
+    return hashes if isinstance(hashes, dict) else {}
 
 
 def _what_is_wrong(root: Path, row: dict[str, Any], fast: bool, hashes: dict[str, str]) -> str | None:

@@ -175,14 +175,14 @@ def pixels(points: Float[np.ndarray, "*n 3"], intrinsics: Float[np.ndarray, "3 3
 
 def cut_polygon(points: Float[np.ndarray, "p 3"], closed: bool = True) -> Float[np.ndarray, "q 3"]:
     """The part of a polygon, or of a line where it is not closed, that lies before a camera; empty where none does."""
-    kept = []
+    corners = []
     for i, end in enumerate(points):
         start = points[i - 1]
         if (closed or i) and (start[2] < _NEAR) != (end[2] < _NEAR):
-            kept.append(start + (end - start) * (_NEAR - start[2]) / (end[2] - start[2]))
+            corners.append(start + (end - start) * (_NEAR - start[2]) / (end[2] - start[2]))
         if end[2] >= _NEAR:
-            kept.append(end)
-    return np.array(kept).reshape(-1, 3)
+            corners.append(end)
+    return np.array(corners).reshape(-1, 3)
 
 
 def _draw_image(axes: Axes, views: CameraViews, camera: int, boxes: Boxes) -> None:

@@ -124,7 +124,7 @@ def copy_labels(spec: LabelsJobSpec, root: NuScenesRoot, given: Path, folder: Ru
 
 
 def _counts(labels: PseudoLabels) -> dict[str, float]:
-    instances = sum(len(image.found) for image in labels.images.values())
+    instances = sum(len(image.instances) for image in labels.images.values())
     return {"images": float(len(labels.images)), "instances": float(instances)}
 
 

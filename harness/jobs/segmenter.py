@@ -82,7 +82,7 @@ def score_segmenter(
     """Mask AP on a split, in pixels of the segmenter's input."""
     segmenter.to(fabric.device).eval()
     images = ImageSet(root.images(split), segmenter.spec.image_size)
-    images.kept.limit = 0  # each is seen once
+    images.cache.limit = 0  # each is seen once
 
     def pairs() -> Iterator[tuple[Truth, Found]]:
         for batch in images.plain_batches(SCORED_TOGETHER):

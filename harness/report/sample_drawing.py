@@ -101,7 +101,7 @@ def best_threshold(matched: Matched, at: int) -> float:
         at: Number of the distance under which a detection is a hit.
     """
     rows = matched.order[np.argsort(-matched.predicted.score[matched.order], kind="stable")]
-    hits = np.cumsum(matched.found[at, rows] >= 0)
+    hits = np.cumsum(matched.matches[at, rows] >= 0)
     if len(rows) == 0 or hits[-1] == 0:
         return 0.0
     f1 = 2 * hits / (np.arange(1, len(rows) + 1) + len(matched.truth))
@@ -119,7 +119,7 @@ def judged(matched: Matched, sample: int, at: int, threshold: float) -> dict[str
     """
     rows = np.sort(matched.order[matched.predicted.sample[matched.order] == sample])
     rows = rows[matched.predicted.score[rows] >= threshold]
-    found = matched.found[at, rows]
+    found = matched.matches[at, rows]
     own = (matched.truth.sample == sample).nonzero()[0]
     return {
         "false": matched.predicted.where(rows[found < 0]),

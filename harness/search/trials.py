@@ -11,14 +11,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import BaseImportanceEvaluator
+from optuna.storages import BaseStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.errors import InputError, without_password
@@ -57,7 +57,7 @@ class TrialBook:
         make_folder(folder / "owners")
         self._lock = FileLock(folder / "ask.lock")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = self._open(storage, identity)
+        self.study, self._storage = self._open(storage, identity)
         self._alive = FileLock(self._lock_of(self._owner))
         self._alive.acquire()
         self._beat_at = -math.inf
@@ -115,11 +115,14 @@ class TrialBook:
 
     def reap(self) -> None:
         """Tell FAIL of the trials whose owner is dead, and enqueue again the values of all that were cut short."""
-        storage, beats = self.study._storage, self.study.user_attrs
+        beats = self.study.user_attrs
         dead = [trial for trial in self.running() if self._is_dead(trial, beats)]
+        study_id = self._storage.get_study_id_from_name(self._folder.name)
         for trial in dead:
-            storage.set_trial_user_attr(trial._trial_id, REASON, DIED)
-            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            # Through the storage, as a study writes attributes only of trials that it asked for itself.
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+            self._storage.set_trial_user_attr(trial_id, REASON, DIED)
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
         for owner in {trial.user_attrs.get(OWNER, "").partition("@")[0] for trial in dead}:
             self._lock_of(owner).unlink(missing_ok=True)
         trials = self.study.get_trials(deepcopy=False)
@@ -195,7 +198,7 @@ class TrialBook:
     def _lock_of(self, owner: str) -> Path:
         return self._folder / "owners" / f"{owner}.lock"
 
-    def _open(self, storage: str | None, identity: Mapping[str, Any]) -> optuna.Study:
+    def _open(self, storage: str | None, identity: Mapping[str, Any]) -> tuple[optuna.Study, BaseStorage]:
         where = without_password(storage or str(self._folder / "journal.log"))
         pruner = _pruner(self._search)
         try:
@@ -230,7 +233,7 @@ class TrialBook:
                 f"{_first_difference(json.loads(stored), json.loads(written))}; choose another --searches-dir or "
                 "--storage"
             )
-        return study
+        return study, kept
 
     def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
         digest = hashlib.sha256(f"{self._search.sampler_seed} {trials}".encode()).digest()
@@ -283,7 +286,8 @@ def _journal(path: Path) -> optuna.storages.JournalStorage:
     lock = _KernelLock(path)
     with lock.held():
         _mend(path)
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    # Any lock will do; Optuna's base class of them is private.
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, lock)))
 
 
 def _mend(path: Path) -> None:
@@ -317,7 +321,7 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-class _KernelLock(BaseJournalFileLock):
+class _KernelLock:
     """Optuna's own locks are files, which a killed process leaves behind; the kernel's die with their owner."""
 
     def __init__(self, path: Path) -> None:

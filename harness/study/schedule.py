@@ -94,5 +94,6 @@ class ScheduleSpec(Spec):
     @property
     def length(self) -> int:
         """Steps of a schedule that has them, as those of all jobs do."""
-        assert self.steps is not None, "a schedule in epochs has to be put in steps by for_samples first"
+        if self.steps is None:
+            raise RuntimeError("a schedule in epochs has to be put in steps by for_samples first")
         return self.steps

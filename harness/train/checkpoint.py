@@ -25,18 +25,18 @@ def save_model(path: Path, model: Detector | Segmenter) -> None:
 
 def check_checkpoint(path: Path, spec: DetectorSpec | SegmenterSpec) -> None:
     """Raise InputError where the file does not hold exactly the tensors of this model."""
-    metadata, found = _header(path)
+    metadata, shapes = _header(path)
     if difference := _difference(metadata.get("classes", list(CLASSES)), list(CLASSES), "classes"):
         raise InputError(f"checkpoint {path} has other classes, or in another order: {difference}")
     wanted_spec = spec.model_dump(mode="json")
     if difference := _difference(metadata.get("spec", wanted_spec), wanted_spec):
         raise InputError(f"checkpoint {path} is of another preset: {difference}")
     wanted = {name: tuple(tensor.shape) for name, tensor in spec.build().state_dict().items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
+    for name in sorted(wanted.keys() | shapes.keys()):
+        if wanted.get(name) != shapes.get(name):
             raise InputError(
                 f"checkpoint {path} does not fit the detector: tensor {name} is "
-                f"{found.get(name, 'missing')} in the file, {wanted.get(name, 'not there')} in the detector"
+                f"{shapes.get(name, 'missing')} in the file, {wanted.get(name, 'not there')} in the detector"
             )
 
 
@@ -74,11 +74,11 @@ def _header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
         raise InputError(f"checkpoint {path} cannot be read as safetensors: {error}") from error
 
 
-def _difference(found: object, wanted: object, at: str = "spec") -> str:
+def _difference(stored: object, wanted: object, at: str = "spec") -> str:
     """The first place where two specs differ, for people; empty where they agree."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in wanted | found:
-            if text := _difference(found.get(key), wanted.get(key), f"{at}.{key}"):
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for key in wanted | stored:
+            if text := _difference(stored.get(key), wanted.get(key), f"{at}.{key}"):
                 return text
         return ""
-    return "" if found == wanted else f"{at} is {json.dumps(found)[:80]} there, {json.dumps(wanted)[:80]} here"
+    return "" if stored == wanted else f"{at} is {json.dumps(stored)[:80]} there, {json.dumps(wanted)[:80]} here"

@@ -33,13 +33,13 @@ class PretrainedLabeller:
         self._classes = _mapped(config, name)
         self._device = device
         try:
-            model, told = _auto_class(config, name).from_pretrained(name, output_loading_info=True)
+            model, loading_info = _auto_class(config, name).from_pretrained(name, output_loading_info=True)
             # Not the processors on torchvision, which is no dependency of ours.
             self._processor = AutoImageProcessor.from_pretrained(name, backend="pil")
         except (OSError, ValueError, ImportError) as error:
             raise InputError(f"model {name!r} of transformers cannot be loaded: {_first_line(error)}") from error
         # The weights of the classes in its training loss may be missing, all others would be random ones.
-        absent = [*told["missing_keys"], *told["mismatched_keys"]]
+        absent = [*loading_info["missing_keys"], *loading_info["mismatched_keys"]]
         if absent := sorted(str(key) for key in absent if not str(key).startswith("criterion.")):
             raise InputError(f"model {name!r} of transformers has no weights for {absent[0]} ({len(absent)} such)")
         self._model = model.to(device).eval()
@@ -60,16 +60,16 @@ class PretrainedLabeller:
             target_sizes=[image.shape[:2]],
             return_binary_maps=True,
         )
-        return self._found(seen, image.shape[:2])
+        return self._instances(seen, image.shape[:2])
 
-    def _found(self, seen: dict[str, Any], size: tuple[int, int]) -> FoundInstances:
-        kept = [(i, info) for i, info in enumerate(seen["segments_info"]) if info["label_id"] in self._classes]
-        kept.sort(key=lambda pair: -pair[1]["score"])
-        masks = [seen["segmentation"][i].cpu() > 0.5 for i, _ in kept]
+    def _instances(self, seen: dict[str, Any], size: tuple[int, int]) -> FoundInstances:
+        segments = [(i, info) for i, info in enumerate(seen["segments_info"]) if info["label_id"] in self._classes]
+        segments.sort(key=lambda pair: -pair[1]["score"])
+        masks = [seen["segmentation"][i].cpu() > 0.5 for i, _ in segments]
         return FoundInstances(
             mask=torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool),
-            label=torch.tensor([self._classes[info["label_id"]] for _, info in kept], dtype=torch.long),
-            score=torch.tensor([float(info["score"]) for _, info in kept], dtype=torch.float32),
+            label=torch.tensor([self._classes[info["label_id"]] for _, info in segments], dtype=torch.long),
+            score=torch.tensor([float(info["score"]) for _, info in segments], dtype=torch.float32),
         )
 
 
@@ -83,11 +83,19 @@ def _config(name: str) -> Any:
 
 
 def _auto_class(config: Any, name: str) -> Any:
-    from transformers import AutoModelForInstanceSegmentation, AutoModelForUniversalSegmentation
+    from transformers import (
+        MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING,
+        MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
+        AutoModelForInstanceSegmentation,
+        AutoModelForUniversalSegmentation,
+    )
 
-    kinds = (AutoModelForUniversalSegmentation, AutoModelForInstanceSegmentation)
-    for kind in kinds:
-        if config.model_type in _KNOWN and type(config) in kind._model_mapping:
+    kinds = (
+        (AutoModelForUniversalSegmentation, MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING),
+        (AutoModelForInstanceSegmentation, MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING),
+    )
+    for kind, configs in kinds:
+        if config.model_type in _KNOWN and type(config) in configs:
             return kind
     raise InputError(f"model {name!r} is a {config.model_type}; allowed: {' and '.join(_KNOWN)}")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn as nn
 from lightning.fabric import Fabric
-from lightning.fabric.wrappers import _FabricOptimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from distill.gradients import pulls
@@ -119,7 +119,7 @@ def _ramp(step: int, schedule: ScheduleSpec) -> float:
     return min(1.0, (step + 1) / growing) if growing else 1.0
 
 
-def _save(run: RunFolder, objective: nn.Module, optimizer: _FabricOptimizer, course: LRScheduler, step: int) -> None:
+def _save(run: RunFolder, objective: nn.Module, optimizer: Optimizer, course: LRScheduler, step: int) -> None:
     state = {
         "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -131,7 +131,7 @@ def _save(run: RunFolder, objective: nn.Module, optimizer: _FabricOptimizer, cou
     atomic_write(run.state, content.getvalue())
 
 
-def _restore(run: RunFolder, objective: nn.Module, optimizer: _FabricOptimizer, course: LRScheduler) -> int:
+def _restore(run: RunFolder, objective: nn.Module, optimizer: Optimizer, course: LRScheduler) -> int:
     """The step to go on with."""
     if not run.state.is_file():
         run.rewind(0)

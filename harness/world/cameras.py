@@ -123,10 +123,10 @@ def _image_windows(corners: Float[np.ndarray, "p 8 3"], focal: float, center_x: 
         high = np.where(seen, pixel, -np.inf).max(axis=1)
         rectangles += [np.floor(low - 0.5).clip(0, size), np.ceil(high + 0.5).clip(0, size)]
     top, bottom, left, right = (edge.astype(int) for edge in rectangles)
-    kept = np.flatnonzero((top < bottom) & (left < right))
+    visible = np.flatnonzero((top < bottom) & (left < right))
     # From near to far, fewer pixels are written twice.
-    kept = kept[np.argsort(corners[kept, :, 2].min(axis=1), kind="stable")]
-    return [(int(p), int(top[p]), int(bottom[p]), int(left[p]), int(right[p])) for p in kept]
+    visible = visible[np.argsort(corners[visible, :, 2].min(axis=1), kind="stable")]
+    return [(int(p), int(top[p]), int(bottom[p]), int(left[p]), int(right[p])) for p in visible]
 
 
 def _ground_depth(

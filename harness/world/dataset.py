@@ -82,9 +82,9 @@ def _is_complete(out: Path, identity: dict[str, Any]) -> bool:
         raise InputError(f"{out / MANIFEST} is damaged: {error}; delete {out} or name a new folder") from error
     if not isinstance(manifest, dict):
         raise InputError(f"{out / MANIFEST} is damaged: it holds no JSON object; delete {out} or name a new folder")
-    found = {key: manifest.get(key) for key in identity}
-    if found != identity:
-        raise InputError(f"{out} holds another dataset, {found}, not {identity}; name a new folder or delete it")
+    written = {key: manifest.get(key) for key in identity}
+    if written != identity:
+        raise InputError(f"{out} holds another dataset, {written}, not {identity}; name a new folder or delete it")
     return True
 
 

@@ -57,12 +57,12 @@ def scan_lidar(
     reflectivity[on_part] = painted(cuboids, part, share, axis)[:, 3]
     lost = 0.03 + 0.6 * (reach / LIDAR_RANGE) ** 2 + 0.35 * (1 - cosine) ** 4
     # What a ray has met must not decide whether it is kept: returns as such would give objects away.
-    kept = (reach < LIDAR_RANGE) & (rng.random(reach.shape) < (1 - lost) * (reach / _DENSE).clip(0.05, 1) ** 2)
+    returned = (reach < LIDAR_RANGE) & (rng.random(reach.shape) < (1 - lost) * (reach / _DENSE).clip(0.05, 1) ** 2)
     noisy = reach + 0.02 * rng.standard_normal(reach.shape).clip(-3, 3)
     intensity = 255 * reflectivity * np.sqrt(cosine) * rng.uniform(0.85, 1.15, reach.shape)
     ring = np.broadcast_to(np.arange(RINGS)[:, None], reach.shape)
     points = np.stack([*(noisy * directions), intensity.clip(0, 255), ring], axis=-1)
-    return points[kept].astype(np.float32)
+    return points[returned].astype(np.float32)
 
 
 def _scan_windows(corners: Float[np.ndarray, "p 8 3"]) -> list[Window]:

@@ -92,12 +92,12 @@ def shots(rng: np.random.Generator, channel: str, frames: int, sweeps: Sweeps) -
     jitter = (_JITTER * rng.standard_normal(len(steps))).clip(-2 * _JITTER, 2 * _JITTER)
     if CHANNELS[channel] != "radar":
         jitter *= 0
-    found = []
+    all_shots = []
     for step, late in zip(steps, jitter, strict=True):
         time = step / (between + 1) * INTERVAL + lags.get(channel, 0.0) + float(late)
         frame = min(max(math.floor(time / INTERVAL + 0.5), 0), frames - 1)
-        found.append(Shot(channel, step, time, frame, step % (between + 1) == 0))
-    return found
+        all_shots.append(Shot(channel, step, time, frame, step % (between + 1) == 0))
+    return all_shots
 
 
 def calibrate(rng: np.random.Generator) -> dict[str, Calibration]:

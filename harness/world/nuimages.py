@@ -176,7 +176,8 @@ def _motion(scene: Scene, time: float) -> Row:
 def _annotations(job: ImagesJob, channel: str, scene: Scene, view: View) -> list[Row]:
     """Rows of the objects that an image shows enough of: the pixels that are seen, not those that others hide."""
     shown = [index for index, pixels in enumerate(view.visible_px) if pixels >= _SMALLEST_PX]
-    assert len(shown) <= MAX_INSTANCES
+    if len(shown) > MAX_INSTANCES:
+        raise RuntimeError(f"an image shows {len(shown)} objects; its readers tell {MAX_INSTANCES} apart")
     rows = []
     for index in shown:
         thing, mask = scene.objects[index], view.owner == index

@@ -87,7 +87,7 @@ def ground_range(
     rays = directions.astype(np.float32).reshape(3, -1)
     origin = origin.astype(np.float32)
     per_metre = 1 / np.hypot(rays[0], rays[1]).clip(1e-6)
-    found = np.full(rays.shape[1], np.inf, dtype=np.float32)
+    reach = np.full(rays.shape[1], np.inf, dtype=np.float32)
     # Rays that are still above the ground, how far they are and how high above it.
     open_ = np.arange(rays.shape[1])
     lower, height_lower = np.zeros_like(per_metre), _height_above(ground, origin, rays, np.zeros_like(per_metre))
@@ -95,11 +95,11 @@ def ground_range(
         upper = step * per_metre[open_]
         height_upper = _height_above(ground, origin, rays[:, open_], upper)
         met = height_upper <= 0
-        found[open_[met]] = _crossing(
+        reach[open_[met]] = _crossing(
             ground, origin, rays[:, open_[met]], lower[met], upper[met], height_lower[met], height_upper[met]
         )
         open_, lower, height_lower = open_[~met], upper[~met], height_upper[~met]
-    return found.reshape(directions.shape[1:])
+    return reach.reshape(directions.shape[1:])
 
 
 def _crossing(

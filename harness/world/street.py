@@ -196,10 +196,10 @@ def _draw_object(rng: np.random.Generator, name: str, ego: Track, time: float, r
             if traffic:
                 offset, direction = min(_LANES, key=lambda lane: abs(lane[0] - sideways))
                 # Who drives in the ego's own lane keeps about its speed, or they would meet.
-                own = abs(offset) < 1
-                speed = ego.speed * rng.uniform(0.9, 1.1) if own else rng.uniform(0, 10) * (rng.random() > 0.15)
+                in_ego_lane = abs(offset) < 1
+                speed = ego.speed * rng.uniform(0.9, 1.1) if in_ego_lane else rng.uniform(0, 10) * (rng.random() > 0.15)
                 if kind.ridden:
-                    speed = max(2.0, 0.7 * speed) if not own else speed
+                    speed = max(2.0, 0.7 * speed) if not in_ego_lane else speed
                 ridden = bool(kind.ridden)
                 track = _lane_track(ego, along, offset + rng.normal(0, 0.25), speed, direction, 0.0, time)
                 attribute = "vehicle.moving" if speed > 0 else "vehicle.stopped"

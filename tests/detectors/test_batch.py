@@ -35,11 +35,11 @@ def _seen(token, images, width=48):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [(_seen("short", 5), "short carries 5 images of 32x48"), (_seen("wide", 6, 56), "wide carries 6 images of 32x56")],
 )
-def test_a_sample_that_lacks_an_image_is_named(other, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_sample_that_lacks_an_image_is_named(other, message):
+    with pytest.raises(ValueError, match=message):
         collate([_seen("whole", 6), other])
 
 

@@ -13,14 +13,14 @@ DETECTION = ("heatmap", "boxes")
 
 
 @pytest.fixture
-def told(objective, batch):
+def pull_and_output(objective, batch):
     """What is told of one step, and the step itself."""
     output = objective(batch)
     return pulls(objective, output), output
 
 
-def test_norms_and_cosines_are_those_of_gradients_taken_one_by_one(objective, batch, told):
-    found, output = told
+def test_norms_and_cosines_are_those_of_gradients_taken_one_by_one(objective, batch, pull_and_output):
+    pull, output = pull_and_output
     weight = objective.student.lidar.fold.conv.weight
 
     def gradients(*names):
@@ -29,19 +29,19 @@ def test_norms_and_cosines_are_those_of_gradients_taken_one_by_one(objective, ba
 
     detection = gradients(*DETECTION)
     for place, mine in zip(("map", "weight"), detection, strict=True):
-        assert found[f"{place}_gradient/detection"] == pytest.approx(mine.norm().item(), rel=1e-5)
+        assert pull[f"{place}_gradient/detection"] == pytest.approx(mine.norm().item(), rel=1e-5)
     for name in ("feature", "relation"):
         for place, mine, reference in zip(("map", "weight"), gradients(name), detection, strict=True):
             cosine = torch.nn.functional.cosine_similarity(mine.flatten(), reference.flatten(), dim=0)
-            assert found[f"{place}_gradient/{name}"] == pytest.approx(mine.norm().item(), rel=1e-5)
-            assert found[f"{place}_cosine/{name}"] == pytest.approx(cosine.item(), abs=1e-5)
+            assert pull[f"{place}_gradient/{name}"] == pytest.approx(mine.norm().item(), rel=1e-5)
+            assert pull[f"{place}_cosine/{name}"] == pytest.approx(cosine.item(), abs=1e-5)
             assert mine.any()
 
 
-def test_a_term_without_weight_pulls_at_nothing(told):
-    found, _ = told
-    assert (found["map_gradient/response"], found["map_cosine/response"]) == (0, 0)
-    assert all(math.isfinite(value) for value in found.values())
+def test_a_term_without_weight_pulls_at_nothing(pull_and_output):
+    pull, _ = pull_and_output
+    assert (pull["map_gradient/response"], pull["map_cosine/response"]) == (0, 0)
+    assert all(math.isfinite(value) for value in pull.values())
 
 
 def test_looking_changes_no_gradient(objective, batch):

@@ -86,11 +86,11 @@ def test_one_layer_of_the_teacher_in_train_mode_stops_the_step(objective, batch)
 @pytest.mark.parametrize("kind", ["parameters", "buffers"])
 def test_changed_teacher_is_noticed(objective, kind):
     objective.check_teacher_unchanged()
-    before = objective.teacher_fingerprint()
+    before = objective.teacher.fingerprint()
     tensor = next(iter(getattr(objective.teacher.detector, kind)()))
     with torch.no_grad():
         tensor.view(-1)[-1] += 1e-3
-    assert objective.teacher_fingerprint() != before
+    assert objective.teacher.fingerprint() != before
     with pytest.raises(RuntimeError, match="teacher changed"):
         objective.check_teacher_unchanged()
 
@@ -98,7 +98,7 @@ def test_changed_teacher_is_noticed(objective, kind):
 def test_teachers_of_equal_state_have_equal_fingerprints(make, spec, losses):
     one, same, other = spec.build(), spec.build(), spec.build()
     same.load_state_dict(one.state_dict())
-    prints = [make(spec.build(), teacher, losses).teacher_fingerprint() for teacher in (one, same, other)]
+    prints = [make(spec.build(), teacher, losses).teacher.fingerprint() for teacher in (one, same, other)]
     assert prints[0] == prints[1] != prints[2]
 
 

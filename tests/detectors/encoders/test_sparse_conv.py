@@ -133,8 +133,13 @@ def test_bfloat16_agrees_with_float32_up_to_its_precision(rng, sites, make_conv,
     assert_close(half_grad.float(), exact_grad, atol=0.1, rtol=0.02)
 
 
+def test_a_kernel_without_a_centre_is_refused(sites):
+    with pytest.raises(ValueError, match=r"\(3, 2, 3\) has no centre"):
+        submanifold_table(sites, (3, 2, 3))
+
+
 def test_a_table_of_another_kernel_is_refused(sites, make_conv):
-    with pytest.raises(AssertionError, match="kernel"):
+    with pytest.raises(ValueError, match=r"a \(1, 1, 3\) kernel for a \(3, 3, 3\) one"):
         make_conv((3, 3, 3))(torch.zeros(len(sites), 3), submanifold_table(sites, (1, 1, 3)))
 
 

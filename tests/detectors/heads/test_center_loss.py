@@ -18,9 +18,9 @@ from detectors.heads.center_loss import (
     detection_loss,
     focal_loss,
     gaussian_radius,
-    perfect_output,
 )
 from detectors.outputs import HeadOutput
+from tests.detectors.heads.perfect import perfect_output
 
 SPEC = CenterHeadSpec(width=8)
 WIDE = BevGrid(x_range=(-10.0, 30.0), y_range=(-16.0, 8.0), z_range=(-3.0, 5.0), cell=0.8)
@@ -43,13 +43,13 @@ def _targets(*samples, grid, spec=SPEC):
     return center_targets(*pad_boxes(list(samples)), spec, grid)
 
 
-def _assert_same(found, boxes):
+def _assert_same(decoded, boxes):
     """Equal up to order; labels tell the boxes apart."""
-    assert sorted(found.label.tolist()) == sorted(boxes.label.tolist())
-    found, boxes = found[found.label.argsort()], boxes[boxes.label.argsort()]
+    assert sorted(decoded.label.tolist()) == sorted(boxes.label.tolist())
+    decoded, boxes = decoded[decoded.label.argsort()], boxes[boxes.label.argsort()]
     for name in ("center", "size", "velocity"):
-        assert_close(getattr(found, name), getattr(boxes, name), atol=1e-3, rtol=0)
-    turned = found.yaw - boxes.yaw
+        assert_close(getattr(decoded, name), getattr(boxes, name), atol=1e-3, rtol=0)
+    turned = decoded.yaw - boxes.yaw
     assert_close(
         torch.stack([turned.sin(), turned.cos()]), torch.stack([torch.zeros(len(boxes)), torch.ones(len(boxes))])
     )

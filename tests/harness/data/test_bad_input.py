@@ -28,7 +28,7 @@ class Root:
         for child in original.iterdir():
             (path / child.name).symlink_to(child)
 
-    def own(self, name):
+    def unshared(self, name):
         """The path of a file that may now be changed: links of folders on the way become folders of links."""
         path = self.path
         for part in Path(name).parts[:-1]:
@@ -42,7 +42,7 @@ class Root:
         return self.path / name
 
     def put(self, name, content):
-        path = self.own(name)
+        path = self.unshared(name)
         path.unlink(missing_ok=True)
         path.write_bytes(content)
 
@@ -133,7 +133,7 @@ def study(root, tmp_path):
     ids=["missing", "empty", "lfs-pointer", "truncated", "no-json", "no-utf8", "no-objects"],
 )
 def test_a_damaged_table_is_named(root, inspect, table, damage, words):
-    path = root.own(f"{VERSION}/{table}.json")
+    path = root.unshared(f"{VERSION}/{table}.json")
     damage(path)
     message = inspect()
     assert f"{path}" in message
@@ -256,7 +256,7 @@ def test_a_camera_without_intrinsics_is_named(root, inspect):
 
 
 def test_a_missing_map_is_named(root, inspect):
-    path = root.own(root.table("map")[0]["filename"])
+    path = root.unshared(root.table("map")[0]["filename"])
     path.unlink()
     message = inspect()
     assert f"{path} is missing or cannot be read: No such file or directory; " in message
@@ -360,18 +360,18 @@ def _png(path):
     ("content", "words"),
     [
         (None, "is missing"),
-        (lambda whole: b"", "is empty"),
-        (lambda whole: LFS, "is a git-LFS pointer"),
+        (lambda original: b"", "is empty"),
+        (lambda original: LFS, "is a git-LFS pointer"),
     ],
     ids=["missing", "empty", "lfs-pointer"],
 )
 def test_a_sensor_file_that_is_not_there_is_named_without_decoding(root, inspect, channel, keyframe, content, words):
     name = root.file_of(channel, keyframe)
-    path = root.own(name)
-    whole = path.read_bytes()
+    path = root.unshared(name)
+    original = path.read_bytes()
     path.unlink()
     if content is not None:
-        path.write_bytes(content(whole))
+        path.write_bytes(content(original))
     for message in (inspect("--fast"), inspect()):
         assert f"{root.path / name} {words}" in message
 
@@ -379,21 +379,21 @@ def test_a_sensor_file_that_is_not_there_is_named_without_decoding(root, inspect
 @pytest.mark.parametrize(
     ("channel", "content", "words"),
     [
-        ("CAM_FRONT", lambda whole: whole[:-2], "cannot be read as a JPEG image: it is truncated or damaged"),
-        ("CAM_FRONT", lambda whole: whole[: len(whole) // 2], "it is truncated or damaged"),
-        ("CAM_FRONT", lambda whole: b"hello, this is no image", "is no JPEG image: it begins with b'hello, t'"),
+        ("CAM_FRONT", lambda original: original[:-2], "cannot be read as a JPEG image: it is truncated or damaged"),
+        ("CAM_FRONT", lambda original: original[: len(original) // 2], "it is truncated or damaged"),
+        ("CAM_FRONT", lambda original: b"hello, this is no image", "is no JPEG image: it begins with b'hello, t'"),
         ("CAM_FRONT", _png, r"is no JPEG image: it begins with b'\x89PNG"),
-        ("CAM_FRONT", lambda whole: whole[:2] + b"\0" * 500 + whole[-2:], "it is truncated or damaged"),
-        ("LIDAR_TOP", lambda whole: whole[:-3], "is truncated: "),
-        ("LIDAR_TOP", lambda whole: b"x y z intensity ring\n1 2 3 4 5\n", "is truncated: 31 bytes"),
-        ("LIDAR_TOP", lambda whole: b"\xff" * 20 + whole, "holds a NaN or an infinity"),
-        ("RADAR_FRONT", lambda whole: whole[:-9], "is truncated: "),
-        ("RADAR_FRONT", lambda whole: whole[:100], "is no binary PCD with the 18 fields"),
-        ("RADAR_FRONT", lambda whole: whole.replace(b"DATA binary", b"DATA ascii"), "is no binary PCD"),
-        ("RADAR_FRONT", lambda whole: whole.replace(b" rcs ", b" power "), "is no binary PCD"),
-        ("RADAR_FRONT", lambda whole: whole.replace(b"SIZE 4 4 4 1 2", b"SIZE 8 4 4 1 2"), "is no binary PCD"),
-        ("RADAR_FRONT", lambda whole: whole.replace(b"WIDTH ", b"WIDTH -"), "is truncated: "),
-        ("RADAR_FRONT", lambda whole: b"hello", "is no binary PCD"),
+        ("CAM_FRONT", lambda original: original[:2] + b"\0" * 500 + original[-2:], "it is truncated or damaged"),
+        ("LIDAR_TOP", lambda original: original[:-3], "is truncated: "),
+        ("LIDAR_TOP", lambda original: b"x y z intensity ring\n1 2 3 4 5\n", "is truncated: 31 bytes"),
+        ("LIDAR_TOP", lambda original: b"\xff" * 20 + original, "holds a NaN or an infinity"),
+        ("RADAR_FRONT", lambda original: original[:-9], "is truncated: "),
+        ("RADAR_FRONT", lambda original: original[:100], "is no binary PCD with the 18 fields"),
+        ("RADAR_FRONT", lambda original: original.replace(b"DATA binary", b"DATA ascii"), "is no binary PCD"),
+        ("RADAR_FRONT", lambda original: original.replace(b" rcs ", b" power "), "is no binary PCD"),
+        ("RADAR_FRONT", lambda original: original.replace(b"SIZE 4 4 4 1 2", b"SIZE 8 4 4 1 2"), "is no binary PCD"),
+        ("RADAR_FRONT", lambda original: original.replace(b"WIDTH ", b"WIDTH -"), "is truncated: "),
+        ("RADAR_FRONT", lambda original: b"hello", "is no binary PCD"),
     ],
 )
 def test_a_damaged_sensor_file_is_named(root, inspect, channel, content, words):
@@ -416,7 +416,7 @@ def test_every_unusable_file_is_named_up_to_twenty(root, inspect):
 
     names = [row["filename"] for row in root.table("sample_data")]
     for name in names[:3]:
-        root.own(name).unlink()
+        root.unshared(name).unlink()
     result = CliRunner().invoke(app, ["inspect", str(root.path), "--fast"])
     assert result.exit_code == 2
     assert result.stderr.splitlines()[0] == "error: 3 sensor files cannot be used:"
@@ -424,7 +424,7 @@ def test_every_unusable_file_is_named_up_to_twenty(root, inspect):
         str(root.path / name) for name in names[:3]
     )
     for name in names[3:25]:
-        root.own(name).unlink()
+        root.unshared(name).unlink()
     result = CliRunner().invoke(app, ["inspect", str(root.path), "--fast"])
     assert result.stderr.splitlines()[0] == "error: 25 sensor files cannot be used:"
     assert result.stderr.splitlines()[-1] == "... and 5 more"
@@ -434,7 +434,10 @@ def test_every_unusable_file_is_named_up_to_twenty(root, inspect):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda root: root.own(root.file_of("CAM_FRONT")).unlink(), "is missing; expected a file of CAM_FRONT for"),
+        (
+            lambda root: root.unshared(root.file_of("CAM_FRONT")).unlink(),
+            "is missing; expected a file of CAM_FRONT for",
+        ),
         (lambda root: root.put(root.file_of("LIDAR_TOP"), b"\0" * 19), "is truncated: 19 bytes"),
         (lambda root: root.put_table("ego_pose", root.table("ego_pose")[:-1]), "of no row of ego_pose.json"),
         (lambda root: root.put(f"{VERSION}/sample_data.json", b"[{]"), "sample_data.json is not valid JSON"),
@@ -453,7 +456,7 @@ def test_a_study_names_what_is_wrong_before_it_trains(root, study, damage, words
     "content", [None, b"", LFS, b'[{"token": '], ids=["missing", "empty", "lfs-pointer", "cut off"]
 )
 def test_a_dry_run_names_a_table_that_is_not_whole(root, study, content):
-    path = root.own(f"{VERSION}/sample_data.json")
+    path = root.unshared(f"{VERSION}/sample_data.json")
     path.unlink()
     if content is not None:
         path.write_bytes(content)
@@ -486,7 +489,10 @@ def test_synthesize_names_an_out_that_it_cannot_use(tmp_path, out, words):
 
 
 def test_damage_that_still_decodes_is_known_by_its_hash(root, inspect):
-    for channel, damaged in (("LIDAR_TOP", lambda whole: whole[:2000]), ("CAM_BACK", lambda whole: whole + b"\0")):
+    for channel, damaged in (
+        ("LIDAR_TOP", lambda original: original[:2000]),
+        ("CAM_BACK", lambda original: original + b"\0"),
+    ):
         name = root.file_of(channel)
         content = (root.path / name).read_bytes()
         root.put(name, damaged(content))

@@ -80,6 +80,13 @@ def test_a_resumed_training_goes_on_with_the_same_batches(samples):
     assert _same(whole[4:], resumed)
 
 
+def test_samples_of_a_set_with_augmentation_are_not_had_as_they_are(samples):
+    with pytest.raises(RuntimeError, match="with augmentation"):
+        samples(AugmentSpec()).plain(0)
+    with pytest.raises(RuntimeError, match="with augmentation"):
+        next(evaluation_batches(samples(AugmentSpec()), 2))
+
+
 def test_what_is_kept_in_memory_is_read_once_and_never_beyond_the_limit(samples, monkeypatch):
     read_tokens = []
     read = loader.read
@@ -91,7 +98,7 @@ def test_what_is_kept_in_memory_is_read_once_and_never_beyond_the_limit(samples,
         assert kept.plain(0).token == kept.tokens[0]
     assert read_tokens == [kept.tokens[0]]
     tight = samples()
-    tight.kept.limit = 10
+    tight.cache.limit = 10
     for _ in range(3):
         tight.plain(1)
     assert read_tokens[1:] == [kept.tokens[1]] * 3

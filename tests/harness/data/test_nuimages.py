@@ -447,13 +447,20 @@ def test_keeping_images_in_memory_changes_no_batch_and_reads_each_once(drawn_set
     read, opened = nuimages.read_annotated, []
     monkeypatch.setattr(nuimages, "read_annotated", lambda image, size: opened.append(image.token) or read(image, size))
     kept, tight = drawn_set(), drawn_set()
-    tight.kept.limit = 7 * SIZE[0] * SIZE[1]  # two images, but not with their owners
+    tight.cache.limit = 7 * SIZE[0] * SIZE[1]  # two images, but not with their owners
     batches = []
     for samples in (kept, tight):
         batches.append([samples.drawn_batch([0, 1, 2], [3 * i, 3 * i + 1, 3 * i + 2]) for i in range(3)])
     assert all(_same(*pair) for pair in zip(*batches, strict=True))
     assert opened[:3] == ["first", "second", "third"]
     assert opened[3:] == ["first", "second", "third", "second", "third", "second", "third"]
+
+
+def test_a_set_is_either_drawn_or_had_as_it_is(root, drawn_set):
+    with pytest.raises(RuntimeError, match="without augmentation"):
+        ImageSet(root.open().images(TRAIN), SIZE).drawn_batch([0], [0])
+    with pytest.raises(RuntimeError, match="with augmentation"):
+        next(drawn_set().plain_batches(2))
 
 
 def test_plain_batches_are_every_image_once_in_order_padded(root):

@@ -25,7 +25,7 @@ from harness.study.schedule import AugmentSpec
 NAME = "samples/CAM_FRONT/a.jpg"
 
 
-def found(masks, labels, scores):
+def instances(masks, labels, scores):
     """What a teacher sees in an image, as it hands it over."""
     return FoundInstances(
         torch.from_numpy(np.array(masks)), torch.tensor(labels, dtype=torch.long), torch.tensor(scores)
@@ -49,8 +49,8 @@ def test_what_is_written_is_read(data, count, tmp_path_factory):
     hundredths = data.draw(st.lists(st.integers(0, 100), min_size=count, max_size=count, unique=True))
     scores = [number / 100 for number in hundredths]
     writer = LabelsWriter()
-    writer.add("b.jpg", found(np.ones((1, 5, 4), dtype=bool), [3], [0.5]))
-    writer.add(NAME, found(masks, labels, scores))
+    writer.add("b.jpg", instances(np.ones((1, 5, 4), dtype=bool), [3], [0.5]))
+    writer.add(NAME, instances(masks, labels, scores))
     folder = tmp_path_factory.mktemp("labels")
     writer.write(folder / "labels.json")
     read = PseudoLabels(folder)
@@ -73,7 +73,7 @@ def test_what_is_written_is_read(data, count, tmp_path_factory):
 def test_cocos_own_program_reads_what_is_written(tmp_path, capsys):
     writer = LabelsWriter()
     masks = rows([1, 0, 0, 0, 1, 0], [0, 1, 1, 0, 0, 0], size=(2, 3))
-    writer.add(NAME, found(masks, [8, 0], [0.75, 0.123456]))
+    writer.add(NAME, instances(masks, [8, 0], [0.75, 0.123456]))
     writer.write(tmp_path / "new" / "labels" / "labels.json")
     theirs = COCO(tmp_path / "new" / "labels" / "labels.json")
     assert [row["name"] for row in theirs.loadCats(theirs.getCatIds())] == list(CLASSES)
@@ -184,7 +184,7 @@ def test_only_what_is_surer_than_a_threshold_is_kept(labels):
     annotations = [_annotation(score=score)[0] for score in (0.25, 0.0, 0.75, 0.5)]
     for above, kept in ((-1.0, [0.75, 0.5, 0.25, 0.0]), (0.0, [0.75, 0.5, 0.25]), (0.5, [0.75]), (0.9, [])):
         read = labels(_coco(annotations=annotations), above=above)
-        assert [score for _, score, _ in read.images[NAME].found] == kept
+        assert [score for _, score, _ in read.images[NAME].instances] == kept
         assert seen_in(read, NAME)[2] == kept
     assert labels(_coco(annotations=annotations)).images == labels(_coco(annotations=annotations), above=-1.0).images
 
@@ -369,7 +369,7 @@ class Pictures:
             left, top, right = rng.integers(200, 260), rng.integers(30, 120), rng.integers(280, 340)
             masks[0, top:190, left:right] = True
             masks[1, 60:170, left - 190 : right - 200] = True
-            writer.add(row["filename"], found(masks, [number % 10, 4], [0.9, 0.4]))
+            writer.add(row["filename"], instances(masks, [number % 10, 4], [0.9, 0.4]))
             self.shown[root.path / row["filename"]] = COLOURS[1 * masks[0] + 2 * masks[1]]
         writer.write(folder / "labels.json")
         self.labels = PseudoLabels(folder)
@@ -502,7 +502,7 @@ def test_what_is_kept_in_memory_counts_the_labels(sample_set):
     images = sample_set(None).plain(0).views.images.nbytes
     with_labels, without = sample_set(None), sample_set(None, labels=None)
     for samples, fits in ((with_labels, False), (without, True)):
-        samples.kept.limit = images
+        samples.cache.limit = images
         assert (samples.plain(0) is samples.plain(0)) == fits
 
 

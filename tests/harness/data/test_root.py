@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import nuscenes.nuscenes
 import pytest
 
@@ -53,6 +54,21 @@ def test_a_part_of_a_split_is_a_split(real_root):
     # The real frame is one of eight scenes of mini_train.
     assert len(real_root.splits()["mini_train"]) == 8
     assert len(real_root.tokens("mini_train")) == 1
+
+
+def test_annotations_come_all_and_in_order_with_class_and_velocity(copy):
+    path = copy / "v1.0-synthetic" / "category.json"
+    path.write_text(path.read_text().replace("vehicle.car", "static_object.bicycle_rack"))
+    root = NuScenesRoot(copy, "v1.0-synthetic")
+    tokens = root.tokens("synthetic_train")
+    listed = [annotation for token in tokens for annotation in root.annotations(token)]
+    assert [row["token"] for row, *_ in listed] == [
+        annotation for token in tokens for annotation in root.devkit.get("sample", token)["anns"]
+    ]
+    assert {name is None for row, name, _ in listed if row["category_name"] == "static_object.bicycle_rack"} == {True}
+    assert {name for row, name, _ in listed if row["category_name"] == "human.pedestrian.adult"} == {"pedestrian"}
+    for row, _, velocity in listed:
+        np.testing.assert_array_equal(velocity, root.devkit.box_velocity(row["token"]))
 
 
 def test_sweeps_are_chained_backwards_from_the_keyframe(smoke_root):

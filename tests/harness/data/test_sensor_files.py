@@ -67,6 +67,11 @@ def test_radar_round_trips_and_is_what_the_devkit_reads(tmp_path, returns):
     np.testing.assert_array_equal(_columns(read).reshape(-1, 18), _devkit_radar(path).reshape(-1, 18))
 
 
+def test_returns_of_other_fields_are_not_written(returns):
+    with pytest.raises(ValueError, match="allowed"):
+        encode_radar(returns[["x", "y", "z"]])
+
+
 def test_real_radar_is_what_the_devkit_reads(real_root):
     sample = real_root.devkit.sample[0]
     for channel in RADARS:
@@ -133,12 +138,12 @@ def test_real_lidar_is_what_the_devkit_reads(real_root):
 
 
 @shared_folder
-@given(kept=st.integers(0, 199))
-def test_a_cut_inside_a_lidar_point_is_refused_with_and_without_reading(tmp_path, kept):
+@given(length=st.integers(0, 199))
+def test_a_cut_inside_a_lidar_point_is_refused_with_and_without_reading(tmp_path, length):
     path = tmp_path / "sweep.pcd.bin"
-    path.write_bytes(np.ones((10, 5), np.float32).tobytes()[:kept])
-    if kept and kept % 20 == 0:  # nothing in the file says how many points there were
-        assert len(read_lidar(path)) == kept // 20
+    path.write_bytes(np.ones((10, 5), np.float32).tobytes()[:length])
+    if length and length % 20 == 0:  # nothing in the file says how many points there were
+        assert len(read_lidar(path)) == length // 20
         return
     for look in (read_lidar, lambda path: check_sensor_file(path, "lidar", "a sweep")):
         with pytest.raises(InputError, match=r"sweep\.pcd\.bin is (empty|truncated)"):

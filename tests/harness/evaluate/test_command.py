@@ -84,7 +84,7 @@ def _box(content, **change):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"translation": [float("nan"), 0, 0]}, "translation of a box is not finite"),
         ({"translation": [1, 2]}, "another shape"),
@@ -110,11 +110,11 @@ def _box(content, **change):
         ({"attribute_name": "vehicle.flying"}, "unknown attribute_name 'vehicle.flying'"),
     ],
 )
-def test_a_bad_box_is_named(call, content, change, said):
+def test_a_bad_box_is_named(call, content, change, message):
     token = _box(content, **change)
     run = call(content)
     assert run.exit_code == 2
-    assert re.search(said, run.stderr), run.stderr
+    assert re.search(message, run.stderr), run.stderr
     assert token in run.stderr
 
 
@@ -146,7 +146,7 @@ def test_a_velocity_may_be_unknown(call, content):
 def test_a_bad_file_is_named(call, content):
     token = next(iter(content["results"]))
     boxes = content["results"][token]
-    for changed, said in [
+    for changed, message in [
         ("{", "no JSON"),
         ("[]", "no mapping 'meta'"),
         ({"meta": {}}, "no mapping 'results'"),
@@ -158,8 +158,8 @@ def test_a_bad_file_is_named(call, content):
         ({**content, "results": {**content["results"], token: [{}]}}, f"sample {token}: a box lacks translation"),
     ]:
         run = call(changed)
-        assert run.exit_code == 2, said
-        assert said in run.stderr
+        assert run.exit_code == 2, message
+        assert message in run.stderr
 
 
 def _worse(content):
@@ -265,13 +265,13 @@ CONFIG_CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("change", "said"), CONFIG_CHANGES)
-def test_a_bad_configuration_is_named(call, content, tmp_path, change, said):
+@pytest.mark.parametrize(("change", "message"), CONFIG_CHANGES)
+def test_a_bad_configuration_is_named(call, content, tmp_path, change, message):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config_factory("detection_cvpr_2019").serialize() | change))
     run = call(content, "--config_path", str(path))
     assert run.exit_code == 2
-    assert said in run.stderr
+    assert message in run.stderr
     assert str(path) in run.stderr
 
 
@@ -301,7 +301,7 @@ def test_results_of_jobs_are_called_what_their_jobs_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--eval_set", "synthetic_vall"], "did you mean 'synthetic_val'"),
         (["--dataroot", "/nowhere"], "/nowhere does not exist"),
@@ -314,7 +314,7 @@ def test_results_of_jobs_are_called_what_their_jobs_are(tmp_path):
         (["--output_dir", "/proc/self"], "cannot be written"),
     ],
 )
-def test_a_bad_argument_is_named(call, content, flags, said):
+def test_a_bad_argument_is_named(call, content, flags, message):
     run = call(content, *flags)
     assert run.exit_code == 2
-    assert said in run.stderr
+    assert message in run.stderr

@@ -13,7 +13,7 @@ from pyquaternion import Quaternion
 from detectors.batch import Inputs
 from detectors.geometry.boxes import CLASSES, Boxes, pad_boxes
 from detectors.heads.center import decode
-from detectors.heads.center_loss import center_targets, perfect_output
+from detectors.heads.center_loss import center_targets
 from detectors.presets import PRESETS
 from harness.data.nuscenes import read
 from harness.evaluate.columns import columns
@@ -22,6 +22,7 @@ from harness.evaluate.figure import _devkit_boxes
 from harness.evaluate.intervals import read_draws
 from harness.evaluate.submission import write_submission
 from harness.runs.folder import RunFolder
+from tests.detectors.heads.perfect import perfect_output
 from tests.harness.evaluate.sets import random_box
 
 SPLIT = "synthetic_train"

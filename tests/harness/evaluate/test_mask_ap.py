@@ -33,9 +33,9 @@ def seen(*objects):
     return (*truth(*(pair[:2] for pair in objects)), np.array([score for *_, score in objects], dtype=np.float32))
 
 
-def measure(wanted, found):
+def measure(wanted, predicted):
     """Of one image, or of several in lists."""
-    images = [each if isinstance(each, list) else [each] for each in (wanted, found)]
+    images = [each if isinstance(each, list) else [each] for each in (wanted, predicted)]
     return mask_ap(zip(*images, strict=True))
 
 
@@ -63,9 +63,9 @@ def test_nothing_found_is_zero():
     assert (measured["AP"], measured["AP50"], measured["AP50/car"]) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("found", [[], [(ONE, CAR, 0.9)]], ids=["nothing seen", "something seen"])
-def test_without_any_object_nothing_is_known(found):
-    measured = measure(truth(), seen(*found))
+@pytest.mark.parametrize("predicted", [[], [(ONE, CAR, 0.9)]], ids=["nothing seen", "something seen"])
+def test_without_any_object_nothing_is_known(predicted):
+    measured = measure(truth(), seen(*predicted))
     assert measured.keys() == {"AP", "AP50", *(f"AP50/{name}" for name in CLASSES)}
     assert all(map(math.isnan, measured.values()))
 

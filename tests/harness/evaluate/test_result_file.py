@@ -44,7 +44,7 @@ def test_of_a_key_that_is_there_twice_the_last_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"", "no JSON"),
         (b'{"meta": {}, "results": {"a": [1}}', "no JSON"),
@@ -54,8 +54,8 @@ def test_of_a_key_that_is_there_twice_the_last_counts(tmp_path):
         (b"[]", "no mapping 'meta'"),
     ],
 )
-def test_what_is_no_result_file_is_refused(tmp_path, text, said):
+def test_what_is_no_result_file_is_refused(tmp_path, text, message):
     path = tmp_path / "result.json"
     path.write_bytes(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_result(path)

@@ -198,7 +198,7 @@ def test_labels_are_those_of_every_training_image_and_of_no_other(labels, smoke_
     assert written.images.keys() == wanted
     assert not wanted & _filenames(smoke_root, "synthetic_val")
     assert result.metrics["images"] == len(wanted)
-    assert result.metrics["instances"] == sum(len(image.found) for image in written.images.values()) > 0
+    assert result.metrics["instances"] == sum(len(image.instances) for image in written.images.values()) > 0
     assert (result.parameters, folder.steps()) == (0, [])
     # A student's loader finds what it needs in them.
     assert check_labels(smoke_root, "synthetic_train", folder.labels).images == written.images

@@ -140,7 +140,7 @@ def test_a_model_labels_every_training_image(fixed, smoke_root, order_on, tmp_pa
     wanted = [row["filename"] for token in smoke_root.tokens("synthetic_train") for row in smoke_root.images(token, 1)]
     assert labelled.keys() == set(wanted)
     assert result.metrics["images"] == len(wanted)
-    assert {label for image in labelled.values() for label, _, _ in image.found} <= {PEDESTRIAN, CAR}
+    assert {label for image in labelled.values() for label, _, _ in image.instances} <= {PEDESTRIAN, CAR}
     assert result.metrics["instances"] > 0
 
 

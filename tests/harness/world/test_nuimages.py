@@ -43,6 +43,12 @@ def _annotations(devkit, token):
     return [row for row in devkit.object_ann if row["sample_data_token"] == token]
 
 
+def test_an_image_with_more_objects_than_its_readers_tell_apart_is_refused(one_scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(nuimages, "MAX_INSTANCES", 1)
+    with pytest.raises(RuntimeError, match="its readers tell 1 apart"):
+        synthesize_images(tmp_path / "images", "smoke", seed=0)
+
+
 def test_the_devkit_lists_what_is_there(devkit, capsys):
     def listed(method, *arguments):
         getattr(devkit, method)(*arguments)
