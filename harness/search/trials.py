@@ -233,7 +233,7 @@ class TrialBook:
                 f"{_first_difference(json.loads(stored), json.loads(written))}; choose another --searches-dir or "
                 "--storage"
             )
-        return study, kept
+        return study, backend
 
     def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
         digest = hashlib.sha256(f"{self._search.sampler_seed} {trials}".encode()).digest()
