@@ -3,12 +3,10 @@
 import math
 from collections.abc import Sequence
 
-import pandas as pd
-
 from harness.evaluate.mask_ap import SMALLEST_PX
-from harness.evidence.effects import Attribution, attribution_frame, foremost
-from harness.evidence.line import ERRORS, MASKS, POINTS, Gain, Key, Line, Mean, line_name
-from harness.evidence.results import COSTS
+from harness.evidence.effects import Ascribed, foremost
+from harness.evidence.line import ERRORS, MASKS, POINTS, Gain, Key, Line, Mean, by_key, line_name
+from harness.evidence.results import Cost
 from harness.evidence.statistics import POWER
 from harness.report.render import Cell, Table
 from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
@@ -123,23 +121,21 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
     return Table.of("verdicts", "What is sure", header, rows, [*notes, *unlike])
 
 
-def attribution_table(found: Sequence[Attribution]) -> Table | None:
+def attribution_table(ascribed: Sequence[Ascribed]) -> Table | None:
     """What is due to which loss; None where no design tells."""
-    frame = attribution_frame(found)
-    if frame.empty:
+    if not ascribed:
         return None
     rows: list[list[Cell]] = []
-    for names, pair in frame.groupby(["path", "kind", "what", "to"], sort=False):
-        path, kind, what, to = map(str, names)
-        cells = [Cell(path), Cell(part_text(kind, what, to))]
-        for effect in pair.set_index("metric").loc[list(POINTS)].to_dict("records"):
-            text = f"{effect['effect']:+.1f} {interval_text(effect['low'], effect['high'])}".rstrip()
-            cells.append(_cell(text, effect["effect"]))
-            cells.append(_cell(p_text(effect["holm"]), effect["holm"]))
+    for parts in by_key(ascribed, lambda part: (part.path, part.kind, part.what, part.to)):
+        first, of = parts[0], {part.metric: part for part in parts}
+        cells = [Cell(first.path), Cell(part_text(first.kind, first.what, first.to))]
+        for effect, p in ((of[metric].effect, of[metric].holm) for metric in POINTS):
+            text = f"{effect.value:+.1f} {interval_text(effect.low, effect.high)}".rstrip()
+            cells += [_cell(text, effect.value), _cell(p_text(p), p)]
         rows.append(cells)
     header = ("path", "what", "mAP", "p (Holm)", "NDS", "p (Holm)")
-    kinds = set(frame["kind"])
-    effects = [part.effect for each in found for parts in each.parts.values() for part in parts]
+    kinds = {part.kind for part in ascribed}
+    effects = [part.effect for part in ascribed]
     known = [(effect.seeds, effect.scenes) for effect in effects if not math.isnan(effect.p)]
     notes = ["Points; nothing is known of their errors."]
     if known:
@@ -198,17 +194,21 @@ def published_table(paper: Paper) -> Table:
     return Table.of(f"published-{paper.name.lower()}", title, header, rows, notes)
 
 
-def cost_table(cost: pd.DataFrame) -> Table:
+def cost_table(costs: Sequence[Cost]) -> Table:
     """What each training cost, which differs from machine to machine and from run to run."""
     header = ["row", "seeds", "parameters", "inference (ms)", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)"]
-    forms = ("{:,.0f}", "{:.1f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
     rows = [
         [
-            Cell(line_name(row["role"], row["model"], row["path"], row["arm"])),
-            Cell(str(row["seeds"]), row["seeds"]),
-            *(_cell(_plain(row[name], form), row[name]) for name, form in zip(COSTS, forms, strict=True)),
+            Cell(line_name(cost.role, cost.model, cost.path, cost.arm)),
+            Cell(str(cost.seeds), cost.seeds),
+            _cell(_plain(cost.parameters, "{:,.0f}"), cost.parameters),
+            _cell(_plain(cost.latency_ms, "{:.1f}"), cost.latency_ms),
+            _cell(_plain(cost.step_ms, "{:.0f}"), cost.step_ms),
+            _cell(_plain(cost.minutes, "{:.1f}"), cost.minutes),
+            _cell(_plain(cost.cpu_minutes, "{:.1f}"), cost.cpu_minutes),
+            _cell(_plain(cost.peak_memory_mb, "{:.0f}"), cost.peak_memory_mb),
         ]
-        for row in cost.to_dict("records")
+        for cost in costs
     ]
     notes = [
         "Training and scoring together, in means over seeds; of steps the median time, of memory the largest.",
