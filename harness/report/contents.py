@@ -164,9 +164,9 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
             )
             pictures.add(name, title, f"{title}: baseline and arms, in points", draw, breakdown, notes=[alone])
     shown = pictures.taken()
-    if not shown:
+    words = [f"{text}." for text in runs.unreadable]
+    if not shown and not words:
         return []
-    words = []
     if len(students) > SHOWN:
         words.append(f"Of the {len(students)} arms, the {SHOWN} whose NDS differs most from the baseline's.")
     if breakdown.empty or alignment.empty:

@@ -59,6 +59,8 @@ def rebuild(opened: Opened, runs: StudyRuns, out: Path, console: Console, comman
         page = write_page(out, document(opened, runs, lines, attributed, named, out, command))
         where = f"report, to be opened in a browser: {page}"
         console.print(where, markup=False, highlight=False, soft_wrap=True)
+    for text in runs.unreadable:
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return "\n".join(markdown(table) for table in main), lines
 
 
