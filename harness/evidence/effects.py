@@ -30,10 +30,10 @@ class Group:
 
     def contrast(self, key: Key) -> dict[str, float] | None:
         """A line less its baseline; None where the two are not there, or are the same trainings."""
-        own, baseline = self.names.get(key), self.baselines.get(key)
-        if own is None or baseline is None or own == baseline or baseline not in self.names.values():
+        name, baseline = self.names.get(key), self.baselines.get(key)
+        if name is None or baseline is None or name == baseline or baseline not in self.names.values():
             return None
-        return {own: 1.0, baseline: -1.0}
+        return {name: 1.0, baseline: -1.0}
 
     def gain(self, key: Key, metric: Metric) -> Effect:
         """Of a line over its baseline."""
@@ -100,8 +100,8 @@ def verdict(effect: Effect, adjusted: float) -> str:
         return ""
     side = "higher" if effect.value > 0 else "lower"
     alone = f"{side}, looked at alone" if effect.p < ALPHA else "not told apart"
-    said = side if adjusted < ALPHA else alone
-    return said if effect.seeds > 1 else f"{said}, these two models"
+    words = side if adjusted < ALPHA else alone
+    return words if effect.seeds > 1 else f"{words}, these two models"
 
 
 def foremost(published: Mapping[str, PublishedGain]) -> tuple[str, PublishedGain | None]:
@@ -142,16 +142,16 @@ def gains(compared: Sequence[Group], published: Mapping[Key, PublishedGain]) -> 
         smallest = {metric: group.detectable(metric) for metric in POINTS}
         effects |= {(key, m): (group.gain(key, m), smallest[m]) for key in group.baselines for m in POINTS}
     adjusted = holm([math.nan if key.split else effect.p for (key, _), (effect, _) in effects.items()])
-    found: dict[Key, dict[Metric, Gain]] = {}
+    by_line: dict[Key, dict[Metric, Gain]] = {}
     for ((key, metric), (effect, detectable)), p in zip(effects.items(), adjusted, strict=True):
-        found.setdefault(key, {})[metric] = Gain(
+        by_line.setdefault(key, {})[metric] = Gain(
             Mean(effect.value, math.nan),
             effect.scenes,
             *(effect.low, effect.high, effect.p, p, detectable),
             "" if key.split else verdict(effect, p),
             agreement(effect, published.get(key), metric),
         )
-    return found
+    return by_line
 
 
 def unlike(compared: Sequence[Group]) -> list[str]:
@@ -160,7 +160,7 @@ def unlike(compared: Sequence[Group]) -> list[str]:
     for group in compared:
         for metric, blocks in group.blocks.items():
             for name, p in blocks.unlike().items():
-                of = next(key for key, own in group.names.items() if own == name)
+                of = next(key for key, called in group.names.items() if called == name)
                 what = f"{of.path or group.model} {of.arm}" + (f" on {group.split}" if group.split else "")
                 so = "its interval is too short, the others' too long"
                 if of.role == "baseline":
@@ -182,7 +182,7 @@ class Attribution:
 
 def attributions(compared: Sequence[Group], study: StudySpec) -> list[Attribution]:
     """Of every path whose arms tell two losses or more apart."""
-    found = []
+    attributed = []
     order = tuple(dict.fromkeys(name for names in study.arms.values() for name in names))
     for group in compared:
         if group.split or len(order) < 2:
@@ -197,8 +197,8 @@ def attributions(compared: Sequence[Group], study: StudySpec) -> list[Attributio
             known = {chosen: name for chosen, name in arms.items() if name in group.names.values()}
             parts = {metric: attribute(known, order, blocks) for metric, blocks in group.blocks.items()}
             if any(parts.values()):
-                found.append(Attribution(path, parts))
-    return found
+                attributed.append(Attribution(path, parts))
+    return attributed
 
 
 @dataclass(frozen=True)
