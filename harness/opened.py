@@ -29,8 +29,8 @@ class Opened:
     """The dataset; None where it is not at hand, as for a bundle."""
     question: str = ""
     """What the study asks, in words; empty where it does not say."""
-    earlier_tables: Path | None = None
-    """Folder of what an earlier report kept of the dataset: of a bundle, which has none."""
+    stored_tables: Path | None = None
+    """Folder of an earlier report, with its pictures of the dataset: of a bundle, which has no dataset."""
 
 
 class Planner:

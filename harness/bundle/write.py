@@ -194,11 +194,13 @@ def _portable(content: bytes) -> bytes:
 
 def _papers(study: StudySpec) -> dict[str, Path]:
     """The papers' files by their names in the bundle."""
-    found: dict[str, Path] = {}
+    members: dict[str, Path] = {}
     for number, path in enumerate(study.report.papers):
         name = re.sub(r"\W+", "_", path.stem, flags=re.ASCII)
-        found[f"papers/{name}.yaml" if f"papers/{name}.yaml" not in found else f"papers/{name}_{number}.yaml"] = path
-    return found
+        members[f"papers/{name}.yaml" if f"papers/{name}.yaml" not in members else f"papers/{name}_{number}.yaml"] = (
+            path
+        )
+    return members
 
 
 def _data(opened: Opened, root: NuScenesRoot) -> dict[str, Any]:

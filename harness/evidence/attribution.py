@@ -66,7 +66,7 @@ def additions(arms: Mapping[Losses, str], order: tuple[str, ...]) -> dict[Name, 
     def ordered(losses: Losses) -> tuple[str, ...]:
         return tuple(name for name in order if name in losses)
 
-    found: dict[Name, Contrast] = {}
+    contrasts: dict[Name, Contrast] = {}
     some = [losses for losses in arms if losses]
     for before in sorted(some, key=lambda losses: (len(losses), [order.index(name) for name in ordered(losses)])):
         larger = [after for after in arms if before < after]
@@ -75,27 +75,27 @@ def additions(arms: Mapping[Losses, str], order: tuple[str, ...]) -> dict[Name, 
                 contrast: Contrast = {arms[after]: 1.0}
                 # 0 where the two are the same trainings, which other values by path can make them.
                 contrast[arms[before]] = contrast.get(arms[before], 0.0) - 1.0
-                found["added", ordered(after - before), ordered(before)] = contrast
-    return found
+                contrasts["added", ordered(after - before), ordered(before)] = contrast
+    return contrasts
 
 
 def factorial(arms: Mapping[Losses, str], order: tuple[str, ...]) -> dict[Name, Contrast]:
     """Main effects, interactions of two and Shapley values, as contrasts between the arms of a full factorial."""
     n = len(order)
-    found: dict[Name, Contrast] = {}
+    contrasts: dict[Name, Contrast] = {}
     for loss in order:
         without = [chosen for chosen in arms if loss not in chosen]
-        found["main effect", (loss,), None] = _steps(arms, loss, dict.fromkeys(without, 0.5 ** (n - 1)))
+        contrasts["main effect", (loss,), None] = _steps(arms, loss, dict.fromkeys(without, 0.5 ** (n - 1)))
     for loss in order:
         # 1 / n for each size of what is there before, shared by the sets of that size.
         shares = {chosen: 1 / (n * comb(n - 1, len(chosen))) for chosen in arms if loss not in chosen}
-        found["Shapley value", (loss,), None] = _steps(arms, loss, shares)
+        contrasts["Shapley value", (loss,), None] = _steps(arms, loss, shares)
     for one, other in combinations(order, 2):
         without = [chosen for chosen in arms if not chosen & {one, other}]
         weight = 0.5 ** (n - 2)
         steps = {chosen | {other}: weight for chosen in without} | dict.fromkeys(without, -weight)
-        found["interaction", (one, other), None] = _steps(arms, one, steps)
-    return found
+        contrasts["interaction", (one, other), None] = _steps(arms, one, steps)
+    return contrasts
 
 
 def _steps(arms: Mapping[Losses, str], loss: str, weights: Mapping[Losses, float]) -> Contrast:

@@ -33,12 +33,12 @@ def terms_frame(runs: StudyRuns) -> pd.DataFrame:
     """
     records = []
     for row in runs.plan.rows:
-        found = _history(row, runs)
-        if found is None:
+        history = _history(row, runs)
+        if history is None:
             continue
-        for term in found.terms:
-            columns = [found.means.get(name) for name in (f"share/{term}", *(f"{p}_cosine/{term}" for p in PLACES))]
-            for bin_, step in enumerate(_middles(found)):
+        for term in history.terms:
+            columns = [history.means.get(name) for name in (f"share/{term}", *(f"{p}_cosine/{term}" for p in PLACES))]
+            for bin_, step in enumerate(_middles(history)):
                 values = (np.nan if column is None else float(column[bin_]) for column in columns)
                 records.append((*_key(row), row.seed, term, bin_, step, *values))
     return pd.DataFrame(records, columns=[*KEYS, *TERMS])
@@ -79,15 +79,17 @@ def alignment_frame(runs: StudyRuns) -> pd.DataFrame:
         teacher = runs.plan.detector_spec(row.job).teacher if row.role == "student" and not row.split else None
         if teacher is None or runs[row.job].result is None:
             continue
-        found = runs[row.job].alignments.get(teacher)
+        alignment = runs[row.job].alignments.get(teacher)
         before = runs[row.baseline].alignments.get(teacher) if row.baseline else None
-        if found is None:
+        if alignment is None:
             continue
-        for level, regions in found.cka.items():
+        for level, regions in alignment.cka.items():
             for region, value in regions.items():
                 reference = before.cka[level][region] if before else None
                 values = (np.nan if each is None else each for each in (reference, value))
-                records.append((*_key(row), row.seed, level, region, *values, found.cells[region], found.samples))
+                records.append(
+                    (*_key(row), row.seed, level, region, *values, alignment.cells[region], alignment.samples)
+                )
     return pd.DataFrame(records, columns=[*KEYS, *ALIGNMENT])
 
 
@@ -142,28 +144,28 @@ def _history(row: Row, runs: StudyRuns) -> History | None:
     return runs[row.job].history
 
 
-def _middles(found: History) -> np.ndarray:
-    return (found.ends[:-1] + found.ends[1:] - 1) / 2
+def _middles(history: History) -> np.ndarray:
+    return (history.ends[:-1] + history.ends[1:] - 1) / 2
 
 
 def _losses(row: Row, runs: StudyRuns) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Middles of bins, the baseline's and the student's detection loss there; None where they cannot be compared."""
     both = [runs[id_].history for id_ in (row.baseline, row.job) if id_]
-    found = [each for each in both if each is not None]
-    if len(found) < 2:
+    histories = [each for each in both if each is not None]
+    if len(histories) < 2:
         return None
-    baseline, student = found
+    baseline, student = histories
     if not np.array_equal(baseline.ends, student.ends):
         return None
-    if any(f"raw/{name}" not in each.means for each in found for name in DETECTION_TERMS):
+    if any(f"raw/{name}" not in each.means for each in histories for name in DETECTION_TERMS):
         return None
-    said = (baseline.batches != UNKNOWN) & (student.batches != UNKNOWN)
-    if (baseline.batches != student.batches)[said].any():
+    named = (baseline.batches != UNKNOWN) & (student.batches != UNKNOWN)
+    if (baseline.batches != student.batches)[named].any():
         return None
     head = runs.plan.detector_spec(row.job).detector.head
     weights = dict(zip(DETECTION_TERMS, (head.heatmap_weight, head.box_weight), strict=True))
     # Not the weighted terms: a student that learns from its teacher's boxes instead has its own at weight 0.
-    losses = [np.sum([w * each.means[f"raw/{name}"] for name, w in weights.items()], axis=0) for each in found]
+    losses = [np.sum([w * each.means[f"raw/{name}"] for name, w in weights.items()], axis=0) for each in histories]
     return _middles(student), losses[0], losses[1]
 
 

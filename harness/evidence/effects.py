@@ -1,21 +1,17 @@
-"""From the rows of a study to what is sure about them: gains with intervals, p values and verdicts, and attribution."""
+"""Outcomes of a study to what is sure about them: gains with intervals, p values and verdicts, and attribution."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from harness.evidence.attribution import Losses, Part, attribute
-from harness.evidence.line import HEADLINE_METRICS, Gain, Key, Mean
+from harness.evidence.attribution import Kind, Losses, Part, attribute
+from harness.evidence.line import HEADLINE_METRICS, Gain, Key, Mean, Outcome, by_key
 from harness.evidence.statistics import Blocks, Effect, Spread, holm
 from harness.study.papers import Metric, PublishedGain
 from harness.study.spec import StudySpec
 
-KEYS = Key._fields
-"""Columns by which rows belong to a line."""
 ALPHA = 0.05
 
 
@@ -34,10 +30,10 @@ class Group:
 
     def contrast(self, key: Key) -> dict[str, float] | None:
         """A line less its baseline; None where the two are not there, or are the same trainings."""
-        own, baseline = self.names.get(key), self.baselines.get(key)
-        if own is None or baseline is None or own == baseline or baseline not in self.names.values():
+        name, baseline = self.names.get(key), self.baselines.get(key)
+        if name is None or baseline is None or name == baseline or baseline not in self.names.values():
             return None
-        return {own: 1.0, baseline: -1.0}
+        return {name: 1.0, baseline: -1.0}
 
     def gain(self, key: Key, metric: Metric) -> Effect:
         """Of a line over its baseline."""
@@ -54,48 +50,44 @@ class Group:
         return Spread(spreads[0].seeds, spreads[0].seed_freedom, scenes, spreads[0].scene_freedom).detectable()
 
 
-def groups(frame: pd.DataFrame) -> list[Group]:
-    """The students of `results_frame`, each on each split on which it is scored."""
-    students = frame[frame["role"].isin(["baseline", "control", "student"])]
-    parts = students.groupby(["model", "split"], sort=False)
-    return [_group(str(model), str(split), rows) for (model, split), rows in parts]
+def groups(trained: Sequence[Outcome]) -> list[Group]:
+    """The students of a study, each on each split on which it is scored."""
+    students = [outcome for outcome in trained if outcome.key.role in ("baseline", "control", "student")]
+    return [_group(part) for part in by_key(students, lambda outcome: (outcome.key.model, outcome.key.split))]
 
 
-def _group(model: str, split: str, rows: pd.DataFrame) -> Group:
+def _group(trained: Sequence[Outcome]) -> Group:
     names: dict[Key, str] = {}
     baselines: dict[Key, str] = {}
-    found: dict[str, list[dict[Hashable, Any]]] = {}
-    for values_of_keys, line in rows.groupby(list(KEYS), sort=False):
-        key, trainings = Key(*map(str, values_of_keys)), line.to_dict("records")
-        if any(training["missing"] or math.isnan(training["NDS"]) for training in trainings):
-            continue
+    arms: dict[str, list[Outcome]] = {}
+    for seeds in by_key(trained, lambda outcome: outcome.key):
         # What began otherwise is no part of a seed's block: its difference from the others is not the arm's alone.
-        if any(training["unpaired"] for training in trainings):
+        if any(outcome.missing or outcome.unpaired or math.isnan(outcome.metrics["NDS"]) for outcome in seeds):
             continue
-        name = "+".join(training["job"] for training in trainings)
+        key, name = seeds[0].key, "+".join(outcome.job for outcome in seeds)
         names[key] = name
-        found[name] = trainings
-        if not any(training["role"] == "baseline" for training in trainings):
-            baselines[key] = "+".join(str(training["baseline"]) for training in trainings)
+        arms[name] = seeds
+        if key.role != "baseline":
+            baselines[key] = "+".join(outcome.baseline for outcome in seeds)
     # Arms with other seeds, as a search confirms them, are no rows of one table.
-    usual = max((len(trainings) for trainings in found.values()), default=0)
-    found = {name: trainings for name, trainings in found.items() if len(trainings) == usual}
-    names = {key: name for key, name in names.items() if name in found}
-    known = [training["draws"] for trainings in found.values() for training in trainings]
+    usual = max(map(len, arms.values()), default=0)
+    arms = {name: seeds for name, seeds in arms.items() if len(seeds) == usual}
+    names = {key: name for key, name in names.items() if name in arms}
+    draws = [outcome.draws for seeds in arms.values() for outcome in seeds]
+    drawn = [each for each in draws if each is not None]
     # The same scenes as often, and as many draws of them: else nothing can be subtracted.
-    kinds = {pair and (pair[1], len(pair[0]["NDS"])) for pair in known}
-    whole = len(kinds) == 1 and None not in kinds
-    blocks: dict[Metric, Blocks] = {}
-    for metric in HEADLINE_METRICS if found else ():
-        values = {name: [training[metric] for training in trainings] for name, trainings in found.items()}
-        draws = None
-        if whole:
-            draws = {
-                name: np.stack([training["draws"][0][metric] for training in trainings])
-                for name, trainings in found.items()
-            }
-        blocks[metric] = Blocks(values, draws, known[0][1] if whole else 0)
-    return Group(model, split, names, baselines, blocks)
+    alike = len(drawn) == len(draws) and len({(each.scenes, len(each.values["NDS"])) for each in drawn}) == 1
+    scenes = drawn[0].scenes if alike else 0
+    blocks = {metric: _blocks(arms, metric, scenes, alike) for metric in HEADLINE_METRICS if arms}
+    return Group(trained[0].key.model, trained[0].key.split, names, baselines, blocks)
+
+
+def _blocks(arms: Mapping[str, Sequence[Outcome]], metric: Metric, scenes: int, has_draws: bool) -> Blocks:
+    values = {name: [outcome.metrics[metric] for outcome in seeds] for name, seeds in arms.items()}
+    if not has_draws:
+        return Blocks(values)
+    drawn = {name: [outcome.draws.values[metric] for outcome in seeds if outcome.draws] for name, seeds in arms.items()}
+    return Blocks(values, {name: np.stack(rows) for name, rows in drawn.items()}, scenes)
 
 
 def verdict(effect: Effect, adjusted: float) -> str:
@@ -108,8 +100,8 @@ def verdict(effect: Effect, adjusted: float) -> str:
         return ""
     side = "higher" if effect.value > 0 else "lower"
     alone = f"{side}, looked at alone" if effect.p < ALPHA else "not told apart"
-    said = side if adjusted < ALPHA else alone
-    return said if effect.seeds > 1 else f"{said}, these two models"
+    words = side if adjusted < ALPHA else alone
+    return words if effect.seeds > 1 else f"{words}, these two models"
 
 
 def foremost(published: Mapping[str, PublishedGain]) -> tuple[str, PublishedGain | None]:
@@ -136,39 +128,39 @@ def agreement(effect: Effect, published: PublishedGain | None, metric: Metric) -
     return "same sign, its gain inside our interval" if effect.low <= gain <= effect.high else "same sign"
 
 
-def gains(frame: pd.DataFrame, published: Mapping[Key, PublishedGain]) -> dict[Key, dict[Metric, Gain]]:
+def gains(compared: Sequence[Group], published: Mapping[Key, PublishedGain]) -> dict[Key, dict[Metric, Gain]]:
     """What is sure about the gains of each line that has a baseline, NaN where results are missing or unpaired.
 
     p values are adjusted for all gains of the table but those on further splits, which are no result.
 
     Args:
-        frame: `results_frame`.
+        compared: `groups` of a study.
         published: What a paper reports for a line.
     """
     effects: dict[tuple[Key, Metric], tuple[Effect, float]] = {}
-    for group in groups(frame):
+    for group in compared:
         smallest = {metric: group.detectable(metric) for metric in HEADLINE_METRICS}
         effects |= {(key, m): (group.gain(key, m), smallest[m]) for key in group.baselines for m in HEADLINE_METRICS}
     adjusted = holm([math.nan if key.split else effect.p for (key, _), (effect, _) in effects.items()])
-    found: dict[Key, dict[Metric, Gain]] = {}
+    by_line: dict[Key, dict[Metric, Gain]] = {}
     for ((key, metric), (effect, detectable)), p in zip(effects.items(), adjusted, strict=True):
-        found.setdefault(key, {})[metric] = Gain(
+        by_line.setdefault(key, {})[metric] = Gain(
             Mean(effect.value, math.nan),
             effect.scenes,
             *(effect.low, effect.high, effect.p, p, detectable),
             "" if key.split else verdict(effect, p),
             agreement(effect, published.get(key), metric),
         )
-    return found
+    return by_line
 
 
-def unlike(frame: pd.DataFrame) -> list[str]:
+def unlike(compared: Sequence[Group]) -> list[str]:
     """A line for each arm whose seeds spread more than the others of its student: which intervals are too short."""
     lines = []
-    for group in groups(frame):
+    for group in compared:
         for metric, blocks in group.blocks.items():
             for name, p in blocks.unlike().items():
-                of = next(key for key, own in group.names.items() if own == name)
+                of = next(key for key, called in group.names.items() if called == name)
                 what = f"{of.path or group.model} {of.arm}" + (f" on {group.split}" if group.split else "")
                 so = "its interval is too short, the others' too long"
                 if of.role == "baseline":
@@ -188,11 +180,11 @@ class Attribution:
     """By metric, in one order."""
 
 
-def attributions(frame: pd.DataFrame, study: StudySpec) -> list[Attribution]:
+def attributions(compared: Sequence[Group], study: StudySpec) -> list[Attribution]:
     """Of every path whose arms tell two losses or more apart."""
-    found = []
+    attributed = []
     order = tuple(dict.fromkeys(name for names in study.arms.values() for name in names))
-    for group in groups(frame):
+    for group in compared:
         if group.split or len(order) < 2:
             continue
         paths = dict.fromkeys(key.path for key in group.names if key.role == "student")
@@ -205,24 +197,33 @@ def attributions(frame: pd.DataFrame, study: StudySpec) -> list[Attribution]:
             known = {chosen: name for chosen, name in arms.items() if name in group.names.values()}
             parts = {metric: attribute(known, order, blocks) for metric, blocks in group.blocks.items()}
             if any(parts.values()):
-                found.append(Attribution(path, parts))
-    return found
+                attributed.append(Attribution(path, parts))
+    return attributed
 
 
-def attribution_frame(found: Sequence[Attribution]) -> pd.DataFrame:
-    """One row for each effect and metric, p adjusted after Holm for all of them but Shapley values.
+@dataclass(frozen=True)
+class Ascribed:
+    """A part of an attribution in one metric, as a table and its file show it."""
+
+    path: str
+    kind: Kind
+    what: str
+    """Joined by a +, as is `to`."""
+    to: str
+    metric: Metric
+    effect: Effect
+    holm: float
+    """p adjusted for all parts of the table; NaN of a Shapley value."""
+
+
+def ascribed(attributed: Sequence[Attribution]) -> list[Ascribed]:
+    """Every part in every metric, p adjusted after Holm for all of them but Shapley values.
 
     These are all but the same contrasts as main effects; to ask twice would only make every answer harder to hear.
-
-    Columns: path, kind, what, to (of what is added), metric, effect, low, high (95 %, points), p, holm.
     """
-    parts = [(each.path, metric, part) for each in found for metric, parts in each.parts.items() for part in parts]
-    rows = [
-        {"path": path, "kind": part.kind, "what": "+".join(part.what), "to": "+".join(part.to or ()), "metric": metric}
-        | {"effect": part.effect.value, "low": part.effect.low, "high": part.effect.high, "p": part.effect.p}
-        for path, metric, part in parts
+    parts = [(each.path, metric, part) for each in attributed for metric, some in each.parts.items() for part in some]
+    adjusted = holm([math.nan if part.kind == "Shapley value" else part.effect.p for _, _, part in parts])
+    return [
+        Ascribed(path, part.kind, "+".join(part.what), "+".join(part.to or ()), metric, part.effect, p)
+        for (path, metric, part), p in zip(parts, adjusted, strict=True)
     ]
-    columns = ["path", "kind", "what", "to", "metric", "effect", "low", "high", "p"]
-    frame = pd.DataFrame(rows, columns=columns)
-    asked = frame["p"].where(frame["kind"] != "Shapley value")
-    return frame.assign(holm=holm(asked.astype(float).tolist()))

@@ -1,11 +1,14 @@
-"""A line of the table, typed: the trainings of a plan that differ in their seed alone, their means and gains."""
+"""What a table is made of, typed: outcomes of trainings, and lines of those that differ in their seed alone."""
 
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from harness.evidence.runs import Draws
 from harness.study.papers import Metric, PublishedGain
 from harness.study.plan import Row
 
+Item = TypeVar("Item")
 HEADLINE_METRICS: tuple[Metric, ...] = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
@@ -40,6 +43,36 @@ def line_name(role: str, model: str, path: str, arm: str, split: str = "") -> st
     """What a table calls a line: its path, or its model, with its arm; the split where it is a further one."""
     last = arm if role in ("student", "control") else role
     return f"{path or model} {last}" + (f" on {split}" if split else "")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a row of the plan came to, for itself."""
+
+    key: Key
+    """Of its line."""
+    seed: int
+    job: str
+    baseline: str
+    """The job of its baseline; empty where it is not held against one."""
+    metrics: dict[str, float]
+    """As in `Line`; NaN without a result."""
+    gains: dict[Metric, float]
+    """In points over the baseline of the same student and seed; NaN where the two must not be subtracted."""
+    parameters: float | int
+    """Of the detector; NaN without a result."""
+    published: dict[str, PublishedGain]
+    """What papers report for such a path and losses of such kinds, by their names."""
+    missing: str
+    """Why there is no result, else empty."""
+    unpaired: str
+    """Why there is no gain although both have results, else empty."""
+    warning: str
+    """What is doubtful about the training, else empty."""
+    machine: str
+    """Device kind, torch version and threads; empty without a result."""
+    draws: Draws | None
+    """Of mAP and NDS, in points; None where it is not compared, or none are known."""
 
 
 @dataclass(frozen=True)
@@ -117,3 +150,11 @@ class Line:
 def gain_column(metric: str, of: str = "") -> str:
     """The name of a column of a gain, or of what is known of it, in files and in MLflow."""
     return "_".join(filter(None, ("gain", metric, of)))
+
+
+def by_key(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
+    """Items of equal keys together, both in the order in which they came."""
+    together: dict[Hashable, list[Item]] = {}
+    for item in items:
+        together.setdefault(key(item), []).append(item)
+    return list(together.values())

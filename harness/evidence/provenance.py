@@ -26,16 +26,16 @@ def commit_lines(runs: StudyRuns) -> list[str]:
         return []
     count = Counter(Key.of(row).name for row in runs.plan.rows if runs[row.job].result is not None)
     usual, *others = made
-    told = [f"{commit} made {_rows(made[commit], count)}" for commit in others]
+    clauses = [f"{commit} made {_rows(made[commit], count)}" for commit in others]
     modified = any(commit.endswith("+") for commit in made)
     return [
-        f"Made by more than one version of the code: {'; '.join(told)}; {usual} made all others."
+        f"Made by more than one version of the code: {'; '.join(clauses)}; {usual} made all others."
         + (" + stands for changes on top of a commit." if modified else "")
     ]
 
 
-def _rows(own: list[tuple[str, int]], count: Counter[str]) -> str:
+def _rows(rows: list[tuple[str, int]], count: Counter[str]) -> str:
     """The rows of a commit, with their seeds where it did not make all of them."""
-    seeds = {name: [str(seed) for row, seed in own if row == name] for name in count}
-    whole = {name: "" if len(made) == count[name] else f" (seed {', '.join(made)})" for name, made in seeds.items()}
-    return ", ".join(f"{name}{which}" for name, which in whole.items() if seeds[name])
+    seeds = {name: [str(seed) for row, seed in rows if row == name] for name in count}
+    suffixes = {name: "" if len(made) == count[name] else f" (seed {', '.join(made)})" for name, made in seeds.items()}
+    return ", ".join(f"{name}{which}" for name, which in suffixes.items() if seeds[name])

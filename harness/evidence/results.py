@@ -1,75 +1,61 @@
-"""Runs to the rows of a study, one a training, with metrics, gain and costs; and rows to the lines of its tables."""
+"""Runs to the outcomes of a study, one a training, and to their costs; and outcomes to the lines of its tables."""
 
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 import numpy as np
-import pandas as pd
 
-from harness.evidence.effects import KEYS, foremost, gains
-from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, gain_column
-from harness.evidence.runs import Run, StudyRuns
+from harness.evidence.effects import Group, foremost, gains, groups
+from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, Outcome, by_key
+from harness.evidence.runs import Draws, Run, StudyRuns
 from harness.runs.folder import Result
 from harness.study.jobs import DetectorJobSpec
-from harness.study.papers import Paper, PublishedGain
+from harness.study.papers import Metric, Paper, PublishedGain
 from harness.study.plan import Row
 
 
-def results_frame(runs: StudyRuns, papers: Sequence[Paper] = ()) -> pd.DataFrame:
-    """One row for each row of the plan.
-
-    Columns: KEYS (split is empty for the evaluation split), seed, job, baseline (the job of its baseline, else empty),
-    missing (why there is no result, else empty), parameters, mAP and NDS in points, the five errors, mask_AP and
-    mask_AP50 (of an image teacher, in points), gain_mAP and gain_NDS in points over the baseline of the same student
-    and seed, published (name of a paper to what it reports for such a path and losses of such kinds), unpaired (why
-    there is no gain although both have results, else empty), warning (what is doubtful about the training, else empty),
-    machine (device kind, torch version and threads), and draws (mAP and NDS in points in draws of scenes and the number
-    of scenes, or None).
-    """
-    return pd.DataFrame([_record(row, runs, papers) for row in runs.plan.rows])
+def outcomes(runs: StudyRuns, papers: Sequence[Paper] = ()) -> list[Outcome]:
+    """What each row of the plan came to, in its order."""
+    return [_outcome(row, runs, papers) for row in runs.plan.rows]
 
 
-def _record(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> dict[Hashable, Any]:
+def _outcome(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> Outcome:
     run = runs[row.job]
     result = run.result
     compared = row.role in ("student", "control")
     baseline = runs[row.baseline].result if row.baseline and compared else None
-    unpaired = ""
-    if result is not None and baseline is not None:
-        unpaired = why_unpaired(row, runs)
-        baseline = None if unpaired else baseline
-    record: dict[Hashable, Any] = dict(zip(KEYS, Key.of(row), strict=True)) | {
-        "seed": row.seed,
-        "job": row.job,
-        "baseline": row.baseline if row.baseline and compared else "",
-        "missing": run.missing,
-        "unpaired": unpaired,
-        "warning": "; ".join(f"loss {name!r}: {text}" for name, text in result.warnings.items()) if result else "",
-        "parameters": result.parameters if result else float("nan"),
-        "machine": _machine(result) if result else "",
+    unpaired = why_unpaired(row, runs) if result and baseline else ""
+    measured = result.metrics if result else {}
+    # Of an image teacher AP is that of its masks.
+    scales = dict.fromkeys((*HEADLINE_METRICS, *MASKS), 100)
+    metrics = {
+        name: measured.get(name.removeprefix("mask_"), math.nan) * scales.get(name, 1)
+        for name in (*HEADLINE_METRICS, *ERRORS, *MASKS)
     }
-    for metric in (*HEADLINE_METRICS, *ERRORS):
-        scale = 100 if metric in HEADLINE_METRICS else 1
-        record[metric] = result.metrics.get(metric, float("nan")) * scale if result else float("nan")
-    for metric in MASKS:
-        record[metric] = (
-            100 * result.metrics.get(metric.removeprefix("mask_"), float("nan")) if result else float("nan")
-        )
-    for metric in HEADLINE_METRICS:
-        record[gain_column(metric)] = float("nan")
-        if result is not None and baseline is not None:
-            record[gain_column(metric)] = 100 * (result.metrics[metric] - baseline.metrics[metric])
-    record["draws"] = _draws(run) if compared or row.role == "baseline" else None
-    record["published"] = _published(row, run, papers)
-    return record
+    gained = dict.fromkeys(HEADLINE_METRICS, math.nan)
+    if result and baseline and not unpaired:
+        gained = {metric: 100 * (result.metrics[metric] - baseline.metrics[metric]) for metric in HEADLINE_METRICS}
+    return Outcome(
+        key=Key.of(row),
+        seed=row.seed,
+        job=row.job,
+        baseline=row.baseline if row.baseline and compared else "",
+        metrics=metrics,
+        gains=gained,
+        parameters=result.parameters if result else math.nan,
+        published=_published(row, run, papers),
+        missing=run.missing,
+        unpaired=unpaired,
+        warning="; ".join(f"loss {name!r}: {text}" for name, text in result.warnings.items()) if result else "",
+        machine=_machine(result) if result else "",
+        draws=_points(run.draws) if run.draws and (compared or row.role == "baseline") else None,
+    )
 
 
-def _draws(run: Run) -> tuple[dict[str, np.ndarray], int] | None:
-    """mAP and NDS in points, draw by draw, and the number of scenes."""
-    if run.draws is None:
-        return None
-    return {metric: 100 * run.draws.values[metric] for metric in HEADLINE_METRICS}, run.draws.scenes
+def _points(draws: Draws) -> Draws:
+    return Draws({metric: 100 * draws.values[metric] for metric in HEADLINE_METRICS}, draws.scenes)
 
 
 def _published(row: Row, run: Run, papers: Sequence[Paper]) -> dict[str, PublishedGain]:
@@ -78,8 +64,8 @@ def _published(row: Row, run: Run, papers: Sequence[Paper]) -> dict[str, Publish
     if not isinstance(spec, DetectorJobSpec) or not row.published_as:
         return {}
     kinds = frozenset(str(fields.get("loss", name)) for name, fields in spec.losses.items())
-    found = {paper.name: paper.gain(row.published_as, kinds) for paper in papers}
-    return {name: gain for name, gain in found.items() if gain is not None}
+    reported = {paper.name: paper.gain(row.published_as, kinds) for paper in papers}
+    return {name: gain for name, gain in reported.items() if gain is not None}
 
 
 def why_unpaired(row: Row, runs: StudyRuns) -> str:
@@ -112,79 +98,100 @@ def _machine(result: Result) -> str:
     return f"{known['device']}, torch {known['torch']}, {known['threads']} thread(s)"
 
 
-COSTS = ("parameters", "latency_ms", "step_ms", "minutes", "cpu_minutes", "peak_memory_mb")
+@dataclass(frozen=True)
+class Cost:
+    """What the trainings of a line cost, in means over those that are finished; NaN of what none of them knows."""
+
+    role: str
+    model: str
+    path: str
+    arm: str
+    seeds: int
+    """Those that are finished."""
+    parameters: float
+    """Of the detector."""
+    latency_ms: float
+    """Median from a sample to its boxes."""
+    step_ms: float
+    """Median of a step of the training."""
+    minutes: float
+    """For training and scoring."""
+    cpu_minutes: float
+    """Likewise, of processor time."""
+    peak_memory_mb: float
+    """The largest memory of any seed."""
 
 
-def cost_frame(runs: StudyRuns) -> pd.DataFrame:
-    """What each training of the plan cost, those that differ only in seed on one row, in means over the finished ones.
+def costs(runs: StudyRuns) -> list[Cost]:
+    """What each training of the plan cost, those that differ only in seed as one."""
+    trained = [row for row in runs.plan.rows if not row.split and runs[row.job].job.spec.steps]
+    finished = [row for row in trained if runs[row.job].result is not None]
+    return [_cost(rows, runs) for rows in by_key(finished, lambda row: (row.role, row.model, row.path, row.arm))]
 
-    Columns: role, model, path, arm, seeds (finished), and COSTS: parameters of the detector, median milliseconds from a
-    sample to its boxes (NaN where that was not measured) and of a step of the training, minutes of wall and of
-    processor time for training and scoring, and the largest memory of any seed in MB.
+
+def _cost(rows: Sequence[Row], runs: StudyRuns) -> Cost:
+    first, ours = rows[0], [runs[row.job] for row in rows]
+    results = [run.result for run in ours if run.result is not None]
+    return Cost(
+        *(first.role, first.model, first.path, first.arm),
+        seeds=len(rows),
+        parameters=fmean(result.parameters for result in results),
+        latency_ms=_known_mean(run.latency.milliseconds for run in ours if run.latency),
+        step_ms=_known_mean(1000 * run.step_seconds for run in ours),
+        minutes=fmean(result.seconds / 60 for result in results),
+        cpu_minutes=_known_mean(result.cpu_seconds / 60 for result in results if result.cpu_seconds is not None),
+        peak_memory_mb=max(_known(float(r.machine.get("peak_memory_mb", "nan")) for r in results), default=math.nan),
+    )
+
+
+def _known(values: Iterable[float | int]) -> list[float | int]:
+    return [value for value in values if not math.isnan(value)]
+
+
+def _known_mean(values: Iterable[float | int]) -> float:
+    known = _known(values)
+    return fmean(known) if known else math.nan
+
+
+def summary(trained: Sequence[Outcome], compared: Sequence[Group] | None = None) -> list[Line]:
+    """The lines of the table: outcomes that differ only in seed become one.
+
+    Args:
+        trained: All outcomes.
+        compared: Their `groups`, where those are at hand.
     """
-    rows = []
-    for row in runs.plan.rows:
-        run = runs[row.job]
-        result = run.result
-        if row.split or result is None or not run.job.spec.steps:
-            continue
-        rows.append(
-            {
-                "role": row.role,
-                "model": row.model,
-                "path": row.path,
-                "arm": row.arm,
-                "seeds": row.seed,
-                "parameters": result.parameters,
-                "latency_ms": run.latency.milliseconds if run.latency else float("nan"),
-                "step_ms": 1000 * run.step_seconds,
-                "minutes": result.seconds / 60,
-                "cpu_minutes": float("nan") if result.cpu_seconds is None else result.cpu_seconds / 60,
-                "peak_memory_mb": float(result.machine.get("peak_memory_mb", "nan")),
-            }
-        )
-    keys = ["role", "model", "path", "arm"]
-    frame = pd.DataFrame(rows, columns=[*keys, "seeds", *COSTS])
-    how = {"seeds": "count", **dict.fromkeys(COSTS, "mean"), "peak_memory_mb": "max"}
-    return frame.groupby(keys, sort=False).agg(how).reset_index()
+    lines = by_key(trained, lambda outcome: outcome.key)
+    reported = {seeds[0].key: foremost(seeds[0].published)[1] for seeds in lines}
+    published = {key: gain for key, gain in reported.items() if gain is not None}
+    sure = gains(groups(trained) if compared is None else compared, published)
+    return [_line(seeds, sure.get(seeds[0].key, {})) for seeds in lines]
 
 
-def _together(texts: pd.Series) -> str:
+def _line(seeds: Sequence[Outcome], sure: dict[Metric, Gain]) -> Line:
+    """The line of outcomes that differ only in seed, with what is sure about its gains."""
+    first = seeds[0]
+    unsure = {metric: Gain(_mean([outcome.gains[metric] for outcome in seeds])) for metric in HEADLINE_METRICS}
+    gained = {metric: replace(sure.get(metric, gain), mean=gain.mean) for metric, gain in unsure.items()}
+    return Line(
+        key=first.key,
+        metrics={name: _mean([outcome.metrics[name] for outcome in seeds]) for name in first.metrics},
+        gains=gained,
+        scenes=gained["NDS"].scenes,
+        seeds=len(seeds),
+        parameters=next(iter(_known(outcome.parameters for outcome in seeds)), math.nan),
+        published=first.published,
+        missing=_together(outcome.missing for outcome in seeds),
+        unpaired=_together(outcome.unpaired for outcome in seeds),
+        warning=_together(outcome.warning for outcome in seeds),
+        machine=_together(outcome.machine for outcome in seeds),
+        jobs=tuple(outcome.job for outcome in seeds),
+    )
+
+
+def _mean(values: Sequence[float]) -> Mean:
+    """Over all of them: a mean over fewer seeds than were asked for would pass for that of all."""
+    return Mean(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
+
+
+def _together(texts: Iterable[str]) -> str:
     return "; ".join(sorted({text for text in texts if text}))
-
-
-def summary(frame: pd.DataFrame) -> list[Line]:
-    """The lines of the table: rows of `results_frame` that differ only in seed become one."""
-    rows = frame.groupby(list(KEYS), sort=False)
-    metrics = [*HEADLINE_METRICS, *ERRORS, *MASKS, *map(gain_column, HEADLINE_METRICS)]
-    # A mean over fewer seeds than were asked for would pass for the whole: one NaN makes the cell NaN.
-    means = rows[metrics].mean(skipna=False)
-    keys = [Key._make(key) for key in means.index]
-    spreads = rows[metrics].std(ddof=1, skipna=False).to_dict("records")
-    firsts = rows[["parameters", "published"]].first().to_dict("list")
-    texts = rows[["missing", "unpaired", "warning", "machine"]].agg(_together).to_dict("list")
-    sizes, jobs = rows.size().tolist(), rows["job"].agg(tuple).tolist()
-    chosen = ((key, foremost(reported)[1]) for key, reported in zip(keys, firsts["published"], strict=True))
-    sure = gains(frame, {key: gain for key, gain in chosen if gain is not None})
-    lines = []
-    for number, (key, mean) in enumerate(zip(keys, means.to_dict("records"), strict=True)):
-        known = {name: Mean(mean[name], spreads[number][name]) for name in metrics}
-        nothing = {metric: Gain(known[gain_column(metric)]) for metric in HEADLINE_METRICS}
-        own = {metric: replace(gain, mean=nothing[metric].mean) for metric, gain in sure.get(key, nothing).items()}
-        lines.append(
-            Line(
-                key=key,
-                metrics={name: known[name] for name in (*HEADLINE_METRICS, *ERRORS, *MASKS)},
-                gains=own,
-                scenes=own["NDS"].scenes,
-                seeds=sizes[number],
-                parameters=firsts["parameters"][number],
-                published=firsts["published"][number],
-                missing=texts["missing"][number],
-                unpaired=texts["unpaired"][number],
-                warning=texts["warning"][number],
-                machine=texts["machine"][number],
-                jobs=jobs[number],
-            )
-        )
-    return lines

@@ -1,16 +1,16 @@
 """The runs of a study, each opened once: all that tables, figures and page say of a training comes from here."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from harness.diagnose.alignment import Alignment
-from harness.diagnose.history import History, history
+from harness.diagnose.history import History, kept_history, summarize
 from harness.diagnose.latency import Latency
 from harness.evaluate.intervals import Analysis, kept_analysis, read_draws
 from harness.evidence.damage import Damage, check_draws, check_result, check_seconds, other_job
@@ -20,6 +20,7 @@ from harness.study.jobs import Job
 from harness.study.plan import Plan
 
 State = Literal["done", "running", "failed", "not run"]
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Run:
     """The training in a few parts; None of a job without steps and of one that is not finished."""
     latency: Latency | None = None
     """None where it was never measured."""
+    unreadable: list[Damaged] = field(default_factory=list)
+    """Files of the diagnostics that were asked for so far, and say nothing; no number of a table needs them."""
 
     @property
     def id(self) -> str:
@@ -78,14 +81,22 @@ class Run:
     @cached_property
     def analysis(self) -> Analysis | None:
         """What the errors of a finished detector cost, draw by draw: a large file, read when somebody asks for it."""
-        return kept_analysis(self.folder.analysis) if self.result is not None else None
+        path = self.folder.analysis
+        return _noted(path, kept_analysis(path), self.unreadable) if self.result is not None else None
 
     @cached_property
     def alignments(self) -> dict[str, Alignment]:
         """How like the detectors of other jobs this one is, by their ids."""
         files = {path.stem.partition("-")[2]: path for path in self.folder.path.glob("alignment-*.json")}
-        read = {id_: kept_model(path, Alignment) for id_, path in files.items()}
+        read = {id_: _noted(path, kept_model(path, Alignment), self.unreadable) for id_, path in files.items()}
         return {id_: alignment for id_, alignment in read.items() if alignment is not None}
+
+
+def _noted(path: Path, content: Content | None, unreadable: list[Damaged]) -> Content | None:
+    """What a file of the diagnostics says; one that is there and says nothing is put down."""
+    if content is None and path.is_file():
+        unreadable.append(Damaged(path, "it cannot be read, or another version wrote it"))
+    return content
 
 
 def open_run(job: Job, folder: RunFolder) -> Run:
@@ -112,6 +123,7 @@ def _read(job: Job, folder: RunFolder) -> Run:
     reason = failure[0] if failure else ""
     if result is None:
         return Run(job, folder, failure=reason)
+    unreadable: list[Damaged] = []
     return Run(
         job,
         folder,
@@ -120,8 +132,9 @@ def _read(job: Job, folder: RunFolder) -> Run:
         finished_at=folder.finished_at(),
         draws=Draws({name: drawn[0][name] for name in ("mAP", "NDS")}, drawn[1]) if drawn else None,
         step_seconds=float(np.median([line["seconds"] for line in steps])) if steps else float("nan"),
-        history=history(folder, steps),
-        latency=kept_model(folder.latency, Latency),
+        history=_noted(folder.history, kept_history(folder), unreadable) or summarize(steps),
+        latency=_noted(folder.latency, kept_model(folder.latency, Latency), unreadable),
+        unreadable=unreadable,
     )
 
 
@@ -143,6 +156,11 @@ class StudyRuns(Mapping[str, Run]):
     def damaged(self) -> dict[str, Damage]:
         """The damage of each run that must not be believed, by the id of its job."""
         return {id_: run.damage for id_, run in self.items() if run.damage is not None}
+
+    @property
+    def unreadable(self) -> list[str]:
+        """What there is to say of each file of the diagnostics that was asked for so far and says nothing."""
+        return [f"{run.job.label}: {damaged}" for run in self.values() for damaged in run.unreadable]
 
     @property
     def results(self) -> dict[str, Result]:

@@ -58,6 +58,6 @@ _KIND = ("device", "device_name", "torch")
 """What a result says of the kind of its machine, in the order in which it is shown."""
 
 
-def states(found: tuple[Training, ...]) -> dict[str, str]:
+def states(jobs: tuple[Training, ...]) -> dict[str, str]:
     """State of each job."""
-    return {one.job: one.state for one in found}
+    return {one.job: one.state for one in jobs}

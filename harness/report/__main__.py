@@ -148,9 +148,9 @@ def _complete(opened: "Opened", device: str) -> bool:
     assert opened.root is not None, "of a study, not of a bundle"
     # One thread, as a training has, so that latencies of then and now compare.
     runs = StudyRuns.open(opened.plan, opened.runs_dir)
-    found = complete(runs, opened.root, device, threads=1, console=console)
-    _say(found.text)
-    return bool(found.failed)
+    completion = complete(runs, opened.root, device, threads=1, console=console)
+    _say(completion.text)
+    return bool(completion.failed)
 
 
 def _mirrored(

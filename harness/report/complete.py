@@ -64,32 +64,32 @@ def complete(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, con
         console: Is shown the progress.
     """
     looked = _Looks(runs, root, device, threads)
-    found = Completion()
+    completion = Completion()
     # Samples that are decoded serve the next task, too.
     tasks = sorted(looked.tasks(), key=lambda task: task.inputs)
     with count_progress(console, "results") as show:
         for number, task in enumerate(tasks, start=1):
             try:
-                _attempt(task, found)
+                _attempt(task, completion)
             except Busy:
-                found.busy.append(task.name)
+                completion.busy.append(task.name)
             except OSError as error:
-                found.failed[task.name] = f"{error.filename or task.folder.path}: {error.strerror or error}"
+                completion.failed[task.name] = f"{error.filename or task.folder.path}: {error.strerror or error}"
             except InputError as error:
-                found.failed[task.name] = str(error)
+                completion.failed[task.name] = str(error)
             show(number, len(tasks))
-    return found
+    return completion
 
 
-def _attempt(task: _Task, found: Completion) -> None:
+def _attempt(task: _Task, completion: Completion) -> None:
     if task.is_done():
-        found.there += 1
+        completion.there += 1
         return
     with task.folder.locked():
         # Another process may have been at it.
         if not task.is_done():
             task.do()
-    found.done += 1
+    completion.done += 1
 
 
 class _Looks:

@@ -54,7 +54,7 @@ def document(
         out: Folder of the report.
         command: That makes all of it again.
     """
-    found = trainings(runs)
+    jobs = trainings(runs)
     pictures = Pictures(out / "figures")
     gains, published = _gain_lines(lines), [table for name, table in tables.items() if name.startswith("published")]
     sections = [Section("Results", [tables["results"]])]
@@ -94,16 +94,16 @@ def document(
         f"Graph of {len(opened.plan.jobs)} trainings; all of them are listed below",
         plan_graph,
         nodes(opened.plan),
-        states(found),
+        states(jobs),
         notes=["A box is a training, or several that differ in the seed alone; lines lead from teacher to student."],
     )
     sections.append(Section("Cost and plan", [tables["cost"]], pictures.taken()))
-    if opened.earlier_tables and (opened.earlier_tables / PICTURES).is_file():
-        atomic_write(out / PICTURES, (opened.earlier_tables / PICTURES).read_bytes())
+    if opened.stored_tables and (opened.stored_tables / PICTURES).is_file():
+        atomic_write(out / PICTURES, (opened.stored_tables / PICTURES).read_bytes())
     seen = samples(opened.root, opened.study, runs, trio(runs), out)
     note = "The figures are in the folder figures beside this page, too, as SVG and PDF."
-    told = headlines(lines, opened.study)
-    return Page(opened.name, opened.question, told, sections, found, seen, command, (note,))
+    sentences = headlines(lines, opened.study)
+    return Page(opened.name, opened.question, sentences, sections, jobs, seen, command, (note,))
 
 
 SHOWN = 4
@@ -164,9 +164,9 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
             )
             pictures.add(name, title, f"{title}: baseline and arms, in points", draw, breakdown, notes=[alone])
     shown = pictures.taken()
-    if not shown:
+    words = [f"{text}." for text in runs.unreadable]
+    if not shown and not words:
         return []
-    words = []
     if len(students) > SHOWN:
         words.append(f"Of the {len(students)} arms, the {SHOWN} whose NDS differs most from the baseline's.")
     if breakdown.empty or alignment.empty:
@@ -182,7 +182,7 @@ def _smallness(line: Line) -> float:
 
 def _gain_lines(lines: Sequence[Line]) -> list[GainLine]:
     """Of every line that has a gain."""
-    found = []
+    gain_lines = []
     for line in lines:
         _, paper = foremost(line.published)
         for metric, gain in line.gains.items():
@@ -191,44 +191,44 @@ def _gain_lines(lines: Sequence[Line]) -> list[GainLine]:
                 # In short: what it is about, the page says at its top.
                 verdict = gain.verdict.removesuffix(", these two models").replace(", looked at alone", " alone")
                 reported = paper.points(metric) if paper else None
-                found.append(GainLine(line.name, metric, value, gain.low, gain.high, reported, verdict))
-    return found
+                gain_lines.append(GainLine(line.name, metric, value, gain.low, gain.high, reported, verdict))
+    return gain_lines
 
 
 def _means_by_set(lines: Sequence[Line], study: StudySpec, path: str) -> dict[tuple[str, ...], float]:
     """NDS of every set of losses on a path, each in one order, the baseline's of the empty one."""
     student = study.ends(path).student
-    found = {}
+    means = {}
     for line in lines:
         key, mean = line.key, line.metrics["NDS"].value
         if key.split or line.missing:
             continue
         if key.role == "student" and key.path == path:
-            found[tuple(sorted(study.arms[key.arm]))] = mean
+            means[tuple(sorted(study.arms[key.arm]))] = mean
         elif key.role == "baseline" and key.model == student:
-            found[()] = mean
-    return found
+            means[()] = mean
+    return means
 
 
 def headlines(lines: Sequence[Line], study: StudySpec) -> list[str]:
     """What a reader in a hurry leaves with; sentences that follow from the table and nothing else."""
     shown = [line for line in lines if not line.key.split and not math.isnan(line.gains["NDS"].low)]
     missing = sum(line.missing != "" for line in lines)
-    told = [f"{missing} of {len(lines)} rows have no result yet."] if missing else []
+    sentences = [f"{missing} of {len(lines)} rows have no result yet."] if missing else []
     if not shown:
-        return told
+        return sentences
     best = max(shown, key=lambda line: line.gains["NDS"].mean.value)
     gains = ", ".join(
         f"{gain.mean.value:+.1f} {metric} {interval_text(gain.low, gain.high)}".rstrip()
         for metric, gain in best.gains.items()
     )
-    told.append(f"Most NDS gains {best.name}: {gains}.")
+    sentences.append(f"Most NDS gains {best.name}: {gains}.")
     known = [line.gains[metric] for line in shown for metric in HEADLINE_METRICS]
     verdicts = [gain.verdict for gain in known if gain.verdict]
     counted = {side: sum(verdict.partition(",")[0] == side for verdict in verdicts) for side in ("higher", "lower")}
     if len(study.seeds) > 1:
         sure = {side: sum(verdict == side for verdict in verdicts) for side in counted}
-        told.append(
+        sentences.append(
             f"Of {len(verdicts)} gains, {sure['higher']} are higher and {sure['lower']} lower than 0 after all of them "
             f"were looked at; {sum(counted.values()) - sum(sure.values())} more would be, looked at alone."
         )
@@ -236,13 +236,13 @@ def headlines(lines: Sequence[Line], study: StudySpec) -> list[str]:
             first = next(line for line in shown if line.key.model == model)
             seen = {metric: gain.detectable for metric, gain in first.gains.items()}
             smallest = ", ".join(f"{gain:.1f} {metric}" for metric, gain in seen.items() if not math.isnan(gain))
-            told.append(f"The smallest gain of the {model} that this study could have seen: {smallest}.")
+            sentences.append(f"The smallest gain of the {model} that this study could have seen: {smallest}.")
     else:
-        told.append("One seed: all of it is about these trained models, and nothing about a loss.")
+        sentences.append("One seed: all of it is about these trained models, and nothing about a loss.")
     judged = [gain.agreement for gain in known]
     if counts := {kind: judged.count(kind) for kind in dict.fromkeys(judged) if kind}:
-        said = ", ".join(f"{kind} {count}" for kind, count in counts.items())
-        told.append(f"Against what papers report, where that was read for certain: {said}.")
+        agreements = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+        sentences.append(f"Against what papers report, where that was read for certain: {agreements}.")
     if study.data.root is None:
-        told.append("These are numbers of the embedded synthetic world, not of nuScenes.")
-    return told
+        sentences.append("These are numbers of the embedded synthetic world, not of nuScenes.")
+    return sentences

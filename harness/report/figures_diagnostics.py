@@ -127,9 +127,9 @@ def _before_and_after(breakdown: pd.DataFrame, group: str, title: str) -> "Figur
         axes.plot(rows["student"], at, "o", color=_STUDENT, markersize=5, label="student")
         for row, (gap, low, high) in enumerate(rows[["difference", "low", "high"]].to_numpy()):
             clear = low > 0 or high < 0
-            said = f"{gap:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+            text = f"{gap:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
             weight, place = ("bold" if clear else "normal"), axes.get_yaxis_transform()
-            axes.text(1.02, row, said, transform=place, va="center", fontsize=6.5, weight=weight, color=INK)
+            axes.text(1.02, row, text, transform=place, va="center", fontsize=6.5, weight=weight, color=INK)
         axes.set_yticks(at, names)
         axes.set_ylim(len(names) - 0.5, -0.5)
     return _finished(figure, horizontal=True)

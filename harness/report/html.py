@@ -55,8 +55,8 @@ class Page:
     @property
     def states(self) -> dict[str, int]:
         """How many trainings are in each state that there is."""
-        found = [one.state for one in self.trainings]
-        return {state: found.count(state) for state in ("done", "running", "failed", "not run") if state in found}
+        present = [one.state for one in self.trainings]
+        return {state: present.count(state) for state in ("done", "running", "failed", "not run") if state in present}
 
 
 def write_page(out: Path, page: Page) -> Path:
@@ -101,21 +101,21 @@ def _known(jobs: Iterable[str], known: Mapping[str, Training]) -> tuple[str, ...
 
 def _link(jobs: tuple[str, ...], known: Mapping[str, Training], groups: Mapping[tuple[str, ...], str]) -> str:
     """Where a cell leads to, without the #; empty where to nothing."""
-    own = _known(jobs, known)
-    if len(own) > 1:
-        return groups[own]
-    return f"run-{own[0]}" if own else ""
+    linked = _known(jobs, known)
+    if len(linked) > 1:
+        return groups[linked]
+    return f"run-{linked[0]}" if linked else ""
 
 
 def _by_name(jobs: tuple[str, ...], known: Mapping[str, Training]) -> dict[str, list[tuple[str, str]]]:
     """What trainings that differ in the seed are called, to each of them and its seed; "" to those without one."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    by_name: dict[str, list[tuple[str, str]]] = {}
     for job in jobs:
         label = known[job].label
         seed = re.search(r" · (seed \d+)", label)
         name, words = (label.replace(seed[0], "", 1), seed[1]) if seed else ("", label)
-        found.setdefault(name, []).append((job, words))
-    return found
+        by_name.setdefault(name, []).append((job, words))
+    return by_name
 
 
 class _Ids:
@@ -126,9 +126,9 @@ class _Ids:
 
     def __call__(self, kind: str, text: str) -> str:
         """One for a thing of that kind; without what a link could not have in it."""
-        whole = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in f"{kind}-{text}".lower())
-        self._given[whole] = self._given.get(whole, 0) + 1
-        return whole if self._given[whole] == 1 else f"{whole}--{self._given[whole]}"
+        id_ = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in f"{kind}-{text}".lower())
+        self._given[id_] = self._given.get(id_, 0) + 1
+        return id_ if self._given[id_] == 1 else f"{id_}--{self._given[id_]}"
 
 
 @cache

@@ -98,9 +98,9 @@ class Pictures:
     ) -> None:
         """Save the figure that `draw` makes of what is shown, and keep it for its part."""
         known = _hash(pickle.dumps((draw.__module__, draw.__qualname__, shown, _code())))
-        kept = self._files(name)
-        if kept and self._drawn.get(name) == [known, *map(_hash, kept)]:
-            svg = inline(kept[0].decode(), name)
+        files = self._files(name)
+        if files and self._drawn.get(name) == [known, *map(_hash, files)]:
+            svg = inline(files[0].decode(), name)
         else:
             svg = save(draw(*shown), self._folder, name)
             self._drawn[name] = [known, *map(_hash, self._files(name))]
@@ -115,8 +115,8 @@ class Pictures:
 
     def taken(self) -> list[Picture]:
         """Those since the last call."""
-        found, self._waiting = self._waiting, []
-        return found
+        waiting, self._waiting = self._waiting, []
+        return waiting
 
 
 def _read(path: Path) -> dict[str, list[str]]:

@@ -80,15 +80,15 @@ def nodes(plan: Plan) -> list[Node]:
     ]
 
 
-def plan_graph(whole: Sequence[Node], states: Mapping[str, str]) -> "Figure":
+def plan_graph(boxes: Sequence[Node], states: Mapping[str, str]) -> "Figure":
     """The plan's jobs, those that differ in seed as one box, from what is needed to what needs it.
 
     Args:
-        whole: All nodes of a plan.
+        boxes: All nodes of a plan.
         states: One of STATES for each job.
     """
-    texts = [(plain(node.name), _state(node, states)) for node in whole]
-    columns = [[number for number, node in enumerate(whole) if node.teaches == teaches] for teaches in (True, False)]
+    texts = [(plain(node.name), _state(node, states)) for node in boxes]
+    columns = [[number for number, node in enumerate(boxes) if node.teaches == teaches] for teaches in (True, False)]
     tall = max(map(len, columns))
     widths = [0.35 + 0.066 * max((len(" · ".join(texts[n])) for n in column), default=20) for column in columns]
     lefts = (0.05, 0.05 + (widths[0] + _GAP if columns[0] else 0.0))
@@ -104,20 +104,20 @@ def plan_graph(whole: Sequence[Node], states: Mapping[str, str]) -> "Figure":
             axes.text(left + 0.02, 0.2, words, fontsize=9, color=INK, weight="bold", va="center")
         top = _HEAD + (tall - len(column)) * _PITCH / 2
         places |= {number: (left, top + (row + 0.5) * _PITCH) for row, number in enumerate(column)}
-    for number, node in enumerate(whole):
+    for number, node in enumerate(boxes):
         for need in node.needs:
             _connect(axes, (lefts[0] + widths[0], places[need][1]), places[number])
-    for number, node in enumerate(whole):
+    for number, node in enumerate(boxes):
         _draw(axes, places[number], widths[0 if node.teaches else 1], texts[number], _worst(node, states))
     return figure
 
 
 def _state(node: Node, states: Mapping[str, str]) -> str:
     """How far its jobs are, in words and signs."""
-    said = _counted(node.jobs, states)
+    counted = _counted(node.jobs, states)
     if not node.using:
-        return said
-    return f"{said}; {node.used_as}: {_counted(node.using, states)}"
+        return counted
+    return f"{counted}; {node.used_as}: {_counted(node.using, states)}"
 
 
 def _counted(jobs: tuple[str, ...], states: Mapping[str, str]) -> str:
@@ -128,8 +128,8 @@ def _counted(jobs: tuple[str, ...], states: Mapping[str, str]) -> str:
 
 def _worst(node: Node, states: Mapping[str, str]) -> str:
     """What a reader has to see of it first."""
-    found = {states[id_] for id_ in node.jobs + node.using}
-    return next(state for state in ("failed", "running", "not run", "done") if state in found)
+    present = {states[id_] for id_ in node.jobs + node.using}
+    return next(state for state in ("failed", "running", "not run", "done") if state in present)
 
 
 def _connect(axes: "Axes", start: tuple[float, float], end: tuple[float, float]) -> None:

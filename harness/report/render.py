@@ -55,11 +55,11 @@ class Table:
         notes: Sequence[str] = (),
     ) -> "Table":
         """From cells, or their texts where there is no more to say."""
-        whole = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
-        wrong = [row for row in whole if len(row) != len(header)]
+        cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
+        wrong = [row for row in cells if len(row) != len(header)]
         if wrong:
             raise ValueError(f"table {name}: a row of {len(wrong[0])} cells under a header of {len(header)}")
-        return cls(name, title, tuple(header), whole, tuple(notes))
+        return cls(name, title, tuple(header), cells, tuple(notes))
 
 
 def markdown(table: Table, level: int = 2) -> str:
@@ -115,10 +115,10 @@ def _latex_cell(cell: Cell) -> str:
     else:
         # Escaped piece by piece, for what \num{} takes is no text.
         pieces, end = [], 0
-        for found in _NUMBER.finditer(cell.text):
-            number = found.group().replace(",", "")
-            pieces += [_escaped(cell.text[end : found.start()]), rf"\num{{{number}}}"]
-            end = found.end()
+        for match in _NUMBER.finditer(cell.text):
+            number = match.group().replace(",", "")
+            pieces += [_escaped(cell.text[end : match.start()]), rf"\num{{{number}}}"]
+            end = match.end()
         text = "".join([*pieces, _escaped(cell.text[end:])])
     # A [ that begins a row would be taken for an argument of the line's end before it.
     text = f"{{{text}}}" if text.startswith("[") else text
@@ -127,7 +127,7 @@ def _latex_cell(cell: Cell) -> str:
 
 def _escaped(text: str) -> str:
     """Text in which LaTeX finds no command."""
-    return _SPECIAL.sub(lambda found: _COMMANDS[found.group()], text)
+    return _SPECIAL.sub(lambda match: _COMMANDS[match.group()], text)
 
 
 def show(table: Table, console: Console) -> None:

@@ -59,7 +59,7 @@ def draw_samples(
         token = first.split.tokens[sample]
         bev_from_global = np.linalg.inv(global_from_bev(root, token))
         views, lidar = read_small(root, token)
-        found = {name: judged(one, sample, at, thresholds[name]) for name, one in matched.items()}
+        judgements = {name: judged(one, sample, at, thresholds[name]) for name, one in matched.items()}
         shown.append(
             Shown(
                 title=f"Sample {number} of {len(chosen)}",
@@ -69,14 +69,14 @@ def draw_samples(
                 car=car(grid),
                 views=tuple(
                     View(name, detectors[name], counts(boxes), *outlines(boxes, bev_from_global, views, grid))
-                    for name, boxes in found.items()
+                    for name, boxes in judgements.items()
                 ),
             )
         )
-    said = ", ".join(f"{value:.2f} ({name})" for name, value in thresholds.items())
+    scores = ", ".join(f"{value:.2f} ({name})" for name, value in thresholds.items())
     words = (
         f"The same samples of {study.data.eval_split} as each detector sees them. Shown are detections with a score of "
-        f"at least {said}: for each detector the score with its best F1 over the whole split. A hit is nearer than "
+        f"at least {scores}: for each detector the score with its best F1 over the whole split. A hit is nearer than "
         f"{DISTANCE:g} m to an annotation of its class that no better one has found. From above, ahead is up, a circle "
         "is 10 m from the next; what lies beyond the scored range is not drawn.",
     )
@@ -119,28 +119,28 @@ def judged(matched: Matched, sample: int, at: int, threshold: float) -> dict[str
     """
     rows = np.sort(matched.order[matched.predicted.sample[matched.order] == sample])
     rows = rows[matched.predicted.score[rows] >= threshold]
-    found = matched.matches[at, rows]
-    own = (matched.truth.sample == sample).nonzero()[0]
+    annotation = matched.matches[at, rows]
+    annotations = (matched.truth.sample == sample).nonzero()[0]
     return {
-        "false": matched.predicted.where(rows[found < 0]),
-        "miss": matched.truth.where(own[~np.isin(own, found)]),
-        "hit": matched.predicted.where(rows[found >= 0]),
+        "false": matched.predicted.where(rows[annotation < 0]),
+        "miss": matched.truth.where(annotations[~np.isin(annotations, annotation)]),
+        "hit": matched.predicted.where(rows[annotation >= 0]),
     }
 
 
-def counts(found: Mapping[str, BoxColumns]) -> str:
+def counts(by_kind: Mapping[str, BoxColumns]) -> str:
     """How many of each kind, in words."""
     words = (("hit", "hit", "hits"), ("miss", "miss", "misses"), ("false", "false alarm", "false alarms"))
-    return ", ".join(f"{len(found[kind])} {one if len(found[kind]) == 1 else more}" for kind, one, more in words)
+    return ", ".join(f"{len(by_kind[kind])} {one if len(by_kind[kind]) == 1 else more}" for kind, one, more in words)
 
 
 def outlines(
-    found: Mapping[str, BoxColumns], bev_from_global: np.ndarray, views: CameraViews, grid: BevGrid
+    by_kind: Mapping[str, BoxColumns], bev_from_global: np.ndarray, views: CameraViews, grid: BevGrid
 ) -> tuple[tuple[Outline, ...], tuple[Tile, ...]]:
     """Boxes of several kinds from above, and in each of the six images.
 
     Args:
-        found: Global boxes by kind, in the order in which they are drawn.
+        by_kind: Global boxes by kind, in the order in which they are drawn.
         bev_from_global: (4, 4).
         views: The sample's images.
         grid: What is seen from above.
@@ -148,18 +148,18 @@ def outlines(
     above: list[Outline] = []
     height, width = views.images.shape[-2:]
     inside: list[list[Outline]] = [[] for _ in CAMERAS]
-    for kind, boxes in found.items():
+    for kind, boxes in by_kind.items():
         if not len(boxes):
             continue
-        whole = _corners(boxes) @ bev_from_global[:3, :3].T + bev_from_global[:3, 3]
+        all_corners = _corners(boxes) @ bev_from_global[:3, :3].T + bev_from_global[:3, 3]
         names = [_name(boxes, index) for index in range(len(boxes))]
-        for name, corners in zip(names, whole, strict=True):
+        for name, corners in zip(names, all_corners, strict=True):
             flat = corners[[0, 1, 5, 4], :2]
             nose = np.stack([flat.mean(axis=0), flat[:2].mean(axis=0)])
             path = _polygon(_on_bev(flat, grid)) + _line(_on_bev(nose, grid))
             above.append(Outline(kind, path, name))
         for camera in range(len(CAMERAS)):
-            seen = into_camera(torch.from_numpy(whole), views, camera).numpy()
+            seen = into_camera(torch.from_numpy(all_corners), views, camera).numpy()
             for name, corners in zip(names, seen, strict=True):
                 path = _projected(corners, views.intrinsics[camera].double().numpy(), width, height)
                 if path:

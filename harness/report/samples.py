@@ -128,24 +128,24 @@ def samples(
     if not detectors:
         return Samples(("No student is done yet whose teacher and baseline are done, too.",))
     known = hashlib.sha256(json.dumps([FORMAT, study.data.eval_split, count, *detectors.items()]).encode()).hexdigest()
-    kept = _kept(out / FILE, known)
-    if kept is not None:
-        return kept
+    stored = _stored(out / FILE, known)
+    if stored is not None:
+        return stored
     if root is None:
         return Samples(("The dataset is not here, so there are no pictures of it.",))
     # It takes seconds to import what draws.
     from harness.report.sample_drawing import draw_samples
 
     try:
-        found = draw_samples(root, study, runs, detectors, count)
+        drawn = draw_samples(root, study, runs, detectors, count)
     except InputError as error:
         return Samples((f"There are no pictures: {error}.",))
     out.mkdir(parents=True, exist_ok=True)
-    atomic_write(out / FILE, json.dumps({"known": known, "samples": asdict(found)}).encode())
-    return found
+    atomic_write(out / FILE, json.dumps({"known": known, "samples": asdict(drawn)}).encode())
+    return drawn
 
 
-def _kept(path: Path, known: str) -> Samples | None:
+def _stored(path: Path, known: str) -> Samples | None:
     """What an earlier call left, unless it is of other detectors or was damaged since."""
     try:
         content = json.loads(path.read_bytes())

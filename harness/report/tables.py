@@ -3,12 +3,10 @@
 import math
 from collections.abc import Sequence
 
-import pandas as pd
-
 from harness.evaluate.mask_ap import SMALLEST_PX
-from harness.evidence.effects import Attribution, attribution_frame, foremost
-from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, line_name
-from harness.evidence.results import COSTS
+from harness.evidence.effects import Ascribed, foremost
+from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, by_key, line_name
+from harness.evidence.results import Cost
 from harness.evidence.statistics import POWER
 from harness.report.render import Cell, Table
 from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
@@ -26,7 +24,7 @@ def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] 
     kinds = _machines(lines)
     shown = [line for line in lines if line.key.role != IMAGE_TEACHER]
     best = _best(shown)
-    found: list[list[Cell]] = []
+    rows: list[list[Cell]] = []
     for line in shown:
         name = line.name
         if len(kinds) > 1 and line.machine:
@@ -34,7 +32,7 @@ def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] 
         cells = [Cell(name, jobs=line.jobs), Cell(str(line.seeds), line.seeds)]
         if line.missing:
             cells += [Cell(line.missing, jobs=line.jobs), *[Cell("")] * (len(header) - 3)]
-            found.append(cells)
+            rows.append(cells)
             continue
         for metric in (*HEADLINE_METRICS, *ERRORS):
             mean, form = line.metrics[metric], "{:.1f}" if metric in HEADLINE_METRICS else "{:.3f}"
@@ -49,13 +47,13 @@ def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] 
                 _cell(published_text(reported, metric), reported.points(metric) if reported else None)
                 for metric in HEADLINE_METRICS
             ]
-        found.append([*cells, _cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
-    return Table.of("results", "Results", header, found, [*caption(lines, study), *notes])
+        rows.append([*cells, _cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
+    return Table.of("results", "Results", header, rows, [*caption(lines, study), *notes])
 
 
 def _best(shown: Sequence[Line]) -> set[tuple[Key, str]]:
     """Lines and columns that no other line of the same student and split is better in, as they are shown."""
-    found = set()
+    best = set()
     students: dict[tuple[str, str], list[Line]] = {}
     for line in shown:
         if line.key.role in ("baseline", "control", "student"):
@@ -72,8 +70,8 @@ def _best(shown: Sequence[Line]) -> set[tuple[Key, str]]:
             rounded = {key: float(form.format(value)) for key, value in values.items() if not math.isnan(value)}
             if len(rounded) > 1:
                 top = min(rounded.values()) if name in ERRORS else max(rounded.values())
-                found |= {(key, name) for key, value in rounded.items() if value == top}
-    return found
+                best |= {(key, name) for key, value in rounded.items() if value == top}
+    return best
 
 
 def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str] = ()) -> Table | None:
@@ -93,7 +91,7 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
         paper, published = foremost(line.published)
         for metric, gain in line.gains.items():
             family += not math.isnan(gain.holm)
-            told = published_text(published, metric)
+            reported = published_text(published, metric)
             rows.append(
                 [
                     Cell(line.name, jobs=line.jobs),
@@ -104,7 +102,7 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
                     _cell(p_text(gain.holm), gain.holm),
                     Cell(gain.verdict),
                     _cell(_plain(gain.detectable, "{:.1f}"), gain.detectable),
-                    Cell(f"{paper} {told}" if told else ""),
+                    Cell(f"{paper} {reported}" if reported else ""),
                     Cell(gain.agreement),
                 ]
             )
@@ -127,23 +125,21 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
     return Table.of("verdicts", "What is sure", header, rows, [*notes, *unlike])
 
 
-def attribution_table(found: Sequence[Attribution]) -> Table | None:
+def attribution_table(ascribed: Sequence[Ascribed]) -> Table | None:
     """What is due to which loss; None where no design tells."""
-    frame = attribution_frame(found)
-    if frame.empty:
+    if not ascribed:
         return None
     rows: list[list[Cell]] = []
-    for names, pair in frame.groupby(["path", "kind", "what", "to"], sort=False):
-        path, kind, what, to = map(str, names)
-        cells = [Cell(path), Cell(part_text(kind, what, to))]
-        for effect in pair.set_index("metric").loc[list(HEADLINE_METRICS)].to_dict("records"):
-            text = f"{effect['effect']:+.1f} {interval_text(effect['low'], effect['high'])}".rstrip()
-            cells.append(_cell(text, effect["effect"]))
-            cells.append(_cell(p_text(effect["holm"]), effect["holm"]))
+    for parts in by_key(ascribed, lambda part: (part.path, part.kind, part.what, part.to)):
+        first, of = parts[0], {part.metric: part for part in parts}
+        cells = [Cell(first.path), Cell(part_text(first.kind, first.what, first.to))]
+        for effect, p in ((of[metric].effect, of[metric].holm) for metric in HEADLINE_METRICS):
+            text = f"{effect.value:+.1f} {interval_text(effect.low, effect.high)}".rstrip()
+            cells += [_cell(text, effect.value), _cell(p_text(p), p)]
         rows.append(cells)
     header = ("path", "what", "mAP", "p (Holm)", "NDS", "p (Holm)")
-    kinds = set(frame["kind"])
-    effects = [part.effect for each in found for parts in each.parts.values() for part in parts]
+    kinds = {part.kind for part in ascribed}
+    effects = [part.effect for part in ascribed]
     known = [(effect.seeds, effect.scenes) for effect in effects if not math.isnan(effect.p)]
     notes = ["Points; nothing is known of their errors."]
     if known:
@@ -202,17 +198,21 @@ def published_table(paper: Paper) -> Table:
     return Table.of(f"published-{paper.name.lower()}", title, header, rows, notes)
 
 
-def cost_table(cost: pd.DataFrame) -> Table:
+def cost_table(costs: Sequence[Cost]) -> Table:
     """What each training cost, which differs from machine to machine and from run to run."""
     header = ["row", "seeds", "parameters", "inference (ms)", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)"]
-    forms = ("{:,.0f}", "{:.1f}", "{:.0f}", "{:.1f}", "{:.1f}", "{:.0f}")
     rows = [
         [
-            Cell(line_name(row["role"], row["model"], row["path"], row["arm"])),
-            Cell(str(row["seeds"]), row["seeds"]),
-            *(_cell(_plain(row[name], form), row[name]) for name, form in zip(COSTS, forms, strict=True)),
+            Cell(line_name(cost.role, cost.model, cost.path, cost.arm)),
+            Cell(str(cost.seeds), cost.seeds),
+            _cell(_plain(cost.parameters, "{:,.0f}"), cost.parameters),
+            _cell(_plain(cost.latency_ms, "{:.1f}"), cost.latency_ms),
+            _cell(_plain(cost.step_ms, "{:.0f}"), cost.step_ms),
+            _cell(_plain(cost.minutes, "{:.1f}"), cost.minutes),
+            _cell(_plain(cost.cpu_minutes, "{:.1f}"), cost.cpu_minutes),
+            _cell(_plain(cost.peak_memory_mb, "{:.0f}"), cost.peak_memory_mb),
         ]
-        for row in cost.to_dict("records")
+        for cost in costs
     ]
     notes = [
         "Training and scoring together, in means over seeds; of steps the median time, of memory the largest.",
@@ -230,46 +230,48 @@ def caption(lines: Sequence[Line], study: StudySpec) -> list[str]:
         else f"nuScenes' metrics with class ranges cut at {scored_range(data.detection_config)} m"
     )
     length = f"{schedule.steps} steps" if schedule.epochs is None else f"{schedule.epochs:g} epochs"
-    told = [
+    sentences = [
         f"Scored on {data.version} {data.eval_split}, trained on {data.train_split}; {ranges}; students: "
         f"{length} of batch {schedule.batch_size}, learning rate {schedule.lr:g}; "
         f"seeds {', '.join(map(str, study.seeds))}.",
         "mAP, NDS and gains in points; errors as nuScenes defines them, smaller is better; ± is the standard deviation "
         "over seeds. A gain is over the same student and seed trained without a teacher.",
     ]
-    told += interval_notes(lines)
-    told += [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
-    told += [_image_teacher(line, study) for line in lines if line.key.role == IMAGE_TEACHER]
+    sentences += interval_notes(lines)
+    sentences += [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
+    sentences += [_image_teacher(line, study) for line in lines if line.key.role == IMAGE_TEACHER]
     if used := dict.fromkeys(name for losses in study.arms.values() for name in losses):
-        told.append(f"Arms are made of {'; '.join(_loss(name, study) for name in used)}.")
+        sentences.append(f"Arms are made of {'; '.join(_loss(name, study) for name in used)}.")
     # One that says in its name what it is made of needs no more words.
-    told += [f"{arm}: {', '.join(losses)}." for arm, losses in study.arms.items() if arm != "+".join(losses)]
+    sentences += [f"{arm}: {', '.join(losses)}." for arm, losses in study.arms.items() if arm != "+".join(losses)]
     if schedule.distillation_warmup and study.paths:
-        told.append(f"The losses' weights grow from 0 in the first {schedule.distillation_warmup:.0%} of the training.")
+        sentences.append(
+            f"The losses' weights grow from 0 in the first {schedule.distillation_warmup:.0%} of the training."
+        )
     if _published_gains(lines) and any(WARM_START in losses for losses in study.arms.values()):
-        told.append("The papers' students do not begin as copies of a teacher.")
+        sentences.append("The papers' students do not begin as copies of a teacher.")
     if data.root is None:
-        told.append("These are numbers of the embedded synthetic world, not of nuScenes.")
+        sentences.append("These are numbers of the embedded synthetic world, not of nuScenes.")
     if published := _published_gains(lines):
         marks = {SIGNS[gain.mark] for gain in published}
         signs = [meaning for sign, meaning in MEANINGS.items() if sign in marks]
-        told.append(
+        sentences.append(
             " ".join(["Columns of a paper: the gain it reports on nuScenes for such a path and losses.", *signs])
         )
     if data.also_score:
-        told.append(
+        sentences.append(
             f"Rows that name a split ({', '.join(data.also_score)}) are the same models scored on it; "
             f"on {data.train_split} they show what was learned by heart, not a result."
         )
     if data.train_split == data.eval_split:
-        told.append("Scored on the samples it was trained on: a check of the plumbing, not a result.")
-    told += [f"{line.name}: no gain, for {line.unpaired}." for line in lines if line.unpaired]
-    told += [f"{line.name}: doubtful: {line.warning}." for line in lines if line.warning]
+        sentences.append("Scored on the samples it was trained on: a check of the plumbing, not a result.")
+    sentences += [f"{line.name}: no gain, for {line.unpaired}." for line in lines if line.unpaired]
+    sentences += [f"{line.name}: doubtful: {line.warning}." for line in lines if line.warning]
     kinds = _machines(lines)
     if len(kinds) > 1:
         named = "; ".join(f"[{letter}] {kind}" for kind, letter in kinds.items())
-        told.append(f"Made on more than one kind of machine, which alone changes numbers a little: {named}.")
-    return told
+        sentences.append(f"Made on more than one kind of machine, which alone changes numbers a little: {named}.")
+    return sentences
 
 
 def interval_notes(lines: Sequence[Line]) -> list[str]:

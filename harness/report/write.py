@@ -1,15 +1,16 @@
 """Rebuild: a study's report from its run folders, to files and to the terminal."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
-from harness.evidence.effects import attribution_frame, attributions, unlike
+from harness.evidence.effects import Ascribed, ascribed, attributions, groups, unlike
 from harness.evidence.line import HEADLINE_METRICS, Line, gain_column
 from harness.evidence.provenance import commit_lines
-from harness.evidence.results import cost_frame, results_frame, summary
+from harness.evidence.results import Cost, costs, outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.opened import Opened
 from harness.report.render import Table, latex, markdown, show
@@ -30,20 +31,18 @@ def rebuild(opened: Opened, runs: StudyRuns, out: Path, console: Console, comman
     """
     study = opened.study
     papers = [read_paper(path) for path in study.report.papers]
-    frame = results_frame(runs, papers)
-    lines, cost = summary(frame), cost_frame(runs)
-    attributed = attributions(frame, study)
-    told = [
+    trained = outcomes(runs, papers)
+    compared = groups(trained)
+    lines, spent, attributed = summary(trained, compared), costs(runs), attributions(compared, study)
+    parts = ascribed(attributed)
+    asked = [
         results_table(lines, study, commit_lines(runs)),
-        verdicts_table(lines, study, unlike(frame)),
-        attribution_table(attributed),
+        verdicts_table(lines, study, unlike(compared)),
+        attribution_table(parts),
     ]
-    main = [table for table in told if table is not None]
+    main = [table for table in asked if table is not None]
     published = [published_table(paper) for paper in papers]
-    costs = cost_table(cost)
-    write(out, [*main, *published], costs, lines, cost)
-    causes = attribution_frame(attributed)
-    atomic_write(out / "attribution.csv", rounded(causes).to_csv(index=False, lineterminator="\n").encode())
+    write(out, [*main, *published], lines, spent, parts)
     for table in [*main, *published]:
         console.print(f"\n{table.title}", style="bold", markup=False, highlight=False)
         show(table, console)
@@ -56,26 +55,44 @@ def rebuild(opened: Opened, runs: StudyRuns, out: Path, console: Console, comman
         from harness.report.contents import document
         from harness.report.html import write_page
 
-        named = {table.name: table for table in (*main, *published, costs)}
+        named = {table.name: table for table in (*main, *published, cost_table(spent))}
         page = write_page(out, document(opened, runs, lines, attributed, named, out, command))
         where = f"report, to be opened in a browser: {page}"
         console.print(where, markup=False, highlight=False, soft_wrap=True)
+    for text in runs.unreadable:
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return "\n".join(markdown(table) for table in main), lines
 
 
-def write(out: Path, tables: Sequence[Table], costs: Table, lines: Sequence[Line], cost: pd.DataFrame) -> None:
-    """Write table.md and table.tex with all tables, table.csv with the numbers, and what it cost."""
+def write(
+    out: Path, tables: Sequence[Table], lines: Sequence[Line], spent: Sequence[Cost], parts: Sequence[Ascribed]
+) -> None:
+    """Write table.md and table.tex with all tables, table.csv with the numbers, what it cost and what it is due to."""
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "table.md", "\n".join(markdown(table) for table in tables).encode())
     atomic_write(out / "table.tex", latex(tables).encode())
     atomic_write(out / "table.csv", csv(lines).encode())
-    atomic_write(out / "cost.md", markdown(costs).encode())
-    atomic_write(out / "cost.csv", cost.to_csv(index=False, lineterminator="\n").encode())
+    atomic_write(out / "cost.md", markdown(cost_table(spent)).encode())
+    atomic_write(out / "cost.csv", _text(pd.DataFrame(spent, columns=[field.name for field in fields(Cost)])).encode())
+    atomic_write(out / "attribution.csv", attribution_csv(parts).encode())
 
 
 def csv(lines: Sequence[Line]) -> str:
     """The lines of the table with all digits that mean anything; of papers what they report, with its mark."""
-    return rounded(pd.DataFrame(map(_columns, lines))).to_csv(index=False, lineterminator="\n")
+    return _text(rounded(pd.DataFrame(map(_columns, lines))))
+
+
+def _text(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def attribution_csv(parts: Sequence[Ascribed]) -> str:
+    """What is due to which loss, in points."""
+    columns = ("path", "kind", "what", "to", "metric", "effect", "low", "high", "p", "holm")
+    named = [(part.path, part.kind, part.what, part.to, part.metric) for part in parts]
+    numbers = [(part.effect.value, part.effect.low, part.effect.high, part.effect.p, part.holm) for part in parts]
+    rows = [(*names, *values) for names, values in zip(named, numbers, strict=True)]
+    return _text(rounded(pd.DataFrame(rows, columns=columns)))
 
 
 def _columns(line: Line) -> dict[str, str | float | int]:
@@ -98,8 +115,8 @@ def _columns(line: Line) -> dict[str, str | float | int]:
 
 def rounded(frame: pd.DataFrame) -> pd.DataFrame:
     """Numbers with six digits behind the point; p values with four in all, for none of them is 0."""
-    found = frame.round(6)
+    numbers = frame.round(6)
     for name in frame.columns:
         if name.rpartition("_")[2] in ("p", "holm"):
-            found[name] = frame[name].map("{:.4g}".format).astype(float)
-    return found
+            numbers[name] = frame[name].map("{:.4g}".format).astype(float)
+    return numbers

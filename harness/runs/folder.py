@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,8 @@ JOB_ID = "[0-9a-f]" * 16
 """What a job's id, and so a run folder, is called: a pattern for globs and regular expressions alike."""
 
 
+_EXAMINED = re.compile(rf"history\.npz|analysis\.npz|latency\.json|alignment-{JOB_ID}\.json")
+"""What is found out from the other files of a run (`harness.diagnose`), and can be again."""
 _T = TypeVar("_T")
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -26,10 +29,10 @@ class Damaged(InputError):
     """A file of a run folder is torn, or says something else than such a file does."""
 
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(
-            f"{path} is damaged ({why}); delete its folder {path.parent}, and the next harness.run of its study trains "
-            "it again"
-        )
+        remedy = f"delete its folder {path.parent}, and the next harness.run of its study trains it again"
+        if _EXAMINED.fullmatch(path.name):
+            remedy = "harness.report --examine makes it again"
+        super().__init__(f"{path} is damaged ({why}); {remedy}")
         self.path = path
 
 

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from harness.evidence.line import Line
-from harness.evidence.results import results_frame, summary
+from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.execute.executor import Site, execute
 from harness.execute.progress import progress
@@ -240,7 +240,7 @@ def _confirmed(
     trainer.claim(plan)
     with progress(console, site.workers) as display:
         display(execute(plan, site, display))
-    return summary(results_frame(StudyRuns.open(plan, site.runs)))
+    return summary(outcomes(StudyRuns.open(plan, site.runs)))
 
 
 def _introduction(opened: OpenedSearch, book: TrialBook, chosen: FrozenTrial, baseline: Sequence[float]) -> list[str]:

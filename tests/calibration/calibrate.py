@@ -15,7 +15,7 @@ from rich.console import Console
 from harness.data.root import count_samples
 from harness.evidence.effects import groups
 from harness.evidence.line import HEADLINE_METRICS
-from harness.evidence.results import results_frame
+from harness.evidence.results import outcomes
 from harness.evidence.runs import StudyRuns
 from harness.evidence.statistics import Blocks, Spread
 from harness.runs.folder import RunFolder, atomic_write
@@ -30,13 +30,13 @@ app = typer.Typer(add_completion=False)
 Runs = Annotated[Path, typer.Option(help="Folder of the stored runs.")]
 
 
-def frame_of(path: Path, runs: Path, given: list[str]):
-    """The rows of a study with their results."""
+def outcomes_of(path: Path, runs: Path, given: list[str]):
+    """What the rows of a study came to, and its plan."""
     study = load_study(path, given)
     root = open_root(study.data, console)
     samples = partial(count_samples, root, study.data.train_split)
     plan = plan_study(study, root.fingerprint(), samples, find_images(console))
-    return results_frame(StudyRuns.open(plan, runs)), plan
+    return outcomes(StudyRuns.open(plan, runs)), plan
 
 
 @app.command()
@@ -44,8 +44,8 @@ def fit(studies: list[Path], runs: Runs = Path("runs"), seeds: str = "0,1,2") ->
     """Fit the variances of gains to the finished arms of some studies, and write components.json."""
     found: dict[str, dict[tuple[str, ...], tuple[float, float, float]]] = {metric: {} for metric in HEADLINE_METRICS}
     for path in studies:
-        frame, _ = frame_of(path, runs, [f"seeds=[{seeds}]"])
-        for group in groups(frame):
+        trained, _ = outcomes_of(path, runs, [f"seeds=[{seeds}]"])
+        for group in groups(trained):
             for key in group.baselines:
                 contrast = group.contrast(key)
                 if contrast and not group.split:
@@ -114,14 +114,14 @@ def _line(what: str, components: Components, truth: Truth, stated: float, tables
 @app.command()
 def deal(runs: Runs = Path("runs"), tables: int = 2000, arms: int = 4) -> None:
     """Deal the trainings of one spec under many seeds into arms that cannot differ; write dealt.json."""
-    frame, plan = frame_of(HERE / "one_spec.yaml", runs, [])
-    rows = frame[frame["missing"] == ""].to_dict("records")
+    trained, plan = outcomes_of(HERE / "one_spec.yaml", runs, [])
+    finished = [outcome for outcome in trained if not outcome.missing]
     random = np.random.default_rng(0)
-    scenes = rows[0]["draws"][1]
+    scenes = finished[0].draws.scenes
     found = []
     for metric in HEADLINE_METRICS:
-        values = np.array([row[metric] for row in rows])
-        drawn = np.stack([row["draws"][0][metric] for row in rows])
+        values = np.array([outcome.metrics[metric] for outcome in finished])
+        drawn = np.stack([outcome.draws.values[metric] for outcome in finished])
 
         def dealt(seeds: int, values=values, drawn=drawn):
             for _ in range(tables):
@@ -141,7 +141,7 @@ def deal(runs: Runs = Path("runs"), tables: int = 2000, arms: int = 4) -> None:
             found.append(line)
     commits = sorted({RunFolder(runs / id_).result().machine["commit"] for id_ in plan.jobs})
     content = {
-        "trainings": len(rows),
+        "trainings": len(finished),
         "commits": commits,
         "tables": tables,
         "arms": arms,

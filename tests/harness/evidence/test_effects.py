@@ -1,14 +1,17 @@
 """From trainings to claims: which rows are held against each other, and what may be said of them and of a paper."""
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from harness.evidence.effects import KEYS, agreement, attributions, foremost, gains, groups, unlike, verdict
-from harness.evidence.results import results_frame, summary
-from harness.evidence.runs import StudyRuns
+from harness.evidence.effects import agreement, ascribed, attributions, foremost, gains, groups, unlike, verdict
+from harness.evidence.line import Key, Outcome
+from harness.evidence.results import outcomes, summary
+from harness.evidence.runs import Draws, StudyRuns
 from harness.evidence.statistics import Effect, Spread
 from harness.report.tables import attribution_table, p_text, verdicts_table
 from harness.study.load import load_study
@@ -73,41 +76,63 @@ def test_what_was_not_read_for_certain_is_judged_by_nobody(mark):
 BASELINE = {"mAP": [20.0, 21.0, 19.0], "NDS": [25.0, 25.5, 24.5]}
 
 
-def frame(arms, unpaired=(), missing=()):
-    """`results_frame` of a camera's baseline and of arms by name: mAP by seed; NDS is half of what mAP gains more."""
-    rows = []
+def trained(arms, unpaired=(), missing=(), split=""):
+    """Outcomes of a camera's baseline and of arms by name: mAP by seed; NDS is half of what mAP gains more."""
+    given = []
     for arm, values in {"baseline": BASELINE["mAP"], **arms}.items():
         for seed, value in enumerate(values):
-            role = "baseline" if arm == "baseline" else "student"
             gone = (arm, seed) in missing
-            rows.append(
-                dict(
-                    zip(
-                        KEYS, (role, "camera", "" if role == "baseline" else "lidar->camera", arm, arm, ""), strict=True
-                    )
+            nds = BASELINE["NDS"][seed] + (value - BASELINE["mAP"][seed]) / 2
+            is_baseline = arm == "baseline"
+            role, path = ("baseline", "") if is_baseline else ("student", "lidar->camera")
+            given.append(
+                Outcome(
+                    key=Key(role, "camera", path, arm, arm, split),
+                    seed=seed,
+                    job=f"{arm}{seed}{split}",
+                    baseline="" if is_baseline else f"baseline{seed}{split}",
+                    metrics={"mAP": math.nan, "NDS": math.nan} if gone else {"mAP": value, "NDS": nds},
+                    gains={},
+                    parameters=1,
+                    published={},
+                    missing="failed" if gone else "",
+                    unpaired="began otherwise" if (arm, seed) in unpaired else "",
+                    warning="",
+                    machine="",
+                    draws=None,
                 )
-                | {"seed": seed, "job": f"{arm}{seed}", "baseline": "" if role == "baseline" else f"baseline{seed}"}
-                | {"mAP": math.nan if gone else value, "missing": "failed" if gone else ""}
-                | {"NDS": math.nan if gone else BASELINE["NDS"][seed] + (value - BASELINE["mAP"][seed]) / 2}
-                | {"unpaired": "began otherwise" if (arm, seed) in unpaired else "", "draws": None}
             )
-    return pd.DataFrame(rows)
+    return given
+
+
+def with_draws(given):
+    """The same outcomes in 50 draws of 30 scenes."""
+    random = np.random.default_rng(0)
+    return [
+        replace(each, draws=Draws({m: np.append(v, random.normal(v, 1, 50)) for m, v in each.metrics.items()}, 30))
+        for each in given
+    ]
+
+
+def renamed(given, before, after):
+    """The same outcomes, of which some are those of another arm's trainings."""
+    return [replace(each, job=re.sub(rf"^{before}(?=\d)", after, each.job)) for each in given]
 
 
 ARMS = {"good": [24.0, 25.5, 23.5], "same": [20.5, 20.5, 19.5], "bad": [17.0, 17.5, 15.5]}
 
 
-def gains_table(frame):
+def gains_table(given):
     """A row for each line and metric."""
     return pd.DataFrame(
         {**key._asdict(), "metric": metric, **vars(gain), "gain": gain.mean.value, "mean": None}
-        for key, of in gains(frame, {}).items()
+        for key, of in gains(groups(given), {}).items()
         for metric, gain in of.items()
     )
 
 
 def test_gains_are_over_the_baseline_and_share_what_seeds_leave_over():
-    found = gains_table(frame(ARMS)).set_index(["arm", "metric"])
+    found = gains_table(trained(ARMS)).set_index(["arm", "metric"])
     assert found.loc[("good", "mAP"), "gain"] == pytest.approx((4 + 4.5 + 4.5) / 3)
     reach = found["high"] - found["low"]
     assert reach.xs("mAP", level="metric").round(9).nunique() == 1  # of all arms together
@@ -119,63 +144,55 @@ def test_gains_are_over_the_baseline_and_share_what_seeds_leave_over():
 
 
 def test_an_arm_that_lacks_a_seed_or_began_otherwise_has_no_gain_and_disturbs_no_other():
-    whole = gains_table(frame({"good": ARMS["good"], "same": ARMS["same"]})).set_index(["arm", "metric"])
+    whole = gains_table(trained({"good": ARMS["good"], "same": ARMS["same"]})).set_index(["arm", "metric"])
     for spoilt in ({"missing": [("bad", 1)]}, {"unpaired": [("bad", 1)]}):
-        found = gains_table(frame(ARMS, **spoilt)).set_index(["arm", "metric"])
+        found = gains_table(trained(ARMS, **spoilt)).set_index(["arm", "metric"])
         pd.testing.assert_frame_equal(found, whole)
 
 
 def test_no_gain_without_its_baseline():
-    found = gains_table(frame(ARMS, missing=[("baseline", 0)]))
+    found = gains_table(trained(ARMS, missing=[("baseline", 0)]))
     assert found["gain"].isna().all()
     assert (found["verdict"] == "").all()
 
 
 def test_two_arms_of_the_same_trainings_are_one():
-    twice = frame({"good": ARMS["good"], "again": ARMS["good"], "same": ARMS["same"]})
-    twice["job"] = twice["job"].str.replace("again", "good")
-    once = gains_table(frame({"good": ARMS["good"], "same": ARMS["same"]})).set_index(["arm", "metric"])
+    twice = trained({"good": ARMS["good"], "again": ARMS["good"], "same": ARMS["same"]})
+    twice = renamed(twice, "again", "good")
+    once = gains_table(trained({"good": ARMS["good"], "same": ARMS["same"]})).set_index(["arm", "metric"])
     found = gains_table(twice).set_index(["arm", "metric"])
     assert found.loc[("again", "mAP"), "p"] == pytest.approx(once.loc[("good", "mAP"), "p"])
 
 
 def test_rows_on_further_splits_are_no_result_and_no_part_of_the_family():
-    further = frame(ARMS).assign(split="synthetic_train")
-    further["job"] += "t"
-    further["baseline"] = further["baseline"].where(further["baseline"] == "", further["baseline"] + "t")
-    both = gains_table(pd.concat([frame(ARMS), further], ignore_index=True))
+    both = gains_table(trained(ARMS) + trained(ARMS, split="synthetic_train"))
     on_train = both[both["split"] != ""]
     assert on_train["holm"].isna().all()
     assert (on_train["verdict"] == "").all()
     assert on_train["p"].notna().all()
-    own = gains_table(frame(ARMS))
+    own = gains_table(trained(ARMS))
     assert both[both["split"] == ""]["holm"].tolist() == pytest.approx(own["holm"].tolist())
 
 
 def test_scenes_count_only_where_every_training_has_its_draws():
-    with_draws = frame(ARMS)
-    random = np.random.default_rng(0)
-    with_draws["draws"] = [
-        ({metric: np.append(row[metric], random.normal(row[metric], 1, 50)) for metric in ("mAP", "NDS")}, 30)
-        for row in with_draws.to_dict("records")
-    ]
-    assert (gains_table(with_draws)["scenes"] == 30).all()
-    with_draws.at[3, "draws"] = None
-    assert (gains_table(with_draws)["scenes"] == 0).all()
+    drawn = with_draws(trained(ARMS))
+    assert (gains_table(drawn)["scenes"] == 30).all()
+    drawn[3] = replace(drawn[3], draws=None)
+    assert (gains_table(drawn)["scenes"] == 0).all()
 
 
 def test_an_arm_that_spreads_more_is_told():
-    (group,) = groups(frame(ARMS))
+    (group,) = groups(trained(ARMS))
     assert group.blocks["mAP"].unlike() == {}
     wild = {f"arm {number}": [20.1, 21.0 + number / 7, 19.0] for number in range(8)} | {"wild": [10.0, 40.0, 19.0]}
-    lines = unlike(frame(wild))
+    lines = unlike(groups(trained(wild)))
     assert any(line.startswith("lidar->camera wild: its seeds spread more") for line in lines)
     assert all(line.endswith("its interval is too short, the others' too long.") for line in lines)
 
 
 def test_a_baseline_that_spreads_more_is_told_of_all_gains_over_it():
     alike = {f"arm {number}": [10.0, 40.0 + number / 7, 19.0] for number in range(8)}
-    lines = unlike(frame(alike))
+    lines = unlike(groups(trained(alike)))
     assert lines[0].startswith("camera baseline: its seeds spread more than those of the other arms in mAP")
     assert lines[0].endswith("the intervals of all gains over it are too short.")
 
@@ -199,21 +216,21 @@ def study(tmp_path):
 
 def test_attribution_of_a_factorial_study(study):
     values = {"feature": [22.0, 23.5, 21.5], "response": [21.0, 22.0, 20.5], "feature+response": [26.0, 27.0, 25.5]}
-    (found,) = attributions(frame(values), study)
+    (found,) = attributions(groups(trained(values)), study)
     assert found.path == "lidar->camera"
     effects = {(part.kind, part.what): part.effect.value for part in found.parts["mAP"]}
     # Means 20, 22.33, 21.17, 26.17.
     assert effects["main effect", ("feature",)] == pytest.approx((7 / 3 + 5) / 2)
     assert effects["interaction", ("feature", "response")] == pytest.approx(5 - 7 / 3)
     assert effects["Shapley value", ("feature",)] == pytest.approx((7 / 3 + 5) / 2)
-    table = attribution_table([found])
+    table = attribution_table(ascribed([found]))
     assert [row[1].text for row in table.rows][:2] == ["main effect of feature", "main effect of response"]
     assert any("all orders" in note for note in table.notes)
 
 
 def test_a_missing_arm_leaves_what_the_others_tell(study):
     values = {"feature": [22.0, 23.5, 21.5], "response": [21.0, 22.0, 20.5], "feature+response": [26.0, 27.0, 25.5]}
-    (found,) = attributions(frame(values, missing=[("response", 2)]), study)
+    (found,) = attributions(groups(trained(values, missing=[("response", 2)])), study)
     assert [(part.kind, part.what, part.to) for part in found.parts["mAP"]] == [
         ("added", ("response",), ("feature",)),
     ]
@@ -221,14 +238,12 @@ def test_a_missing_arm_leaves_what_the_others_tell(study):
 
 def test_one_seed_ascribes_nothing_to_a_loss(study):
     values = {"feature": [22.0], "response": [21.0], "feature+response": [26.0]}
-    rows = frame(values)
-    rows = rows[rows["seed"] == 0]
-    random = np.random.default_rng(0)
-    drawn = rows.assign(
-        draws=[({metric: random.normal(20, 1, 51) for metric in ("mAP", "NDS")}, 30) for _ in range(len(rows))]
-    )
-    for given, said in ((rows, "nothing is known of their errors"), (drawn, "95 % intervals over scenes; p adjusted")):
-        notes = " ".join(attribution_table(attributions(given, study)).notes)
+    of_one = [each for each in trained(values) if each.seed == 0]
+    for given, said in (
+        (of_one, "nothing is known of their errors"),
+        (with_draws(of_one), "95 % intervals over scenes; p adjusted"),
+    ):
+        notes = " ".join(attribution_table(ascribed(attributions(groups(given), study))).notes)
         assert said in notes
         assert "One seed: they are differences between these trained models" in notes
         assert "seeds and scenes" not in notes
@@ -239,23 +254,23 @@ def test_sets_of_losses_that_are_the_same_trainings_cancel(tmp_path):
     (tmp_path / "study.yaml").write_text(
         STUDY.replace("response: {weight: 1}", "again: {loss: feature, weight: 1}").replace("response", "again")
     )
-    rows = frame({"feature": [22.0, 23.5, 21.5], "again": [22.0, 23.5, 21.5], "feature+again": [26.0, 27.0, 25.5]})
-    rows["job"] = rows["job"].str.replace(r"^again", "feature", regex=True)
-    (found,) = attributions(rows, load_study(tmp_path / "study.yaml"))
+    given = trained({"feature": [22.0, 23.5, 21.5], "again": [22.0, 23.5, 21.5], "feature+again": [26.0, 27.0, 25.5]})
+    compared = groups(renamed(given, "again", "feature"))
+    (found,) = attributions(compared, load_study(tmp_path / "study.yaml"))
     effects = {(part.kind, part.what): part.effect for part in found.parts["mAP"]}
     # Means 20, 22.33, 22.33, 26.17.
     assert effects["main effect", ("feature",)].value == pytest.approx(((67 / 3 - 20) + (78.5 - 67) / 3) / 2)
     assert effects["interaction", ("feature", "again")].value == pytest.approx(78.5 / 3 + 20 - 2 * 67 / 3)
     # The arm that is there twice counts twice: weights 1, -2, 1.
-    square, _ = groups(rows)[0].blocks["mAP"].residual
+    square, _ = compared[0].blocks["mAP"].residual
     assert effects["interaction", ("feature", "again")].spread.seeds == pytest.approx(6 * square / 3)
 
 
 def test_nothing_finished_is_no_table(study, tmp_path):
-    rows = results_frame(StudyRuns.open(plan_study(study, "data", int), tmp_path / "none"))
-    assert attributions(rows, study) == []
+    given = outcomes(StudyRuns.open(plan_study(study, "data", int), tmp_path / "none"))
+    assert attributions(groups(given), study) == []
     assert attribution_table([]) is None
-    assert verdicts_table(summary(rows), study) is None
+    assert verdicts_table(summary(given), study) is None
 
 
 @pytest.mark.parametrize(

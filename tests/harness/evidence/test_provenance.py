@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from harness.evidence.provenance import commit_lines, made_by
-from harness.evidence.results import results_frame, summary
+from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.report.tables import results_table
 from harness.runs.folder import RunFolder
@@ -58,5 +58,5 @@ def test_a_damaged_run_is_of_no_commit(planned, folder, jobs):
 
 def test_rows_are_called_as_in_the_table(planned, folder):
     runs = StudyRuns.open(planned.plan, folder / "runs")
-    table = results_table(summary(results_frame(runs)), planned.study)
+    table = results_table(summary(outcomes(runs)), planned.study)
     assert {row[0].text for row in table.rows} == {name for rows in made_by(runs).values() for name, _ in rows}

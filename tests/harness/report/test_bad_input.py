@@ -111,6 +111,22 @@ def test_a_damaged_file_marks_its_row_and_is_named(report, folder, jobs, case):
     assert "30.6" in markdown  # the baseline's mean, which stands
 
 
+@pytest.mark.parametrize(
+    "name", mostly_slow(["analysis.npz", "history.npz", "latency.json", f"alignment-{'0' * 16}.json"], "analysis.npz")
+)
+def test_a_damaged_file_of_the_diagnostics_is_named_and_costs_no_number(report, folder, jobs, name):
+    path = folder / "runs" / jobs["student", 1] / name
+    path.write_bytes(b"torn")
+    status, said = report(*CALL)
+    assert status == 0
+    told = (
+        f"{path.relative_to(folder)} is damaged (it cannot be read, or another version wrote it); harness.report --exam"
+    )
+    assert told in said
+    assert told in (folder / "reports" / "smoke" / "report.html").read_text()
+    assert _lines(folder)["student"]["missing"] == ""
+
+
 def test_a_damaged_baseline_leaves_the_student_its_number_and_takes_its_gain(report, folder, jobs):
     (folder / "runs" / jobs["baseline", 1] / "result.json").write_text("{")
     assert report(*CALL)[0] == 2

@@ -1,13 +1,14 @@
 """What the page says follows from the table, and says so little where little is known."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from harness.evaluate.intervals import write_draws
-from harness.evidence.line import Gain, Key, Line, Mean
-from harness.evidence.results import results_frame, summary
+from harness.evidence.line import HEADLINE_METRICS, Gain, Key, Line, Mean
+from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.report.contents import headlines
 from harness.runs.folder import RunFolder
@@ -18,14 +19,16 @@ def told(planned, folder):
     """``told(missing)``: the headlines of the study, of two seeds or one, without some of its results."""
 
     def told(missing=(), seeds=(0, 1)):
-        frame = results_frame(StudyRuns.open(planned.plan, folder / "runs"))
-        frame = frame[frame["seed"].isin(seeds)].copy()
-        for role, seed in missing:
-            chosen = (frame["role"] == role) & (frame["seed"] == seed)
-            frame.loc[chosen, ["mAP", "NDS", "gain_mAP", "gain_NDS"]] = float("nan")
-            frame.loc[chosen, "missing"] = "not run"
+        trained = [each for each in outcomes(StudyRuns.open(planned.plan, folder / "runs")) if each.seed in seeds]
+        gone = {"missing": "not run", "gains": dict.fromkeys(HEADLINE_METRICS, math.nan)}
+        trained = [
+            replace(each, **gone, metrics=dict.fromkeys(each.metrics, math.nan))
+            if (each.key.role, each.seed) in missing
+            else each
+            for each in trained
+        ]
         study = planned.study.model_copy(update={"seeds": tuple(seeds)})
-        return headlines(summary(frame), study)
+        return headlines(summary(trained), study)
 
     return told
 

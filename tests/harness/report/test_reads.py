@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.evidence.results import cost_frame, results_frame, summary
+from harness.evidence.results import costs, outcomes, summary
 from harness.evidence.runs import StudyRuns
 from tests.harness.conftest import STUDY
 
@@ -41,6 +41,6 @@ def test_a_report_with_its_page_reads_a_file_of_a_run_once(reads, report, folder
 
 def test_a_report_reads_no_analysis_that_nothing_shows(reads, planned, folder):
     runs = StudyRuns.open(planned.plan, folder / "runs")
-    summary(results_frame(runs))
-    cost_frame(runs)
+    summary(outcomes(runs))
+    costs(runs)
     assert not any(path.endswith("analysis.npz") for path in reads)

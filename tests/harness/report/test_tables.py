@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from harness.evaluate.intervals import write_draws
-from harness.evidence.results import cost_frame, results_frame, summary
+from harness.evidence.results import costs, outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.report import render
 from harness.report.contents import headlines
 from harness.report.render import markdown_table, show
-from harness.report.tables import cost_table, published_table, results_table, verdicts_table
+from harness.report.tables import published_table, results_table, verdicts_table
 from harness.report.write import rounded, write
 from harness.runs.folder import Result, RunFolder
 from harness.study.load import load_study
@@ -68,8 +68,8 @@ def print_table(lines, study, console):
     show(results_table(lines, study), console)
 
 
-def write_tables(lines, cost, study, out):
-    write(out, [results_table(lines, study)], cost_table(cost), lines, cost)
+def write_tables(lines, spent, study, out):
+    write(out, [results_table(lines, study)], lines, spent, [])
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def finish(plan, tmp_path):
 
 
 def test_gain_is_the_mean_of_paired_differences(plan, finish):
-    student = of_role(summary(results_frame(StudyRuns.open(plan, finish()))), "student")
+    student = of_role(summary(outcomes(StudyRuns.open(plan, finish()))), "student")
     # By hand: gains of 4 and 2 points mAP, of -1 and +1 NDS.
     assert student.seeds == 2
     assert student.metrics["mAP"].value == pytest.approx(28)
@@ -129,7 +129,7 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
         values = drawn.get((row.role, row.seed))
         if values is not None:
             write_draws(RunFolder(runs / row.job).draws, dict.fromkeys(("mAP", "NDS"), np.array(values)), 12)
-    table = summary(results_frame(StudyRuns.open(plan, runs)))
+    table = summary(outcomes(StudyRuns.open(plan, runs)))
     student = of_role(table, "student")
     # The gains of seeds, 4 and 2, vary by 2, their mean by 1, with one degree of freedom: Student's 12.706. The draws
     # of single seeds vary by 8 and 0, those of the mean by 2: no more than seeds that differ by themselves give.
@@ -143,14 +143,14 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
 
 
 def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish):
-    text = markdown(summary(results_frame(StudyRuns.open(plan, finish()))), study)
+    text = markdown(summary(outcomes(StudyRuns.open(plan, finish()))), study)
     # Gains of 4 and 2: a variance of 1 for the mean of two, and 12.706 for one degree of freedom.
     assert "| +3.0 ± 1.4 [-9.7, +15.7] |" in text
     assert "over seeds; of scenes there are too few to speak of others, or runs without draws" in text
 
 
 def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
-    table = summary(results_frame(StudyRuns.open(plan, finish(except_=[("student", 1)]))))
+    table = summary(outcomes(StudyRuns.open(plan, finish(except_=[("student", 1)]))))
     student = of_role(table, "student")
     assert math.isnan(student.metrics["mAP"].value)
     assert "loss 'feature' is nan" in student.missing
@@ -158,19 +158,19 @@ def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
 
 
 def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
-    frame = results_frame(StudyRuns.open(plan, finish(except_=[("baseline", 1)])))
-    student = frame[(frame.role == "student") & (frame.seed == 1)].iloc[0]
-    assert student["mAP"] == pytest.approx(32)
-    assert math.isnan(student["gain_mAP"])
+    trained = outcomes(StudyRuns.open(plan, finish(except_=[("baseline", 1)])))
+    student = next(each for each in trained if (each.key.role, each.seed) == ("student", 1))
+    assert student.metrics["mAP"] == pytest.approx(32)
+    assert math.isnan(student.gains["mAP"])
     # Nor does the mean over seeds pretend to one: it would be over one seed and be taken for two.
-    line = of_role(summary(frame), "student")
+    line = of_role(summary(trained), "student")
     assert line.metrics["mAP"].value == pytest.approx(28)
     assert math.isnan(line.gains["mAP"].mean.value)
     assert math.isnan(line.gains["mAP"].mean.std)
 
 
 def test_markdown_shows_mean_and_spread(plan, study, finish):
-    text = markdown(summary(results_frame(StudyRuns.open(plan, finish()))), study)
+    text = markdown(summary(outcomes(StudyRuns.open(plan, finish()))), study)
     assert "| camera baseline | 2 | 25.0 ± 7.1 | **30.0 ± 0.0** |" in text
     assert "| lidar->camera feature | 2 | **28.0 ± 5.7** | **30.0 ± 1.4** |" in text
     assert "not of nuScenes" in text
@@ -180,7 +180,7 @@ def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
     runs = finish()
     for name in ("a", "b"):
         opened = StudyRuns.open(plan, runs)
-        write_tables(summary(results_frame(opened)), cost_frame(opened), study, tmp_path / name)
+        write_tables(summary(outcomes(opened)), costs(opened), study, tmp_path / name)
     for file in ("table.md", "table.tex", "table.csv", "cost.md", "cost.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         assert str(tmp_path) not in (tmp_path / "a" / file).read_text()
@@ -189,7 +189,7 @@ def test_equal_results_give_equal_files(plan, study, finish, tmp_path):
 def test_costs_are_means_over_the_finished_seeds(plan, study, finish, tmp_path):
     runs = finish(except_=[("student", 0)])
     opened = StudyRuns.open(plan, runs)
-    write_tables(summary(results_frame(opened)), cost_frame(opened), study, tmp_path / "tables")
+    write_tables(summary(outcomes(opened)), costs(opened), study, tmp_path / "tables")
     text = (tmp_path / "tables" / "cost.md").read_text()
     # Two baselines of 1 and 2 minutes; the median step of 0.5, 0.1 and 0.2 s; the larger memory.
     assert "| camera baseline | 2 | 1,234 |  | 200 | 1.5 | 1.5 | 501 |" in text
@@ -197,16 +197,18 @@ def test_costs_are_means_over_the_finished_seeds(plan, study, finish, tmp_path):
 
 
 def test_nothing_finished_costs_nothing_and_every_row_says_why(plan, study, tmp_path):
-    cost = cost_frame(StudyRuns.open(plan, tmp_path / "none"))
-    assert len(cost) == 0
-    write_tables(summary(results_frame(StudyRuns.open(plan, tmp_path / "none"))), cost, study, tmp_path / "tables")
+    runs = StudyRuns.open(plan, tmp_path / "none")
+    assert costs(runs) == []
+    write_tables(summary(outcomes(runs)), [], study, tmp_path / "tables")
+    assert (tmp_path / "tables" / "cost.csv").read_text().startswith("role,model,path,arm,seeds,parameters,latency_ms,")
+    assert (tmp_path / "tables" / "attribution.csv").read_text().startswith("path,kind,what,to,metric,effect,low,")
     assert "CPU-minutes" in (tmp_path / "tables" / "cost.md").read_text()
     assert (tmp_path / "tables" / "table.tex").read_text().count("not run") == 3
 
 
 def test_terminal_shows_every_number_however_narrow_it_is(plan, study, finish):
     out = io.StringIO()
-    print_table(summary(results_frame(StudyRuns.open(plan, finish()))), study, Console(file=out, width=40))
+    print_table(summary(outcomes(StudyRuns.open(plan, finish()))), study, Console(file=out, width=40))
     assert "…" not in out.getvalue()
     assert "28.0 ± 5.7" in out.getvalue()
 
@@ -227,7 +229,7 @@ def paper(tmp_path):
 
 
 def test_published_numbers_carry_their_marks(plan, study, finish, paper):
-    table = summary(results_frame(StudyRuns.open(plan, finish()), [paper]))
+    table = summary(outcomes(StudyRuns.open(plan, finish()), [paper]))
     text = markdown(table, study, [paper])
     assert "| +2.5? | +2.2? | 1,234 |" in text
     assert "9.0" not in text  # of another path
@@ -240,29 +242,29 @@ def test_published_numbers_carry_their_marks(plan, study, finish, paper):
     assert r"\toprule" in tex
     assert "which row they belong to is uncertain" in tex
     # Without a paper there are no columns of papers.
-    assert "gain NDS | parameters |" in markdown(summary(results_frame(StudyRuns.open(plan, finish()))), study)
+    assert "gain NDS | parameters |" in markdown(summary(outcomes(StudyRuns.open(plan, finish()))), study)
 
 
 def test_gain_of_an_untrained_teacher_has_no_published_counterpart(study, finish, paper, tmp_path):
     control = plan_study(load_study(tmp_path / "study.yaml", ["teachers.lidar.trained=false"]), "data", int)
     runs = StudyRuns.open(control, tmp_path / "none")
-    assert results_frame(runs, [paper])["published"].map(len).eq(0).all()
+    assert not any(each.published for each in outcomes(runs, [paper]))
 
 
 def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
     runs = finish()
-    assert "kind of machine" not in markdown(summary(results_frame(StudyRuns.open(plan, runs))), study)
+    assert "kind of machine" not in markdown(summary(outcomes(StudyRuns.open(plan, runs))), study)
     for row in plan.rows:
         if row.role == "student" and row.seed == 1:
             folder = RunFolder(runs / row.job)
             machine = {"device": "cuda (H200)", "torch": "2.11", "threads": "1"}
             folder.complete(dataclasses.replace(folder.result(), machine=machine))
-    text = markdown(summary(results_frame(StudyRuns.open(plan, runs))), study)
+    text = markdown(summary(outcomes(StudyRuns.open(plan, runs))), study)
     assert "| camera baseline [b] |" in text
     assert "| lidar->camera feature [a, b] |" in text
     assert "[a] cuda (H200), torch 2.11, 1 thread(s)" in text
     out = io.StringIO()
-    print_table(summary(results_frame(StudyRuns.open(plan, runs))), study, Console(file=out, width=200))
+    print_table(summary(outcomes(StudyRuns.open(plan, runs))), study, Console(file=out, width=200))
     assert "camera baseline [b]" in out.getvalue()
     assert "[a] cuda (H200)" in out.getvalue()
 
@@ -277,15 +279,15 @@ def test_runs_that_began_otherwise_are_not_subtracted(plan, study, finish, what,
         if row.role == "student" and row.seed == 1:
             began |= {what: "aa xx"}
         folder.complete(dataclasses.replace(folder.result(), began=began))
-    frame = results_frame(StudyRuns.open(plan, runs))
-    students = frame[frame.role == "student"].set_index("seed")
-    assert students.loc[0, "unpaired"] == ""
-    assert students.loc[0, "gain_mAP"] == pytest.approx(4)
-    assert said in students.loc[1, "unpaired"]
-    assert math.isnan(students.loc[1, "gain_mAP"])
+    trained = outcomes(StudyRuns.open(plan, runs))
+    alike, otherwise = (each for each in trained if each.key.role == "student")
+    assert alike.unpaired == ""
+    assert alike.gains["mAP"] == pytest.approx(4)
+    assert said in otherwise.unpaired
+    assert math.isnan(otherwise.gains["mAP"])
     # Its own number stands.
-    assert students.loc[1, "mAP"] == pytest.approx(32)
-    text = markdown(summary(frame), study)
+    assert otherwise.metrics["mAP"] == pytest.approx(32)
+    text = markdown(summary(trained), study)
     assert "| unpaired | unpaired |" in text
     assert said in text
 
@@ -301,9 +303,9 @@ def test_models_scored_again_are_paired_by_what_they_were_trained_from(study, fi
         else:
             began = {"weights": f"of {row.role}", "batches": ""}
             folder.complete(dataclasses.replace(folder.result(), began=began))
-    frame = results_frame(StudyRuns.open(plan, runs))
-    assert (frame[frame.role == "student"].unpaired != "").all()
-    assert frame[frame.role == "student"].gain_mAP.isna().all()
+    students = [each for each in outcomes(StudyRuns.open(plan, runs)) if each.key.role == "student"]
+    assert all(student.unpaired and math.isnan(student.gains["mAP"]) for student in students)
+    assert len(students) == 4
 
 
 def test_what_is_doubtful_about_a_training_is_said_below_the_table(plan, study, finish):
@@ -311,7 +313,7 @@ def test_what_is_doubtful_about_a_training_is_said_below_the_table(plan, study, 
     (row,) = (row for row in plan.rows if row.role == "student" and row.seed == 1)
     folder = RunFolder(runs / row.job)
     folder.complete(replace(folder.result(), warnings={"adversarial": "its discriminator has won"}))
-    text = markdown(summary(results_frame(StudyRuns.open(plan, runs))), study)
+    text = markdown(summary(outcomes(StudyRuns.open(plan, runs))), study)
     assert "lidar->camera feature: doubtful: loss 'adversarial': its discriminator has won." in text
 
 
@@ -322,7 +324,7 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
         folder = RunFolder(runs / row.job)
         result = folder.result()
         folder.complete(dataclasses.replace(result, metrics={**result.metrics, "mAP": 0.0}))
-    lines = summary(results_frame(StudyRuns.open(plan, runs)))
+    lines = summary(outcomes(StudyRuns.open(plan, runs)))
     table = verdicts_table(lines, study)
     assert [cell.text for cell in table.rows[0][1:]] == ["mAP", "+0.0", *[""] * 7]
     assert "over seeds; (Holm): adjusted for all 1 gains" in table.notes[0]
@@ -346,7 +348,7 @@ def test_in_files_a_tiny_p_value_is_not_nought():
 
 def test_lines_that_show_the_same_number_are_best_together(plan, study, finish):
     """1.05 is shown as 1.1, though pandas rounds it to 1.0."""
-    lines = summary(results_frame(StudyRuns.open(plan, finish())))
+    lines = summary(outcomes(StudyRuns.open(plan, finish())))
     shown = {"teacher": 9.0, "baseline": 1.05, "student": 1.08}
     lines = [
         replace(line, metrics=line.metrics | {"mAP": replace(line.metrics["mAP"], value=shown[line.key.role])})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InputError
-from harness.evidence.results import results_frame, summary
+from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.execute.executor import Site, order_for
 from harness.jobs.kind import JobOrder
@@ -308,7 +308,7 @@ def caption_line(load, plan, tmp_path):
         (row,) = (row for row in planned.rows if row.role == "image teacher")
         if metrics:
             RunFolder(runs / row.job).complete(Result(metrics, parameters=5, seconds=1.0, machine={}))
-        table = results_table(summary(results_frame(StudyRuns.open(planned, runs))), load(STUDY, *overrides))
+        table = results_table(summary(outcomes(StudyRuns.open(planned, runs))), load(STUDY, *overrides))
         assert not any("image teacher" in row[0].text for row in table.rows)
         (line,) = (line for line in table.notes if line.startswith("Image teacher"))
         return line
@@ -326,9 +326,9 @@ def test_caption_says_what_the_image_teacher_is_and_how_good(caption_line):
 def test_caption_speaks_of_the_teachers_that_were_asked_and_of_no_other(load, plan, tmp_path):
     for arms, teachers in (("{i: [instance]}", ["Image teacher"]), ("{m: [feature]}", ["Teacher"])):
         study = load(STUDY, f"arms={arms}")
-        lines = caption(summary(results_frame(StudyRuns.open(plan(f"arms={arms}"), tmp_path))), study)
-        named = [line.partition(" lidar: ")[0].partition(" images: ")[0] for line in lines if "eacher " in line[:14]]
-        assert named == teachers
+        lines = caption(summary(outcomes(StudyRuns.open(plan(f"arms={arms}"), tmp_path))), study)
+        said = [line.partition(" lidar: ")[0].partition(" images: ")[0] for line in lines if "eacher " in line[:14]]
+        assert said == teachers
 
 
 def test_caption_says_where_labels_of_others_come_from(caption_line, tmp_path):

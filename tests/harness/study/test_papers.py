@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InputError
-from harness.evidence.results import results_frame, summary
+from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.report.tables import published_text, results_table
 from harness.study.load import load_study
@@ -82,11 +82,11 @@ def test_a_direction_is_no_number_in_a_table(read, tmp_path):
     )
     study = load_study(tmp_path / "study.yaml")
     runs = StudyRuns.open(plan_study(study, "data", int), tmp_path / "none")
-    frame = results_frame(runs, [read()])
-    assert "A gain NDS" in results_table(summary(frame), study).header
-    (gains,) = frame[frame.role == "student"]["published"]
+    trained = outcomes(runs, [read()])
+    assert "A gain NDS" in results_table(summary(trained), study).header
+    (gains,) = (each.published for each in trained if each.key.role == "student")
     assert [published_text(gain, "NDS") for gain in gains.values()] == ["up"]
-    mixed = results_frame(runs, [read("mAP: up, NDS: 2.5, mark: read")])
-    (gains,) = mixed[mixed.role == "student"]["published"]
+    mixed = outcomes(runs, [read("mAP: up, NDS: 2.5, mark: read")])
+    (gains,) = (each.published for each in mixed if each.key.role == "student")
     (gain,) = gains.values()
     assert (gain.points("mAP"), gain.direction("mAP"), gain.points("NDS")) == (None, "up", 2.5)

@@ -1,10 +1,10 @@
 """Mistakes that distillation code has made before, planted one by one: none of them passes unnoticed."""
 
+import math
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from detectors.detector import Detector
@@ -13,7 +13,7 @@ from distill.objective import LOSSES
 from harness.data import loader
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
-from harness.evidence.results import results_frame
+from harness.evidence.results import outcomes
 from harness.evidence.runs import StudyRuns
 from harness.jobs import detector
 from harness.jobs.worker import run
@@ -153,6 +153,7 @@ def test_initial_weights_that_differ_between_arms(distil, smoke_root, order_on, 
         folder = RunFolder(tmp_path / "runs" / row.job)
         folder.write("job.json", {})
         folder.complete(student if row.role == "student" else baseline)
-    rows = results_frame(StudyRuns.open(plan, tmp_path / "runs")).set_index("role")
-    assert "its initial weights are not those of its baseline" in rows.loc["student", "unpaired"]
-    assert torch.isnan(torch.tensor(rows.loc["student", "gain_mAP"]))
+    trained = outcomes(StudyRuns.open(plan, tmp_path / "runs"))
+    (outcome,) = (each for each in trained if each.key.role == "student")
+    assert "its initial weights are not those of its baseline" in outcome.unpaired
+    assert math.isnan(outcome.gains["mAP"])
