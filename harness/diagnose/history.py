@@ -57,11 +57,6 @@ def summarize(lines: Sequence[Mapping[str, float | int]], bins: int = BINS) -> H
     return History(ends, means, np.array(batches, dtype=np.int64))
 
 
-def history(folder: RunFolder, steps: Sequence[Mapping[str, float | int]]) -> History | None:
-    """The history that a run has kept, or else what the steps of its log come to."""
-    return kept_history(folder) or summarize(steps)
-
-
 def keep_history(folder: RunFolder) -> None:
     """Keep what a run's log comes to, for a log may be long; nothing of a run that trained nothing."""
     summary = summarize(folder.steps())

@@ -8,19 +8,14 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Tag, ValidationError
 
-from distill.adversarial import AdversarialSpec
-from distill.channelwise import ChannelwiseSpec
-from distill.feature import FeatureSpec
-from distill.loss import LossSpec, build_term
+from distill.loss import build_term
 from distill.objective import loss_class
-from distill.relation import RelationSpec
 from distill.warm_start import require_same_build
 from harness.errors import InputError, unknown
 from harness.study.papers import read_paper
 from harness.study.spec import WARM_START, StudySpec
 
 Location = tuple[str | int, ...]
-_ADAPTED = AdversarialSpec | ChannelwiseSpec | FeatureSpec | RelationSpec
 
 
 def load_study(file: Path, overrides: Iterable[str] = ()) -> StudySpec:
@@ -83,16 +78,10 @@ def _require_possible(study: StudySpec, path: str) -> None:
             if name == WARM_START:
                 assert teacher is not None, "the study's own check is for that"
                 require_same_build(student, teacher)
-            elif teacher is None or not _fits_any(study.loss(name, path)):
+            else:
                 build_term(study.loss(name, path), student, teacher)
     except ValueError as error:
         raise InputError(f"path {path}, {name}: {error}") from error
-
-
-def _fits_any(loss: LossSpec) -> bool:
-    """Whether a loss fits any two detectors, which building it would take half a second to find out: torch imports a
-    compiler for the adapter's empty tensors."""
-    return isinstance(loss, _ADAPTED) and loss.adapter == "conv3x3"
 
 
 def put(content: dict[str, Any], override: str) -> Location:

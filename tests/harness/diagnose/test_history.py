@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harness.diagnose.history import UNKNOWN, history, keep_history, kept_history, summarize
+from harness.diagnose.history import UNKNOWN, keep_history, kept_history, summarize
 from harness.runs.folder import RunFolder
 
 
@@ -43,11 +43,11 @@ def test_what_is_kept_is_what_the_log_says_and_stands_for_it(tmp_path):
     folder = RunFolder(tmp_path)
     for step in range(50):
         folder.log_step(step, {name: value for name, value in _line(step).items() if name != "step"})
-    before = history(folder, folder.steps())
+    before = summarize(folder.steps())
     assert kept_history(folder) is None
     keep_history(folder)
     (tmp_path / "metrics.jsonl").unlink()
-    after = history(folder, folder.steps())
+    after = kept_history(folder)
     assert before.means.keys() == after.means.keys()
     assert before.means["share/heatmap"].tolist() == after.means["share/heatmap"].tolist()
     assert before.ends.tolist() == after.ends.tolist()
