@@ -28,5 +28,6 @@ def build_adapter(kind: AdapterKind, student_channels: int, teacher_channels: in
             with torch.random.fork_rng(devices=[]):
                 conv = nn.Conv2d(student_channels, teacher_channels, kernel_size=3, padding=1)
             nn.init.dirac_(conv.weight)
+            assert conv.bias is not None, "there is one unless it is declined"
             nn.init.zeros_(conv.bias)
             return conv
