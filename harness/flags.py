@@ -18,7 +18,7 @@ Split = Annotated[str | None, typer.Option(help="TRAIN:EVAL splits, or one for b
 RunsDir = Annotated[Path, typer.Option(help="Run folders; equal jobs of all studies share one.")]
 Out = Annotated[Path, typer.Option(help="Tables go to OUT/STUDY.")]
 TrackingUri = Annotated[str, typer.Option(help="MLflow tracking store.")]
-Seeds = Annotated[str | None, typer.Option(help="Instead of the study's, such as 0,1,2.")]
+Seeds = Annotated[str | None, typer.Option(help="Instead of the study's, such as 0,1,2 or 0-2.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as schedule.steps=100.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 

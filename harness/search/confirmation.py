@@ -16,6 +16,7 @@ from harness.study.load import put
 from harness.study.plan import Plan, Row
 from harness.study.search_spec import Value, arm_switch, overrides
 from harness.study.spec import StudySpec
+from harness.study.yaml_text import Dumper, read_yaml
 
 FOUND, CURRENT, PAPER = "found", "current", "paper"
 
@@ -108,7 +109,7 @@ def _what(row: Row) -> tuple[str | int, ...]:
 
 def write_found(question: Question, values: Mapping[str, Value], out: Path, headline: Sequence[str]) -> None:
     """The study with the values put in and without its search, as a file that `harness.run` takes."""
-    content = yaml.safe_load(question.path.read_text())
+    content = read_yaml(question.path.read_text())
     for override in (*question.given, *overrides(values, question.study.arms)):
         put(content, override)
     content.pop("search", None)
@@ -121,7 +122,7 @@ def write_found(question: Question, values: Mapping[str, Value], out: Path, head
         beside = [os.path.relpath(question.path.parent / paper, out.parent) for paper in papers]
         content["report"]["papers"] = beside
     text = "".join(f"# {line}\n" for line in headline)
-    text += "\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
+    text += "\n" + yaml.dump(content, Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(out, text.encode())

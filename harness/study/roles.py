@@ -12,6 +12,7 @@ from detectors.spec import Spec
 from harness.errors import unknown
 from harness.study.changes import changed
 from harness.study.schedule import AugmentSpec, ImageAugmentSpec, ScheduleSpec
+from harness.study.search_spec import Seed
 
 
 class _Model(Spec):
@@ -66,7 +67,7 @@ class _Model(Spec):
 class TeacherSpec(_Model):
     """A detector to learn from: trained here with its seed, given as a checkpoint, or, as a control, not trained."""
 
-    seed: int | Literal["paired"] = 0
+    seed: Seed | Literal["paired"] = 0
     """One teacher for all students; or "paired": each student has the teacher of its own seed."""
     checkpoint: Path | None = None
     """A model.safetensors of the same preset; nothing is trained then."""
@@ -98,7 +99,7 @@ class ImageDataSpec(Spec):
 
     preset: Literal["tiny", "small", "smoke"] = "tiny"
     """The embedded images to make on first use; ignored where a root is given."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the embedded images."""
     root: Path | None = None
     """A nuImages root of the user's; its splits then apply."""
@@ -142,7 +143,7 @@ class ImageTeacherSpec(Spec):
     """A model of transformers for instance segmentation: its name on the Hugging Face hub, or a folder."""
     labels: Path | None = None
     """A folder of pseudo labels as COCO writes instances, file_name being the path of an image in the root."""
-    seed: int = 0
+    seed: Seed = 0
     """Of a teacher that is trained here: one teacher for all students."""
     data: ImageDataSpec = ImageDataSpec()
     schedule: ImageScheduleSpec = ImageScheduleSpec()

@@ -17,7 +17,7 @@ from harness.errors import unknown
 from harness.study.designs import expand
 from harness.study.roles import ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
-from harness.study.search_spec import SearchSpec, Seeds
+from harness.study.search_spec import SearchSpec, Seed, Seeds
 
 DETECTION_CONFIG_PATTERN = r"^(nuscenes|within_[1-9]\d{0,2}m)$"
 DetectionConfigName = Annotated[str, Field(pattern=DETECTION_CONFIG_PATTERN)]
@@ -35,7 +35,7 @@ class DataSpec(Spec):
 
     preset: Literal["tiny", "small", "smoke"] = "tiny"
     """The embedded dataset to make on first use; ignored where a root is given."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the embedded dataset."""
     root: Path | None = None
     """A nuScenes root of the user's; its version and splits then apply."""
