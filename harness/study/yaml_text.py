@@ -19,7 +19,7 @@ class Loader(yaml.SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._open: list[str | None] = []
+        self._open: list[Any] = []
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuse an alias to what it stands in: who follows it, never comes to an end."""
@@ -29,7 +29,7 @@ class Loader(yaml.SafeLoader):
                 raise yaml.composer.ComposerError(None, None, f"*{event.anchor} contains itself", event.start_mark)
         return super().compose_node(parent, index)
 
-    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         """Refuse 010, which YAML 1.1 takes for 8, and 1:30, which it takes for 90."""
         node = super().compose_scalar_node(anchor)
         if node.style is None and node.tag in _LOOKS and (":" in node.value or _OCTAL.match(node.value)):
@@ -42,14 +42,14 @@ class Loader(yaml.SafeLoader):
             )
         return node
 
-    def compose_sequence_node(self, anchor: str | None) -> yaml.SequenceNode:
+    def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
         """As PyYAML's."""
         self._open.append(anchor)
         node = super().compose_sequence_node(anchor)
         self._open.pop()
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As PyYAML's."""
         self._open.append(anchor)
         node = super().compose_mapping_node(anchor)
