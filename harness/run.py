@@ -9,6 +9,7 @@ from rich.console import Console
 
 from harness import flags
 from harness.errors import exit_2_on_input_error
+from harness.program import Program
 
 if TYPE_CHECKING:
     from harness.execute.executor import JobState, Site
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from harness.study.jobs import Job
 
 console = Console()
-app = typer.Typer(add_completion=False)
+app = Program()
 
 
 @app.command()

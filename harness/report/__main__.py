@@ -12,6 +12,7 @@ from rich.console import Console
 
 from harness import flags
 from harness.errors import InputError, exit_2_on_input_error
+from harness.program import Program
 
 if TYPE_CHECKING:
     from harness.evidence.line import Line
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from harness.tracking.study import Mirror
 
 console = Console()
-app = typer.Typer(add_completion=False)
+app = Program()
 StudyOrBundle = Annotated[
     Path, typer.Argument(metavar="STUDY.yaml|FILE.zip", help="The question, or a bundle that --bundle wrote.")
 ]

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from harness import flags
 from harness.errors import InputError, exit_2_on_input_error
+from harness.program import Program
 
 console = Console()
-app = typer.Typer(add_completion=False)
+app = Program()
 
 
 @app.command()
@@ -28,7 +29,10 @@ def main(
     workers: Annotated[int | None, typer.Option(min=1, help="Trials at once; as many as GPUs, or cores.")] = None,
     storage: Annotated[
         str | None,
-        typer.Option(help="A database URL, for machines that share no folder; Optuna's journal if not given."),
+        typer.Option(
+            help="A database URL, for machines that share no folder; Optuna's journal if not given.",
+            callback=flags.uri_at_home,
+        ),
     ] = None,
     searches_dir: Annotated[Path, typer.Option(help="Folders of searches: journal, and who is at work.")] = Path(
         "searches"
