@@ -97,7 +97,7 @@ def _run(asked: flags.Asked, opened: "Opened", todo: "list[Job]", site: "Site") 
     for folder in (asked.runs_dir, asked.tables):
         make_folder(folder)
     check_inputs(todo, site.root)
-    check_store(asked.tracking_uri)
+    check_store(asked.tracking_uri, opened.name)
     # Before `execute` looks which results are there: from here on harness.runs leaves them alone.
     claim = Wanted(name=asked.call, study=asked.path.resolve(), called=datetime.now(UTC), jobs=tuple(opened.plan.jobs))
     Records(asked.runs_dir).replace(claim)

@@ -158,7 +158,7 @@ def _mirrored(
     from harness.tracking.store import check_store
     from harness.tracking.study import Mirror
 
-    check_store(asked.tracking_uri)
+    check_store(asked.tracking_uri, opened.name)
     mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, opened.runs_dir, console)
     mirror.follow(runs[id_].job for id_ in runs.results)
     mirror.finish(tables, text, lines, any(run.damage or run.failure for run in runs.values()))

@@ -101,7 +101,7 @@ def _search(
     check_inputs([*trainer.plan({}).jobs.values(), *confirmed.values()], planner.root)
     for needed in (asked.runs_dir, asked.tables, found_path(question).parent):
         make_folder(needed)
-    check_store(asked.tracking_uri)
+    check_store(asked.tracking_uri, asked.name)
 
     identity = question.identity(planner.fingerprint)
     with opened(folder, storage, question.search, identity) as book:
