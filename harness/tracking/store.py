@@ -65,7 +65,8 @@ def check_store(uri: str, experiment: str) -> None:
     if there is not None and there.lifecycle_stage == "deleted":
         raise InputError(
             f"{named}: experiment {experiment!r} was deleted, and MLflow keeps its name; restore it (mlflow "
-            f"experiments restore --experiment-id {there.experiment_id}), remove it for good (mlflow gc), or name another store"
+            f"experiments restore --experiment-id {there.experiment_id}), remove it for good (mlflow gc), or name "
+            "another store"
         )
 
 
