@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from harness.errors import InputError, exit_2_on_input_error
+from harness.program import Program
 from harness.runs.folder import RunFolder, find_run
 
-app = typer.Typer(add_completion=False)
+app = Program()
 
 
 @app.command()

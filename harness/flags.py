@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -11,14 +12,23 @@ from typing import Annotated, Any
 
 import typer
 
+
+def uri_at_home(uri: str | None) -> str | None:
+    """The address of a store, if one is given, whose file may begin with ~."""
+    if uri is None:
+        return None
+    before, slashes, file = uri.rpartition(":///")
+    return before + slashes + os.path.expanduser(file)
+
+
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The question, such as studies/paths.yaml.")]
 DataRoot = Annotated[Path | None, typer.Option(help="A nuScenes root; an embedded world if not given.")]
 Version = Annotated[str | None, typer.Option(help="Version folder in the root, such as v1.0-trainval.")]
 Split = Annotated[str | None, typer.Option(help="TRAIN:EVAL splits, or one for both; the version's own if not given.")]
 RunsDir = Annotated[Path, typer.Option(help="Run folders; equal jobs of all studies share one.")]
 Out = Annotated[Path, typer.Option(help="Tables go to OUT/STUDY.")]
-TrackingUri = Annotated[str, typer.Option(help="MLflow tracking store.")]
-Seeds = Annotated[str | None, typer.Option(help="Instead of the study's, such as 0,1,2.")]
+TrackingUri = Annotated[str, typer.Option(help="MLflow tracking store.", callback=uri_at_home)]
+Seeds = Annotated[str | None, typer.Option(help="Instead of the study's, such as 0,1,2 or 0-2.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as schedule.steps=100.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 

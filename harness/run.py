@@ -9,6 +9,7 @@ from rich.console import Console
 
 from harness import flags
 from harness.errors import exit_2_on_input_error
+from harness.program import Program
 
 if TYPE_CHECKING:
     from harness.execute.executor import JobState, Site
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from harness.study.jobs import Job
 
 console = Console()
-app = typer.Typer(add_completion=False)
+app = Program()
 
 
 @app.command()
@@ -96,7 +97,7 @@ def _run(asked: flags.Asked, opened: "Opened", todo: "list[Job]", site: "Site") 
     for folder in (asked.runs_dir, asked.tables):
         make_folder(folder)
     check_inputs(todo, site.root)
-    check_store(asked.tracking_uri)
+    check_store(asked.tracking_uri, opened.name)
     # Before `execute` looks which results are there: from here on harness.runs leaves them alone.
     claim = Claim(name=asked.call, study=asked.path.resolve(), called=datetime.now(UTC), jobs=tuple(opened.plan.jobs))
     Claims(asked.runs_dir).replace(claim)

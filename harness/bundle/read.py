@@ -26,6 +26,7 @@ from harness.study.papers import read_paper
 from harness.study.plan import Plan
 from harness.study.plan_file import read_plan
 from harness.study.spec import StudySpec
+from harness.study.yaml_text import read_yaml
 
 LARGEST = 64 * 2**30
 """Bytes of all files of a bundle: some thousand runs with their predictions."""
@@ -184,7 +185,7 @@ def _study(path: Path, folder: Path, manifest: Manifest, trusted: bool) -> Study
         for name in ("study.yaml", *papers):
             _refuse_aliases((folder / name).read_text())
         with nullcontext() if trusted else no_imports(_UNTRUSTED):
-            study = StudySpec.model_validate(yaml.safe_load((folder / "study.yaml").read_text()))
+            study = StudySpec.model_validate(read_yaml((folder / "study.yaml").read_text()))
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"bundle {path}: study.yaml: {' '.join(str(error).split())}") from error
     for paper in study.report.papers:

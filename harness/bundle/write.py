@@ -25,6 +25,7 @@ from harness.report.samples import FILE as PICTURES
 from harness.study.plan_file import plan_json
 from harness.study.roles import ImageDataSpec
 from harness.study.spec import DataSpec, StudySpec
+from harness.study.yaml_text import Dumper
 from harness.world.nuimages import GENERATOR as IMAGE_GENERATOR
 from harness.world.nuscenes import GENERATOR
 
@@ -170,7 +171,7 @@ def study_yaml(study: StudySpec, papers: list[str]) -> str:
     return yaml.dump(content, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(Dumper):
     """YAML without anchors and aliases, which a bundle must not have."""
 
     def ignore_aliases(self, data: Any) -> bool:

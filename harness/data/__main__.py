@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 
 from harness.errors import InputError, exit_2_on_input_error
+from harness.program import Program
 
 console = Console()
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = Program(no_args_is_help=True)
 
 
 @app.callback()

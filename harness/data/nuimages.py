@@ -79,7 +79,7 @@ class NuImagesRoot:
         """Identity of the content of these splits' versions: hash of the tables, which name every image."""
         digest = hashlib.sha256()
         for version in sorted({split.partition("/")[0] for split in splits}):
-            for path in sorted((self.path / version).glob("*.json")):
+            for path in sorted((self.path / version).glob("[!.]*.json")):
                 digest.update(f"{version}/{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
         if (manifest := self.path / MANIFEST).is_file():
             digest.update(hashlib.sha256(manifest.read_bytes()).hexdigest().encode())

@@ -15,6 +15,7 @@ from harness.data.masks import MAX_INSTANCES, encode, paint
 from harness.data.tables import detection_class, read_json
 from harness.errors import InputError
 from harness.runs.folder import atomic_write
+from harness.study.jobs import label_files
 
 # What COCO and Cityscapes call the classes that nuScenes has, too; their other classes are left out.
 _ELSEWHERE = {
@@ -60,7 +61,7 @@ class PseudoLabels:
         self.folder = folder
         self._above = above
         self.images: dict[str, LabelledImage] = {}
-        files = sorted(folder.glob("*.json"))
+        files = label_files(folder)
         if not files:
             raise InputError(f"{folder} is no folder with a .json file of labels in COCO's format")
         for file in files:

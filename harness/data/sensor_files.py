@@ -1,6 +1,7 @@
 """Sensor files as arrays: JPEG images, LiDAR `.pcd.bin` and RADAR `.pcd`, each read whole or refused by name."""
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from harness.errors import InputError
 
 LIDAR_BYTES = 20
 """A LiDAR point is x, y, z, intensity and ring, each a float32."""
+_LIDAR_LAYOUT = "expected float32 of five columns, x, y, z, intensity and ring"
 _RADAR_KINDS = {
     **dict.fromkeys(("x", "y", "z"), "<f4"),
     "dyn_prop": "i1",
@@ -91,8 +93,14 @@ def read_lidar(path: Path) -> Float[np.ndarray, "p 5"]:
     content = _content(path, "a LiDAR sweep")
     _check_lidar_size(path, len(content))
     points = np.frombuffer(content, dtype=np.float32).reshape(-1, 5)
+    intensity, ring = points[:, 3], points[:, 4]
+    # A file of other columns, or of doubles, may have the size of whole points; NaN is in no range either.
+    if not ((ring >= 0) & (ring <= 255) & (ring == np.floor(ring))).all():
+        raise InputError(f"{path} has rings that are no whole numbers from 0 to 255: {_LIDAR_LAYOUT}")
     if not np.isfinite(points[:, :4]).all():
         raise InputError(f"{path} holds a NaN or an infinity")
+    if not ((intensity >= 0) & (intensity <= 255)).all():
+        raise InputError(f"{path} has intensities outside of 0 to 255: {_LIDAR_LAYOUT}")
     return points
 
 
@@ -109,19 +117,30 @@ def read_radar(path: Path) -> np.ndarray:
     wanted = _radar_layout()
     if not mark or {key: lines.get(key) for key in wanted} != wanted:
         raise InputError(f"{path} is no binary PCD with the 18 fields of a nuScenes RADAR: {' '.join(_RADAR_KINDS)}")
-    width = lines.get("WIDTH", "")
-    if not width.isdigit() or len(body) < int(width) * RADAR_FIELDS.itemsize:
+    count = _announced(path, lines)
+    if len(body) < count * RADAR_FIELDS.itemsize:
         raise InputError(
-            f"{path} is truncated: {width or 'an unknown number of'} points of {RADAR_FIELDS.itemsize} bytes are "
-            f"announced, {len(body)} bytes follow"
+            f"{path} is truncated: {count} points of {RADAR_FIELDS.itemsize} bytes are announced, "
+            f"{len(body)} bytes follow"
         )
-    returns = np.frombuffer(body, RADAR_FIELDS, count=int(width))
+    returns = np.frombuffer(body, RADAR_FIELDS, count=count)
     # nuScenes writes a sweep without returns as one return of NaNs: PCD cannot be empty.
     if len(returns) and any(map(math.isnan, returns[0].item())):
         return returns[:0]
     if not all(np.isfinite(returns[name]).all() for name in ("x", "y", "z", "rcs", "vx_comp", "vy_comp")):
         raise InputError(f"{path} holds a NaN or an infinity")
     return returns
+
+
+def _announced(path: Path, lines: Mapping[str, str]) -> int:
+    """The number of points that a PCD's header speaks of; they may stand in several rows."""
+    size = {key: lines.get(key, "").strip() for key in ("WIDTH", "HEIGHT", "POINTS")}
+    if not all(re.fullmatch(r"[0-9]{1,12}", text) for text in size.values()):
+        raise InputError(f"{path} is truncated or no PCD: its header lacks a whole number for WIDTH, HEIGHT or POINTS")
+    width, height, points = map(int, size.values())
+    if width * height != points:
+        raise InputError(f"{path} contradicts itself: WIDTH {width} x HEIGHT {height} are not POINTS {points}")
+    return points
 
 
 def encode_radar(returns: np.ndarray) -> bytes:

@@ -11,12 +11,13 @@ from rich.console import Console
 
 from harness.console import count_progress, print_table
 from harness.errors import InputError, exit_2_on_input_error
+from harness.program import Program
 
 if TYPE_CHECKING:
     from harness.evaluate.intervals import Analysis
 
 console = Console()
-app = typer.Typer(add_completion=False)
+app = Program()
 
 
 @app.command()

@@ -1,10 +1,22 @@
 """Loops over boxes that numba compiles; nothing else, as it cannot compile functions whose types the tests check."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numba import njit
 
 
-@njit(cache=True, nogil=True)
+def _compiled(loop: Callable[..., Any]) -> Any:
+    """The loop, to be compiled on its first call; once for all calls of programs, where there is a place to keep it."""
+    try:
+        return njit(cache=True, nogil=True)(loop)
+    except RuntimeError:
+        # Neither beside the code nor in the home folder may this user write: each program compiles anew.
+        return njit(nogil=True)(loop)
+
+
+@_compiled
 def match_groups(
     truth_xy: np.ndarray,
     truth_group: np.ndarray,
@@ -54,7 +66,7 @@ def match_groups(
                     matches[number, row] = truth_order[first + best]
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def find_nearest(
     truth_xy: np.ndarray,
     truth_sample: np.ndarray,
@@ -91,7 +103,7 @@ def find_nearest(
                 nearest[other, i], distance[other, i] = candidate, gap
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def grouped(group: np.ndarray, order: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
     """Where each group begins and the last one ends, int64 (groups + 1,), and its members, group after group.
 
@@ -110,7 +122,7 @@ def grouped(group: np.ndarray, order: np.ndarray, groups: int) -> tuple[np.ndarr
     return start, members
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _last_present(i: int, scene: np.ndarray, copies: np.ndarray) -> int:
     """The last prediction up to i whose scene is there; the first one where there is none."""
     while i > 0 and copies[scene[i]] == 0:
@@ -118,7 +130,7 @@ def _last_present(i: int, scene: np.ndarray, copies: np.ndarray) -> int:
     return max(i, 0)
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def curve(
     hits: np.ndarray,
     score: np.ndarray,
@@ -228,7 +240,7 @@ def curve(
                 means[kind, at] = slope * (confidence[at] - levels[low]) + first[low, kind]
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def resample(
     hits: np.ndarray,
     score: np.ndarray,

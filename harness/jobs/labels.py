@@ -22,7 +22,7 @@ from harness.data.sensor_files import check_image_size, read_image
 from harness.errors import InputError
 from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, StepSeconds, Timer
 from harness.runs.folder import RunFolder, atomic_write
-from harness.study.jobs import LabelsJobSpec, SegmenterJobSpec, labels_hash
+from harness.study.jobs import LabelsJobSpec, SegmenterJobSpec, label_files, labels_hash
 from harness.study.plan import Plan
 from harness.train.checkpoint import load_model
 from harness.train.pretrained import PretrainedLabeller, check_pretrained
@@ -115,7 +115,7 @@ def copy_labels(spec: LabelsJobSpec, root: NuScenesRoot, given: Path, folder: Ru
     if folder.labels.exists():  # of an earlier attempt
         shutil.rmtree(folder.labels)
     folder.labels.mkdir(parents=True)
-    for file in sorted(given.glob("*.json")):
+    for file in label_files(given):
         atomic_write(folder.labels / file.name, file.read_bytes())
     # What was copied, not what lies there by now.
     if labels_hash(folder.labels) != spec.given:

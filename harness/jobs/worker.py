@@ -16,6 +16,7 @@ from lightning.fabric import Fabric
 from harness.errors import InputError
 from harness.jobs.kind import BUSY, DONE, FAILED, STOPPED, UNEXAMINED, JobOrder
 from harness.jobs.kinds import kind_of
+from harness.program import settle
 from harness.runs.folder import Busy, Result, RunFolder
 from harness.train.device import device_name, open_device
 from harness.train.trainer import Interrupted
@@ -110,6 +111,7 @@ def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
 
 
 if __name__ == "__main__":
+    settle()
     status = main(Path(sys.argv[1]))
     sys.stdout.flush()
     sys.stderr.flush()

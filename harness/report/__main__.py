@@ -12,6 +12,7 @@ from rich.console import Console
 
 from harness import flags
 from harness.errors import InputError, exit_2_on_input_error
+from harness.program import Program
 
 if TYPE_CHECKING:
     from harness.evidence.line import Line
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from harness.tracking.study import Mirror
 
 console = Console()
-app = typer.Typer(add_completion=False)
+app = Program()
 StudyOrBundle = Annotated[
     Path, typer.Argument(metavar="STUDY.yaml|FILE.zip", help="The question, or a bundle that --bundle wrote.")
 ]
@@ -160,7 +161,7 @@ def _mirrored(
     from harness.tracking.store import check_store
     from harness.tracking.study import Mirror
 
-    check_store(asked.tracking_uri)
+    check_store(asked.tracking_uri, opened.name)
     mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, opened.runs_dir, console)
     mirror.follow(runs[id_].job for id_ in runs.results)
     mirror.finish(tables, text, lines, any(run.damage or run.failure for run in runs.values()))

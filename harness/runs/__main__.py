@@ -14,13 +14,14 @@ from rich.console import Console
 from harness import flags
 from harness.console import age_text, print_table, size_text
 from harness.errors import InputError, exit_2_on_input_error, unknown
+from harness.program import Program
 from harness.runs.claims import Claim, Claims
 from harness.runs.folder import Result, find_run
 from harness.runs.listing import STATES, StoredRun, stored_runs, unneeded, wanted_by
 from harness.runs.prune import propose, prune
 
 console = Console()
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = Program(no_args_is_help=True)
 
 DAY_SECONDS = 86400.0
 SHORTEST_START = 4

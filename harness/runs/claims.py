@@ -8,12 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from filelock import FileLock
 from pydantic import Field
 
 from detectors.spec import Spec
 from harness.errors import InputError
 from harness.runs.folder import JOB_ID, atomic_write
+from harness.runs.locks import FileLock
 
 
 class Claim(Spec):

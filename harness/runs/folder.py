@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.errors import InputError
+from harness.runs.locks import FileLock
 
 JOB_ID = "[0-9a-f]" * 16
 """What a job's id, and so a run folder, is called: a pattern for globs and regular expressions alike."""

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from harness import flags
 from harness.errors import InputError, exit_2_on_input_error
+from harness.program import Program
 
 console = Console()
-app = typer.Typer(add_completion=False)
+app = Program()
 
 
 @app.command()
@@ -28,7 +29,10 @@ def main(
     workers: Annotated[int | None, typer.Option(min=1, help="Trials at once; as many as GPUs, or cores.")] = None,
     storage: Annotated[
         str | None,
-        typer.Option(help="A database URL, for machines that share no folder; Optuna's journal if not given."),
+        typer.Option(
+            help="A database URL, for machines that share no folder; Optuna's journal if not given.",
+            callback=flags.uri_at_home,
+        ),
     ] = None,
     searches_dir: Annotated[Path, typer.Option(help="Folders of searches: journal, and who is at work.")] = Path(
         "searches"
@@ -97,7 +101,7 @@ def _search(
     check_inputs([*trainer.plan({}).jobs.values(), *confirmed.values()], planner.root)
     for needed in (asked.runs_dir, asked.tables, found_path(opened).parent):
         make_folder(needed)
-    check_store(asked.tracking_uri)
+    check_store(asked.tracking_uri, asked.name)
 
     identity = opened.identity(planner.fingerprint)
     with open_book(folder, storage, opened.search, identity) as book:

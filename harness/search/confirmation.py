@@ -16,6 +16,7 @@ from harness.study.load import put
 from harness.study.plan import Plan, Row
 from harness.study.search_spec import Value, arm_switch, overrides
 from harness.study.spec import StudySpec
+from harness.study.yaml_text import Dumper, read_yaml
 
 FOUND, CURRENT, PAPER = "found", "current", "paper"
 
@@ -104,7 +105,7 @@ def _what(row: Row) -> tuple[str | int, ...]:
 
 def write_found(opened: OpenedSearch, values: Mapping[str, Value], out: Path, headline: Sequence[str]) -> None:
     """The study with the values put in and without its search, as a file that `harness.run` takes."""
-    content = yaml.safe_load(opened.file.read_text())
+    content = read_yaml(opened.file.read_text())
     for override in (*opened.given, *overrides(values, opened.study.arms)):
         put(content, override)
     content.pop("search", None)
@@ -117,7 +118,7 @@ def write_found(opened: OpenedSearch, values: Mapping[str, Value], out: Path, he
         beside = [os.path.relpath(opened.file.parent / paper, out.parent) for paper in papers]
         content["report"]["papers"] = beside
     text = "".join(f"# {line}\n" for line in headline)
-    text += "\n" + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
+    text += "\n" + yaml.dump(content, Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(out, text.encode())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import BaseImportanceEvaluator
 from optuna.storages import BaseStorage
@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.errors import InputError, without_password
 from harness.runs.folder import make_folder
+from harness.runs.locks import FileLock
 from harness.study.search_spec import Choices, Range, SearchSpec, Value
 
 OWNER, REASON, NAME, AGAIN = "owner", "reason", "name", "again"

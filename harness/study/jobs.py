@@ -156,9 +156,14 @@ class LabelsJobSpec(JobSpec):
 AnyJobSpec = DetectorJobSpec | SegmenterJobSpec | LabelsJobSpec
 
 
+def label_files(folder: Path) -> list[Path]:
+    """The files of labels in a folder; those with a dot before the name are a Mac's or an editor's, about another."""
+    return sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+
+
 def labels_hash(folder: Path) -> str:
     """Hash of the files of labels in a folder, whatever they are called; raises FileNotFoundError without any."""
-    files = sorted(folder.glob("*.json"))
+    files = label_files(folder)
     if not files:
         raise FileNotFoundError("no folder with a .json file of labels")
     return hashlib.sha256("".join(map(content_hash, files)).encode()).hexdigest()

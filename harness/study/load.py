@@ -14,6 +14,7 @@ from distill.warm_start import require_same_build
 from harness.errors import InputError, unknown
 from harness.study.papers import read_paper
 from harness.study.spec import WARM_START, StudySpec
+from harness.study.yaml_text import compose_yaml, read_yaml
 
 Location = tuple[str | int, ...]
 
@@ -25,11 +26,10 @@ def load_study(file: Path, overrides: Iterable[str] = ()) -> StudySpec:
     except (OSError, ValueError) as error:
         raise InputError(f"study {file} cannot be read: {error}") from error
     try:
-        node = yaml.compose(text)
-        content = yaml.safe_load(text)
-    # A date that there is not is a ValueError of PyYAML.
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+        node = compose_yaml(text)
+        content = read_yaml(text)
+    except ValueError as error:
+        raise InputError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} must be a mapping of keys such as {', '.join(StudySpec.model_fields)}")
     places = _places(node, file)
@@ -96,9 +96,9 @@ def put(content: dict[str, Any], override: str) -> Location:
     if not isinstance(at, dict):
         raise InputError(f"--set {key}: {'.'.join(parents)} is not a mapping in this study")
     try:
-        at[last] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"--set {key}: {value!r} is not a YAML value") from error
+        at[last] = read_yaml(value)
+    except ValueError as error:
+        raise InputError(f"--set {key}: {value!r} is not a YAML value: {error}") from error
     return (*parents, last)
 
 
@@ -132,7 +132,7 @@ def _message(
     for each in error.errors():
         allowed = _fields(model, each["loc"][:-1]) if each["type"] == "extra_forbidden" else ()
         # Which model of several it is, a tag in brackets says; nobody wrote that.
-        loc = tuple(part for part in each["loc"] if not str(part).startswith("("))
+        loc = tuple(part for part in each["loc"] if not str(part).startswith(("(", "function-", "literal[")))
         lines.append(_one(file, places, (*at, *loc), allowed, each["msg"]))
     return "\n".join(lines)
 

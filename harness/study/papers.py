@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from detectors.spec import Spec
 from distill.objective import LOSSES
 from harness.errors import InputError, unknown
+from harness.study.yaml_text import read_yaml
 
 Mark = Literal["read", "uncertain", "recalled"]
 
@@ -123,9 +123,9 @@ class Paper(Spec):
 def read_paper(path: Path) -> Paper:
     """Read a paper's file, or raise InputError."""
     try:
-        content = yaml.safe_load(path.read_text())
-    # PyYAML raises ValueError, too: for a date that there is not, or for a path that no file can have.
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = read_yaml(path.read_text())
+    # A ValueError also for a path that no file can have.
+    except (OSError, ValueError) as error:
         raise InputError(f"report.papers: {path} cannot be read: {' '.join(str(error).split())}") from error
     try:
         return Paper.model_validate(content)

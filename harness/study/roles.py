@@ -1,17 +1,19 @@
 """What a study trains: teachers and students that detect, and image teachers that segment."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from detectors.detector import DetectorSpec
 from detectors.presets import SEGMENTERS, preset
 from detectors.segmenter import SegmenterSpec
 from detectors.spec import Spec
 from harness.errors import unknown
+from harness.home import HomePath, expanded
 from harness.study.changes import changed
 from harness.study.schedule import AugmentSpec, ImageAugmentSpec, ScheduleSpec
+from harness.study.search_spec import Seed
 
 
 class _Model(Spec):
@@ -66,9 +68,9 @@ class _Model(Spec):
 class TeacherSpec(_Model):
     """A detector to learn from: trained here with its seed, given as a checkpoint, or, as a control, not trained."""
 
-    seed: int | Literal["paired"] = 0
+    seed: Seed | Literal["paired"] = 0
     """One teacher for all students; or "paired": each student has the teacher of its own seed."""
-    checkpoint: Path | None = None
+    checkpoint: HomePath | None = None
     """A model.safetensors of the same preset; nothing is trained then."""
     trained: bool = True
     """False: it teaches with its initial weights, a control for what a loss does whatever the teacher knows."""
@@ -98,9 +100,9 @@ class ImageDataSpec(Spec):
 
     preset: Literal["tiny", "small", "smoke"] = "tiny"
     """The embedded images to make on first use; ignored where a root is given."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of the embedded images."""
-    root: Path | None = None
+    root: HomePath | None = None
     """A nuImages root of the user's; its splits then apply."""
     train_split: str = "v1.0-synthetic-images/train"
     """A version of the root, such as v1.0-train; or VERSION/NAME, of those that the version's splits.json has."""
@@ -133,16 +135,20 @@ class ImageScheduleSpec(ScheduleSpec):
         return self
 
 
+def _folder_expanded(model: str) -> str:
+    return str(expanded(Path(model))) if model.startswith("~") else model
+
+
 class ImageTeacherSpec(Spec):
     """A teacher that segments images: trained here, a model of transformers by its name, or labels made elsewhere."""
 
     preset: str | None = None
     """A key of SEGMENTERS, to be trained here."""
-    model: str | None = None
+    model: Annotated[str, AfterValidator(_folder_expanded)] | None = None
     """A model of transformers for instance segmentation: its name on the Hugging Face hub, or a folder."""
-    labels: Path | None = None
+    labels: HomePath | None = None
     """A folder of pseudo labels as COCO writes instances, file_name being the path of an image in the root."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of a teacher that is trained here: one teacher for all students."""
     data: ImageDataSpec = ImageDataSpec()
     schedule: ImageScheduleSpec = ImageScheduleSpec()

@@ -1,6 +1,7 @@
 """SearchSpec: which fields of a study a search may vary, between what bounds, and what it looks for."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
@@ -9,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, FiniteFloat, Tag, model_validator
 
 from detectors.spec import Spec, each_once
+from harness.study.yaml_text import Dumper
 
 Metric = Literal["mAP", "NDS"]
 Value = bool | int | float | str | None
@@ -104,7 +106,31 @@ Kind = Annotated[
 ]
 
 
-Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(each_once)]
+def _with_ranges(value: Any) -> Any:
+    """Seeds in which 0-2, a text to YAML, stands for 0, 1 and 2."""
+    seeds: list[Any] = []
+    for each in value if isinstance(value, list | tuple) else [value] if isinstance(value, str) else ():
+        if not isinstance(each, str):
+            seeds.append(each)
+            continue
+        ends = _SEED_RANGE.fullmatch(each)
+        low, high = map(int, ends.groups()) if ends else (0, 0)
+        if not low < high < low + MOST_SEEDS:
+            raise ValueError(
+                f"{each!r} stands for no seeds; allowed: whole numbers of 0 or more, and ranges such as 0-2, "
+                f"which is 0, 1, 2 and goes up, over {MOST_SEEDS} seeds at most"
+            )
+        seeds += range(low, high + 1)
+    return seeds or value
+
+
+MOST_SEEDS = 1000
+"""In a range; each is trained in every arm, so that more are a slip of the pen."""
+_SEED_RANGE = re.compile(r"(0|[1-9]\d{0,17}) *- *([1-9]\d{0,17})")
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_with_ranges), Field(min_length=1), AfterValidator(each_once)]
+"""Each by its number, or a range of them with both ends, such as [0-2, 7]."""
 
 
 def _objectives(value: Any) -> Any:
@@ -141,7 +167,7 @@ class SearchSpec(Spec):
     share: float = Field(default=1.0, gt=0, le=1)
     """The share of the study's schedule that a trial trains."""
     sampler: Literal["tpe", "gp", "nsga2", "grid", "random"] = "tpe"
-    sampler_seed: int = Field(default=0, ge=0)
+    sampler_seed: Seed = 0
     pruner: Literal["none", "median", "hyperband"] = "none"
     """Ends trials early whose detection loss on training batches, epoch for epoch, is worse than that of others."""
     importance: Literal["ped_anova", "fanova", "mean_decrease_impurity"] = "ped_anova"
@@ -181,7 +207,7 @@ def overrides(values: Mapping[str, Value], arms: Mapping[str, Sequence[str]]) ->
 
 def _written(value: Any) -> str:
     """As YAML: what JSON calls 1e-05 is a string there."""
-    return yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]
+    return yaml.dump([value], Dumper=Dumper, default_flow_style=True, width=math.inf).strip()[1:-1]
 
 
 def arm_switch(key: str, arms: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:

@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -14,10 +13,11 @@ from distill.loss import DetectorLossSpec, LossSpec
 from distill.objective import DETECTION_TERMS, loss_class
 from distill.weights import PUBLISHED, published_weight
 from harness.errors import unknown
+from harness.home import HomePath
 from harness.study.designs import expand
 from harness.study.roles import ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
-from harness.study.search_spec import SearchSpec, Seeds
+from harness.study.search_spec import SearchSpec, Seed, Seeds
 
 DETECTION_CONFIG_PATTERN = r"^(nuscenes|within_[1-9]\d{0,2}m)$"
 DetectionConfigName = Annotated[str, Field(pattern=DETECTION_CONFIG_PATTERN)]
@@ -35,9 +35,9 @@ class DataSpec(Spec):
 
     preset: Literal["tiny", "small", "smoke"] = "tiny"
     """The embedded dataset to make on first use; ignored where a root is given."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of the embedded dataset."""
-    root: Path | None = None
+    root: HomePath | None = None
     """A nuScenes root of the user's; its version and splits then apply."""
     version: str = "v1.0-synthetic"
     train_split: str = "synthetic_train"
@@ -123,7 +123,7 @@ class Ends:
 class ReportSpec(Spec):
     """What the tables show besides our numbers."""
 
-    papers: tuple[Path, ...] = ()
+    papers: tuple[HomePath, ...] = ()
     """Files of published numbers; a relative one is looked for beside the study."""
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import logging
 import os
+import posixpath
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 PARENT = "mlflow.parentRunId"
 _BATCH = 1000  # MLflow's limit for one call
 _NOTE = 8000  # MLflow's limit for a tag, and with it for a description
+_LONGEST_KEY = 250  # MLflow's limit for a name
 _ANSWER_SECONDS = 5.0
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Without it the UI guesses, and hides metrics in favour of traces and prompts."""
@@ -32,8 +35,13 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def check_store(uri: str) -> None:
-    """Raise InputError for a tracking store that cannot be used now: before hours of training find it out."""
+def check_store(uri: str, experiment: str) -> None:
+    """Raise InputError for a tracking store that cannot be used now: before hours of training find it out.
+
+    Args:
+        uri: Of the store.
+        experiment: Name of the one that will be written to; it need not be there, but must not be deleted.
+    """
     named = f"--tracking-uri {without_password(uri)}"
     if is_server(uri):
         parts = urlsplit(uri)
@@ -49,7 +57,7 @@ def check_store(uri: str) -> None:
     try:
         if (file := sqlite_file(uri)) is not None:
             make_database(file, _experiments)
-        _experiments(uri)
+        there = _client(uri).get_experiment_by_name(experiment)
     except Exception as error:
         # SQLAlchemy's, a driver's, or MLflow's own: all of them mean that this store is of no use here.
         reason = without_password(" ".join(str(error).split()))[:300]
@@ -57,6 +65,12 @@ def check_store(uri: str) -> None:
             f"{named} cannot be used: {reason}; allowed: sqlite:///FILE, another database that SQLAlchemy knows, or "
             "http://HOST:PORT of a server"
         ) from error
+    if there is not None and there.lifecycle_stage == "deleted":
+        raise InputError(
+            f"{named}: experiment {experiment!r} was deleted, and MLflow keeps its name; restore it (mlflow "
+            f"experiments restore --experiment-id {there.experiment_id}), remove it for good (mlflow gc), or name "
+            "another store"
+        )
 
 
 def _experiments(uri: str) -> None:
@@ -127,15 +141,16 @@ class Store:
         """Parameters and tags. MLflow refuses to change a parameter, so that these have to be a run's own for ever."""
         from mlflow.entities import Param, RunTag
 
-        written = [Param(key, str(value)[:500]) for key, value in params.items()]
+        written = [Param(as_key(key), str(value)[:500]) for key, value in params.items()]
         for begin in range(0, len(written), 100):
             self._client.log_batch(run, params=written[begin : begin + 100])
-        self._client.log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._client.log_batch(run, tags=[RunTag(as_key(key), value) for key, value in tags.items()])
 
     def metrics(self, run: str, values: Mapping[str, float | int]) -> None:
         """Final metrics, those that are numbers; what is there already is not written again."""
         from mlflow.entities import Metric
 
+        values = {as_key(key): value for key, value in values.items()}
         there = self._client.get_run(run).data.metrics
         now = int(1000 * time.time())
         self._log(
@@ -152,7 +167,7 @@ class Store:
         from mlflow.entities import Metric
 
         # MLflow wants a time for every value; the order of steps is what its plots use.
-        self._log(run, [Metric(key, value, 0, step) for step, values in lines for key, value in values.items()])
+        self._log(run, [Metric(as_key(key), value, 0, step) for step, values in lines for key, value in values.items()])
 
     def note(self, run: str, markdown: str) -> None:
         """What stands at the head of a run's page; cut between two paragraphs where it is longer than MLflow takes."""
@@ -200,6 +215,14 @@ class Store:
             self._client.log_batch(run, metrics=metrics[begin : begin + _BATCH])
 
 
+def as_key(name: str) -> str:
+    """The name of a parameter, metric or tag as MLflow takes it: what it refuses is written by its code, in hex."""
+    # MLflow wants paths in their shortest form, below a folder.
+    is_path = posixpath.normpath(name) == name and not name.startswith(("/", "."))
+    key = re.sub(r"[^\w./: -]" if is_path else r"[^\w: -]", lambda letters: f"_{ord(letters[0]):x}_", name)
+    return key if len(key) <= _LONGEST_KEY else f"{key[: _LONGEST_KEY - 17]}_{digest([key])}"
+
+
 def digest(parts: Sequence[str]) -> str:
-    """Sixteen hexadecimal digits for a tag by which a run is found again."""
+    """Sixteen hexadecimal digits for a tag by which a run is letters again."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ from typing import Any, overload
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from detectors.detector import Detector, DetectorSpec
 from detectors.geometry.boxes import CLASSES
@@ -24,20 +25,24 @@ def save_model(path: Path, model: Detector | Segmenter) -> None:
 
 
 def check_checkpoint(path: Path, spec: DetectorSpec | SegmenterSpec) -> None:
-    """Raise InputError where the file does not hold exactly the tensors of this model."""
+    """Raise InputError where the file does not hold exactly the tensors of this model, or not numbers in them."""
     metadata, shapes = _header(path)
     if difference := _difference(metadata.get("classes", list(CLASSES)), list(CLASSES), "classes"):
         raise InputError(f"checkpoint {path} has other classes, or in another order: {difference}")
     wanted_spec = spec.model_dump(mode="json")
     if difference := _difference(metadata.get("spec", wanted_spec), wanted_spec):
         raise InputError(f"checkpoint {path} is of another preset: {difference}")
-    wanted = {name: tuple(tensor.shape) for name, tensor in spec.build().state_dict().items()}
+    tensors = spec.build().state_dict()
+    wanted = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(wanted.keys() | shapes.keys()):
         if wanted.get(name) != shapes.get(name):
             raise InputError(
                 f"checkpoint {path} does not fit the detector: tensor {name} is "
                 f"{shapes.get(name, 'missing')} in the file, {wanted.get(name, 'not there')} in the detector"
             )
+    for name, tensor in load_file(path).items():
+        if wrong := _what_is_wrong(name, tensor, tensors[name]):
+            raise InputError(f"checkpoint {path}: tensor {name} {wrong}")
 
 
 @overload
@@ -72,6 +77,22 @@ def _header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
             return written, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"checkpoint {path} cannot be read as safetensors: {error}") from error
+
+
+def _what_is_wrong(name: str, tensor: Tensor, like: Tensor) -> str:
+    """Why a tensor of a file cannot stand for one of a model; empty where it can."""
+    if tensor.is_floating_point() != like.is_floating_point() or tensor.is_complex():
+        return f"is {str(tensor.dtype).removeprefix('torch.')}; allowed: {_KINDS[like.is_floating_point()]}"
+    # As the model will have it: what is finite in float64 may be none in float32.
+    values = tensor.to(like.dtype)
+    if not values.isfinite().all():
+        return "holds a NaN or an infinity; it was spoilt in training or in writing"
+    if name.endswith("running_var") and (values < 0).any():
+        return "holds a negative variance; it was spoilt in training or in writing"
+    return ""
+
+
+_KINDS = {True: "floating point numbers, as weights are", False: "whole numbers, as counts are"}
 
 
 def _difference(stored: object, wanted: object, at: str = "spec") -> str:

@@ -11,11 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock
-
 from harness.data.manifest import MANIFEST, MARKER
 from harness.errors import InputError, unknown
 from harness.runs.folder import atomic_write
+from harness.runs.locks import FileLock
 from harness.world.scene_files import writing
 
 _FOLDERS = ("samples", "sweeps", "maps")

@@ -313,6 +313,8 @@ def test_a_damaged_mask_is_named_by_its_image(root, change):
 
 def test_identity_is_that_of_the_tables_of_the_versions(root):
     before = root.open().fingerprint(TRAIN, VAL)
+    (root.path / TRAIN / "._sample.json").write_bytes(b"\0\5\x16\7Mac OS X")
+    assert root.open().fingerprint(TRAIN, VAL) == before
     assert root.open().fingerprint(VAL, f"{TRAIN}/some", TRAIN) == before
     training = root.open().fingerprint(f"{TRAIN}/some")
     assert len({before, training, root.open().fingerprint(VAL)}) == 3

@@ -20,6 +20,7 @@ from harness.data.augment import warp_instances
 from harness.data.loader import SampleSet
 from harness.data.pseudo_labels import LabelsWriter, PseudoLabels, class_index, map_classes
 from harness.errors import InputError
+from harness.study.jobs import labels_hash
 from harness.study.schedule import AugmentSpec
 
 NAME = "samples/CAM_FRONT/a.jpg"
@@ -291,6 +292,18 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
     (tmp_path / "labels.json").write_text("{")
     with pytest.raises(InputError, match=r"labels\.json is not valid JSON"):
         PseudoLabels(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["._labels.json", "._other.json", ".json", ".DS_Store", ".ipynb_checkpoints/labels.json"]
+)
+def test_what_systems_and_editors_leave_beside_labels_is_none(tmp_path, name):
+    (tmp_path / "labels.json").write_text(json.dumps(_coco()))
+    alone, same = PseudoLabels(tmp_path).images, labels_hash(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"\0\5\x16\7Mac OS X")
+    assert PseudoLabels(tmp_path).images == alone
+    assert labels_hash(tmp_path) == same
 
 
 def test_a_folder_without_labels_is_named(tmp_path):

@@ -1,8 +1,11 @@
 """Sensor files are read as the devkit reads them, and what is cut off anywhere is refused by name."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -118,15 +121,79 @@ def test_every_cut_of_a_radar_file_is_refused(tmp_path, returns, data):
         read_radar(path)
 
 
-@shared_folder
-@given(
-    points=arrays.arrays(np.float32, st.tuples(st.integers(1, 9), st.just(5)), elements=st.floats(-99, 99, width=32))
+@pytest.mark.parametrize(("width", "height"), [(1, 5), (5, 1), (0, 0)])
+def test_radar_returns_in_rows_are_all_read(tmp_path, returns, width, height):
+    path = tmp_path / "sweep.pcd"
+    path.write_bytes(_with_header(returns[: width * height], WIDTH=width, HEIGHT=height, POINTS=width * height))
+    assert read_radar(path).tobytes() == returns[: width * height].tobytes()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"WIDTH": 1},
+        {"HEIGHT": 2},
+        {"POINTS": 4},
+        {"WIDTH": 5.0},
+        {"HEIGHT": -1},
+        {"POINTS": "many"},
+        {"POINTS": "\u0665"},
+    ],
 )
+def test_a_radar_header_that_contradicts_itself_is_refused(tmp_path, returns, header):
+    path = tmp_path / "sweep.pcd"
+    path.write_bytes(_with_header(returns, **header))
+    with pytest.raises(InputError, match=r"sweep\.pcd (contradicts itself|is truncated or no PCD).* POINTS"):
+        read_radar(path)
+
+
+def _with_header(returns, **header):
+    written = encode_radar(returns)
+    for key, value in header.items():
+        written = re.sub(rb"(?m)^%s .*$" % key.encode(), f"{key} {value}".encode(), written)
+    return written
+
+
+lidar_points = st.tuples(*[st.floats(-99, 99, width=32)] * 3, st.floats(0, 255, width=32), st.integers(0, 255))
+
+
+@shared_folder
+@given(points=st.lists(lidar_points, min_size=1, max_size=9).map(np.float32))
 def test_lidar_is_what_the_devkit_reads(tmp_path, points):
     path = tmp_path / "sweep.pcd.bin"
     path.write_bytes(points.tobytes())
     np.testing.assert_array_equal(read_lidar(path), points)
     np.testing.assert_array_equal(read_lidar(path)[:, :4].T, LidarPointCloud.from_file(str(path)).points)
+
+
+@pytest.mark.parametrize("columns", [3, 4, 6, 7, 10])
+def test_lidar_of_other_columns_is_refused(tmp_path, rng, columns):
+    path = tmp_path / "sweep.pcd.bin"
+    # The size of whole points of five columns.
+    (70 * torch.randn(20, columns, generator=rng)).numpy().tofile(path)
+    with pytest.raises(InputError, match=r"sweep\.pcd\.bin has .* five columns"):
+        read_lidar(path)
+
+
+def test_lidar_of_doubles_is_refused(tmp_path, rng):
+    path = tmp_path / "sweep.pcd.bin"
+    points = 70 * torch.randn(20, 5, generator=rng, dtype=torch.float64)
+    points[:, 3:] = points[:, 3:].abs().floor()
+    points.numpy().tofile(path)
+    with pytest.raises(InputError, match=r"sweep\.pcd\.bin has .* float32"):
+        read_lidar(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(3, -1), (3, 256), (4, -1), (4, 256), (4, 0.5), (4, np.nan), (0, np.inf), (3, np.nan)]
+)
+def test_one_lidar_point_that_cannot_be_is_enough(tmp_path, column, value):
+    path = tmp_path / "sweep.pcd.bin"
+    points = np.ones((4, 5), np.float32)
+    points[2, column] = value
+    points.tofile(path)
+    with pytest.raises(InputError, match=r"sweep\.pcd\.bin (has|holds)"):
+        read_lidar(path)
 
 
 def test_real_lidar_is_what_the_devkit_reads(real_root):

@@ -99,13 +99,13 @@ def test_only_a_file_of_sqlite_is_made(uri, file):
 
 @pytest.mark.slow
 def test_mlflow_takes_a_database_that_was_torn_in_its_first_tables(tmp_path):
-    torn(tmp_path / "mlflow.db")
-    check_store(f"sqlite:///{tmp_path}/mlflow.db")
-    check_store(f"sqlite:///{tmp_path}/mlflow.db")
+    torn(tmp_path / "mlflow.db", "paths")
+    check_store(f"sqlite:///{tmp_path}/mlflow.db", "paths")
+    check_store(f"sqlite:///{tmp_path}/mlflow.db", "paths")
     assert names(tmp_path) == ["mlflow.db", "mlflow.db.torn-1"]
 
 
 def test_a_place_where_nothing_can_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/mlflow\.db cannot be used"):
-        check_store(f"sqlite:///{tmp_path}/file/mlflow.db")
+        check_store(f"sqlite:///{tmp_path}/file/mlflow.db", "paths")

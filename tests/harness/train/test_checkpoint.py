@@ -49,6 +49,45 @@ def test_tensor_that_does_not_fit_is_named(saved, damage):
         load_model(path, detector.spec)
 
 
+def _first_set(value):
+    def change(tensor):
+        tensor.view(-1)[0] = value
+        return tensor
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "why"),
+    [
+        ("head.heatmap.weight", _first_set(float("nan")), "holds a NaN or an infinity"),
+        ("head.heatmap.bias", _first_set(float("-inf")), "holds a NaN or an infinity"),
+        ("head.shared.1.running_var", _first_set(float("inf")), "holds a NaN or an infinity"),
+        ("head.shared.1.running_var", _first_set(-1.0), "holds a negative variance"),
+        ("head.heatmap.weight", lambda tensor: tensor.double().fill_(1e300), "holds a NaN or an infinity"),
+        ("head.heatmap.weight", lambda tensor: tensor.to(torch.int32), "is int32; allowed: floating point"),
+        ("head.heatmap.weight", lambda tensor: tensor > 0, "is bool; allowed: floating point"),
+        ("head.heatmap.weight", lambda tensor: tensor.to(torch.complex64), "is complex64; allowed: floating point"),
+        ("head.shared.1.num_batches_tracked", lambda tensor: tensor.float(), "is float32; allowed: whole numbers"),
+    ],
+)
+def test_tensor_that_holds_no_weights_is_named(saved, name, change, why):
+    path, detector = saved
+    tensors = load_file(path)
+    save_file({**tensors, name: change(tensors[name].clone())}, path)
+    with pytest.raises(InputError, match=rf"model\.safetensors: tensor {name} {why}"):
+        load_model(path, detector.spec)
+
+
+def test_weights_of_less_precision_are_weights(saved):
+    path, detector = saved
+    tensors = load_file(path)
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    save_file(half, path)
+    again = load_model(path, detector.spec).state_dict()
+    assert all(torch.equal(again[name], tensor.to(again[name].dtype)) for name, tensor in half.items())
+
+
 @pytest.mark.parametrize("keep", [0, 5, 1000])
 def test_truncated_file_is_refused_by_name(saved, keep):
     path, detector = saved

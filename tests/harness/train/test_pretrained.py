@@ -181,6 +181,15 @@ def test_weights_that_are_not_all_there_are_refused(fixed, tmp_path):
         _labeller(tmp_path / "model")
 
 
+def test_weights_that_are_no_numbers_are_refused(fixed, tmp_path):
+    shutil.copytree(fixed, tmp_path / "model")
+    weights = load_file(fixed / "model.safetensors")
+    weights["class_predictor.bias"].fill_(float("nan"))
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"tensor class_predictor\.bias holds a NaN"):
+        _labeller(tmp_path / "model")
+
+
 @pytest.mark.parametrize("missing", ["model.safetensors", "preprocessor_config.json"])
 def test_a_folder_that_is_not_whole_is_named(fixed, tmp_path, missing):
     shutil.copytree(fixed, tmp_path / "model")

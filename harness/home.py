@@ -1,0 +1,20 @@
+"""~ where no shell has expanded it: in a study's file, and behind the = of a flag."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+
+def expanded(path: Path) -> Path:
+    """The path with the home folder in place of a ~ that it begins with; ValueError where there is no such home."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: ~ stands for a home folder, and this one is not known; write the whole path, from / on"
+        ) from error
+
+
+HomePath = Annotated[Path, AfterValidator(expanded)]
+"""Of a spec's field."""

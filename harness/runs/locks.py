@@ -1,0 +1,27 @@
+"""Locks that end with the process that holds them; a file system that has none to give is one message."""
+
+import errno
+from typing import Any
+
+import filelock
+
+from harness.errors import InputError
+
+_NONE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+class FileLock(filelock.FileLock):
+    """As filelock's, whose Timeout it raises, too."""
+
+    def acquire(self, *arguments: Any, **options: Any) -> Any:
+        """Take it; raises InputError where the file system knows no locks."""
+        try:
+            return super().acquire(*arguments, **options)
+        except (OSError, NotImplementedError) as error:
+            # A Timeout is an OSError without a number; of ENOSYS older releases of filelock make a NotImplementedError.
+            if isinstance(error, OSError) and error.errno not in _NONE:
+                raise
+            raise InputError(
+                f"{self.lock_file} cannot be locked: its file system has no locks to give, as NFS without lockd; "
+                "choose a folder on another disk"
+            ) from error

@@ -1,0 +1,92 @@
+"""YAML that means what it looks like: 1e-3 is a number, and a number in another base than ten is refused."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+
+_FLOAT = "tag:yaml.org,2002:float"
+# As JSON, Python and YAML 1.2 write floats; YAML 1.1 wants a point and the sign of the exponent.
+_EXPONENT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_OCTAL = re.compile(r"^[-+]?0[0-9_]+$")
+_LOOKS = {"tag:yaml.org,2002:int": "a number in base 8 or 60", _FLOAT: "a number in base 60"}
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's, without its surprises; what it refuses is a MarkedYAMLError."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._open: list[Any] = []
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse an alias to what it stands in: who follows it, never comes to an end."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            if event.anchor in self._open:
+                raise yaml.composer.ComposerError(None, None, f"*{event.anchor} contains itself", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """Refuse 010, which YAML 1.1 takes for 8, and 1:30, which it takes for 90."""
+        node = super().compose_scalar_node(anchor)
+        if node.style is None and node.tag in _LOOKS and (":" in node.value or _OCTAL.match(node.value)):
+            raise yaml.composer.ComposerError(
+                None,
+                None,
+                f"{node.value} is {_LOOKS[node.tag]} to YAML; allowed: a decimal number without leading zeros, or "
+                f'"{node.value}" in quotes where it is a text',
+                node.start_mark,
+            )
+        return node
+
+    def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
+        """As PyYAML's."""
+        self._open.append(anchor)
+        node = super().compose_sequence_node(anchor)
+        self._open.pop()
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As PyYAML's."""
+        self._open.append(anchor)
+        node = super().compose_mapping_node(anchor)
+        self._open.pop()
+        return node
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes what `Loader` reads as it was."""
+
+
+for _each in (Loader, Dumper):
+    _each.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
+
+
+def read_yaml(text: str) -> Any:
+    """The content of a text.
+
+    Raises:
+        ValueError: It is no YAML, or not as `Loader` wants it; the message is one line.
+    """
+    with _one_line():
+        return yaml.load(text, Loader)
+
+
+def compose_yaml(text: str) -> yaml.Node | None:
+    """The nodes of a text, which say where in it each part stands; raises as `read_yaml` does."""
+    with _one_line():
+        return yaml.compose(text, Loader)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    # A date that there is not is a ValueError of PyYAML.
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
