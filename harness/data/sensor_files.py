@@ -94,11 +94,11 @@ def read_lidar(path: Path) -> Float[np.ndarray, "p 5"]:
     _check_lidar_size(path, len(content))
     points = np.frombuffer(content, dtype=np.float32).reshape(-1, 5)
     intensity, ring = points[:, 3], points[:, 4]
-    # A file of other columns, or of doubles, may have the size of whole points; NaN is in no range either.
+    # A file of other columns, or of doubles, may have the size of whole points.
+    if not np.isfinite(points).all():
+        raise InputError(f"{path} holds a NaN or an infinity: {_LIDAR_LAYOUT}")
     if not ((ring >= 0) & (ring <= 255) & (ring == np.floor(ring))).all():
         raise InputError(f"{path} has rings that are no whole numbers from 0 to 255: {_LIDAR_LAYOUT}")
-    if not np.isfinite(points[:, :4]).all():
-        raise InputError(f"{path} holds a NaN or an infinity")
     if not ((intensity >= 0) & (intensity <= 255)).all():
         raise InputError(f"{path} has intensities outside of 0 to 255: {_LIDAR_LAYOUT}")
     return points
@@ -136,7 +136,7 @@ def _announced(path: Path, lines: Mapping[str, str]) -> int:
     """The number of points that a PCD's header speaks of; they may stand in several rows."""
     size = {key: lines.get(key, "").strip() for key in ("WIDTH", "HEIGHT", "POINTS")}
     if not all(re.fullmatch(r"[0-9]{1,12}", text) for text in size.values()):
-        raise InputError(f"{path} is truncated or no PCD: its header lacks a whole number for WIDTH, HEIGHT or POINTS")
+        raise InputError(f"{path} is truncated: its header lacks a whole number for WIDTH, HEIGHT or POINTS")
     width, height, points = map(int, size.values())
     if width * height != points:
         raise InputError(f"{path} contradicts itself: WIDTH {width} x HEIGHT {height} are not POINTS {points}")

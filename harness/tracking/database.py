@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from filelock import FileLock
+from harness.runs.locks import FileLock
 
 _SCHEME = "sqlite:///"
 

@@ -219,7 +219,7 @@ def as_key(name: str) -> str:
     """The name of a parameter, metric or tag as MLflow takes it: what it refuses is written by its code, in hex."""
     # MLflow wants paths in their shortest form, below a folder.
     is_path = posixpath.normpath(name) == name and not name.startswith(("/", "."))
-    key = re.sub(r"[^\w./: -]" if is_path else r"[^\w: -]", lambda match: f"_{ord(match[0]):x}_", name)
+    key = re.sub(r"[^\w./: -]" if is_path else r"[^\w: -]", lambda character: f"_{ord(character[0]):x}_", name)
     return key if len(key) <= _LONGEST_KEY else f"{key[: _LONGEST_KEY - 17]}_{digest([key])}"
 
 

@@ -26,11 +26,11 @@ def test_a_disk_without_locks_is_named(monkeypatch, tmp_path, number):
     record = Claim(name="a", study=tmp_path / "a.yaml", called=datetime.now(UTC), jobs=())
     folder = RunFolder(tmp_path / "run")
 
-    def own():
+    def lock():
         with folder.locked():
             pytest.fail("it cannot be locked")
 
-    for attempt in (own, folder.in_use, lambda: Claims(tmp_path / "runs").replace(record)):
+    for attempt in (lock, folder.in_use, lambda: Claims(tmp_path / "runs").replace(record)):
         with pytest.raises(InputError, match=rf"{tmp_path}.* has no locks to give"):
             attempt()
 
