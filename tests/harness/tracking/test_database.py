@@ -99,7 +99,7 @@ def test_only_a_file_of_sqlite_is_made(uri, file):
 
 @pytest.mark.slow
 def test_mlflow_takes_a_database_that_was_torn_in_its_first_tables(tmp_path):
-    torn(tmp_path / "mlflow.db", "paths")
+    torn(tmp_path / "mlflow.db")
     check_store(f"sqlite:///{tmp_path}/mlflow.db", "paths")
     check_store(f"sqlite:///{tmp_path}/mlflow.db", "paths")
     assert names(tmp_path) == ["mlflow.db", "mlflow.db.torn-1"]
