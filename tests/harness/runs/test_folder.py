@@ -1,10 +1,11 @@
 """A run folder is finished exactly when it has a result, and never half-written."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness.runs.folder import Busy, Contents, Damaged, Order, Result, RunFolder
+from harness.runs.folder import Busy, Contents, Damaged, Order, Result, RunFolder, atomic_write
 
 
 @pytest.fixture
@@ -99,3 +100,12 @@ def test_a_damaged_line_of_metrics_is_named(folder):
         folder.steps()
     with pytest.raises(Damaged, match=r"metrics.jsonl is damaged \(its last line "):
         folder.last_step()
+
+
+def test_threads_write_the_same_file_at_once(tmp_path):
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            list(pool.map(lambda content: atomic_write(tmp_path / "file", content), contents))
+    assert (tmp_path / "file").read_bytes() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
