@@ -1,5 +1,7 @@
 """What the sections share: cases, batches, timing, and the file that a section's rows go to."""
 
+import importlib
+import importlib.util
 import json
 import statistics
 import sys
@@ -14,11 +16,11 @@ import torch
 
 from detectors.batch import Batch, Instances, Points
 from detectors.cost import example_batch
+from detectors.detector import DetectorSpec
 from detectors.encoders import sparse_conv
 from detectors.encoders.camera import CameraSpec
 from detectors.encoders.image import ImageSpec, ResNetSpec
 from detectors.encoders.lidar import LidarSpec
-from detectors.detector import DetectorSpec
 from detectors.geometry.grid import BevGrid
 from detectors.geometry.lift import join_plans
 from detectors.presets import PRESETS
@@ -149,15 +151,16 @@ def cases() -> Iterator[tuple[str, str, str | None, dict[str, Any]]]:
                 yield f"{student}: {name}", student, "tiny_camera_lidar", {name: fields}
 
 
-def libraries() -> dict[str, ModuleType | None]:
-    """The sparse convolutions that can be had here, by name; None is plain torch."""
-    import importlib
-    import importlib.util
+def libraries(*, compiling: bool = False) -> dict[str, ModuleType | None]:
+    """The sparse convolutions that can be had here, by name; None is plain torch.
 
+    Args:
+        compiling: Also spconv-triton, which compiles and tunes each size for minutes on first use.
+    """
     there: dict[str, ModuleType | None] = {"plain torch": None}
     if importlib.util.find_spec("spconv") and not importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD:
         there["spconv"] = importlib.import_module("spconv.pytorch")
-    if importlib.util.find_spec("spconv_triton"):
+    if compiling and importlib.util.find_spec("spconv_triton"):
         there["spconv-triton"] = importlib.import_module("spconv_triton.pytorch")
     return there
 
