@@ -242,5 +242,10 @@ def test_links_to_files_outside_of_the_docs_are_links_of_the_site():
         assert HOOKS.relinked(text, "docs/index.md") == text
 
 
+def test_the_readme_has_the_command_that_ci_runs():
+    pattern = re.search(r"grep -m1 -E '(.+)' README.md", (ROOT / ".ci" / "run").read_text()).group(1)
+    assert re.search(pattern, (ROOT / "README.md").read_text(), re.M)
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= MOST_README_LINES
