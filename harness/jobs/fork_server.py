@@ -13,15 +13,17 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 WARM = sys.platform != "darwin"
 """macOS's frameworks do not survive a fork, so that jobs begin with an interpreter of their own there."""
 PROGRAM = ["-m", "harness.jobs.fork_server"]
+REAP_SECONDS = 0.05
 CLOSED = -1
 """The exit status of a job whose server is gone."""
 
@@ -146,35 +148,29 @@ class _Children:
     pipes: dict[int, int] = field(default_factory=dict)
     """Of each key, the end to close."""
 
-    def fork(self, request: Mapping[str, object]) -> None:
-        """Start a job. In the child this never returns."""
-        key, log = int(str(request["start"])), str(request["log"])
+    def fork(self, request: Mapping[str, Any]) -> None:
+        """Start a job. In the child this does not return."""
+        key, log = request["start"], request["log"]
         ear, mouth = os.pipe()
         pid = os.fork()
         if pid:
             os.close(ear)
             self.keys[pid], self.pipes[key] = key, mouth
             return
-        # The child: nothing of the server's is left open, or a job would keep another's pipe from closing.
-        for others in (mouth, *self.pipes.values()):
-            os.close(others)
-        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        for descriptor, target in ((ear, 0), (output, 1), (output, 2)):
-            os.dup2(descriptor, target)
-        for descriptor in (ear, output):
-            os.close(descriptor)
-        environment = request["environment"]
-        assert isinstance(environment, dict)
-        os.environ.clear()
-        os.environ.update(environment)
-        os.chdir(str(request["cwd"]))
-        sys.path[0] = str(request["cwd"])
-        folder = str(request["folder"])
-        if not WARM:
-            os.execv(sys.executable, [sys.executable, "-m", "harness.jobs.worker", folder])
-        from harness.jobs.worker import end
-
-        end(Path(folder))
+        try:
+            # Nothing of the server's is left open, or a job would keep another's pipe from closing.
+            for others in (mouth, *self.pipes.values()):
+                os.close(others)
+            output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            for descriptor, target in ((ear, 0), (output, 1), (output, 2)):
+                os.dup2(descriptor, target)
+            for descriptor in (ear, output):
+                os.close(descriptor)
+            _become(request)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)  # whatever went wrong, this process is no second server
 
     def stop(self, key: int) -> None:
         """Ask one to stop."""
@@ -199,11 +195,24 @@ class _Children:
         return ended
 
 
+def _become(request: Mapping[str, Any]) -> None:
+    """Be the job that is asked for, in its surroundings; this does not return."""
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    sys.path[0] = request["cwd"]
+    if not WARM:
+        os.execv(sys.executable, [sys.executable, "-m", "harness.jobs.worker", request["folder"]])
+    from harness.jobs.worker import end
+
+    end(Path(request["folder"]))
+
+
 def serve(requests: int, replies: int) -> None:
     """Fork jobs until the requests end, then ask all to stop and wait for them."""
     children, unread, open_ = _Children(), b"", True
     while open_ or children.keys:
-        ready, _, _ = select.select([requests] if open_ else [], [], [], 0.05)
+        ready, _, _ = select.select([requests] if open_ else [], [], [], REAP_SECONDS if children.keys else None)
         if ready:
             part = os.read(requests, 1 << 16)
             open_ = bool(part)

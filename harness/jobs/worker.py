@@ -113,7 +113,8 @@ def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
 
 
 def warm_up() -> None:
-    """Import what a job imports where it needs it. On the meta device nothing is computed: no thread is there to fork."""
+    """Import what a job imports only where it needs it."""
+    # Nothing is computed on the meta device, so that no thread is there when jobs are forked.
     with torch.device("meta"):
         for spec in PRESETS.values():
             spec.build()

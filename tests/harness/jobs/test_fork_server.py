@@ -88,6 +88,14 @@ def test_jobs_of_a_killed_server_stop_and_count_as_closed(server, tmp_path):
     assert server.start(tmp_path / "too late", tmp_path / "log", {}).wait(60.0) == CLOSED
 
 
+def test_job_that_cannot_begin_ends_with_1_and_says_why(server, tmp_path):
+    job = _start(server, tmp_path / "first")
+    assert server.start(tmp_path / "ends with 3", tmp_path / "log", {"A": "\0"}).wait(60.0) == 1
+    assert "ValueError: embedded null byte" in (tmp_path / "log").read_text()
+    job.stop()
+    assert job.wait(60.0) == 7, "one that fails is no second server"
+
+
 @pytest.mark.slow
 def test_real_jobs_train_and_stop(order, tmp_path):
     server = ForkServer(threads=1)
