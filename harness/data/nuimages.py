@@ -19,19 +19,19 @@ from harness.data.manifest import MANIFEST
 from harness.data.masks import MAX_INSTANCES, from_nuimages, paint
 from harness.data.root import check_whole, read_splits, versions_in
 from harness.data.sensor_files import check_image_size, check_sensor_file, read_image
-from harness.data.tables import Columns, Reference, detection_class, read_tables, table_path
+from harness.data.tables import NUMBER, TEXT, Columns, Reference, Rule, detection_class, read_tables, table_path
 from harness.errors import InputError, unknown
 from harness.study.schedule import AugmentSpec
 
 _COLUMNS: Columns = {
-    "category": {"name": str},
-    "log": {"logfile": str},
+    "category": {"name": TEXT},
+    "log": {"logfile": TEXT},
     "sample": {"log_token": Reference("log"), "key_camera_token": Reference("sample_data")},
-    "sample_data": {"filename": str, "width": int, "height": int},
+    "sample_data": {"filename": TEXT, "width": NUMBER, "height": NUMBER},
     "object_ann": {
         "sample_data_token": Reference("sample_data"),
         "category_token": Reference("category"),
-        "mask": (dict, type(None)),
+        "mask": Rule(lambda values: {type(value) for value in values} <= {dict, type(None)}, "no object or null"),
     },
 }
 

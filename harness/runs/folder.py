@@ -296,9 +296,6 @@ class RunFolder:
 _NUMBERS = msgspec.json.Decoder(dict[str, int | float])
 
 
-
-
-
 def run_folders(runs: Path) -> list[RunFolder]:
     """Those of jobs, by id; nothing else that lies there."""
     return [RunFolder(path) for path in sorted(runs.glob(JOB_ID)) if path.is_dir() and not path.is_symlink()]
