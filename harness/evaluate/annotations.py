@@ -62,7 +62,8 @@ def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annot
             boxes.append(
                 {
                     **{key: annotation[key] for key in ("translation", "size", "rotation")},
-                    "velocity": velocity[:2],
+                    "velocity": velocity[:2].tolist(),
+                    "sample_token": token,
                     "detection_name": name,
                     "detection_score": -1.0,
                     "attribute_name": next((attributes[key] for key in annotation["attribute_tokens"]), ""),

@@ -4,12 +4,11 @@ import hashlib
 import json
 import math
 import socket
-import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,22 +90,13 @@ class TrialBook:
             trial.set_user_attr(OWNER, f"{self._owner}@{socket.gethostname()}")
             return trial
 
-    def tell(self, trial: Trial, values: tuple[float, ...]) -> None:
-        """A trial has come to its end."""
-        self.study.tell(trial, list(values))
-
-    def prune(self, trial: Trial) -> None:
-        """A trial is not worth its end."""
-        self.study.tell(trial, state=TrialState.PRUNED)
-
-    def fail(self, trial: Trial, reason: str) -> None:
-        """A trial's training failed."""
-        trial.set_user_attr(REASON, reason)
-        self.study.tell(trial, state=TrialState.FAIL)
-
-    def give_back(self, trial: Trial) -> None:
-        """A trial was interrupted: the same values are tried again, from where the training stands."""
-        self.fail(trial, INTERRUPTED)
+    def end(
+        self, trial: Trial, state: TrialState, values: Sequence[float] | None = None, reason: str = ""
+    ) -> FrozenTrial:
+        """How a trial has ended, and why if it failed; of one that was INTERRUPTED the same values are tried again."""
+        if reason:
+            trial.set_user_attr(REASON, reason)
+        return self.study.tell(trial, values, state)
 
     def beat(self) -> None:
         """Say that this owner lives; to be called now and then."""
@@ -284,11 +274,11 @@ def _pruner(search: SearchSpec) -> optuna.pruners.BasePruner:
 
 
 def _journal(path: Path) -> optuna.storages.JournalStorage:
-    lock = _KernelLock(path)
-    with lock.held():
+    with FileLock(path.with_suffix(".lock")):
         _mend(path)
     # Any lock will do; Optuna's base class of them is private.
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, lock)))
+    lock = cast(Any, _KernelLock(path.with_suffix(".lock")))
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
 def _mend(path: Path) -> None:
@@ -326,29 +316,19 @@ class _KernelLock:
     """Optuna's own locks are files, which a killed process leaves behind; the kernel's die with their owner."""
 
     def __init__(self, path: Path) -> None:
-        # Threads of one process have to wait for one another, too.
-        self._lock = FileLock(path.with_suffix(".lock"), thread_local=False)
-        self._threads = threading.Lock()
+        self._path = path
 
     def acquire(self) -> bool:
         """Wait for it."""
-        self._threads.acquire()
-        self._lock.acquire()
+        # Another object each time: threads of one process have to wait for one another, too.
+        lock = FileLock(self._path)
+        lock.acquire()
+        self._held = lock
         return True
 
     def release(self) -> None:
         """Give it up."""
-        self._lock.release()
-        self._threads.release()
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """The lock is held for as long as the block lasts."""
-        self.acquire()
-        try:
-            yield
-        finally:
-            self.release()
+        self._held.release()
 
 
 def _first_difference(stored: Any, asked: Any, at: str = "") -> str:
@@ -363,13 +343,6 @@ def _first_difference(stored: Any, asked: Any, at: str = "") -> str:
 _ABSENT = object()
 
 
-@contextmanager
-def open_book(
-    folder: Path, storage: str | None, search: SearchSpec, identity: Mapping[str, Any]
-) -> Iterator[TrialBook]:
-    """A `TrialBook` for as long as the block lasts."""
-    book = TrialBook(folder, storage, search, identity)
-    try:
-        yield book
-    finally:
-        book.close()
+def open_book(folder: Path, storage: str | None, search: SearchSpec, identity: Mapping[str, Any]) -> closing[TrialBook]:
+    """A `TrialBook` for as long as a with block lasts."""
+    return closing(TrialBook(folder, storage, search, identity))

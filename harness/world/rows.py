@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -88,15 +89,7 @@ def sample_rows(job: SceneJob) -> Tables:
     samples = [job.token("sample", frame) for frame in range(job.keyframes)]
     chained = zip(samples, ["", *samples[:-1]], [*samples[1:], ""], strict=True)
     return {
-        "log": [
-            {
-                "token": job.token("log"),
-                "logfile": job.name,
-                "vehicle": "synthetic",
-                "date_captured": "2020-09-13",
-                "location": "synthetic",
-            }
-        ],
+        "log": [log_row(job.token("log"), job.name, "2020-09-13")],
         "scene": [
             {
                 "token": job.token("scene"),
@@ -212,10 +205,7 @@ def shared_tables(preset: str, seed: int) -> Tables:
             {"token": token, "level": f"v{low}-{high}", "description": f"{low} to {high} % of its pixels are visible."}
             for token, (low, high) in _VISIBILITIES.items()
         ],
-        "sensor": [
-            {"token": token_of("sensor", channel), "channel": channel, "modality": modality}
-            for channel, modality in CHANNELS.items()
-        ],
+        "sensor": sensor_rows(CHANNELS),
         "map": [
             {
                 "token": token_of(preset, seed, "map"),
@@ -240,6 +230,25 @@ def category_rows() -> list[Row]:
         {"token": token_of("category", kind.category), "name": kind.category, "description": f"Synthetic {name}."}
         for name, kind in KINDS.items()
     ]
+
+
+def sensor_rows(modalities: Mapping[str, str]) -> list[Row]:
+    """Sensors, given the modality of each channel."""
+    return [
+        {"token": token_of("sensor", channel), "channel": channel, "modality": modality}
+        for channel, modality in modalities.items()
+    ]
+
+
+def log_row(token: str, name: str, date: str) -> Row:
+    """The drive that a scene is from."""
+    return {
+        "token": token,
+        "logfile": name,
+        "vehicle": "synthetic",
+        "date_captured": date,
+        "location": "synthetic",
+    }
 
 
 def pose_row(matrix: Float[np.ndarray, "4 4"]) -> Row:

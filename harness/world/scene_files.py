@@ -103,8 +103,9 @@ def encode_jpeg(image: np.ndarray) -> bytes:
 
 
 def write(out: Path, path: str, content: bytes) -> str:
-    """Write a file; returns its hash."""
+    """Write a file, in a folder that is made where there is none; returns its hash."""
     with writing(out / path):
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
         (out / path).write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
