@@ -16,15 +16,7 @@ from harness.world.cameras import ground_texture, render_camera
 from harness.world.lidar import scan_lidar
 from harness.world.mounts import CHANNELS, INTERVAL, calibrate, shots
 from harness.world.radar import reflectors, scan_radar
-from harness.world.rows import (
-    Evidence,
-    SceneJob,
-    Tables,
-    calibration_row,
-    object_rows,
-    sample_rows,
-    shot_rows,
-)
+from harness.world.rows import Evidence, SceneJob, Tables, calibration_row, object_rows, sample_rows, shot_rows
 from harness.world.scene import Scene, rotation
 from harness.world.street import build_scene
 
