@@ -15,7 +15,7 @@ from filelock import Timeout
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.errors import InputError
-from harness.runs.locks import FileLock
+from harness.runs.locks import FileLock, is_held
 
 JOB_ID = "[0-9a-f]" * 16
 """What a job's id, and so a run folder, is called: a pattern for globs and regular expressions alike."""
@@ -254,15 +254,10 @@ class RunFolder:
 
     def in_use(self) -> bool:
         """Whether a process owns the folder; asking leaves no trace in it."""
-        if not self.lock.is_file():
-            return False
         try:
-            FileLock(self.lock).acquire(timeout=0).lock.release()
-        except Timeout:
-            return True
+            return self.lock.is_file() and is_held(self.lock)
         except PermissionError:
-            pass  # another user's folder: who may not write there cannot ask
-        return False
+            return False  # another user's folder: who may not write there cannot ask
 
     def _step(self, line: bytes, number: int | None = None) -> dict[str, float | int]:
         # Not by pydantic: a study reads some hundred thousand of them.

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import optuna
-from filelock import Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import BaseImportanceEvaluator
 from optuna.storages import BaseStorage
@@ -22,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.errors import InputError, without_password
 from harness.runs.folder import make_folder
-from harness.runs.locks import FileLock
+from harness.runs.locks import FileLock, is_held
 from harness.study.search_spec import Choices, Range, SearchSpec, Value
 
 OWNER, REASON, NAME, AGAIN = "owner", "reason", "name", "again"
@@ -177,13 +176,7 @@ class TrialBook:
             return self._shares_folder or time.time() - trial.datetime_start.timestamp() > DEAD_SECONDS
         # Of a machine that is called the same but has a folder of its own there is no lock here.
         if host == socket.gethostname() and (self._shares_folder or self._lock_of(name).exists()):
-            lock = FileLock(self._lock_of(name))
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                return False
-            lock.release()
-            return True
+            return not is_held(self._lock_of(name))
         return time.time() - float(beats.get(BEATS + name, 0.0)) > DEAD_SECONDS
 
     def _lock_of(self, owner: str) -> Path:

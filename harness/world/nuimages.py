@@ -10,7 +10,7 @@ from harness.data.masks import MAX_INSTANCES, box_around, encode_nuimages
 from harness.world.cameras import View, ground_texture, render_camera
 from harness.world.dataset import Progress, check_choice, make_root, write_scenes, write_tables
 from harness.world.mounts import CAMERA_MOUNTS, HEIGHT, WIDTH, calibrate
-from harness.world.rows import Row, Tables, attribute_rows, category_rows, log_row, pose_row, sensor_rows, token_of
+from harness.world.rows import Job, Row, Tables, attribute_rows, category_rows, log_row, pose_row, sensor_rows, token_of
 from harness.world.scene import Scene
 from harness.world.scene_files import encode_jpeg, write
 from harness.world.shapes import KINDS
@@ -40,16 +40,8 @@ PRESETS = {"tiny": Preset(250, 50), "small": Preset(1500, 200), "smoke": Preset(
 
 
 @dataclass(frozen=True)
-class ImagesJob:
+class ImagesJob(Job):
     """The images of one scene to write."""
-
-    out: Path
-    preset: str
-    seed: int
-    split: int
-    """Index into `SPLITS`."""
-    index: int
-    """Of the scene in its split."""
 
     @property
     def name(self) -> str:

@@ -42,16 +42,22 @@ Tables = dict[str, list[Row]]
 
 
 @dataclass(frozen=True)
-class SceneJob:
+class Job:
     """One scene to write."""
 
     out: Path
     preset: str
     seed: int
     split: int
-    """Index into `SPLITS`."""
+    """Index into the splits of its dataset."""
     index: int
     """Of the scene in its split."""
+
+
+@dataclass(frozen=True)
+class SceneJob(Job):
+    """All keyframes and sweeps of a scene."""
+
     keyframes: int
     sweeps: Sweeps
 
