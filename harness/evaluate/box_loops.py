@@ -16,33 +16,39 @@ def _compiled(loop: Callable[..., Any]) -> Any:
         return njit(nogil=True)(loop)
 
 
+class Places(NamedTuple):
+    """Where boxes are, and what."""
+
+    center: np.ndarray
+    """float64 (n, 3); only the ground plane counts."""
+    sample: np.ndarray
+    """int64 (n,): number of the sample of each."""
+    label: np.ndarray
+    """int64 (n,): number of the class of each."""
+
+
 @_compiled
 def match_groups(
-    truth_xy: np.ndarray,
-    truth_group: np.ndarray,
-    predicted_xy: np.ndarray,
-    predicted_group: np.ndarray,
-    order: np.ndarray,
-    groups: int,
-    thresholds: np.ndarray,
+    truth: Places, predicted: Places, order: np.ndarray, samples: int, classes: int, thresholds: np.ndarray
 ) -> np.ndarray:
-    """The annotation that each prediction finds: the nearest of its group that no better one has, if it is near enough.
+    """The annotation that each prediction finds: the nearest of its sample and class that no better one has.
 
     Args:
-        truth_xy: Centres of the annotations.
-        truth_group: Number of the group of each.
-        predicted_xy: Centres of the predictions.
-        predicted_group: Number of the group of each.
-        order: Indices of those that count, the best first.
-        groups: How many there are.
+        truth: The annotations.
+        predicted: The predictions.
+        order: Indices of the predictions that count, the best first.
+        samples: How many there are.
+        classes: How many there are.
         thresholds: Distances under which a match counts, each matched on its own.
 
     Returns:
         int64 (thresholds, predictions): indices of annotations, or -1.
     """
-    matches = np.full((len(thresholds), len(predicted_group)), -1, dtype=np.int64)
-    truth_start, truth_order = grouped(truth_group, np.arange(len(truth_group)), groups)
-    predicted_start, predicted_order = grouped(predicted_group, order, groups)
+    matches = np.full((len(thresholds), len(predicted.label)), -1, dtype=np.int64)
+    groups = samples * classes
+    every = np.arange(len(truth.label))
+    truth_start, truth_order = grouped(truth.sample * classes + truth.label, every, groups)
+    predicted_start, predicted_order = grouped(predicted.sample * classes + predicted.label, order, groups)
     longest = 0
     for group in range(groups):
         longest = max(longest, truth_start[group + 1] - truth_start[group])
@@ -55,8 +61,8 @@ def match_groups(
         taken[:, :count] = False
         for row in predicted_order[predicted_start[group] : predicted_start[group + 1]]:
             for candidate in range(count):
-                dx = predicted_xy[row, 0] - truth_xy[truth_order[first + candidate], 0]
-                dy = predicted_xy[row, 1] - truth_xy[truth_order[first + candidate], 1]
+                dx = predicted.center[row, 0] - truth.center[truth_order[first + candidate], 0]
+                dy = predicted.center[row, 1] - truth.center[truth_order[first + candidate], 1]
                 distance[candidate] = np.sqrt(dx * dx + dy * dy)
             for number in range(len(thresholds)):
                 best, nearest = -1, np.inf
@@ -70,38 +76,26 @@ def match_groups(
 
 
 @_compiled
-def find_nearest(
-    truth_xy: np.ndarray,
-    truth_sample: np.ndarray,
-    truth_label: np.ndarray,
-    predicted_xy: np.ndarray,
-    predicted_sample: np.ndarray,
-    predicted_label: np.ndarray,
-    samples: int,
-) -> tuple[np.ndarray, np.ndarray]:
+def find_nearest(truth: Places, predicted: Places, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """The nearest annotation of a prediction's own class, and the nearest of any other, in its sample.
 
     Args:
-        truth_xy: Centres of the annotations.
-        truth_sample: Number of the sample of each.
-        truth_label: Number of the class of each.
-        predicted_xy: Centres of the predictions.
-        predicted_sample: Number of the sample of each.
-        predicted_label: Number of the class of each.
+        truth: The annotations.
+        predicted: The predictions.
         samples: How many there are.
 
     Returns:
         int64 (2, predictions): indices of annotations, of its own class first, or -1; and how far they are, metres.
     """
-    nearest = np.full((2, len(predicted_sample)), -1, dtype=np.int64)
-    distance = np.full((2, len(predicted_sample)), np.inf)
-    start, members = grouped(truth_sample, np.arange(len(truth_sample)), samples)
-    for i in range(len(predicted_sample)):
-        sample = predicted_sample[i]
+    nearest = np.full((2, len(predicted.label)), -1, dtype=np.int64)
+    distance = np.full((2, len(predicted.label)), np.inf)
+    start, members = grouped(truth.sample, np.arange(len(truth.sample)), samples)
+    for i in range(len(predicted.sample)):
+        sample = predicted.sample[i]
         for candidate in members[start[sample] : start[sample + 1]]:
-            other = int(truth_label[candidate] != predicted_label[i])
-            dx = predicted_xy[i, 0] - truth_xy[candidate, 0]
-            dy = predicted_xy[i, 1] - truth_xy[candidate, 1]
+            other = int(truth.label[candidate] != predicted.label[i])
+            dx = predicted.center[i, 0] - truth.center[candidate, 0]
+            dy = predicted.center[i, 1] - truth.center[candidate, 1]
             gap = np.sqrt(dx * dx + dy * dy)
             if gap < distance[other, i]:
                 nearest[other, i], distance[other, i] = candidate, gap

@@ -67,8 +67,7 @@ def error_kinds(matched: Matched, config: DetectionConfig) -> tuple[np.ndarray, 
         int64 (predictions,), and int64 (2, predictions): the nearest annotation of its class, and of another; or -1.
     """
     truth, predicted = matched.truth, matched.predicted
-    boxes = (truth.center, truth.sample, truth.label, predicted.center, predicted.sample, predicted.label)
-    nearest, distance = find_nearest(*boxes, len(matched.split.tokens))
+    nearest, distance = find_nearest(truth.places, predicted.places, len(matched.split.tokens))
     near = distance < config.dist_th_tp
     close = distance < 2 * config.dist_th_tp
     conditions = {"duplicate": near[0], "classification": near[1], "localisation": close[0], "both": close[1]}

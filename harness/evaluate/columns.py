@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
 
 from harness.errors import InputError, unknown
+from harness.evaluate.box_loops import Places
 
 _LABELS = {name: number for number, name in enumerate(DETECTION_NAMES)}
 _ATTRIBUTES = {"": -1} | {name: number for number, name in enumerate(ATTRIBUTE_NAMES)}
@@ -49,9 +50,14 @@ class BoxColumns:
         """Number of boxes."""
         return len(self.sample)
 
+    @property
+    def places(self) -> Places:
+        """Where they are, and what, for compiled loops."""
+        return Places(self.center, self.sample, self.label)
+
     def where(self, chosen: np.ndarray) -> Self:
         """The boxes of a mask, or of indices."""
-        return type(self)(**{name: getattr(self, name)[chosen] for name in _names(type(self))})
+        return type(self)(**{name: values[chosen] for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,7 @@ class Annotations(BoxColumns):
     @classmethod
     def of(cls, boxes: BoxColumns, lidar_points: np.ndarray, visibility: np.ndarray) -> Self:
         """The boxes with that."""
-        box_fields = {name: getattr(boxes, name) for name in _names(BoxColumns)}
-        return cls(**box_fields, lidar_points=lidar_points, visibility=visibility)
+        return cls(**vars(boxes), lidar_points=lidar_points, visibility=visibility)
 
 
 @dataclass(frozen=True)
@@ -88,10 +93,6 @@ class Split:
     def scenes(self) -> int:
         """Number of scenes."""
         return int(self.scene.max(initial=-1)) + 1
-
-
-def _names(kind: type[BoxColumns]) -> list[str]:
-    return [field.name for field in fields(kind)]
 
 
 def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool = True) -> BoxColumns:
@@ -135,7 +136,7 @@ def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool 
 
 def concatenated(parts: Sequence[BoxColumns]) -> BoxColumns:
     """The boxes of all parts."""
-    return BoxColumns(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in _names(BoxColumns)})
+    return BoxColumns(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 class _Box(msgspec.Struct, gc=False):

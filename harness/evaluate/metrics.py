@@ -56,11 +56,8 @@ def compare(split: Split, truth: Annotations, predicted: BoxColumns, config: Det
     # Of equal scores the later first, as the devkit sorts.
     later_first = scored(predicted, split, config).nonzero()[0][::-1]
     order = later_first[np.argsort(-predicted.score[later_first], kind="stable")]
-    classes, thresholds = len(DETECTION_NAMES), np.array(config.dist_ths, dtype=np.float64)
-    # Boxes find one another within a sample and a class.
-    groups = [boxes.sample * classes + boxes.label for boxes in (truth, predicted)]
-    count = len(split.tokens) * classes
-    matches = match_groups(truth.center, groups[0], predicted.center, groups[1], order, count, thresholds)
+    samples, classes, thresholds = len(split.tokens), len(DETECTION_NAMES), np.array(config.dist_ths, dtype=np.float64)
+    matches = match_groups(truth.places, predicted.places, order, samples, classes, thresholds)
     return Matched(split, truth, predicted, matches, order)
 
 
