@@ -202,7 +202,7 @@ def open_tables(root: Path, version: str) -> "NuScenes":
 def read_json(path: Path) -> Any:
     """The content of a JSON file; raises InputError where it is not."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}") from error
     except (ValueError, RecursionError) as error:  # also an integer of thousands of digits

@@ -15,7 +15,7 @@ from harness.data.manifest import MANIFEST, MARKER
 from harness.errors import InputError, unknown
 from harness.runs.folder import atomic_write
 from harness.runs.locks import FileLock
-from harness.world.rows import Tables
+from harness.world.rows import Tables, extend
 from harness.world.scene_files import write, writing
 
 _FOLDERS = ("samples", "sweeps", "maps")
@@ -109,8 +109,7 @@ def write_scenes(
     """Have every scene write its files, and take its rows into the tables; returns the files' hashes."""
     hashes: dict[str, str] = {}
     for done, (rows, files) in enumerate(_each_scene(write_scene, jobs, workers), start=1):
-        for table, of_scene in rows.items():
-            tables.setdefault(table, []).extend(of_scene)
+        extend(tables, rows)
         hashes |= files
         progress(done, len(jobs))
     return hashes

@@ -202,6 +202,13 @@ def object_rows(job: SceneJob, scene: Scene, evidence: Evidence) -> Tables:
     return tables
 
 
+def extend(tables: Tables, more: Tables) -> Tables:
+    """The tables, with more rows in them."""
+    for table, rows in more.items():
+        tables.setdefault(table, []).extend(rows)
+    return tables
+
+
 def shared_tables(preset: str, seed: int) -> Tables:
     """Tables that all scenes share."""
     return {
