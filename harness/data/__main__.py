@@ -80,7 +80,8 @@ def inspect(
             raise InputError(f"{path} has several versions: {', '.join(versions)}; choose one with --version")
         chosen = version if version is not None else versions[0]
         if (path / chosen / "object_ann.json").is_file():
-            nuimages.check_no_sample(sample)
+            if sample is not None:
+                raise InputError("--sample is for nuScenes roots; of images, --picture draws some of a split")
             images = NuImagesRoot(path)
             nuimages.inspect_images(images, chosen, split, fast, console)
             if picture is not None:
