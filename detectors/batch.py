@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -36,20 +36,14 @@ class Inputs:
 
     def joined(self, other: Self) -> Self:
         """What two detectors need of shared batches; raises ValueError where they want one sensor in two ways."""
-        values = {}
-        for f in fields(self):
-            ours, theirs, absent = getattr(self, f.name), getattr(other, f.name), f.default
-            if f.name == "lifts":  # a batch may carry several plans
-                values[f.name] = ours | theirs
-                continue
-            if f.name == "keyframes":  # says nothing without cameras
-                ours, theirs = (ours if self.image_size else absent), (theirs if other.image_size else absent)
-                both = bool(self.image_size and other.image_size)
-            else:
-                both = ours != absent and theirs != absent
-            if both and ours != theirs:
-                raise ValueError(f"one detector wants {f.name} {ours}, the other {theirs}")
-            values[f.name] = ours if ours != absent else theirs
+        values: dict[str, Any] = {"lifts": self.lifts | other.lifts}  # a batch may carry several plans
+        for name in ("image_size", "keyframes", "lidar_sweeps", "radar_sweeps"):
+            reads = "image_size" if name == "keyframes" else name  # which says nothing without cameras
+            wanted = [getattr(each, name) for each in (self, other) if getattr(each, reads)]
+            if len(set(wanted)) > 1:
+                raise ValueError(f"one detector wants {name} {wanted[0]}, the other {wanted[1]}")
+            if wanted:
+                values[name] = wanted[0]
         return type(self)(**values)
 
 

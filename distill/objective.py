@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn as nn
@@ -83,6 +83,14 @@ class ObjectiveOutput:
     bev_low: Float[Tensor, "b c y x"] | None = None
     """The student's low-level map, with gradient; None of what has no BEV map."""
 
+    @classmethod
+    def of(cls, terms: Mapping[str, Tensor], weights: Mapping[str, float], bev_low: Tensor | None = None) -> Self:
+        """Of terms with their weights; raises FloatingPointError where a term is NaN or infinite."""
+        raw = {name: value.detach() for name, value in terms.items()}
+        _require_finite(raw)
+        weighted = {name: weights[name] * value for name, value in terms.items()}
+        return cls(torch.stack(list(weighted.values())).sum(), raw, weighted, bev_low)
+
 
 class Objective(nn.Module):
     """A student and, with losses that ask a detector, the teacher it learns from.
@@ -114,21 +122,8 @@ class Objective(nn.Module):
         terms = {"heatmap": detection.heatmap, "boxes": detection.boxes}
         teacher = self.teacher and self.teacher.observe(batch)
         terms |= {name: term(student, teacher, batch) for name, term in self.terms.items()}
-        raw = {name: value.detach() for name, value in terms.items()}
-        require_finite(raw)
-        scale = {name: ramp if name in self.terms else 1.0 for name in terms}
-        weighted = {name: scale[name] * self.weights[name] * value for name, value in terms.items()}
-        total = torch.stack(list(weighted.values())).sum()
-        return ObjectiveOutput(total=total, raw=raw, weighted=weighted, bev_low=student.bev_low)
-
-    def check_teacher_unchanged(self) -> None:
-        """Raise if the teacher is no longer, bit for bit, what this objective was built with."""
-        self._require_teacher().check_unchanged()
-
-    def _require_teacher(self) -> "FrozenTeacher":
-        if self.teacher is None:
-            raise ValueError("this objective has no teacher")
-        return self.teacher
+        weights = {name: (ramp if name in self.terms else 1.0) * self.weights[name] for name in terms}
+        return ObjectiveOutput.of(terms, weights, student.bev_low)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Objective":
         """Do to the teacher, too, what is done to all tensors.
@@ -145,7 +140,7 @@ class FrozenTeacher:
 
     def __init__(self, detector: Detector):
         self.detector = detector.eval().requires_grad_(False)
-        self._fingerprint = self.fingerprint()
+        self._fingerprint = fingerprint(self.detector)
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> DetectorOutput:
@@ -155,13 +150,9 @@ class FrozenTeacher:
             raise RuntimeError(f"the teacher left eval mode, so its batch norms would drift: {training[:3]}")
         return self.detector(batch)
 
-    def fingerprint(self) -> str:
-        """Hash of the detector as it is now."""
-        return fingerprint(self.detector)
-
     def check_unchanged(self) -> None:
-        """Raise if the fingerprint is another than at construction."""
-        now = self.fingerprint()
+        """Raise if the detector is no longer, bit for bit, what it was at construction."""
+        now = fingerprint(self.detector)
         if now != self._fingerprint:
             raise RuntimeError(f"the teacher changed during training: {self._fingerprint[:12]} became {now[:12]}")
 
@@ -194,7 +185,7 @@ def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[
         raise ValueError("teacher and student share parameters: freezing the one would freeze the other")
 
 
-def require_finite(raw: Mapping[str, Tensor]) -> None:
+def _require_finite(raw: Mapping[str, Tensor]) -> None:
     """Raise FloatingPointError naming the terms that are NaN or infinite."""
     # One transfer to the host a step, whatever the number of terms.
     values = dict(zip(raw, torch.stack(list(raw.values())).tolist(), strict=True))

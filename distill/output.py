@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 import torch.nn as nn
 from jaxtyping import Float
 from pydantic import Field
@@ -11,8 +10,8 @@ from torch import Tensor
 from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import pad_boxes
-from detectors.heads.center import decode, gather_codes
-from detectors.heads.center_loss import box_loss, center_targets, focal_loss
+from detectors.heads.center import decode
+from detectors.heads.center_loss import center_targets, detection_loss
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
 
@@ -61,9 +60,6 @@ class OutputTerm(nn.Module):
         boxes, is_box = pad_boxes([each[each.score > self.spec.score_threshold] for each in teacher_boxes])
         head = self.student.head
         targets = center_targets(boxes, is_box, head, self.student.grid)
-        dtype = torch.promote_types(student.head.heatmap.dtype, torch.float32)
-        predicted = gather_codes(student.head.boxes, targets.task, targets.row, targets.column).to(dtype)
-        confidence = boxes.score if self.spec.confidence == "boxes" else torch.ones_like(boxes.score)
-        heatmap = focal_loss(student.head.heatmap.to(dtype), targets.heatmap)
-        gap = box_loss(predicted, targets.code, targets.is_target, confidence, beta=1.0)
-        return head.heatmap_weight * heatmap + head.box_weight * gap
+        confidence = boxes.score if self.spec.confidence == "boxes" else None
+        loss = detection_loss(student.head, targets, confidence, beta=1.0)
+        return head.heatmap_weight * loss.heatmap + head.box_weight * loss.boxes

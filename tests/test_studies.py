@@ -83,4 +83,4 @@ def test_every_arm_of_every_study_does_two_steps():
         assert set(chosen) < set(output.raw), name
         assert (objective.student.head.heatmap.weight != before).any(), name
         if asks:
-            objective.check_teacher_unchanged()
+            objective.teacher.check_unchanged()

@@ -9,14 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from detectors.batch import Points
-from detectors.encoders.sparse_conv import (
-    ConvTable,
-    Sites,
-    SparseConv,
-    Triple,
-    strided_table,
-    submanifold_table,
-)
+from detectors.encoders.sparse_conv import ConvTable, Sites, SparseConv, Triple, strided_table, submanifold_table
 from detectors.encoders.voxels import VOXEL_FEATURES, voxelise
 from detectors.geometry.grid import BevGrid
 from detectors.spec import Spec

@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 CLASSES = (
     "car",
@@ -63,18 +64,6 @@ class Boxes:
     score: Float[Tensor, "*b k"]
     """Confidence in [0, 1]; 1 for annotations."""
 
-    @classmethod
-    def empty(cls) -> Self:
-        """No boxes, as one sample."""
-        return cls(
-            center=torch.zeros(0, 3),
-            size=torch.zeros(0, 3),
-            yaw=torch.zeros(0),
-            velocity=torch.zeros(0, 2),
-            label=torch.zeros(0, dtype=torch.long),
-            score=torch.zeros(0),
-        )
-
     def __len__(self) -> int:
         """Boxes per sample, padding included."""
         return self.yaw.shape[-1]
@@ -127,10 +116,8 @@ def pad_boxes(samples: list[Boxes]) -> tuple[Boxes, Tensor]:
     real = torch.stack([torch.arange(longest, device=boxes.center.device) < len(boxes) for boxes in samples])
 
     def padded(name: str) -> Tensor:
-        rows = []
-        for boxes in samples:
-            value = getattr(boxes, name)
-            rows.append(torch.cat([value, value.new_zeros(longest - len(boxes), *value.shape[1:])]))
-        return torch.stack(rows)
+        values = [getattr(boxes, name) for boxes in samples]
+        # One row more, which is dropped again, for where no sample has a box.
+        return pad_sequence([*values, values[0].new_zeros(longest, *values[0].shape[1:])], batch_first=True)[:-1]
 
     return Boxes(**{f.name: padded(f.name) for f in fields(Boxes)}), real

@@ -144,15 +144,20 @@ def decode_boxes(
     )
 
 
+def peaks(heatmap: Float[Tensor, "b classes y x"], most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Probability, class, row and column, ``[b, k]`` each, of the cells that no neighbour exceeds; the best first."""
+    probability = heatmap.float().sigmoid()
+    is_peak = probability == F.max_pool2d(probability, kernel_size=3, stride=1, padding=1)
+    flat = rearrange(probability * is_peak, "b classes y x -> b (classes y x)")
+    score, index = flat.topk(min(most, flat.shape[1]), dim=1)
+    label, row, column = torch.unravel_index(index, heatmap.shape[1:])
+    return score, label, row, column
+
+
 @torch.no_grad()
 def decode(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) -> list[Boxes]:
     """The boxes at the peaks of each sample's heatmaps, best first, duplicates removed."""
-    probability = output.heatmap.float().sigmoid()
-    is_peak = probability == F.max_pool2d(probability, kernel_size=3, stride=1, padding=1)
-    flat = rearrange(probability * is_peak, "b classes y x -> b (classes y x)")
-    score, index = flat.topk(min(spec.max_boxes, flat.shape[1]), dim=1)
-    label, row, column = torch.unravel_index(index, output.heatmap.shape[1:])
-
+    score, label, row, column = peaks(output.heatmap, spec.max_boxes)
     code = gather_codes(output.boxes.float(), label.new_tensor(TASK_OF_CLASS)[label], row, column)
     boxes = decode_boxes(code, row, column, label, score, grid)
     match spec.nms:

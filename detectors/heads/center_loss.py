@@ -111,13 +111,15 @@ def _bump(
     return bump * (distance <= rearrange(radius, "b k -> b k 1"))
 
 
-def detection_loss(output: HeadOutput, targets: CenterTargets) -> DetectionLoss:
-    """Both losses of a batch, in float32 at least, whatever the head computes in."""
+def detection_loss(
+    output: HeadOutput, targets: CenterTargets, confidence: Float[Tensor, "b k"] | None = None, beta: float = 0.0
+) -> DetectionLoss:
+    """Both losses of a batch, in float32 at least, whatever the head computes in; the rest as for `box_loss`."""
     dtype = torch.promote_types(output.heatmap.dtype, torch.float32)
     predicted = gather_codes(output.boxes, targets.task, targets.row, targets.column).to(dtype)
     return DetectionLoss(
         heatmap=focal_loss(output.heatmap.to(dtype), targets.heatmap),
-        boxes=box_loss(predicted, targets.code, targets.is_target),
+        boxes=box_loss(predicted, targets.code, targets.is_target, confidence, beta),
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detectors.batch import Instances
 from detectors.conv_block import conv_norm_relu
 from detectors.geometry.boxes import CLASSES
-from detectors.heads.center import suppress
+from detectors.heads.center import peaks, suppress
 from detectors.heads.center_loss import draw_centers, focal_loss, gaussian_radius
 from detectors.spec import Spec
 
@@ -167,19 +167,15 @@ class InstanceMaskHead(nn.Module):
 
         The score is the centre's probability times the mean one of the mask's own cells (SOLOv2's maskness).
         """
-        probability = maps.heatmap.float().sigmoid()
-        is_peak = probability == F.max_pool2d(probability, kernel_size=3, stride=1, padding=1)
-        flat = rearrange(probability * is_peak, "v classes h w -> v (classes h w)")
-        scores, index = flat.topk(min(spec.max_instances, flat.shape[1]), dim=1)
         instances = []
-        for view, (score, place) in enumerate(zip(scores, index, strict=True)):
-            is_sure = score > spec.score_threshold
-            label, row, column = torch.unravel_index(place[is_sure], maps.heatmap.shape[1:])
+        for view, peaks_here in enumerate(zip(*peaks(maps.heatmap, spec.max_instances), strict=True)):
+            is_sure = peaks_here[0] > spec.score_threshold
+            score, label, row, column = (each[is_sure] for each in peaks_here)
             logits = self.draw(maps, torch.full_like(row, view), row, column).float()
             inside = logits > 0
             maskness = (logits.sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
-            order = (score[is_sure] * maskness).argsort(descending=True, stable=True)
-            label, rated, logits = label[order], (score[is_sure] * maskness)[order], logits[order]
+            order = (score * maskness).argsort(descending=True, stable=True)
+            label, rated, logits = label[order], (score * maskness)[order], logits[order]
             overlap = mask_iou(logits > 0, logits > 0)
             keep = suppress((overlap > spec.nms_overlap)[None], label[None], (rated > spec.score_threshold)[None])[0]
             instances.append(FoundInstances(_resized(logits[keep], size) > 0, label[keep], rated[keep]))

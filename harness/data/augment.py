@@ -38,7 +38,7 @@ def augment(
     if sample.views is not None and image_size is not None:
         draws = torch.rand(len(sample.views.age), 4, generator=generator).tolist()
         source_size = sample.views.images.shape[-2:]
-        warps = [_image_matrix(spec, source_size, image_size, mirrored, *draw) for draw in draws]
+        warps = [_image_matrix(spec, source_size, image_size, mirrored, draw) for draw in draws]
         matrices = torch.tensor(np.stack(warps)).float()
         sample = replace(
             sample,
@@ -65,7 +65,7 @@ def augment_image(
         generator: Draws.
     """
     chance, *draw = torch.rand(5, generator=generator).tolist()
-    warp = _image_matrix(spec, image.shape[-2:], size, chance < spec.mirror_probability, *draw)
+    warp = _image_matrix(spec, image.shape[-2:], size, chance < spec.mirror_probability, draw)
     owner = _moved(instances.owner.numpy()[None], warp, size, cv2.INTER_NEAREST)[0]
     moved = _moved(image.numpy(), warp, size, cv2.INTER_LINEAR)
     return torch.from_numpy(np.ascontiguousarray(moved)), replace(instances, owner=torch.from_numpy(owner.copy()))
@@ -167,16 +167,10 @@ def _cropped(image: UInt8[np.ndarray, "c h_in w_in"], matrix: np.ndarray, size: 
 
 
 def _image_matrix(
-    spec: AugmentSpec,
-    source_size: Sequence[int],
-    size: tuple[int, int],
-    mirrored: bool,
-    zoom_share: float,
-    turn_share: float,
-    crop_share: float,
-    flip_chance: float,
+    spec: AugmentSpec, source_size: Sequence[int], size: tuple[int, int], mirrored: bool, draw: Sequence[float]
 ) -> Float[np.ndarray, "3 3"]:
     """Zoom, crop (the sky before the road), turn about the middle, flip: pixels after from pixels before."""
+    zoom_share, turn_share, crop_share, flip_chance = draw
     height, width = size
     zoom = _between(spec.image.zoom, zoom_share) / spec.image.zoom[1]
     left, top = crop_share * (source_size[1] * zoom - width), source_size[0] * zoom - height

@@ -1,7 +1,7 @@
 """Samples to Batches: the same ones for the same seed, wherever a training was interrupted and whoever loads them."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -22,23 +22,19 @@ from harness.study.schedule import AugmentSpec
 Loaded = TypeVar("Loaded")
 
 
+@dataclass(eq=False)
 class SampleSet:
     """The samples of a split, in its order, with what the models want of them; what was decoded is kept in memory."""
 
-    def __init__(
-        self,
-        root: NuScenesRoot,
-        tokens: list[str],
-        inputs: Inputs,
-        augmentation: AugmentSpec | None = None,
-        labels: PseudoLabels | None = None,
-    ) -> None:
-        self.tokens = tokens
+    root: NuScenesRoot
+    tokens: list[str]
+    inputs: Inputs
+    augmentation: AugmentSpec | None = None
+    labels: PseudoLabels | None = None
+
+    def __post_init__(self) -> None:
+        """Begin with nothing in memory."""
         self.cache = Kept(self._decoded, _bytes)
-        self._root = root
-        self._inputs = inputs
-        self._augmentation = augmentation
-        self._labels = labels
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -50,30 +46,30 @@ class SampleSet:
 
     def plain(self, index: int) -> Sample:
         """A sample as it is; needs a set without augmentation, as that changes how images are kept."""
-        if self._augmentation is not None:
+        if self.augmentation is not None:
             raise RuntimeError("samples of a set with augmentation cannot be had as they are")
         return self.cache[index]
 
     def drawn(self, index: int, seed: int) -> Sample:
         """A sample as a training sees it: varied by the draw of a seed."""
         sample = self.cache[index]
-        if self._augmentation is None:
+        if self.augmentation is None:
             return sample
         generator = torch.Generator().manual_seed(seed)
-        return self._planned(augment(sample, self._augmentation, self._inputs.image_size, generator))
+        return self._planned(augment(sample, self.augmentation, self.inputs.image_size, generator))
 
     def _planned(self, sample: Sample) -> Sample:
         views = sample.views
         if views is None:
             return sample
-        plans = {geometry: geometry.plan(views.intrinsics, views.ego_from_camera) for geometry in self._inputs.lifts}
+        plans = {geometry: geometry.plan(views.intrinsics, views.ego_from_camera) for geometry in self.inputs.lifts}
         return replace(sample, lifts=plans)
 
     def _decoded(self, index: int) -> Sample:
-        zoom = None if self._augmentation is None else self._augmentation.image.zoom[1]
-        sample = read(self._root, self.tokens[index], self._inputs, zoom, self._labels)
+        zoom = None if self.augmentation is None else self.augmentation.image.zoom[1]
+        sample = read(self.root, self.tokens[index], self.inputs, zoom, self.labels)
         # With augmentation each draw moves the cameras anew.
-        return self._planned(sample) if self._augmentation is None else sample
+        return self._planned(sample) if self.augmentation is None else sample
 
 
 def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> list[int]:

@@ -2,11 +2,11 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 from pycocotools import mask as coco
 
 Rle = dict[str, Any]
@@ -27,13 +27,21 @@ def encode_nuimages(mask: Bool[np.ndarray, "h w"]) -> Rle:
     return {"size": rle["size"], "counts": base64.b64encode(rle["counts"].encode("ascii")).decode("ascii")}
 
 
-def decode(segmentation: Segmentation, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """COCO's run lengths, compressed or not, or polygons, as a mask of an image of this height and width.
-
-    Raises:
-        ValueError: It is none of these, or of another size.
-    """
-    return paint([segmentation], size) > 0
+def coco_rows(
+    image: int, masks: Bool[np.ndarray, "k h w"], labels: Int[np.ndarray, " k"]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The masks of an image, those that are not empty, as COCO's annotations; each with its index."""
+    for index in np.flatnonzero(masks.any(axis=(1, 2))).tolist():
+        yield (
+            index,
+            {
+                "image_id": image,
+                "category_id": int(labels[index]) + 1,
+                # Without a bounding box: pycocotools would take the area of a result from that.
+                "segmentation": encode(masks[index]),
+                "area": int(masks[index].sum()),
+            },
+        )
 
 
 def paint(
@@ -49,7 +57,7 @@ def paint(
         small_first: The smallest mask on a pixel owns it instead.
 
     Raises:
-        ValueError: As `decode`.
+        ValueError: A segmentation is neither COCO's run lengths, compressed or not, nor polygons, or of another size.
     """
     runs = [_runs(segmentation, size) for segmentation in segmentations]
     order = sorted(range(len(runs)), key=lambda i: (-sum(runs[i][1::2]), -i)) if small_first else range(len(runs))[::-1]

@@ -19,19 +19,19 @@ from harness.data.manifest import MANIFEST
 from harness.data.masks import MAX_INSTANCES, from_nuimages, paint
 from harness.data.root import check_whole, read_splits, versions_in
 from harness.data.sensor_files import check_image_size, check_sensor_file, read_image
-from harness.data.tables import Columns, Reference, detection_class, read_tables, table_path
+from harness.data.tables import NUMBER, TEXT, Columns, Reference, Rule, detection_class, read_tables, table_path
 from harness.errors import InputError, unknown
 from harness.study.schedule import AugmentSpec
 
 _COLUMNS: Columns = {
-    "category": {"name": str},
-    "log": {"logfile": str},
+    "category": {"name": TEXT},
+    "log": {"logfile": TEXT},
     "sample": {"log_token": Reference("log"), "key_camera_token": Reference("sample_data")},
-    "sample_data": {"filename": str, "width": int, "height": int},
+    "sample_data": {"filename": TEXT, "width": NUMBER, "height": NUMBER},
     "object_ann": {
         "sample_data_token": Reference("sample_data"),
         "category_token": Reference("category"),
-        "mask": (dict, type(None)),
+        "mask": Rule(lambda values: {type(value) for value in values} <= {dict, type(None)}, "no object or null"),
     },
 }
 
@@ -125,35 +125,36 @@ class NuImagesRoot:
         return read_splits(path, "LOG") if path.is_file() else {}
 
 
+@dataclass(eq=False)
 class ImageSet:
     """The annotated images of a split as a segmenter of some input size sees them."""
 
-    def __init__(
-        self, images: list[AnnotatedImage], size: tuple[int, int], augmentation: AugmentSpec | None = None
-    ) -> None:
-        self.tokens = [image.token for image in images]
+    images: list[AnnotatedImage]
+    size: tuple[int, int]
+    augmentation: AugmentSpec | None = None
+
+    def __post_init__(self) -> None:
+        """Begin with nothing in memory."""
+        self.tokens = [image.token for image in self.images]
         self.cache = Kept(self._decoded, _bytes)
-        self._images = images
-        self._size = size
-        self._augmentation = augmentation
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self._images)
+        return len(self.images)
 
     def drawn_batch(self, indices: list[int], seeds: list[int]) -> ImageBatch:
         """Images as a training sees them: varied by the draws of these seeds."""
-        if self._augmentation is None:
+        if self.augmentation is None:
             raise RuntimeError("images of a set without augmentation cannot be drawn")
         drawn = []
         for index, seed in zip(indices, seeds, strict=True):
             generator = torch.Generator().manual_seed(seed)
-            drawn.append(augment_image(*self.cache[index], self._augmentation, self._size, generator))
+            drawn.append(augment_image(*self.cache[index], self.augmentation, self.size, generator))
         return self._batch(indices, drawn)
 
     def plain_batches(self, batch_size: int) -> Iterator[ImageBatch]:
         """Every image once, in order, as it is."""
-        if self._augmentation is not None:
+        if self.augmentation is not None:
             raise RuntimeError("images of a set with augmentation cannot be had as they are")
         for first in range(0, len(self), batch_size):
             indices = list(range(first, min(first + batch_size, len(self))))
@@ -165,8 +166,8 @@ class ImageSet:
         return ImageBatch(tuple(self.tokens[index] for index in indices), torch.stack([i for i, _ in each]), instances)
 
     def _decoded(self, index: int) -> tuple[torch.Tensor, Instances]:
-        zoom = 1.0 if self._augmentation is None else self._augmentation.image.zoom[1]
-        return read_annotated(self._images[index], (round(self._size[0] * zoom), round(self._size[1] * zoom)))
+        zoom = 1.0 if self.augmentation is None else self.augmentation.image.zoom[1]
+        return read_annotated(self.images[index], (round(self.size[0] * zoom), round(self.size[1] * zoom)))
 
 
 def _bytes(pair: tuple[torch.Tensor, Instances]) -> int:

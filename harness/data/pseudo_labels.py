@@ -11,7 +11,7 @@ import torch
 from detectors.batch import Instances
 from detectors.geometry.boxes import CLASSES
 from detectors.heads.instance_mask import FoundInstances
-from harness.data.masks import MAX_INSTANCES, encode, paint
+from harness.data.masks import MAX_INSTANCES, coco_rows, paint
 from harness.data.tables import detection_class, read_json
 from harness.errors import InputError
 from harness.runs.folder import atomic_write
@@ -148,21 +148,9 @@ class LabelsWriter:
         height, width = instances.mask.shape[-2:]
         image = len(self._images) + 1
         self._images.append({"id": image, "file_name": filename, "height": height, "width": width})
-        for mask, label, score in zip(
-            instances.mask.numpy(), instances.label.tolist(), instances.score.tolist(), strict=True
-        ):
-            if mask.any():
-                self._annotations.append(
-                    {
-                        "id": len(self._annotations) + 1,
-                        "image_id": image,
-                        "category_id": label + 1,
-                        "segmentation": encode(mask),
-                        "area": int(mask.sum()),
-                        "iscrowd": 0,
-                        "score": round(score, 4),
-                    }
-                )
+        for index, row in coco_rows(image, instances.mask.numpy(), instances.label.numpy()):
+            score = round(float(instances.score[index]), 4)
+            self._annotations.append({"id": len(self._annotations) + 1, **row, "iscrowd": 0, "score": score})
 
     def write(self, file: Path) -> None:
         """Write them into a file, which is there whole or not at all."""

@@ -20,6 +20,16 @@ Tables = Mapping[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
+class Rule:
+    """What the values of a column have to be."""
+
+    good: Callable[[list[Any]], bool]
+    """Says so of a whole list at once: there are tens of millions of values."""
+    wrong: str
+    """What a value is that is not good."""
+
+
+@dataclass(frozen=True)
 class Reference:
     """A token of another table, several of them in a list, or none as an empty string where that is allowed."""
 
@@ -27,39 +37,82 @@ class Reference:
     many: bool = False
     optional: bool = False
 
+    def rule(self, tokens: Mapping[str, set[str]]) -> Rule:
+        """The rule, given the tokens of all tables."""
+        known = {*tokens[self.table], ""} if self.optional else tokens[self.table]
+        if self.many:
+            wrong = f"no list of tokens of {self.table}.json"
+            return Rule(lambda values: _are(values, list) and _are_among(chain.from_iterable(values), known), wrong)
+        return Rule(lambda values: _are_among(values, known), f"the token of no row of {self.table}.json")
 
-@dataclass(frozen=True)
-class _Numbers:
-    """A list of so many finite numbers, of which something else may be asked."""
 
-    count: int
-    asked: Callable[[list[list[float]]], bool] = lambda values: True
-    words: str = ""
+def _are(values: Iterable, *kinds: type) -> bool:
+    # Not isinstance: true is no number here.
+    return set(map(type, values)) <= set(kinds)
 
 
-_Kind = type | tuple[type, ...] | Reference | _Numbers
-Columns = Mapping[str, Mapping[str, _Kind]]
+def _are_among(values: Iterable, known: set[str]) -> bool:
+    values = list(values)
+    return _are(values, str) and known.issuperset(values)
+
+
+def _are_numbers(values: list, count: int) -> bool:
+    return (
+        _are(values, list)
+        and set(map(len, values)) <= {count}
+        and _are(chain.from_iterable(values), float, int)
+        and _is_finite(chain.from_iterable(values))
+    )
+
+
+def _is_finite(numbers: Iterable[float]) -> bool:
+    # A sum is finite where all summands are: no table holds numbers near the largest ones.
+    try:
+        return isfinite(sum(numbers))
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def _one_of(*names: str) -> Rule:
+    return Rule(lambda values: _are_among(values, set(names)), f"none of {list(names)}")
+
+
+TEXT = Rule(lambda values: _are(values, str), "no string")
+NUMBER = Rule(
+    lambda values: _are(values, int) and all(-(2**63) <= end(values, default=0) < 2**63 for end in (min, max)),
+    "no whole number of 64 bits",
+)
+_FLAG = Rule(lambda values: _are(values, bool), "no true or false")
+_LIST = Rule(lambda values: _are(values, list), "no list")
+_TEXTS = Rule(lambda values: _are(values, list) and _are(chain.from_iterable(values), str), "no list of strings")
+_POINT = Rule(lambda values: _are_numbers(values, 3), "no list of 3 finite numbers")
+_SIZE = Rule(
+    lambda values: _are_numbers(values, 3) and min(map(min, values), default=1) > 0,
+    "no list of 3 finite numbers, all above 0",
+)
+_QUATERNION = Rule(
+    lambda values: _are_numbers(values, 4) and all(map(any, values)), "no list of 4 finite numbers, not all 0"
+)
+
+Columns = Mapping[str, Mapping[str, Rule | Reference]]
 """Keys of tables that are looked up, and what their values must be."""
-_POINT = _Numbers(3)
-_SIZE = _Numbers(3, lambda values: min(map(min, values), default=1) > 0, ", all above 0")
-_QUATERNION = _Numbers(4, lambda values: all(map(any, values)), ", not all 0")
 
 # The keys that the devkit, its evaluation or our reader looks up; any others may be missing.
 _COLUMNS: Columns = {
-    "attribute": {"name": str},
+    "attribute": {"name": TEXT},
     "calibrated_sensor": {
         "sensor_token": Reference("sensor"),
         "translation": _POINT,
         "rotation": _QUATERNION,
-        "camera_intrinsic": list,
+        "camera_intrinsic": _LIST,
     },
-    "category": {"name": str},
+    "category": {"name": TEXT},
     "ego_pose": {"translation": _POINT, "rotation": _QUATERNION},
     "instance": {"category_token": Reference("category")},
-    "log": {"logfile": str},
-    "map": {"filename": str, "log_tokens": list},
+    "log": {"logfile": TEXT},
+    "map": {"filename": TEXT, "log_tokens": _TEXTS},
     "sample": {
-        "timestamp": int,
+        "timestamp": NUMBER,
         "prev": Reference("sample", optional=True),
         "next": Reference("sample", optional=True),
         "scene_token": Reference("scene"),
@@ -74,27 +127,27 @@ _COLUMNS: Columns = {
         "rotation": _QUATERNION,
         "prev": Reference("sample_annotation", optional=True),
         "next": Reference("sample_annotation", optional=True),
-        "num_lidar_pts": int,
-        "num_radar_pts": int,
+        "num_lidar_pts": NUMBER,
+        "num_radar_pts": NUMBER,
     },
     "sample_data": {
         "sample_token": Reference("sample"),
         "ego_pose_token": Reference("ego_pose"),
         "calibrated_sensor_token": Reference("calibrated_sensor"),
-        "timestamp": int,
-        "is_key_frame": bool,
-        "filename": str,
+        "timestamp": NUMBER,
+        "is_key_frame": _FLAG,
+        "filename": TEXT,
         "prev": Reference("sample_data", optional=True),
         "next": Reference("sample_data", optional=True),
     },
-    "scene": {"name": str, "log_token": Reference("log")},
-    "sensor": {"channel": str, "modality": str},
-    "visibility": {},
+    "scene": {"name": TEXT, "log_token": Reference("log")},
+    "sensor": {"channel": TEXT, "modality": _one_of("camera", "lidar", "radar")},
+    # nuScenes' tokens of visibility are its levels, and our reader counts with them.
+    "visibility": {"token": _one_of("1", "2", "3", "4")},
 }
 TABLES = tuple(_COLUMNS)
 # A test split has no annotations, and nobody needs to use attributes.
 _MAY_BE_EMPTY = {"attribute", "instance", "sample_annotation", "visibility", "object_ann"}
-_NAMES = {str: "string", bool: "true or false", list: "list", dict: "object"}
 # Of nuScenes' extensions: the devkit reads them where they are, we never do.
 _EXTENSIONS = ("lidarseg.json", "panoptic.json", "image_annotations.json")
 
@@ -149,7 +202,7 @@ def open_tables(root: Path, version: str) -> "NuScenes":
 def read_json(path: Path) -> Any:
     """The content of a JSON file; raises InputError where it is not."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}") from error
     except (ValueError, RecursionError) as error:  # also an integer of thousands of digits
@@ -161,9 +214,7 @@ def read_json(path: Path) -> Any:
 def read_tables(folder: Path, names: Iterable[str], columns: Columns = _COLUMNS) -> Tables:
     """A few tables of a version folder that refer to no others, without the devkit, checked all the same."""
     tables = {table: _rows(folder, table) for table in names}
-    tokens = {table: _tokens(folder, table, rows) for table, rows in tables.items()}
-    for table in tables:
-        _check_columns(folder, tables, columns[table], table, tokens)
+    _check_columns(folder, tables, columns)
     return tables
 
 
@@ -176,9 +227,7 @@ def check_tables(root: Path, version: str, tables: Tables) -> None:
         tables: Rows of all tables.
     """
     folder = root / version
-    tokens = {table: _tokens(folder, table, rows) for table, rows in tables.items()}
-    for table in tables:
-        _check_columns(folder, tables, _COLUMNS[table], table, tokens)
+    _check_columns(folder, tables, _COLUMNS)
     for i, row in enumerate(tables["map"]):
         try:
             (root / row["filename"]).stat()
@@ -187,17 +236,8 @@ def check_tables(root: Path, version: str, tables: Tables) -> None:
             raise InputError(
                 f"{root / row['filename']} is missing or cannot be read: {error.strerror}; {where}"
             ) from error
-    named = tables["map"]
-    _check_column(folder, "map", "log_tokens", named, lambda v: _are(chain.from_iterable(v), str), "no list of strings")
     mapped = {token for row in tables["map"] for token in row["log_tokens"]}
-    _check_column(folder, "log", "token", tables["log"], mapped.issuperset, "in no log_tokens of map.json")
-    modalities = {"camera", "lidar", "radar"}
-    _check_column(
-        folder, "sensor", "modality", tables["sensor"], modalities.issuperset, f"none of {sorted(modalities)}"
-    )
-    # nuScenes' tokens of visibility are its levels, and our reader counts with them.
-    levels = {"1", "2", "3", "4"}
-    _check_column(folder, "visibility", "token", tables["visibility"], levels.issuperset, f"none of {sorted(levels)}")
+    _check_column(folder, "log", "token", tables["log"], Rule(mapped.issuperset, "in no log_tokens of map.json"))
     cameras = {row["token"] for row in tables["sensor"] if row["modality"] == "camera"}
     for i, row in enumerate(tables["calibrated_sensor"]):
         matrix = row["camera_intrinsic"]
@@ -221,7 +261,7 @@ def _tokens(folder: Path, table: str, rows: list[dict[str, Any]]) -> set[str]:
     """The tokens of a table that has rows where it must, all of them with a token of their own."""
     if not rows and table not in _MAY_BE_EMPTY:
         raise InputError(f"{table_path(folder, table)} has no row; expected at least one")
-    _check_column(folder, table, "token", rows, lambda values: _are(values, str), "no string")
+    _check_column(folder, table, "token", rows, TEXT)
     column = _column(folder, table, "token", rows)
     tokens = set(column)
     if len(tokens) < len(rows):
@@ -230,80 +270,19 @@ def _tokens(folder: Path, table: str, rows: list[dict[str, Any]]) -> set[str]:
     return tokens
 
 
-def _check_columns(
-    folder: Path, tables: Tables, columns: Mapping[str, _Kind], table: str, tokens: Mapping[str, set[str]]
-) -> None:
-    for key, kind in columns.items():
-        good, wrong = _rule(kind, tokens)
-        _check_column(folder, table, key, tables[table], good, wrong)
+def _check_columns(folder: Path, tables: Tables, columns: Columns) -> None:
+    tokens = {table: _tokens(folder, table, rows) for table, rows in tables.items()}
+    for table, rows in tables.items():
+        for key, rule in columns[table].items():
+            _check_column(folder, table, key, rows, rule.rule(tokens) if isinstance(rule, Reference) else rule)
 
 
-def _rule(kind: _Kind, tokens: Mapping[str, set[str]]) -> tuple[Callable[[list], bool], str]:
-    """Whether all values of a list are good, and what one is that is not."""
-    match kind:
-        case _Numbers(count, asked, words):
-            return (
-                lambda values: _are_numbers(values, count) and asked(values),
-                f"no list of {count} finite numbers{words}",
-            )
-        case Reference(table, many=True):
-            known = tokens[table]
-            return (
-                lambda values: _are(values, list) and _are_tokens(list(chain.from_iterable(values)), known),
-                f"no list of tokens of {table}.json",
-            )
-        case Reference(table, optional=optional):
-            known = {*tokens[table], ""} if optional else tokens[table]
-            return lambda values: _are_tokens(values, known), f"the token of no row of {table}.json"
-        case tuple():
-            return lambda values: _are(values, *kind), "no object or null"
-        case type() if kind is int:
-            return lambda values: _are(values, int) and _fits(values), "no whole number of 64 bits"
-        case _:
-            return lambda values: _are(values, kind), f"no {_NAMES[kind]}"
-
-
-def _are(values: Iterable, *kinds: type) -> bool:
-    # Not isinstance: true is no number here.
-    return set(map(type, values)) <= set(kinds)
-
-
-def _are_tokens(values: list, known: set[str]) -> bool:
-    return _are(values, str) and known.issuperset(values)
-
-
-def _are_numbers(values: list, count: int) -> bool:
-    return (
-        _are(values, list)
-        and set(map(len, values)) <= {count}
-        and _are(chain.from_iterable(values), float, int)
-        and _is_finite(chain.from_iterable(values))
-    )
-
-
-def _fits(numbers: list[int]) -> bool:
-    return not numbers or -(2**63) <= min(numbers) <= max(numbers) < 2**63
-
-
-def _is_finite(numbers: Iterable[float]) -> bool:
-    # A sum is finite where all summands are: no table holds numbers near the largest ones.
-    try:
-        return isfinite(sum(numbers))
-    except OverflowError:  # an integer beyond all floats
-        return False
-
-
-def _check_column(
-    folder: Path, table: str, key: str, rows: list[dict[str, Any]], good: Callable[[list], bool], wrong: str
-) -> None:
-    """Raise InputError for the first value of a column that is not good.
-
-    `good` says so of a whole list at once: there are tens of millions of values.
-    """
+def _check_column(folder: Path, table: str, key: str, rows: list[dict[str, Any]], rule: Rule) -> None:
+    """Raise InputError for the first value of a column that is not good."""
     values = _column(folder, table, key, rows)
-    if not good(values):
-        index = next(i for i, value in enumerate(values) if not good([value]))
-        raise InputError(f"{_row(folder, table, index)}: {key} {_short(values[index])} is {wrong}")
+    if not rule.good(values):
+        index = next(i for i, value in enumerate(values) if not rule.good([value]))
+        raise InputError(f"{_row(folder, table, index)}: {key} {_short(values[index])} is {rule.wrong}")
 
 
 def _column(folder: Path, table: str, key: str, rows: list[dict[str, Any]]) -> list[Any]:

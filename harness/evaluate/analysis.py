@@ -1,13 +1,11 @@
 """Everything there is to say of a result or of two: metrics, what its errors cost, and AP by what objects are like."""
 
-import json
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig
@@ -75,20 +73,9 @@ def write_analysis(path: Path, analyses: dict[str, Analysis], resamples: int) ->
     content = {
         "scenes": first.scenes,
         "resamples": resamples,
-        "counts": {
-            group: {name: asdict(count) for name, count in counted.items()} for group, counted in first.counts.items()
-        },
-        "results": {title: _plain(analysis) for title, analysis in analyses.items()},
-        "difference": _plain(first - others[0]) if others else None,
+        "counts": first.counts,
+        "results": {title: analysis.estimates() for title, analysis in analyses.items()},
+        "difference": (first - others[0]).estimates() if others else None,
     }
-    atomic_write(path, json.dumps(content, indent=2).encode())
-
-
-def _plain(analysis: Analysis) -> dict[str, dict[str, dict[str, float | None]]]:
-    return {
-        group: {
-            name: {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
-            for name, estimate in numbers.items()
-        }
-        for group, numbers in analysis.estimates().items()
-    }
+    # NaN becomes null.
+    atomic_write(path, msgspec.json.format(msgspec.json.encode(content, enc_hook=float), indent=2))

@@ -13,8 +13,7 @@ from nuscenes import NuScenes
 from harness.data.root import LIDAR, NuScenesRoot
 from harness.errors import InputError
 from harness.evaluate.columns import Annotations, Split, columns
-from harness.runs.folder import Damaged
-from harness.runs.small_files import read_arrays, write_arrays
+from harness.runs.small_files import keep_arrays, kept_arrays
 
 FORMAT = 1
 """Of the kept columns: another one makes them anew."""
@@ -25,7 +24,7 @@ def annotations(root: NuScenesRoot, split: str) -> tuple[Split, Annotations]:
     root.check_split(split)
     place = hashlib.sha256(f"{root.path.resolve()}\n{root.version}\n{split}".encode()).hexdigest()[:24]
     path = platformdirs.user_cache_path("crossbev") / "annotations" / f"{place}.npz"
-    known = hashlib.sha256(f"{FORMAT}\n{root.state()}\n{root.splits()[split]}".encode()).hexdigest()
+    known = hashlib.sha256(f"{root.state()}\n{root.splits()[split]}".encode()).hexdigest()
     split_and_truth = _cached(path, known)
     if split_and_truth is None:
         tokens = root.tokens(split)
@@ -62,7 +61,8 @@ def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annot
             boxes.append(
                 {
                     **{key: annotation[key] for key in ("translation", "size", "rotation")},
-                    "velocity": velocity[:2],
+                    "velocity": velocity[:2].tolist(),
+                    "sample_token": token,
                     "detection_name": name,
                     "detection_score": -1.0,
                     "attribute_name": next((attributes[key] for key in annotation["attribute_tokens"]), ""),
@@ -89,17 +89,13 @@ def _level(nusc: NuScenes, token: str) -> int:
 
 def _cached(path: Path, known: str) -> tuple[Split, Annotations] | None:
     """What an earlier call left, unless it is of other tables or was damaged since."""
-    try:
-        arrays = read_arrays(path, "annotations") or {}
-        if str(arrays.get("known")) != known:
-            return None
-        parts = {
-            kind: {field.name: arrays[f"{kind.__name__}.{field.name}"] for field in fields(kind)}
-            for kind in (Split, Annotations)
-        }
-    # In the cache folder, which is no run's: they are made again.
-    except (Damaged, KeyError):
+    stored = kept_arrays(path, FORMAT)
+    if stored is None or stored[0] != {"known": known}:
         return None
+    parts = {
+        kind: {field.name: stored[1][f"{kind.__name__}.{field.name}"] for field in fields(kind)}
+        for kind in (Split, Annotations)
+    }
     tokens = tuple(parts[Split].pop("tokens").tolist())
     return Split(tokens=tokens, **parts[Split]), Annotations(**parts[Annotations])
 
@@ -112,7 +108,7 @@ def _store(path: Path, known: str, split: Split, truth: Annotations) -> None:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(path, {"known": np.array(known), **arrays}, packed=False)
+        keep_arrays(path, FORMAT, {"known": known}, **arrays)
     except OSError as error:
         # A score does not depend on it.
         logging.getLogger(__name__).warning("the annotations cannot be kept in %s: %s", path, error.strerror)

@@ -8,7 +8,7 @@ have the false positives of all. AP is that of the threshold of the true-positiv
 configurations, in the mean over the classes that the band has.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -83,10 +83,9 @@ def precision_by_band(
             continue
         total, classes = np.zeros(len(copies)), np.zeros(len(copies))
         part = rankings(without(base, outside | ((band_of != number) & (band_of != EVERY)), ~inside), config)
-        for ranked, among in zip(part, all_rankings, strict=True):
+        for ranked, every in zip(part, all_rankings, strict=True):
             if ranked.truths.any():
-                shared = replace(ranked, among=among.truths) if by.shared else ranked
-                total += recounted(shared, config, copies)[0]
+                total += recounted(ranked, config, copies, every.truths if by.shared else None)[0]
                 classes += copies @ ranked.truths > 0
         precision[band] = np.divide(total, classes, out=np.full(len(copies), np.nan), where=classes > 0)
     return precision

@@ -9,8 +9,8 @@ import numpy as np
 from nuscenes.eval.detection.constants import DETECTION_NAMES, TP_METRICS
 from nuscenes.eval.detection.data_classes import DetectionConfig
 
-from harness.evaluate.box_loops import resample
-from harness.evaluate.metrics import ERRORS, RECALLS, UNDEFINED, Matched, Ranking, ranking
+from harness.evaluate.box_loops import Ranking, resample
+from harness.evaluate.metrics import ERRORS, RECALLS, UNDEFINED, Matched, ranking
 
 DRAWS = 1000
 
@@ -53,24 +53,18 @@ def resampled(matched: Matched, config: DetectionConfig, copies: np.ndarray) -> 
     return {"mAP": mean, "NDS": nds, **errors, **{f"AP/{name}": values for name, values in precision.items()}}
 
 
-def recounted(ranked: Ranking, config: DetectionConfig, copies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AP, (draws,), and the ranking's mean errors, (errors, draws), in each draw."""
-    ap, means = np.empty(len(copies)), np.empty((ranked.errors.shape[1], len(copies)))
+def recounted(
+    ranked: Ranking, config: DetectionConfig, copies: np.ndarray, among: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """AP, (draws,), and the ranking's mean errors, (errors, draws), in each draw.
+
+    Args:
+        ranked: The predictions of a class.
+        config: Of the metrics.
+        copies: The draws.
+        among: int64 (scenes,): annotations that share the false positives with these; if None, these have them alone.
+    """
     share = np.ones(len(copies))
-    if ranked.among is not None:
-        share = (copies @ ranked.truths) / np.maximum(copies @ ranked.among, 1)
-    resample(
-        ranked.hits,
-        ranked.score,
-        ranked.scene,
-        ranked.errors,
-        ranked.truths,
-        share,
-        copies,
-        RECALLS,
-        round(100 * config.min_recall) + 1,
-        config.min_precision,
-        ap,
-        means,
-    )
-    return ap, means
+    if among is not None:
+        share = (copies @ ranked.truths) / np.maximum(copies @ among, 1)
+    return resample(ranked, share, copies, RECALLS, round(100 * config.min_recall) + 1, config.min_precision)

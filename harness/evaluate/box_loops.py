@@ -1,7 +1,7 @@
 """Loops over boxes that numba compiles; nothing else, as it cannot compile functions whose types the tests check."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -16,31 +16,39 @@ def _compiled(loop: Callable[..., Any]) -> Any:
         return njit(nogil=True)(loop)
 
 
+class Places(NamedTuple):
+    """Where boxes are, and what."""
+
+    center: np.ndarray
+    """float64 (n, 3); only the ground plane counts."""
+    sample: np.ndarray
+    """int64 (n,): number of the sample of each."""
+    label: np.ndarray
+    """int64 (n,): number of the class of each."""
+
+
 @_compiled
 def match_groups(
-    truth_xy: np.ndarray,
-    truth_group: np.ndarray,
-    predicted_xy: np.ndarray,
-    predicted_group: np.ndarray,
-    order: np.ndarray,
-    groups: int,
-    thresholds: np.ndarray,
-    matches: np.ndarray,
-) -> None:
-    """Give each prediction the nearest annotation of its group that no better one has, if it is near enough.
+    truth: Places, predicted: Places, order: np.ndarray, samples: int, classes: int, thresholds: np.ndarray
+) -> np.ndarray:
+    """The annotation that each prediction finds: the nearest of its sample and class that no better one has.
 
     Args:
-        truth_xy: Centres of the annotations.
-        truth_group: Number of the group of each.
-        predicted_xy: Centres of the predictions.
-        predicted_group: Number of the group of each.
-        order: Indices of those that count, the best first.
-        groups: How many there are.
+        truth: The annotations.
+        predicted: The predictions.
+        order: Indices of the predictions that count, the best first.
+        samples: How many there are.
+        classes: How many there are.
         thresholds: Distances under which a match counts, each matched on its own.
-        matches: int64 (thresholds, predictions), all -1; filled with indices of annotations.
+
+    Returns:
+        int64 (thresholds, predictions): indices of annotations, or -1.
     """
-    truth_start, truth_order = grouped(truth_group, np.arange(len(truth_group)), groups)
-    predicted_start, predicted_order = grouped(predicted_group, order, groups)
+    matches = np.full((len(thresholds), len(predicted.label)), -1, dtype=np.int64)
+    groups = samples * classes
+    every = np.arange(len(truth.label))
+    truth_start, truth_order = grouped(truth.sample * classes + truth.label, every, groups)
+    predicted_start, predicted_order = grouped(predicted.sample * classes + predicted.label, order, groups)
     longest = 0
     for group in range(groups):
         longest = max(longest, truth_start[group + 1] - truth_start[group])
@@ -53,8 +61,8 @@ def match_groups(
         taken[:, :count] = False
         for row in predicted_order[predicted_start[group] : predicted_start[group + 1]]:
             for candidate in range(count):
-                dx = predicted_xy[row, 0] - truth_xy[truth_order[first + candidate], 0]
-                dy = predicted_xy[row, 1] - truth_xy[truth_order[first + candidate], 1]
+                dx = predicted.center[row, 0] - truth.center[truth_order[first + candidate], 0]
+                dy = predicted.center[row, 1] - truth.center[truth_order[first + candidate], 1]
                 distance[candidate] = np.sqrt(dx * dx + dy * dy)
             for number in range(len(thresholds)):
                 best, nearest = -1, np.inf
@@ -64,43 +72,34 @@ def match_groups(
                 if nearest < thresholds[number]:
                     taken[number, best] = True
                     matches[number, row] = truth_order[first + best]
+    return matches
 
 
 @_compiled
-def find_nearest(
-    truth_xy: np.ndarray,
-    truth_sample: np.ndarray,
-    truth_label: np.ndarray,
-    predicted_xy: np.ndarray,
-    predicted_sample: np.ndarray,
-    predicted_label: np.ndarray,
-    samples: int,
-    nearest: np.ndarray,
-    distance: np.ndarray,
-) -> None:
+def find_nearest(truth: Places, predicted: Places, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """The nearest annotation of a prediction's own class, and the nearest of any other, in its sample.
 
     Args:
-        truth_xy: Centres of the annotations.
-        truth_sample: Number of the sample of each.
-        truth_label: Number of the class of each.
-        predicted_xy: Centres of the predictions.
-        predicted_sample: Number of the sample of each.
-        predicted_label: Number of the class of each.
+        truth: The annotations.
+        predicted: The predictions.
         samples: How many there are.
-        nearest: int64 (2, predictions), all -1; filled with indices of annotations, of its own class first.
-        distance: float64 (2, predictions), all infinite; filled with metres.
+
+    Returns:
+        int64 (2, predictions): indices of annotations, of its own class first, or -1; and how far they are, metres.
     """
-    start, members = grouped(truth_sample, np.arange(len(truth_sample)), samples)
-    for i in range(len(predicted_sample)):
-        sample = predicted_sample[i]
+    nearest = np.full((2, len(predicted.label)), -1, dtype=np.int64)
+    distance = np.full((2, len(predicted.label)), np.inf)
+    start, members = grouped(truth.sample, np.arange(len(truth.sample)), samples)
+    for i in range(len(predicted.sample)):
+        sample = predicted.sample[i]
         for candidate in members[start[sample] : start[sample + 1]]:
-            other = int(truth_label[candidate] != predicted_label[i])
-            dx = predicted_xy[i, 0] - truth_xy[candidate, 0]
-            dy = predicted_xy[i, 1] - truth_xy[candidate, 1]
+            other = int(truth.label[candidate] != predicted.label[i])
+            dx = predicted.center[i, 0] - truth.center[candidate, 0]
+            dy = predicted.center[i, 1] - truth.center[candidate, 1]
             gap = np.sqrt(dx * dx + dy * dy)
             if gap < distance[other, i]:
                 nearest[other, i], distance[other, i] = candidate, gap
+    return nearest, distance
 
 
 @_compiled
@@ -130,42 +129,44 @@ def _last_present(i: int, scene: np.ndarray, copies: np.ndarray) -> int:
     return max(i, 0)
 
 
+class Ranking(NamedTuple):
+    """The predictions of one class, best first, and what they found at one threshold: what curves are made of."""
+
+    hits: np.ndarray
+    """int64 (true positives,): which of them are true positives."""
+    score: np.ndarray
+    """float64 (n,)."""
+    scene: np.ndarray
+    """int32 (n,): number of its scene."""
+    errors: np.ndarray
+    """float64 (true positives, 5 or 0): in the order of the devkit's TP_METRICS; NaN is left out of means."""
+    truths: np.ndarray
+    """int64 (scenes,): annotations of each scene."""
+
+
 @_compiled
 def curve(
-    hits: np.ndarray,
-    score: np.ndarray,
-    scene: np.ndarray,
-    errors: np.ndarray,
-    copies: np.ndarray,
-    truths: int,
-    share: float,
-    recalls: np.ndarray,
-    precision: np.ndarray,
-    confidence: np.ndarray,
-    means: np.ndarray,
-) -> None:
+    ranked: Ranking, copies: np.ndarray, truths: int, share: float, recalls: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Precision, confidence and mean errors over recall as the devkit has them, had scenes been there several times.
 
     The devkit interpolates between the points that the predictions make one by one; one pass needs only the last point
     and the present one.
 
     Args:
-        hits: int64 (hits,): which predictions, the best first, are true positives.
-        score: float64 (n,).
-        scene: int32 (n,): number of the scene.
-        errors: float64 (hits, e): of the true positives; NaN is left out of means.
+        ranked: The predictions.
         copies: int64 (scenes,): how often each scene is there.
         truths: Annotations, copies counted.
         share: What a false positive counts; 1 for the devkit's precision.
         recalls: float64 (g,): where the curves are asked for, ascending.
-        precision: float64 (g,); filled.
-        confidence: float64 (g,); filled.
-        means: float64 (e, g); filled.
+
+    Returns:
+        float64 (g,), (g,) and (e, g).
     """
-    precision[:] = 0.0
-    confidence[:] = 0.0
-    means[:] = 1.0
+    hits, score, scene, errors, _ = ranked
     kinds = errors.shape[1]
+    precision, confidence = np.zeros(len(recalls)), np.zeros(len(recalls))
+    means = np.ones((kinds, len(recalls)))
     # Mean error after the first and after the last true positive of each score: the devkit interpolates over scores.
     levels = np.empty(len(errors) if kinds else 0)
     first = np.empty((len(levels), kinds))
@@ -212,7 +213,7 @@ def curve(
                     if fresh:
                         first[level, kind] = last[level, kind]
     if true == 0:
-        return
+        return precision, confidence, means
     for j in range(after, len(scene)):
         false += copies[scene[j]]
     before = score[_last_present(len(scene) - 1, scene, copies)]
@@ -238,50 +239,34 @@ def curve(
             else:
                 slope = (last[low - 1, kind] - first[low, kind]) / (levels[low - 1] - levels[low])
                 means[kind, at] = slope * (confidence[at] - levels[low]) + first[low, kind]
+    return precision, confidence, means
 
 
 @_compiled
 def resample(
-    hits: np.ndarray,
-    score: np.ndarray,
-    scene: np.ndarray,
-    errors: np.ndarray,
-    truths: np.ndarray,
-    share: np.ndarray,
-    copies: np.ndarray,
-    recalls: np.ndarray,
-    begin: int,
-    min_precision: float,
-    ap: np.ndarray,
-    means: np.ndarray,
-) -> None:
+    ranked: Ranking, share: np.ndarray, copies: np.ndarray, recalls: np.ndarray, begin: int, min_precision: float
+) -> tuple[np.ndarray, np.ndarray]:
     """AP and true-positive errors of one class at one threshold, for many draws of scenes.
 
     Args:
-        hits: As for `curve`.
-        score: As for `curve`.
-        scene: As for `curve`.
-        errors: As for `curve`.
-        truths: int64 (scenes,): annotations of each scene.
+        ranked: The predictions.
         share: float64 (draws,): as for `curve`.
         copies: int64 (draws, scenes).
         recalls: As for `curve`.
         begin: First recall that counts.
         min_precision: What is taken off precisions.
-        ap: float64 (draws,); filled.
-        means: float64 (e, draws); filled.
+
+    Returns:
+        float64 (draws,) and (e, draws).
     """
-    precision, confidence = np.empty(len(recalls)), np.empty(len(recalls))
-    curves = np.empty((errors.shape[1], len(recalls)))
+    ap, means = np.zeros(len(copies)), np.ones((ranked.errors.shape[1], len(copies)))
     for draw in range(len(copies)):
         positives = 0
-        for number in range(len(truths)):
-            positives += copies[draw, number] * truths[number]
+        for number in range(len(ranked.truths)):
+            positives += copies[draw, number] * ranked.truths[number]
         if positives == 0:
-            ap[draw] = 0.0
-            means[:, draw] = 1.0
             continue
-        curve(hits, score, scene, errors, copies[draw], positives, share[draw], recalls, precision, confidence, curves)
+        precision, confidence, curves = curve(ranked, copies[draw], positives, share[draw], recalls)
         total = 0.0
         for at in range(begin, len(recalls)):
             total += max(precision[at] - min_precision, 0.0)
@@ -289,5 +274,6 @@ def resample(
         end = len(recalls)
         while end > 0 and confidence[end - 1] == 0.0:
             end -= 1
-        for kind in range(errors.shape[1]):
+        for kind in range(len(curves)):
             means[kind, draw] = curves[kind, begin:end].mean() if end > begin else 1.0
+    return ap, means

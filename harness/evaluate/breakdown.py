@@ -22,8 +22,8 @@ from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig
 
 from harness.evaluate.bootstrap import recounted
-from harness.evaluate.box_loops import find_nearest
-from harness.evaluate.metrics import Matched, Ranking, ranking
+from harness.evaluate.box_loops import Ranking, find_nearest
+from harness.evaluate.metrics import Matched, ranking
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 
@@ -67,19 +67,7 @@ def error_kinds(matched: Matched, config: DetectionConfig) -> tuple[np.ndarray, 
         int64 (predictions,), and int64 (2, predictions): the nearest annotation of its class, and of another; or -1.
     """
     truth, predicted = matched.truth, matched.predicted
-    nearest = np.full((2, len(predicted)), -1, dtype=np.int64)
-    distance = np.full((2, len(predicted)), np.inf)
-    find_nearest(
-        truth.center,
-        truth.sample,
-        truth.label,
-        predicted.center,
-        predicted.sample,
-        predicted.label,
-        len(matched.split.tokens),
-        nearest,
-        distance,
-    )
+    nearest, distance = find_nearest(truth.places, predicted.places, len(matched.split.tokens))
     near = distance < config.dist_th_tp
     close = distance < 2 * config.dist_th_tp
     conditions = {"duplicate": near[0], "classification": near[1], "localisation": close[0], "both": close[1]}

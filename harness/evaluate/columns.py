@@ -1,12 +1,13 @@
 """Boxes of a whole split as columns, made of nuScenes' mappings, checked and filtered as the devkit does."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
-from numbers import Real
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
 from nuscenes.eval.detection.data_classes import DetectionConfig
@@ -15,12 +16,12 @@ from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
 
 from harness.errors import InputError, unknown
+from harness.evaluate.box_loops import Places
 
 _LABELS = {name: number for number, name in enumerate(DETECTION_NAMES)}
 _ATTRIBUTES = {"": -1} | {name: number for number, name in enumerate(ATTRIBUTE_NAMES)}
 _AT_ONCE = 500
 """Boxes that are turned to columns together: as lists they would fill the memory."""
-_LISTS = {list, tuple, np.ndarray}
 _IN_RACKS = [_LABELS["bicycle"], _LABELS["motorcycle"]]
 
 
@@ -49,9 +50,14 @@ class BoxColumns:
         """Number of boxes."""
         return len(self.sample)
 
+    @property
+    def places(self) -> Places:
+        """Where they are, and what, for compiled loops."""
+        return Places(self.center, self.sample, self.label)
+
     def where(self, chosen: np.ndarray) -> Self:
         """The boxes of a mask, or of indices."""
-        return type(self)(**{name: getattr(self, name)[chosen] for name in _names(type(self))})
+        return type(self)(**{name: values[chosen] for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,7 @@ class Annotations(BoxColumns):
     @classmethod
     def of(cls, boxes: BoxColumns, lidar_points: np.ndarray, visibility: np.ndarray) -> Self:
         """The boxes with that."""
-        box_fields = {name: getattr(boxes, name) for name in _names(BoxColumns)}
-        return cls(**box_fields, lidar_points=lidar_points, visibility=visibility)
+        return cls(**vars(boxes), lidar_points=lidar_points, visibility=visibility)
 
 
 @dataclass(frozen=True)
@@ -88,10 +93,6 @@ class Split:
     def scenes(self) -> int:
         """Number of scenes."""
         return int(self.scene.max(initial=-1)) + 1
-
-
-def _names(kind: type[BoxColumns]) -> list[str]:
-    return [field.name for field in fields(kind)]
 
 
 def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool = True) -> BoxColumns:
@@ -123,7 +124,6 @@ def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool 
             raise InputError(f"sample {token}: its boxes are no list")
         if len(boxes) > max_boxes:
             raise InputError(f"sample {token} has {len(boxes)} boxes; at most {max_boxes} are allowed")
-        _require_same_sample(boxes, token)
         chunk += boxes
         sample_of += [numbers[token]] * len(boxes)
         if len(chunk) > _AT_ONCE:
@@ -134,20 +134,22 @@ def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool 
     return all_boxes
 
 
-def _require_same_sample(boxes: list[Any], token: str) -> None:
-    """Raise where a box names another sample than the one that it is listed for: there the devkit would match it."""
-    try:
-        if [box["sample_token"] for box in boxes].count(token) == len(boxes):
-            return
-    except (KeyError, TypeError):
-        pass
-    wrong = next(what for box in boxes if (what := _what_is_wrong(box, token)))
-    raise InputError(f"sample {token}: {wrong}")
-
-
 def concatenated(parts: Sequence[BoxColumns]) -> BoxColumns:
     """The boxes of all parts."""
-    return BoxColumns(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in _names(BoxColumns)})
+    return BoxColumns(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+class _Box(msgspec.Struct, gc=False):
+    """A box as nuScenes writes it."""
+
+    translation: tuple[float, float, float]
+    size: tuple[float, float, float]
+    rotation: tuple[float, float, float, float]
+    velocity: tuple[float, float]
+    detection_name: str
+    detection_score: float
+    attribute_name: str
+    sample_token: Any = None
 
 
 def columns(sample: Sequence[int], boxes: Sequence[Any], tokens: Sequence[str]) -> BoxColumns:
@@ -158,70 +160,53 @@ def columns(sample: Sequence[int], boxes: Sequence[Any], tokens: Sequence[str]) 
         boxes: Mappings with nuScenes' fields.
         tokens: Of the samples, to say where a box cannot be read.
     """
-
-    def floats(name: str, *shape: int) -> np.ndarray:
-        values = [box[name] for box in boxes]
-        try:
-            if shape and (set(map(type, values)) - _LISTS or set(map(len, values)) - set(shape)):
-                raise ValueError("no list, or of another length")
-            flat = list(chain.from_iterable(values)) if shape else values
-            if not all(map(_is_number, set(map(type, flat)))):
-                raise ValueError("no numbers")
-            return np.fromiter(flat, dtype=np.float64, count=len(flat)).reshape(-1, *shape)
-        except (TypeError, ValueError, OverflowError):
-            number, value = next((n, value) for n, value in enumerate(values) if not _fits(value, shape))
-            shown = f"{name} of a box has another shape or type than nuScenes': {value!r}"
-            raise InputError(f"sample {tokens[sample[number]]}: {shown[:200]}") from None
-
     try:
-        label = [_LABELS[box["detection_name"]] for box in boxes]
-        attribute = [_ATTRIBUTES[box["attribute_name"]] for box in boxes]
-        rotation = floats("rotation", 4)
-        length = np.sqrt((rotation**2).sum(axis=1, keepdims=True))
-        return BoxColumns(
-            sample=np.array(sample, dtype=np.int64),
-            label=np.array(label, dtype=np.int64),
-            center=floats("translation", 3),
-            size=floats("size", 3),
-            # Of a rotation without length or with an infinite one there is no yaw.
-            yaw=_yaw(np.divide(rotation, length, out=np.full_like(rotation, np.nan), where=length > 0)),
-            velocity=floats("velocity", 2),
-            attribute=np.array(attribute, dtype=np.int64),
-            score=floats("detection_score"),
-        )
-    except (KeyError, TypeError) as error:
-        number, wrong = next((n, what) for n, box in enumerate(boxes) if (what := _what_is_wrong(box)))
-        raise InputError(f"sample {tokens[sample[number]]}: {wrong}") from error
+        read = msgspec.convert(boxes, list[_Box])
+    except msgspec.ValidationError as error:
+        place = re.search(r"\$\[(\d+)\]\.?(\w*)", str(error))
+        assert place is not None, "msgspec says where it is"
+        wrong = _what_is_wrong(boxes[int(place[1])], place[2])
+        raise InputError(f"sample {tokens[sample[int(place[1])]]}: {wrong}") from error
+    values = dict.fromkeys(_Box.__struct_fields__, ()) | dict(
+        zip(_Box.__struct_fields__, zip(*map(msgspec.structs.astuple, read), strict=True), strict=False)
+    )
+    for name, known in (("detection_name", _LABELS), ("attribute_name", _ATTRIBUTES)):
+        if strangers := set(values[name]) - known.keys():
+            number = next(n for n, value in enumerate(values[name]) if value in strangers)
+            raise InputError(f"sample {tokens[sample[number]]}: {unknown(name, values[name][number], known)}")
+    # Where a box names another sample than the one that it is listed for, there the devkit would match it.
+    for number, named in zip(sample, values["sample_token"], strict=True):
+        if named != tokens[number]:
+            raise InputError(
+                f"sample {tokens[number]}: a box has sample_token {named!r}, which has to be that of its sample"
+            )
+
+    def floats(name: str, shape: int) -> np.ndarray:
+        return np.fromiter(chain.from_iterable(values[name]), np.float64, shape * len(read)).reshape(-1, shape)
+
+    rotation = floats("rotation", 4)
+    length = np.sqrt((rotation**2).sum(axis=1, keepdims=True))
+    return BoxColumns(
+        sample=np.array(sample, dtype=np.int64),
+        label=np.array([_LABELS[name] for name in values["detection_name"]], dtype=np.int64),
+        center=floats("translation", 3),
+        size=floats("size", 3),
+        # Of a rotation without length or with an infinite one there is no yaw.
+        yaw=_yaw(np.divide(rotation, length, out=np.full_like(rotation, np.nan), where=length > 0)),
+        velocity=floats("velocity", 2),
+        attribute=np.array([_ATTRIBUTES[name] for name in values["attribute_name"]], dtype=np.int64),
+        score=np.array(values["detection_score"], dtype=np.float64),
+    )
 
 
-def _is_number(kind: type) -> bool:
-    return issubclass(kind, Real) and kind is not bool
-
-
-def _fits(value: Any, shape: tuple[int, ...]) -> bool:
-    elements = value if shape and type(value) in _LISTS else [value]
-    if not all(_is_number(type(element)) for element in elements):
-        return False
-    try:
-        return np.array(value, dtype=np.float64).shape == shape
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
-def _what_is_wrong(box: Any, token: str | None = None) -> str:
-    """Of a box that cannot be read, or that is not of the sample with this token; nothing of one that is well."""
-    needed = ("translation", "size", "rotation", "velocity", "detection_name", "detection_score", "attribute_name")
+def _what_is_wrong(box: Any, name: str) -> str:
+    """Of a box that cannot be read; `name` is that of a field with a wrong value, empty where one is missing."""
+    needed = [field.name for field in msgspec.structs.fields(_Box) if field.required]
     if not isinstance(box, Mapping):
         return f"a box is {type(box).__name__}, not a mapping with {', '.join(needed)}"
-    for name in needed:
-        if name not in box:
-            return f"a box lacks {name}"
-    if token is not None and box.get("sample_token") != token:
-        return f"a box has sample_token {box.get('sample_token')!r}, which has to be that of its sample"
-    for name, known in (("detection_name", _LABELS), ("attribute_name", _ATTRIBUTES)):
-        if not isinstance(box[name], str) or box[name] not in known:
-            return unknown(name, str(box[name]), known)
-    return ""
+    if not name:
+        return f"a box lacks {next(name for name in needed if name not in box)}"
+    return f"{name} of a box has another shape or type than nuScenes': {box[name]!r}"[:200]
 
 
 def _yaw(rotation: np.ndarray) -> np.ndarray:

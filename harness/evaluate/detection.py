@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_v
 
 from detectors.spec import Spec, each_once
 from harness.data.root import NuScenesRoot
+from harness.data.tables import read_json
 from harness.errors import InputError
 from harness.evaluate.annotations import annotations
 from harness.evaluate.bootstrap import draws, resampled
@@ -63,19 +64,15 @@ class _ConfigFile(Spec):
 
 def read_config(path: Path) -> DetectionConfig:
     """A detection configuration in the devkit's format; InputError where it is none."""
+    content = read_json(path)
     try:
-        content = json.loads(path.read_bytes())
         _ConfigFile.model_validate(content)
-        return DetectionConfig.deserialize(content)
-    except OSError as error:
-        raise InputError(f"detection configuration {path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first_error = error.errors()[0]
         at = ".".join(str(part) for part in first_error["loc"])
         message = first_error["msg"].removeprefix("Value error, ")
         raise InputError(f"detection configuration {path}: {at + ': ' if at else ''}{message}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"detection configuration {path} is no JSON: {error}") from error
+    return DetectionConfig.deserialize(content)
 
 
 def score(

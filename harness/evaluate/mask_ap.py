@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detectors.geometry.boxes import CLASSES
-from harness.data.masks import encode
+from harness.data.masks import coco_rows
 
 SMALLEST_PX = 64
 """Objects of fewer pixels count neither as missed nor as false alarms."""
@@ -35,9 +35,10 @@ def mask_ap(pairs: Iterable[tuple[Truth, Found]]) -> dict[str, float]:
     results: list[dict] = []
     for number, (truth, predicted) in enumerate(pairs, start=1):
         images.append({"id": number, "height": truth[0].shape[1], "width": truth[0].shape[2]})
-        for row in _rows(number, *truth):
+        for _, row in coco_rows(number, *truth):
             annotations.append(row | {"id": len(annotations) + 1, "iscrowd": 0})
-        results += _rows(number, *predicted)
+        masks, labels, scores = predicted
+        results += [row | {"score": float(scores[i])} for i, row in coco_rows(number, masks, labels)]
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
     # It prints its progress and its table.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -52,27 +53,12 @@ def mask_ap(pairs: Iterable[tuple[Truth, Found]]) -> dict[str, float]:
     # overlap, recall, class, area, most; -1 where a class has no truth.
     precision = np.where(evaluation.eval["precision"] < 0, np.nan, evaluation.eval["precision"])[..., 0, 0]
     by_class = precision.mean(axis=1)
-    known = ~np.isnan(by_class[0])
-    measured = {"AP": float(by_class[:, known].mean()), "AP50": float(by_class[0, known].mean())} if known.any() else {}
+    known = by_class[:, ~np.isnan(by_class[0])]
     return {
-        "AP": measured.get("AP", float("nan")),
-        "AP50": measured.get("AP50", float("nan")),
+        "AP": float(known.mean()) if known.size else float("nan"),
+        "AP50": float(known[0].mean()) if known.size else float("nan"),
         **{f"AP50/{name}": float(value) for name, value in zip(CLASSES, by_class[0], strict=True)},
     }
-
-
-def _rows(image: int, masks: Masks, labels: np.ndarray, scores: np.ndarray | None = None) -> list[dict]:
-    # Without a bounding box: pycocotools would take the area of a result from that.
-    rows = []
-    for index in np.flatnonzero(masks.any(axis=(1, 2))):
-        row = {
-            "image_id": image,
-            "category_id": int(labels[index]) + 1,
-            "segmentation": encode(masks[index]),
-            "area": int(masks[index].sum()),
-        }
-        rows.append(row if scores is None else row | {"score": float(scores[index])})
-    return rows
 
 
 def _nothing(reference: COCO) -> COCO:

@@ -13,9 +13,8 @@ from nuscenes.eval.detection.data_classes import (
     DetectionMetrics,
 )
 
-from harness.evaluate.box_loops import curve, grouped
+from harness.evaluate.box_loops import Ranking, curve, grouped, match_groups
 from harness.evaluate.columns import Annotations, BoxColumns, Split, scored
-from harness.evaluate.matching import best_first, match
 
 ERRORS = {
     "mATE": "trans_err",
@@ -54,27 +53,12 @@ def compare(split: Split, truth: Annotations, predicted: BoxColumns, config: Det
     if config.dist_fcn != "center_distance":
         raise ValueError(f"only center_distance is known, not {config.dist_fcn!r}")
     truth = truth.where(scored(truth, split, config))
-    order = best_first(predicted.score, scored(predicted, split, config))
-    matches = match(truth, predicted, order, np.array(config.dist_ths, float), len(DETECTION_NAMES))
+    # Of equal scores the later first, as the devkit sorts.
+    later_first = scored(predicted, split, config).nonzero()[0][::-1]
+    order = later_first[np.argsort(-predicted.score[later_first], kind="stable")]
+    samples, classes, thresholds = len(split.tokens), len(DETECTION_NAMES), np.array(config.dist_ths, dtype=np.float64)
+    matches = match_groups(truth.places, predicted.places, order, samples, classes, thresholds)
     return Matched(split, truth, predicted, matches, order)
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The predictions of one class, best first, and what they found at one threshold: what curves are made of."""
-
-    hits: np.ndarray
-    """int64 (true positives,): which of them are true positives."""
-    score: np.ndarray
-    """float64 (n,)."""
-    scene: np.ndarray
-    """int32 (n,): number of its scene."""
-    errors: np.ndarray
-    """float64 (true positives, 5 or 0): in the order of the devkit's TP_METRICS."""
-    truths: np.ndarray
-    """int64 (scenes,): annotations of each scene."""
-    among: np.ndarray | None = None
-    """int64 (scenes,): annotations that share the false positives with these; None where these have them alone."""
 
 
 def ranking(matched: Matched, label: int, matches: np.ndarray, with_errors: bool = False) -> Ranking:
@@ -122,22 +106,8 @@ RECALLS = np.linspace(0, 1, DetectionMetricData.nelem)
 
 def _curve(ranked: Ranking) -> DetectionMetricData:
     """Precision, confidence and errors at 101 recalls, of one class at one threshold."""
-    precision, confidence = np.empty(len(RECALLS)), np.empty(len(RECALLS))
-    means = np.empty((len(TP_METRICS), len(RECALLS)))
-    copies, truths = np.ones(len(ranked.truths), dtype=np.int64), ranked.truths.sum()
-    curve(
-        ranked.hits,
-        ranked.score,
-        ranked.scene,
-        ranked.errors,
-        copies,
-        truths,
-        1.0,
-        RECALLS,
-        precision,
-        confidence,
-        means,
-    )
+    copies = np.ones(len(ranked.truths), dtype=np.int64)
+    precision, confidence, means = curve(ranked, copies, ranked.truths.sum(), 1.0, RECALLS)
     errors = dict(zip(TP_METRICS, means, strict=True))
     return DetectionMetricData(recall=RECALLS, precision=precision, confidence=confidence, **errors)
 

@@ -11,7 +11,6 @@ from detectors.geometry.boxes import CLASSES
 from harness.console import count_progress, print_table
 from harness.data.nuimages import AnnotatedImage, NuImagesRoot, read_annotated
 from harness.data.sensor_files import check_sensor_file
-from harness.errors import InputError
 
 SHOWN = 8
 """Images of a picture."""
@@ -65,9 +64,3 @@ def _check(images: list[AnnotatedImage], fast: bool, show: Callable[[int, int], 
                 pixels[label].append(count)
         show(done, len(images))
     return pixels
-
-
-def check_no_sample(sample: str | None) -> None:
-    """Raise InputError where a sample of a nuImages root is asked for, whose pictures show several."""
-    if sample is not None:
-        raise InputError("--sample is for nuScenes roots; of images, --picture draws some of a split")

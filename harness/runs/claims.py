@@ -12,7 +12,7 @@ from pydantic import Field
 
 from detectors.spec import Spec
 from harness.errors import InputError
-from harness.runs.folder import JOB_ID, atomic_write
+from harness.runs.folder import JOB_ID, atomic_write, make_folder
 from harness.runs.locks import FileLock
 
 
@@ -64,10 +64,7 @@ class Claims:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Nobody else writes a claim for as long as the block lasts."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"folder {self._folder} cannot be made: {error.strerror}") from error
+        make_folder(self._folder)
         with FileLock(self._folder / ".lock"):
             yield
 

@@ -15,7 +15,7 @@ from filelock import Timeout
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.errors import InputError
-from harness.runs.locks import FileLock
+from harness.runs.locks import FileLock, is_held
 
 JOB_ID = "[0-9a-f]" * 16
 """What a job's id, and so a run folder, is called: a pattern for globs and regular expressions alike."""
@@ -111,81 +111,36 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def order(self) -> Path:
+        self.order = path / "job.json"
         """What to do."""
-        return self.path / "job.json"
-
-    @property
-    def result_file(self) -> Path:
+        self.result_file = path / "result.json"
         """What came of it, once it is done."""
-        return self.path / "result.json"
-
-    @property
-    def failure_file(self) -> Path:
+        self.failure_file = path / "failure.json"
         """Why the last attempt failed."""
-        return self.path / "failure.json"
-
-    @property
-    def step_log(self) -> Path:
+        self.step_log = path / "metrics.jsonl"
         """Its metrics, a line a step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def summary(self) -> Path:
+        self.summary = path / "metrics_summary.json"
         """Its score, as the devkit writes it."""
-        return self.path / "metrics_summary.json"
-
-    @property
-    def lock(self) -> Path:
+        self.lock = path / "lock"
         """What a process holds that owns the folder."""
-        return self.path / "lock"
-
-    @property
-    def model(self) -> Path:
+        self.model = path / "model.safetensors"
         """The detector's weights."""
-        return self.path / "model.safetensors"
-
-    @property
-    def labels(self) -> Path:
+        self.labels = path / "labels"
         """Folder of an image teacher's pseudo labels."""
-        return self.path / "labels"
-
-    @property
-    def state(self) -> Path:
+        self.state = path / "state.pt"
         """What an interrupted training continues from."""
-        return self.path / "state.pt"
-
-    @property
-    def log(self) -> Path:
+        self.log = path / "log.txt"
         """What the worker printed."""
-        return self.path / "log.txt"
-
-    @property
-    def draws(self) -> Path:
+        self.draws = path / "draws.npz"
         """Its metrics in draws of scenes."""
-        return self.path / "draws.npz"
-
-    @property
-    def history(self) -> Path:
+        self.history = path / "history.npz"
         """Its training in a few parts."""
-        return self.path / "history.npz"
-
-    @property
-    def analysis(self) -> Path:
+        self.analysis = path / "analysis.npz"
         """What its errors cost and AP by class and distance, in draws of scenes."""
-        return self.path / "analysis.npz"
-
-    @property
-    def latency(self) -> Path:
+        self.latency = path / "latency.json"
         """How long it takes a sample."""
-        return self.path / "latency.json"
-
-    @property
-    def predictions(self) -> Path:
+        self.predictions = path / "predictions.json"
         """Its boxes as a nuScenes result file."""
-        return self.path / "predictions.json"
 
     def alignment(self, teacher: str) -> Path:
         """How like the detector of another job it is."""
@@ -290,40 +245,31 @@ class RunFolder:
             Busy: Another process owns it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.lock)
         try:
-            lock.acquire(timeout=0)
+            held = FileLock(self.lock).acquire(timeout=0)
         except Timeout as error:
             raise Busy(f"run folder {self.path} is in use by another process") from error
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     def in_use(self) -> bool:
         """Whether a process owns the folder; asking leaves no trace in it."""
-        if not self.lock.is_file():
-            return False
-        lock = FileLock(self.lock)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
+            return self.lock.is_file() and is_held(self.lock)
         except PermissionError:
             return False  # another user's folder: who may not write there cannot ask
-        lock.release()
-        return False
 
     def _step(self, line: bytes, number: int | None = None) -> dict[str, float | int]:
         # Not by pydantic: a study reads some hundred thousand of them.
-        content: dict[str, float | int] | None
+        content: dict[str, float | int]
         try:
             content = _NUMBERS.decode(line)
         except msgspec.MsgspecError:
-            content = _with_nan(line)
-        if content is None:
-            where = "its last line" if number is None else f"line {number}"
-            raise Damaged(self.step_log, f"{where} is no mapping of names to numbers")
+            try:  # with NaN and infinities, which JSON does not know and Python's writes
+                content = msgspec.convert(json.loads(line), dict[str, int | float])
+            except (ValueError, msgspec.MsgspecError) as error:
+                where = "its last line" if number is None else f"line {number}"
+                raise Damaged(self.step_log, f"{where} is no mapping of names to numbers") from error
         if type(content.get("step")) is not int:
             raise Damaged(self.step_log, f"line {number or 'at its end'} has no number of a step")
         return content
@@ -343,16 +289,6 @@ class RunFolder:
 
 
 _NUMBERS = msgspec.json.Decoder(dict[str, int | float])
-
-
-def _with_nan(line: bytes) -> dict[str, float | int] | None:
-    """What JSON does not know and Python's writes: NaN and infinities; None where it is no mapping to numbers."""
-    try:
-        content = json.loads(line)
-    except ValueError:  # of another encoding, too
-        return None
-    of_numbers = isinstance(content, dict) and {int, float}.issuperset(map(type, content.values()))
-    return content if of_numbers else None
 
 
 def run_folders(runs: Path) -> list[RunFolder]:

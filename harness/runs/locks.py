@@ -1,6 +1,7 @@
 """Locks that end with the process that holds them; a file system that has none to give is one message."""
 
 import errno
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -25,3 +26,12 @@ class FileLock(filelock.FileLock):
                 f"{self.lock_file} cannot be locked: its file system has no locks to give, as NFS without lockd; "
                 "choose a folder on another disk"
             ) from error
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds a lock; raises PermissionError where this user may not ask."""
+    try:
+        FileLock(path).acquire(timeout=0).lock.release()
+    except filelock.Timeout:
+        return True
+    return False

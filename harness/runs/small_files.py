@@ -19,16 +19,10 @@ _UNREADABLE = (*_TORN, ValueError, KeyError, TypeError, AttributeError)
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], packed: bool = True) -> None:
-    """Keep arrays by name, so that a reader finds all of them or what was there before.
-
-    Args:
-        path: The file.
-        arrays: By name.
-        packed: Whether less space is worth more time.
-    """
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keep arrays by name, so that a reader finds all of them or what was there before."""
     content = BytesIO()
-    (np.savez_compressed if packed else np.savez)(content, **arrays)
+    np.savez_compressed(content, **arrays)
     atomic_write(path, content.getvalue())
 
 

@@ -4,11 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from harness.search.trials import TrialBook
+from harness.search.trials import INTERRUPTED, REASON, TrialBook
 from harness.study.search_spec import Value
 
 Report = Callable[[int, float], bool]
@@ -35,20 +34,6 @@ class TrialFailed(Exception):
     """A trial has no value, and why."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a trial ended, for a display."""
-
-    number: int
-    how: str
-    """complete, pruned or failed."""
-    values: tuple[float, ...]
-    """The objectives; empty where it did not complete."""
-    params: Mapping[str, Value]
-    reason: str
-    seconds: float
-
-
 WAIT_SECONDS = 1.0
 """Between two looks at trials that others are at."""
 MOST_FAILURES = 5
@@ -61,7 +46,7 @@ def search(
     trials: int,
     workers: int,
     deadline: float | None,
-    tell: Callable[[Ended], None],
+    tell: Callable[[FrozenTrial], None],
 ) -> None:
     """Go on until so many trials are complete or pruned, or the deadline (of time.monotonic) is over.
 
@@ -69,14 +54,25 @@ def search(
         TrialFailed: Too many failed in a row.
         KeyboardInterrupt: After the running trials have been given back.
     """
-    stop = threading.Event()
-    failures = _Failures()
+    stop, counting = threading.Event(), threading.Lock()
+    failures = 0
+
+    def count(ended: FrozenTrial) -> None:
+        nonlocal failures
+        with counting:
+            failures = failures + 1 if ended.state == TrialState.FAIL else 0
+            if failures >= MOST_FAILURES:
+                reason = ended.user_attrs[REASON]
+                raise TrialFailed(f"{failures} trials in a row failed, the last one for: {reason}")
 
     def work(worker: int) -> None:
         while not stop.is_set() and (deadline is None or time.monotonic() < deadline):
             trial = book.ask(trials)
             if trial is not None:
-                _one(book, trial, evaluate, stop, worker, tell, failures)
+                ended = _one(book, trial, evaluate, stop, worker)
+                if ended is not None:
+                    tell(ended)
+                    count(ended)
             elif book.running():
                 # It may fail, or its process may die: then there is one more to try. And a report waits for it.
                 stop.wait(WAIT_SECONDS)
@@ -96,53 +92,23 @@ def search(
         future.result()
 
 
-def _one(
-    book: TrialBook,
-    trial: Trial,
-    evaluate: Evaluate,
-    stop: threading.Event,
-    worker: int,
-    tell: Callable[[Ended], None],
-    failures: "_Failures",
-) -> None:
-    began = time.monotonic()
+def _one(book: TrialBook, trial: Trial, evaluate: Evaluate, stop: threading.Event, worker: int) -> FrozenTrial | None:
+    """Evaluate a trial; how it ended, or None where it was interrupted."""
 
     def report(epoch: int, value: float) -> bool:
         trial.report(value, epoch)
         return bool(trial.should_prune())
 
-    values: tuple[float, ...] = ()
-    reason = ""
     try:
-        values = evaluate(trial.params, report, stop.is_set, worker)
-        book.tell(trial, values)
-        how = "complete"
+        return book.end(trial, TrialState.COMPLETE, evaluate(trial.params, report, stop.is_set, worker))
     except Pruned:
-        book.prune(trial)
-        how = "pruned"
+        return book.end(trial, TrialState.PRUNED)
     except Stopped:
-        book.give_back(trial)
-        return
+        book.end(trial, TrialState.FAIL, reason=INTERRUPTED)
+        return None
     except TrialFailed as error:
-        how, reason = "failed", str(error)
-        book.fail(trial, reason)
+        return book.end(trial, TrialState.FAIL, reason=str(error))
     except BaseException as error:
         # A bug of ours, or an interrupt: the trial must not stay RUNNING for ever.
-        book.fail(trial, f"{type(error).__name__}: {error}")
+        book.end(trial, TrialState.FAIL, reason=f"{type(error).__name__}: {error}")
         raise
-    tell(Ended(trial.number, how, values, dict(trial.params), reason, time.monotonic() - began))
-    failures.count(how, reason)
-
-
-class _Failures:
-    """Those in a row."""
-
-    def __init__(self) -> None:
-        self._lock, self._row = threading.Lock(), 0
-
-    def count(self, how: str, reason: str) -> None:
-        """Take in how a trial ended; raises TrialFailed after too many failures."""
-        with self._lock:
-            self._row = self._row + 1 if how == "failed" else 0
-            if self._row >= MOST_FAILURES:
-                raise TrialFailed(f"{self._row} trials in a row failed, the last one for: {reason}")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from harness.errors import InputError
 from harness.execute.executor import JobState, Site, execute
@@ -17,40 +17,29 @@ from harness.study.spec import StudySpec
 PERCENT = 100.0
 
 
+@dataclass(frozen=True)
 class Trainer:
-    """Trains and scores the values of trials."""
+    """Trains and scores the values of trials of one search."""
 
-    def __init__(
-        self,
-        opened: OpenedSearch,
-        planner: Planner,
-        site: Site,
-        claim: Callable[[Plan], None],
-    ) -> None:
-        """A trainer of one search.
-
-        Args:
-            opened: The search.
-            planner: Plans trials on what they are trained and scored on.
-            site: Where.
-            claim: Called with every plan before it is run, so that its runs are not deleted.
-        """
-        self._opened = opened
-        self._planner = planner
-        self._site = site
-        self.claim = claim
+    opened: OpenedSearch
+    planner: Planner
+    """Plans trials on what they are trained and scored on."""
+    site: Site
+    """Where."""
+    claim: Callable[[Plan], None]
+    """Called with every plan before it is run, so that its runs are not deleted."""
 
     def plan(self, values: Mapping[str, Value]) -> Plan:
         """The jobs of a trial."""
-        return self.planned(self._opened.trial_study(values))
+        return self.planned(self.opened.trial_study(values))
 
     def baseline(self) -> Plan:
         """The jobs of the student without a teacher, as a trial would have it."""
-        return self.planned(self._opened.alone(self._opened.trial_study({})))
+        return self.planned(self.opened.alone(self.opened.trial_study({})))
 
     def planned(self, study: StudySpec) -> Plan:
         """The plan of a study."""
-        return self._planner.plan(study)
+        return self.planner.plan(study)
 
     def evaluate(
         self, values: Mapping[str, Value], report: Report, stopping: Callable[[], bool], worker: int
@@ -79,25 +68,25 @@ class Trainer:
                     raise Pruned
 
         self.claim(needed)
-        states = execute(needed, replace(self._site, first_slot=worker), watch)
+        states = execute(needed, replace(self.site, first_slot=worker), watch)
         failed = next((state for state in states.values() if state.status == "failed"), None)
         if failed is not None:
             raise TrialFailed(f"{failed.job.label} [{failed.job.id}]: {failed.reason}")
-        results = [RunFolder(self._site.runs / row.job).result() for row in rows]
+        results = [RunFolder(self.site.runs / row.job).result() for row in rows]
         means = []
-        for metric in self._opened.search.objective:
+        for metric in self.opened.search.objective:
             values = [PERCENT * result.metrics[metric] for result in results if result is not None]
             means.append(sum(values) / len(values))
         if not all(map(math.isfinite, means)):
-            raise TrialFailed(f"{' and '.join(self._opened.search.objective)} are {means}")
+            raise TrialFailed(f"{' and '.join(self.opened.search.objective)} are {means}")
         return tuple(means)
 
     def _epochs(self, plan: Plan, row: Row, reported: int) -> list[float]:
         """Mean detection loss of each whole epoch of a row's training so far, but for the first `reported`."""
         schedule = plan.detector_spec(row.job).schedule
         assert schedule is not None
-        each = math.ceil(self._planner.samples(self._opened.search.train_split) / schedule.batch_size)
-        folder = RunFolder(self._site.runs / row.job)
+        each = math.ceil(self.planner.samples(self.opened.search.train_split) / schedule.batch_size)
+        folder = RunFolder(self.site.runs / row.job)
         newest = folder.last_step()
         if newest is None or newest["step"] + 1 < (reported + 1) * each:
             return []

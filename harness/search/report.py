@@ -28,7 +28,6 @@ from harness.search.confirmation import (
     write_found,
 )
 from harness.search.figures import draw
-from harness.search.loop import Ended
 from harness.search.objective import Trainer
 from harness.search.opened_search import OpenedSearch
 from harness.search.trials import NAME, REASON, TrialBook
@@ -46,15 +45,17 @@ class Tell:
         self._mirror = mirror
         self._began, self._before = time.monotonic(), len(book.counted())
 
-    def __call__(self, ended: Ended) -> None:
+    def __call__(self, ended: FrozenTrial) -> None:
         """Say how it ended."""
         counted = len(self._book.counted())
         left = (self._trials - counted) * (time.monotonic() - self._began) / max(1, counted - self._before)
-        values = " ".join(f" {name} {value:.2f}" for name, value in zip(self._objective, ended.values, strict=False))
+        how = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(ended.state, "failed")
+        given = ended.values if ended.state == TrialState.COMPLETE else ()
+        values = " ".join(f" {name} {value:.2f}" for name, value in zip(self._objective, given, strict=False))
         fields = ", ".join(f"{key} {shown(value)}" for key, value in ended.params.items())
-        reason = f" ({ended.reason})" if ended.reason else ""
+        reason = f" ({ended.user_attrs[REASON]})" if REASON in ended.user_attrs else ""
         self._console.print(
-            f"trial {ended.number} {ended.how}{values}{reason}: {fields}; {counted} of {self._trials}, about "
+            f"trial {ended.number} {how}{values}{reason}: {fields}; {counted} of {self._trials}, about "
             f"{timedelta(seconds=round(max(0.0, left)))} left",
             markup=False,
             highlight=False,

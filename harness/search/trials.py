@@ -4,17 +4,15 @@ import hashlib
 import json
 import math
 import socket
-import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
 import optuna
-from filelock import Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import BaseImportanceEvaluator
 from optuna.storages import BaseStorage
@@ -23,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.errors import InputError, without_password
 from harness.runs.folder import make_folder
-from harness.runs.locks import FileLock
+from harness.runs.locks import FileLock, is_held
 from harness.study.search_spec import Choices, Range, SearchSpec, Value
 
 OWNER, REASON, NAME, AGAIN = "owner", "reason", "name", "again"
@@ -91,22 +89,13 @@ class TrialBook:
             trial.set_user_attr(OWNER, f"{self._owner}@{socket.gethostname()}")
             return trial
 
-    def tell(self, trial: Trial, values: tuple[float, ...]) -> None:
-        """A trial has come to its end."""
-        self.study.tell(trial, list(values))
-
-    def prune(self, trial: Trial) -> None:
-        """A trial is not worth its end."""
-        self.study.tell(trial, state=TrialState.PRUNED)
-
-    def fail(self, trial: Trial, reason: str) -> None:
-        """A trial's training failed."""
-        trial.set_user_attr(REASON, reason)
-        self.study.tell(trial, state=TrialState.FAIL)
-
-    def give_back(self, trial: Trial) -> None:
-        """A trial was interrupted: the same values are tried again, from where the training stands."""
-        self.fail(trial, INTERRUPTED)
+    def end(
+        self, trial: Trial, state: TrialState, values: Sequence[float] | None = None, reason: str = ""
+    ) -> FrozenTrial:
+        """How a trial has ended, and why if it failed; of one that was INTERRUPTED the same values are tried again."""
+        if reason:
+            trial.set_user_attr(REASON, reason)
+        return self.study.tell(trial, values, state)
 
     def beat(self) -> None:
         """Say that this owner lives; to be called now and then."""
@@ -187,13 +176,7 @@ class TrialBook:
             return self._shares_folder or time.time() - trial.datetime_start.timestamp() > DEAD_SECONDS
         # Of a machine that is called the same but has a folder of its own there is no lock here.
         if host == socket.gethostname() and (self._shares_folder or self._lock_of(name).exists()):
-            lock = FileLock(self._lock_of(name))
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                return False
-            lock.release()
-            return True
+            return not is_held(self._lock_of(name))
         return time.time() - float(beats.get(BEATS + name, 0.0)) > DEAD_SECONDS
 
     def _lock_of(self, owner: str) -> Path:
@@ -284,11 +267,11 @@ def _pruner(search: SearchSpec) -> optuna.pruners.BasePruner:
 
 
 def _journal(path: Path) -> optuna.storages.JournalStorage:
-    lock = _KernelLock(path)
-    with lock.held():
+    with FileLock(path.with_suffix(".lock")):
         _mend(path)
     # Any lock will do; Optuna's base class of them is private.
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, lock)))
+    lock = cast(Any, _KernelLock(path.with_suffix(".lock")))
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
 def _mend(path: Path) -> None:
@@ -326,29 +309,19 @@ class _KernelLock:
     """Optuna's own locks are files, which a killed process leaves behind; the kernel's die with their owner."""
 
     def __init__(self, path: Path) -> None:
-        # Threads of one process have to wait for one another, too.
-        self._lock = FileLock(path.with_suffix(".lock"), thread_local=False)
-        self._threads = threading.Lock()
+        self._path = path
 
     def acquire(self) -> bool:
         """Wait for it."""
-        self._threads.acquire()
-        self._lock.acquire()
+        # Another object each time: threads of one process have to wait for one another, too.
+        lock = FileLock(self._path)
+        lock.acquire()
+        self._held = lock
         return True
 
     def release(self) -> None:
         """Give it up."""
-        self._lock.release()
-        self._threads.release()
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """The lock is held for as long as the block lasts."""
-        self.acquire()
-        try:
-            yield
-        finally:
-            self.release()
+        self._held.release()
 
 
 def _first_difference(stored: Any, asked: Any, at: str = "") -> str:
@@ -363,13 +336,6 @@ def _first_difference(stored: Any, asked: Any, at: str = "") -> str:
 _ABSENT = object()
 
 
-@contextmanager
-def open_book(
-    folder: Path, storage: str | None, search: SearchSpec, identity: Mapping[str, Any]
-) -> Iterator[TrialBook]:
-    """A `TrialBook` for as long as the block lasts."""
-    book = TrialBook(folder, storage, search, identity)
-    try:
-        yield book
-    finally:
-        book.close()
+def open_book(folder: Path, storage: str | None, search: SearchSpec, identity: Mapping[str, Any]) -> closing[TrialBook]:
+    """A `TrialBook` for as long as a with block lasts."""
+    return closing(TrialBook(folder, storage, search, identity))

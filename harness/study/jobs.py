@@ -39,9 +39,14 @@ class JobSpec(Spec):
     results_version: int = RESULTS_VERSION
 
     @property
+    def training(self) -> ScheduleSpec | None:
+        """How it is trained, in steps; None where nothing is."""
+        return None
+
+    @property
     def precision(self) -> str:
         """The precision in which it is trained and scored, as Fabric calls it."""
-        return "32-true"
+        return self.training.precision if self.training else "32-true"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -51,7 +56,7 @@ class JobSpec(Spec):
     @property
     def steps(self) -> int:
         """How long it trains; 0 where nothing is trained."""
-        return 0
+        return self.training.length if self.training else 0
 
     @property
     def id(self) -> str:
@@ -95,14 +100,9 @@ class DetectorJobSpec(JobSpec):
         return tuple(id_ for id_ in (self.teacher, self.model_of, self.labels) if id_)
 
     @property
-    def steps(self) -> int:
-        """The length of its schedule; 0 where nothing is trained."""
-        return self.schedule.length if self.schedule else 0
-
-    @property
-    def precision(self) -> str:
-        """The precision of its schedule."""
-        return self.schedule.precision if self.schedule else super().precision
+    def training(self) -> ScheduleSpec | None:
+        """Its schedule."""
+        return self.schedule
 
 
 class ImageDataIdentity(Spec):
@@ -124,14 +124,9 @@ class SegmenterJobSpec(JobSpec):
     schedule: ScheduleSpec
 
     @property
-    def steps(self) -> int:
-        """The length of its schedule."""
-        return self.schedule.length
-
-    @property
-    def precision(self) -> str:
-        """The precision of its schedule."""
-        return self.schedule.precision
+    def training(self) -> ScheduleSpec:
+        """Its schedule."""
+        return self.schedule
 
 
 class LabelsJobSpec(JobSpec):

@@ -16,8 +16,19 @@ from harness.study.schedule import AugmentSpec, ImageAugmentSpec, ScheduleSpec
 from harness.study.search_spec import Seed
 
 
+def _known_preset(name: str) -> str:
+    preset(name)
+    return name
+
+
+def _known_segmenter(name: str) -> str:
+    if name not in SEGMENTERS:
+        raise ValueError(unknown("preset", name, SEGMENTERS))
+    return name
+
+
 class _Model(Spec):
-    preset: str | None = None
+    preset: Annotated[str, AfterValidator(_known_preset)] | None = None
     """A key of PRESETS, an entry point of the group crossbev.presets, or ``package.module:SPEC`` of your own."""
     detector: DetectorSpec | None = None
     """All of a detector, in place of a preset."""
@@ -36,13 +47,6 @@ class _Model(Spec):
         if "keyframes" in self.model_fields_set and preset(self.preset).camera is not None:
             changes["camera.keyframes"] = self.keyframes
         return changed(preset(self.preset), changes)
-
-    @field_validator("preset")
-    @classmethod
-    def _preset_is_known(cls, name: str | None) -> str | None:
-        if name is not None:
-            preset(name)
-        return name
 
     @field_validator("set")
     @classmethod
@@ -142,7 +146,7 @@ def _folder_expanded(model: str) -> str:
 class ImageTeacherSpec(Spec):
     """A teacher that segments images: trained here, a model of transformers by its name, or labels made elsewhere."""
 
-    preset: str | None = None
+    preset: Annotated[str, AfterValidator(_known_segmenter)] | None = None
     """A key of SEGMENTERS, to be trained here."""
     model: Annotated[str, AfterValidator(_folder_expanded)] | None = None
     """A model of transformers for instance segmentation: its name on the Hugging Face hub, or a folder."""
@@ -163,13 +167,6 @@ class ImageTeacherSpec(Spec):
         if self.preset is None and (unused := self.model_fields_set & {"data", "schedule", "seed"}):
             raise ValueError(f"{min(unused)} belongs to an image teacher that is trained here, one with a preset")
         return self
-
-    @field_validator("preset")
-    @classmethod
-    def _preset_is_known(cls, name: str | None) -> str | None:
-        if name is not None and name not in SEGMENTERS:
-            raise ValueError(unknown("preset", name, SEGMENTERS))
-        return name
 
     @property
     def segmenter(self) -> SegmenterSpec:

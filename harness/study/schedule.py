@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
 from detectors.spec import Spec
 
@@ -14,20 +14,18 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+_Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]
+
+
 class ImageAugmentSpec(Spec):
     """How each image is varied on its own."""
 
-    zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    zoom: _Bounds = (1.0, 1.0)
     """Smallest and largest size, in multiples of what just covers the detector's input; what stands over is cropped."""
     rotation_degrees: float = Field(default=0.0, ge=0, le=45)
     """Turned by up to so much either way."""
     flip_probability: float = Field(default=0.0, ge=0, le=1)
     """Left and right of one image exchanged, and of what it shows nothing else: orientation becomes ambiguous."""
-
-    @field_validator("zoom")
-    @classmethod
-    def _in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
-        return _ordered(bounds)
 
 
 class AugmentSpec(Spec):
@@ -41,18 +39,13 @@ class AugmentSpec(Spec):
     """The whole world with its images, left and right exchanged."""
     rotation_degrees: float = Field(default=0.0, ge=0, le=180)
     """The BEV frame is turned by up to so much either way."""
-    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    scale: _Bounds = (1.0, 1.0)
     """The BEV frame is scaled by a factor between the two."""
     flip_probability: float = Field(default=0.0, ge=0, le=1)
     """How likely x becomes -x in the BEV frame, and how likely y becomes -y; the images stay as they are."""
     shift: float = Field(default=0.0, ge=0)
     """The BEV frame is shifted by up to so many metres either way along x and along y."""
     image: ImageAugmentSpec = ImageAugmentSpec()
-
-    @field_validator("scale")
-    @classmethod
-    def _in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
-        return _ordered(bounds)
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]

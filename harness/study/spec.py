@@ -239,9 +239,9 @@ class StudySpec(Spec):
     @model_validator(mode="after")
     def _grids_cover_what_is_scored(self) -> Self:
         models: dict[str, TeacherSpec | StudentSpec] = {
-            f"teachers.{name}": teacher for name, teacher in self.teachers.items()
+            f"teachers.{name}": each for name, each in self.teachers.items()
         }
-        models |= {f"students.{name}": student for name, student in self.students.items()}
+        models |= {f"students.{name}": each for name, each in self.students.items()}
         scored = scored_range(self.data.detection_config)
         for at, model in models.items():
             reach = model.detector_spec.grid.reach

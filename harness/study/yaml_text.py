@@ -23,11 +23,13 @@ class Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuse an alias to what it stands in: who follows it, never comes to an end."""
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            if event.anchor in self._open:
-                raise yaml.composer.ComposerError(None, None, f"*{event.anchor} contains itself", event.start_mark)
-        return super().compose_node(parent, index)
+        event: Any = self.peek_event()
+        if self.check_event(yaml.AliasEvent) and event.anchor in self._open:
+            raise yaml.composer.ComposerError(None, None, f"*{event.anchor} contains itself", event.start_mark)
+        self._open.append(event.anchor)
+        node = super().compose_node(parent, index)
+        self._open.pop()
+        return node
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         """Refuse 010, which YAML 1.1 takes for 8, and 1:30, which it takes for 90."""
@@ -40,20 +42,6 @@ class Loader(yaml.SafeLoader):
                 f'"{node.value}" in quotes where it is a text',
                 node.start_mark,
             )
-        return node
-
-    def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
-        """As PyYAML's."""
-        self._open.append(anchor)
-        node = super().compose_sequence_node(anchor)
-        self._open.pop()
-        return node
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """As PyYAML's."""
-        self._open.append(anchor)
-        node = super().compose_mapping_node(anchor)
-        self._open.pop()
         return node
 
 

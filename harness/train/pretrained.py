@@ -27,13 +27,13 @@ class PretrainedLabeller:
     def __init__(self, name: str, device: torch.device) -> None:
         """Load it; raises InputError where that is impossible."""
         # Its image processors are imported here: some of them want packages that only they need.
-        from transformers import AutoImageProcessor
+        from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
         config = _config(name)
         self._classes = _mapped(config, name)
         self._device = device
         try:
-            model, loading_info = _auto_class(config, name).from_pretrained(name, output_loading_info=True)
+            model, loading_info = AutoModelForUniversalSegmentation.from_pretrained(name, output_loading_info=True)
             # Not the processors on torchvision, which is no dependency of ours.
             self._processor = AutoImageProcessor.from_pretrained(name, backend="pil")
         except (OSError, ValueError, ImportError) as error:
@@ -79,31 +79,15 @@ def _config(name: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r} of transformers cannot be read: {_first_line(error)}") from error
-
-
-def _auto_class(config: Any, name: str) -> Any:
-    from transformers import (
-        MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING,
-        MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
-        AutoModelForInstanceSegmentation,
-        AutoModelForUniversalSegmentation,
-    )
-
-    kinds = (
-        (AutoModelForUniversalSegmentation, MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING),
-        (AutoModelForInstanceSegmentation, MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING),
-    )
-    for kind, configs in kinds:
-        if config.model_type in _KNOWN and type(config) in configs:
-            return kind
-    raise InputError(f"model {name!r} is a {config.model_type}; allowed: {' and '.join(_KNOWN)}")
+    if config.model_type not in _KNOWN:
+        raise InputError(f"model {name!r} is a {config.model_type}; allowed: {' and '.join(_KNOWN)}")
+    return config
 
 
 def _mapped(config: Any, name: str) -> dict[int, int]:
-    _auto_class(config, name)
     return map_classes({int(number): label for number, label in config.id2label.items()}, f"model {name!r}")
 
 

@@ -4,7 +4,7 @@ import torch
 
 from detectors.batch import ImageBatch
 from detectors.segmenter import Segmenter
-from distill.objective import ObjectiveOutput, require_finite
+from distill.objective import ObjectiveOutput
 
 
 class SegmentationObjective(torch.nn.Module):
@@ -18,8 +18,4 @@ class SegmentationObjective(torch.nn.Module):
     def forward(self, batch: ImageBatch, ramp: float = 1.0) -> ObjectiveOutput:
         """Both losses of a batch; no teacher, so no ramp."""
         loss = self.student.loss(self.student(batch.images), batch.instances)
-        terms = {"heatmap": loss.heatmap, "masks": loss.masks}
-        raw = {name: value.detach() for name, value in terms.items()}
-        require_finite(raw)
-        weighted = {name: self.weights[name] * value for name, value in terms.items()}
-        return ObjectiveOutput(total=torch.stack(list(weighted.values())).sum(), raw=raw, weighted=weighted)
+        return ObjectiveOutput.of({"heatmap": loss.heatmap, "masks": loss.masks}, self.weights)

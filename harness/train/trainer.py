@@ -93,7 +93,7 @@ def fit(
         if stopping:
             raise Interrupted(f"stopped after step {step + 1} of {schedule.length}")
     if isinstance(objective, Objective) and objective.teacher is not None:
-        objective.check_teacher_unchanged()
+        objective.teacher.check_unchanged()
     # Whatever interrupts the scoring does not cost the training.
     _save(run, objective, optimizer, course, schedule.length)
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,8 @@ from harness.data.manifest import MANIFEST, MARKER
 from harness.errors import InputError, unknown
 from harness.runs.folder import atomic_write
 from harness.runs.locks import FileLock
-from harness.world.scene_files import writing
+from harness.world.rows import Tables, extend
+from harness.world.scene_files import write, writing
 
 _FOLDERS = ("samples", "sweeps", "maps")
 _LOCK = ".crossbev-synthetic.lock"
@@ -98,7 +99,32 @@ def _clear(out: Path) -> None:
                 shutil.rmtree(out / folder)
 
 
-def each_scene(write: Callable[[Job], Made], jobs: Sequence[Job], workers: int) -> Iterable[Made]:
+def write_scenes(
+    write_scene: Callable[[Job], tuple[Tables, dict[str, str]]],
+    jobs: Sequence[Job],
+    tables: Tables,
+    workers: int,
+    progress: Progress,
+) -> dict[str, str]:
+    """Have every scene write its files, and take its rows into the tables; returns the files' hashes."""
+    hashes: dict[str, str] = {}
+    for done, (rows, files) in enumerate(_each_scene(write_scene, jobs, workers), start=1):
+        extend(tables, rows)
+        hashes |= files
+        progress(done, len(jobs))
+    return hashes
+
+
+def write_tables(out: Path, version: str, tables: Tables, splits: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Write the tables of a version, and what its splits consist of; returns the files' hashes."""
+    contents = {f"{version}/{name}.json": content for name, content in {**tables, "splits": splits}.items()}
+    return {
+        path: write(out, path, json.dumps(content, separators=(",", ":")).encode())
+        for path, content in contents.items()
+    }
+
+
+def _each_scene(write: Callable[[Job], Made], jobs: Sequence[Job], workers: int) -> Iterable[Made]:
     """Results in the order of the jobs, whoever finishes first."""
     if workers == 1:
         yield from map(write, jobs)

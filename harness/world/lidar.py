@@ -6,16 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from harness.world.mounts import Calibration
-from harness.world.rays import (
-    Window,
-    cast,
-    corners_in_sensor,
-    cuboids_at,
-    face,
-    ground_range,
-    into_parts,
-    painted,
-)
+from harness.world.rays import Window, cast, corners_in_sensor, cuboids_at, face, ground_range, into_parts, painted
 from harness.world.scene import Scene
 
 RINGS, COLUMNS = 32, 300

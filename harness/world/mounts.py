@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from harness.world.scene import rotation
+from harness.world.scene import pose, rotation
 
 WIDTH, HEIGHT = 352, 198
 """Of an image, pixels."""
@@ -109,18 +109,11 @@ def calibrate(rng: np.random.Generator) -> dict[str, Calibration]:
         turn = np.einsum("ij,jk->ik", rotation(math.radians(heading) + yaw, pitch, roll), optical)
         focal = WIDTH / 2 / math.tan(math.radians(field) / 2) * rng.uniform(0.99, 1.01)
         intrinsic = np.array([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]])
-        mounts[channel] = Calibration(_pose(turn, np.array(position) + rng.uniform(-0.03, 0.03, 3)), intrinsic)
+        mounts[channel] = Calibration(pose(turn, np.array(position) + rng.uniform(-0.03, 0.03, 3)), intrinsic)
     turn = rotation(LIDAR_TURN + rng.uniform(-0.01, 0.01))
-    mounts[LIDAR] = Calibration(_pose(turn, np.array(LIDAR_MOUNT)), None)
+    mounts[LIDAR] = Calibration(pose(turn, np.array(LIDAR_MOUNT)), None)
     for channel, (position, heading, _) in RADAR_MOUNTS.items():
         # RADARs are mounted level: what they measure has no height.
         turn = rotation(math.radians(heading + rng.uniform(-1, 1)))
-        mounts[channel] = Calibration(_pose(turn, np.array(position) + rng.uniform(-0.02, 0.02, 3)), None)
+        mounts[channel] = Calibration(pose(turn, np.array(position) + rng.uniform(-0.02, 0.02, 3)), None)
     return mounts
-
-
-def _pose(turn: Float[np.ndarray, "3 3"], position: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "4 4"]:
-    pose = np.eye(4)
-    pose[:3, :3] = turn
-    pose[:3, 3] = position
-    return pose

@@ -1,6 +1,5 @@
 """The synthetic world written as a nuImages root: single images of other scenes, with instance masks."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ import numpy as np
 
 from harness.data.masks import MAX_INSTANCES, box_around, encode_nuimages
 from harness.world.cameras import View, ground_texture, render_camera
-from harness.world.dataset import Progress, check_choice, each_scene, make_root
+from harness.world.dataset import Progress, check_choice, make_root, write_scenes, write_tables
 from harness.world.mounts import CAMERA_MOUNTS, HEIGHT, WIDTH, calibrate
-from harness.world.rows import Row, Tables, attribute_rows, category_rows, pose_row, token_of
+from harness.world.rows import Job, Row, Tables, attribute_rows, category_rows, log_row, pose_row, sensor_rows, token_of
 from harness.world.scene import Scene
-from harness.world.scene_files import encode_jpeg, write, writing
+from harness.world.scene_files import encode_jpeg, write
 from harness.world.shapes import KINDS
 from harness.world.street import build_scene
 
@@ -41,16 +40,8 @@ PRESETS = {"tiny": Preset(250, 50), "small": Preset(1500, 200), "smoke": Preset(
 
 
 @dataclass(frozen=True)
-class ImagesJob:
+class ImagesJob(Job):
     """The images of one scene to write."""
-
-    out: Path
-    preset: str
-    seed: int
-    split: int
-    """Index into `SPLITS`."""
-    index: int
-    """Of the scene in its split."""
 
     @property
     def name(self) -> str:
@@ -72,31 +63,17 @@ def synthesize_images(
 
 
 def _fill(out: Path, preset: str, seed: int, workers: int, progress: Progress) -> dict[str, Any]:
-    with writing(out):
-        for channel in CAMERA_MOUNTS:
-            (out / "samples" / channel).mkdir(parents=True)
-        (out / VERSION).mkdir()
     counts = (PRESETS[preset].train, PRESETS[preset].val)
     jobs = [ImagesJob(out, preset, seed, split, index) for split, n in enumerate(counts) for index in range(n)]
     tables: Tables = {
         "attribute": attribute_rows(),
         "category": category_rows(),
-        "sensor": [
-            {"token": token_of("sensor", channel), "channel": channel, "modality": "camera"}
-            for channel in CAMERA_MOUNTS
-        ],
+        "sensor": sensor_rows(dict.fromkeys(CAMERA_MOUNTS, "camera")),
         "surface_ann": [],
     }
-    hashes: dict[str, str] = {}
-    for done, (rows, files) in enumerate(each_scene(write_images, jobs, workers), start=1):
-        for table, of_scene in rows.items():
-            tables.setdefault(table, []).extend(of_scene)
-        hashes |= files
-        progress(done, len(jobs))
+    hashes = write_scenes(write_images, jobs, tables, workers, progress)
     names = {split: [job.name for job in jobs if SPLITS[job.split] == split] for split in SPLITS}
-    for table, content in (*tables.items(), ("splits", names)):
-        path = f"{VERSION}/{table}.json"
-        hashes[path] = write(out, path, json.dumps(content, separators=(",", ":")).encode())
+    hashes |= write_tables(out, VERSION, tables, names)
     return {
         "note": "Synthetic images with instance masks, of no scene of the detection data. splits.json names logs.",
         "sha256": dict(sorted(hashes.items())),
@@ -113,17 +90,7 @@ def write_images(job: ImagesJob) -> tuple[Tables, dict[str, str]]:
     scene = build_scene(rng, 0.0)
     mounts, texture = calibrate(rng), ground_texture(rng)
     start = _DAY_US + (10_000 * job.split + job.index) * 60_000_000
-    tables: Tables = {
-        "log": [
-            {
-                "token": job.token("log"),
-                "logfile": job.name,
-                "vehicle": "synthetic",
-                "date_captured": "2017-07-14",
-                "location": "synthetic",
-            }
-        ]
-    }
+    tables: Tables = {"log": [log_row(job.token("log"), job.name, "2017-07-14")]}
     hashes = {}
     for channel, (*_, lag) in CAMERA_MOUNTS.items():
         view = render_camera(scene, lag, mounts[channel], rng, texture)

@@ -1,17 +1,16 @@
 """The synthetic world written as a nuScenes root: sensor files, the thirteen tables, custom splits and a manifest."""
 
 import io
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from harness.world.dataset import Progress, check_choice, each_scene, make_root
-from harness.world.mounts import CHANNELS, Sweeps
+from harness.world.dataset import Progress, check_choice, make_root, write_scenes, write_tables
+from harness.world.mounts import Sweeps
 from harness.world.rows import MAP, SPLITS, SceneJob, shared_tables
-from harness.world.scene_files import write, write_scene, writing
+from harness.world.scene_files import write, write_scene
 from harness.world.street import MAP_METRES
 
 GENERATOR = 4
@@ -73,34 +72,17 @@ def synthesize(
 
 
 def _fill(out: Path, preset: str, seed: int, workers: int, progress: Progress) -> dict[str, Any]:
-    scenes = PRESETS[preset].scenes
-    keyframes, sweeps = PRESETS[preset].keyframes, PRESETS[preset].sweeps
-    with writing(out):
-        for channel in CHANNELS:
-            (out / "samples" / channel).mkdir(parents=True)
-            if sweeps.between(channel):
-                (out / "sweeps" / channel).mkdir(parents=True)
-        (out / "maps").mkdir()
-        (out / VERSION).mkdir()
+    scenes, keyframes, sweeps = PRESETS[preset].scenes, PRESETS[preset].keyframes, PRESETS[preset].sweeps
     jobs = [SceneJob(out, preset, seed, split, index, keyframes, sweeps) for split, index in scenes]
     tables = shared_tables(preset, seed)
-    hashes: dict[str, str] = {}
-    for done, (rows, files) in enumerate(each_scene(write_scene, jobs, workers), start=1):
-        for table, of_scene in rows.items():
-            tables.setdefault(table, []).extend(of_scene)
-        hashes |= files
-        progress(done, len(jobs))
+    hashes = write_scenes(write_scene, jobs, tables, workers, progress)
     tables["map"][0]["log_tokens"] = [log["token"] for log in tables["log"]]
     picture = io.BytesIO()
     # At nuScenes' 0.1 m a pixel; all of it may be driven on.
     Image.new("L", (10 * MAP_METRES, 10 * MAP_METRES), 255).save(picture, "png")
     hashes[MAP] = write(out, MAP, picture.getvalue())
-    names: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for job in jobs:
-        names[SPLITS[job.split]].append(job.name)
-    for table, content in (*tables.items(), ("splits", names)):
-        path = f"{VERSION}/{table}.json"
-        hashes[path] = write(out, path, json.dumps(content, separators=(",", ":")).encode())
+    names = {split: [job.name for job in jobs if SPLITS[job.split] == split] for split in SPLITS}
+    hashes |= write_tables(out, VERSION, tables, names)
     return {
         "note": "Synthetic scenes. Class frequencies are flattened: rare classes are as common as cars. LiDAR returns "
         "nearer than 22 m are thinned with the square of the range.",

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -41,16 +42,22 @@ Tables = dict[str, list[Row]]
 
 
 @dataclass(frozen=True)
-class SceneJob:
+class Job:
     """One scene to write."""
 
     out: Path
     preset: str
     seed: int
     split: int
-    """Index into `SPLITS`."""
+    """Index into the splits of its dataset."""
     index: int
     """Of the scene in its split."""
+
+
+@dataclass(frozen=True)
+class SceneJob(Job):
+    """All keyframes and sweeps of a scene."""
+
     keyframes: int
     sweeps: Sweeps
 
@@ -88,15 +95,7 @@ def sample_rows(job: SceneJob) -> Tables:
     samples = [job.token("sample", frame) for frame in range(job.keyframes)]
     chained = zip(samples, ["", *samples[:-1]], [*samples[1:], ""], strict=True)
     return {
-        "log": [
-            {
-                "token": job.token("log"),
-                "logfile": job.name,
-                "vehicle": "synthetic",
-                "date_captured": "2020-09-13",
-                "location": "synthetic",
-            }
-        ],
+        "log": [log_row(job.token("log"), job.name, "2020-09-13")],
         "scene": [
             {
                 "token": job.token("scene"),
@@ -203,6 +202,13 @@ def object_rows(job: SceneJob, scene: Scene, evidence: Evidence) -> Tables:
     return tables
 
 
+def extend(tables: Tables, more: Tables) -> Tables:
+    """The tables, with more rows in them."""
+    for table, rows in more.items():
+        tables.setdefault(table, []).extend(rows)
+    return tables
+
+
 def shared_tables(preset: str, seed: int) -> Tables:
     """Tables that all scenes share."""
     return {
@@ -212,10 +218,7 @@ def shared_tables(preset: str, seed: int) -> Tables:
             {"token": token, "level": f"v{low}-{high}", "description": f"{low} to {high} % of its pixels are visible."}
             for token, (low, high) in _VISIBILITIES.items()
         ],
-        "sensor": [
-            {"token": token_of("sensor", channel), "channel": channel, "modality": modality}
-            for channel, modality in CHANNELS.items()
-        ],
+        "sensor": sensor_rows(CHANNELS),
         "map": [
             {
                 "token": token_of(preset, seed, "map"),
@@ -240,6 +243,25 @@ def category_rows() -> list[Row]:
         {"token": token_of("category", kind.category), "name": kind.category, "description": f"Synthetic {name}."}
         for name, kind in KINDS.items()
     ]
+
+
+def sensor_rows(modalities: Mapping[str, str]) -> list[Row]:
+    """Sensors, given the modality of each channel."""
+    return [
+        {"token": token_of("sensor", channel), "channel": channel, "modality": modality}
+        for channel, modality in modalities.items()
+    ]
+
+
+def log_row(token: str, name: str, date: str) -> Row:
+    """The drive that a scene is from."""
+    return {
+        "token": token,
+        "logfile": name,
+        "vehicle": "synthetic",
+        "date_captured": date,
+        "location": "synthetic",
+    }
 
 
 def pose_row(matrix: Float[np.ndarray, "4 4"]) -> Row:

@@ -129,17 +129,22 @@ class Scene:
         pitch_sway, roll_sway = self.sway[:, 0] * np.sin(self.sway[:, 1] * time + self.sway[:, 2])
         pitch = pitch_sway - math.atan(rise_x * math.cos(yaw) + rise_y * math.sin(yaw))
         roll = roll_sway + math.atan(rise_y * math.cos(yaw) - rise_x * math.sin(yaw))
-        pose = np.eye(4)
-        pose[:3, :3] = rotation(yaw, pitch, roll)
         # As it is written: what is computed from the tables is then what was seen.
-        pose[:3, 3] = np.round([x, y, self.ground.level(x, y)], 5)
-        return pose
+        return pose(rotation(yaw, pitch, roll), np.round([x, y, self.ground.level(x, y)], 5))
 
     def box(self, thing: Thing, time: float) -> tuple[tuple[float, float, float], float]:
         """Global centre of a thing's box, metres, to a tenth of a millimetre, and its yaw."""
         x, y, yaw = thing.track.at(time)
         z = self.ground.level(x, y) + thing.size[2] / 2
         return (round(x, 4), round(y, 4), round(z, 4)), yaw
+
+
+def pose(turn: Float[np.ndarray, "3 3"], position: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "4 4"]:
+    """The matrix that turns and then moves."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = turn
+    matrix[:3, 3] = position
+    return matrix
 
 
 def rotation(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Float[np.ndarray, "3 3"]:

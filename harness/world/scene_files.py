@@ -16,15 +16,7 @@ from harness.world.cameras import ground_texture, render_camera
 from harness.world.lidar import scan_lidar
 from harness.world.mounts import CHANNELS, INTERVAL, calibrate, shots
 from harness.world.radar import reflectors, scan_radar
-from harness.world.rows import (
-    Evidence,
-    SceneJob,
-    Tables,
-    calibration_row,
-    object_rows,
-    sample_rows,
-    shot_rows,
-)
+from harness.world.rows import Evidence, SceneJob, Tables, calibration_row, extend, object_rows, sample_rows, shot_rows
 from harness.world.scene import Scene, rotation
 from harness.world.street import build_scene
 
@@ -66,14 +58,8 @@ def write_scene(job: SceneJob) -> tuple[Tables, dict[str, str]]:
                     xyz = np.stack([returns["x"], returns["y"], returns["z"]], axis=1)
                     evidence.radar[shot.frame] += _in_boxes(scene, shot.frame, xyz, pose, by_height=False)
             hashes[job.path(shot)] = write(job.out, job.path(shot), content)
-        _extend(tables, shot_rows(job, scene, fired))
-    return _extend(tables, object_rows(job, scene, evidence)), hashes
-
-
-def _extend(tables: Tables, more: Tables) -> Tables:
-    for table, rows in more.items():
-        tables.setdefault(table, []).extend(rows)
-    return tables
+        extend(tables, shot_rows(job, scene, fired))
+    return extend(tables, object_rows(job, scene, evidence)), hashes
 
 
 def _in_boxes(
@@ -103,8 +89,9 @@ def encode_jpeg(image: np.ndarray) -> bytes:
 
 
 def write(out: Path, path: str, content: bytes) -> str:
-    """Write a file; returns its hash."""
+    """Write a file, in a folder that is made where there is none; returns its hash."""
     with writing(out / path):
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
         (out / path).write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 

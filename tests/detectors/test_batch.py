@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from detectors.batch import CameraViews, Inputs, Sample, collate
-from detectors.geometry.boxes import Boxes
+from tests.boxes import no_boxes
 
 
 def _sample(points):
-    return Sample(token=f"{points} points", views=None, lidar=torch.ones(points, 5), radar=None, boxes=Boxes.empty())
+    return Sample(token=f"{points} points", views=None, lidar=torch.ones(points, 5), radar=None, boxes=no_boxes())
 
 
 def test_points_remember_their_sample():
@@ -19,7 +19,7 @@ def test_points_remember_their_sample():
 
 
 def test_samples_with_different_sensors_do_not_mix():
-    without = Sample(token="none", views=None, lidar=None, radar=None, boxes=Boxes.empty())
+    without = Sample(token="none", views=None, lidar=None, radar=None, boxes=no_boxes())
     with pytest.raises(ValueError, match="2 points and none one carries lidar"):
         collate([_sample(2), without])
 
@@ -31,7 +31,7 @@ def _seen(token, images, width=48):
         ego_from_camera=torch.eye(4).expand(images, 4, 4),
         age=torch.zeros(images),
     )
-    return Sample(token=token, views=views, lidar=None, radar=None, boxes=Boxes.empty())
+    return Sample(token=token, views=views, lidar=None, radar=None, boxes=no_boxes())
 
 
 @pytest.mark.parametrize(

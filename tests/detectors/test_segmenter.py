@@ -18,15 +18,6 @@ PEDESTRIAN, TRUCK = 5, 1
 """Any two classes."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More would only wait for one another on maps as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def spec():
     image = ImageSpec(backbone=ResNetSpec(stem_width=8, widths=(8, 12, 16, 20), depths=(1, 1, 1, 1)), channels=16)

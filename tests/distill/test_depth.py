@@ -7,10 +7,11 @@ import torch
 
 from detectors.batch import Batch, CameraViews, Points
 from detectors.cost import example_batch
-from detectors.geometry.boxes import Boxes, pad_boxes
+from detectors.geometry.boxes import pad_boxes
 from detectors.outputs import DetectorOutput, HeadOutput
 from detectors.presets import PRESETS
 from distill.depth import DepthSpec, depth_bins
+from tests.boxes import no_boxes
 
 STUDENT, TEACHER = PRESETS["tiny_camera"], PRESETS["tiny_lidar"]
 
@@ -75,7 +76,7 @@ def _batch(geometry, points, ages):
     values = torch.cat([points, torch.zeros(len(points), 1), torch.tensor(ages)[:, None]], dim=1)
     views = CameraViews(*(value[None] for value in vars(views).values()))
     lidar = Points(values, torch.zeros(len(values), dtype=torch.long))
-    boxes, is_box = pad_boxes([Boxes.empty()])
+    boxes, is_box = pad_boxes([no_boxes()])
     return Batch(tokens=("a",), views=views, lidar=lidar, radar=None, boxes=boxes, is_box=is_box)
 
 

@@ -22,15 +22,6 @@ CAR, BUS, PEDESTRIAN = 0, 3, 5
 """Any three classes."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More would only wait for one another on maps as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def build(detector_spec):
     """``build(**fields)``: a term of a camera student, always with the same weights, in double precision."""

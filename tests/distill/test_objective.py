@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from distill.feature import FeatureSpec
 from distill.loss import LossSpec
-from distill.objective import Objective, loss_spec
+from distill.objective import Objective, fingerprint, loss_spec
 from distill.output import OutputSpec
 from distill.relation import RelationSpec
 
@@ -59,7 +59,7 @@ def test_training_leaves_the_teacher_bit_for_bit(objective, batch):
         optimizer.zero_grad()
         objective(batch).total.backward()
         optimizer.step()
-    objective.check_teacher_unchanged()
+    objective.teacher.check_unchanged()
 
 
 def test_train_and_eval_switch_the_student_only(objective):
@@ -85,20 +85,20 @@ def test_one_layer_of_the_teacher_in_train_mode_stops_the_step(objective, batch)
 
 @pytest.mark.parametrize("kind", ["parameters", "buffers"])
 def test_changed_teacher_is_noticed(objective, kind):
-    objective.check_teacher_unchanged()
-    before = objective.teacher.fingerprint()
+    objective.teacher.check_unchanged()
+    before = fingerprint(objective.teacher.detector)
     tensor = next(iter(getattr(objective.teacher.detector, kind)()))
     with torch.no_grad():
         tensor.view(-1)[-1] += 1e-3
-    assert objective.teacher.fingerprint() != before
+    assert fingerprint(objective.teacher.detector) != before
     with pytest.raises(RuntimeError, match="teacher changed"):
-        objective.check_teacher_unchanged()
+        objective.teacher.check_unchanged()
 
 
 def test_teachers_of_equal_state_have_equal_fingerprints(make, spec, losses):
     one, same, other = spec.build(), spec.build(), spec.build()
     same.load_state_dict(one.state_dict())
-    prints = [make(spec.build(), teacher, losses).teacher.fingerprint() for teacher in (one, same, other)]
+    prints = [fingerprint(make(spec.build(), teacher, losses).teacher.detector) for teacher in (one, same, other)]
     assert prints[0] == prints[1] != prints[2]
 
 

@@ -8,6 +8,7 @@ from pyquaternion import Quaternion
 from torch.testing import assert_close
 
 from detectors.geometry.boxes import FOOTPRINT, Boxes, pad_boxes, points_of_boxes
+from tests.boxes import no_boxes
 
 # 4 m long, 2 m wide, 1 m high, heading +y: the length lies along y, the left side points to -x.
 TURNED = Boxes(
@@ -50,19 +51,19 @@ def test_the_footprint_is_counter_clockwise_from_the_front_left():
 
 
 def test_corners_of_no_boxes_are_none():
-    assert Boxes.empty().corners().shape == (0, 8, 3)
+    assert no_boxes().corners().shape == (0, 8, 3)
 
 
 def test_padding_keeps_the_boxes_and_marks_the_rest(make_boxes):
     boxes = make_boxes(3)
-    padded, is_box = pad_boxes([Boxes.empty(), boxes])
+    padded, is_box = pad_boxes([no_boxes(), boxes])
     assert is_box.tolist() == [[False] * 3, [True] * 3]
     assert_close(padded[1].center, boxes.center)
     assert not padded[0].size.any()
 
 
 def test_a_batch_without_boxes_is_padded_to_one():
-    padded, is_box = pad_boxes([Boxes.empty(), Boxes.empty()])
+    padded, is_box = pad_boxes([no_boxes(), no_boxes()])
     assert len(padded) == 1
     assert not is_box.any()
 

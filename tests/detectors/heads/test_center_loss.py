@@ -20,6 +20,7 @@ from detectors.heads.center_loss import (
     gaussian_radius,
 )
 from detectors.outputs import HeadOutput
+from tests.boxes import no_boxes
 from tests.detectors.heads.perfect import perfect_output
 
 SPEC = CenterHeadSpec(width=8)
@@ -80,7 +81,7 @@ def test_boxes_survive_being_targets(rows):
     # One box a task group: even in one cell no two of them compete.
     labels = [TASK_OF_CLASS.index(task) for task in range(len(rows))]
     boxes = _boxes(*rows, labels=labels)
-    targets = _targets(Boxes.empty(), boxes, grid=WIDE)
+    targets = _targets(no_boxes(), boxes, grid=WIDE)
     nothing, found = decode(perfect_output(targets), SPEC, WIDE)
     assert len(nothing) == 0
     _assert_same(found, boxes)
@@ -190,7 +191,7 @@ def test_perfect_output_costs_next_to_nothing(make_boxes, grid):
 
 
 def test_no_boxes_still_teach_the_heatmap(grid):
-    targets = _targets(Boxes.empty(), Boxes.empty(), grid=grid)
+    targets = _targets(no_boxes(), no_boxes(), grid=grid)
     heatmap = torch.zeros(2, 10, 12, 16, requires_grad=True)
     loss = detection_loss(HeadOutput(heatmap=heatmap, boxes=torch.zeros(2, 6, 10, 12, 16)), targets)
     loss.heatmap.backward()

@@ -12,10 +12,14 @@ from hypothesis.extra.numpy import arrays
 from nuimages.utils.utils import mask_decode
 from pycocotools import mask as coco
 
-from harness.data.masks import MAX_INSTANCES, box_around, decode, encode, encode_nuimages, from_nuimages, paint
+from harness.data.masks import MAX_INSTANCES, box_around, encode, encode_nuimages, from_nuimages, paint
 
 FEW = settings(max_examples=40)
 MASKS = st.tuples(st.integers(1, 9), st.integers(1, 12)).flatmap(lambda size: arrays(bool, size))
+
+
+def decode(segmentation, size):
+    return paint([segmentation], size) > 0
 
 
 @pytest.fixture(params=[0.0, 0.0005, 0.03, 0.5, 1.0])
@@ -97,8 +101,8 @@ def test_a_mask_of_another_size_is_refused_by_both_sizes(write):
     written = masks.from_nuimages(written) if write == "encode_nuimages" else written
     for size in ((6, 4), (4, 7), (3, 8)):
         with pytest.raises(ValueError, match=rf"mask of size \[4, 6\].*image has \[{size[0]}, {size[1]}\]"):
-            masks.decode(written, size)
-    assert masks.decode(written, (4, 6)).all()
+            decode(written, size)
+    assert decode(written, (4, 6)).all()
 
 
 NONSENSE = {

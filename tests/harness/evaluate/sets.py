@@ -25,14 +25,18 @@ def split_of(scene, racks=()):
 def annotations_of(truth, split, points=5, visibility=4):
     """Annotations of lists of boxes, a list a sample."""
     sample_of = [number for number, listed in enumerate(truth) for _ in listed]
-    boxes = columns(sample_of, [box for listed in truth for box in listed], split.tokens)
+    boxes = columns(sample_of, [box for listed in results_of(truth, split).values() for box in listed], split.tokens)
     return Annotations.of(boxes, *(np.full(len(boxes), value, dtype=np.int64) for value in (points, visibility)))
 
 
 def results_of(lists, split):
-    """The results of lists of boxes, a list a sample, as a result file has them."""
+    """The results of lists of boxes, a list a sample, as a result file has them: without numbers of numpy."""
+
+    def plain(value):
+        return tuple(map(plain, value)) if isinstance(value, tuple) else getattr(value, "item", lambda: value)()
+
     return {
-        token: [{"sample_token": token, **box} for box in listed]
+        token: [{"sample_token": token} | {name: plain(value) for name, value in box.items()} for box in listed]
         for token, listed in zip(split.tokens, lists, strict=True)
     }
 

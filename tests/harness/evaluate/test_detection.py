@@ -132,7 +132,7 @@ def test_the_metrics_in_draws_of_scenes_are_kept(score_boxes, tmp_path):
 
 def test_the_devkits_pictures_have_the_boxes_as_they_are():
     box = random_box(np.random.default_rng(0))
-    (found,) = _devkit_boxes("a", columns([0], [box], ["a"]))["a"]
+    (found,) = _devkit_boxes("a", columns([0], [{"sample_token": "a", **box}], ["a"]))["a"]
     assert found.translation == pytest.approx(box["translation"])
     assert found.size == pytest.approx(box["size"])
     assert quaternion_yaw(Quaternion(found.rotation)) == pytest.approx(quaternion_yaw(Quaternion(box["rotation"])))

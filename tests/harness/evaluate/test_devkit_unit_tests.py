@@ -9,7 +9,7 @@ from nuscenes.eval.detection.tests import test_algo
 
 from harness.evaluate.columns import columns
 from harness.evaluate.metrics import compare, measure
-from tests.harness.evaluate.sets import annotations_of, split_of
+from tests.harness.evaluate.sets import annotations_of, results_of, split_of
 
 FIELDS = ("translation", "size", "rotation", "velocity", "detection_name", "detection_score", "attribute_name")
 
@@ -27,7 +27,8 @@ def _accumulate(gt_boxes, pred_boxes, class_name, dist_fcn, dist_th, verbose=Fal
     )
     sample_of = [number for number, listed in enumerate(found) for _ in listed]
     # Not through `predictions`: these boxes have rotations of no length, which no result may have.
-    predicted = columns(sample_of, [box for listed in found for box in listed], split.tokens)
+    boxes = [box for listed in results_of(found, split).values() for box in listed]
+    predicted = columns(sample_of, boxes, split.tokens)
     _, curves = measure(compare(split, annotations_of(truth, split), predicted, config), config)
     return curves[class_name, dist_th]
 

@@ -38,15 +38,6 @@ SIZE = (40, 72)
 """Of the images that the segmenter sees."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More would only wait for one another on maps as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def image_spec():
     return ImageSpec(backbone=ResNetSpec(stem_width=8, widths=(8, 12, 16, 20), depths=(1, 1, 1, 1)), channels=12)

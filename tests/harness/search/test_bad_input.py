@@ -4,6 +4,7 @@ import re
 
 import pytest
 import yaml
+from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from harness.data.root import NuScenesRoot
@@ -66,7 +67,7 @@ class Place:
         opened = open_search(self.study, given)
         identity = opened.identity(NuScenesRoot(self.root, "v1.0-synthetic").fingerprint())
         with open_book(self.folder / "searches" / "study", None, opened.search, identity) as book:
-            book.tell(book.ask(1), (1.0,))
+            book.end(book.ask(1), TrialState.COMPLETE, (1.0,))
         return self.folder / "searches" / "study" / "journal.log"
 
 

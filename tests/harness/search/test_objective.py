@@ -189,9 +189,9 @@ def test_a_failed_job_fails_its_trial_and_says_why(make, tmp_path):
 def test_a_metric_that_is_no_number_fails_its_trial(make):
     _, trainer, trainings = make()
     plan = trainer.plan({})
-    trainings(plan, trainer._site, lambda states: None)
+    trainings(plan, trainer.site, lambda states: None)
     for row in plan.rows:
-        folder = trainer._site.folder(row.job)
+        folder = trainer.site.folder(row.job)
         folder.complete(replace(folder.result(), metrics={"NDS": float("nan")}))
     with pytest.raises(TrialFailed, match=r"NDS are \[nan\]"):
         trainer.score(plan, quiet, never, 0)

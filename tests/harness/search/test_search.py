@@ -194,8 +194,8 @@ def test_median_pruner_ends_what_is_worse_than_the_others(tmp_path, spec):
         return (-float(mine),)
 
     trials, ended = run(tmp_path / "search", spec(pruner="median"), course, trials=10)
-    assert [each.how for each in ended][:5] == ["complete"] * 5
-    assert {each.how for each in ended[5:]} == {"pruned"}
+    assert [each.state.name for each in ended][:5] == ["COMPLETE"] * 5
+    assert {each.state.name for each in ended[5:]} == {"PRUNED"}
     assert sum(state == "PRUNED" for state, *_ in trials) == 5
 
 

@@ -24,15 +24,6 @@ SIZES = ((60, 110), (47, 33))
 """Of two images, one wide, one tall."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More would only wait for one another on maps as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """``saved(size)``: folder of a tiny Mask2Former that sees much in any image; ``size`` as its processor has it."""
