@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 
 from detectors.detector import Detector
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec
@@ -16,10 +15,7 @@ from distill.warm_start import inherit
 from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
-from harness.diagnose.examine import examine
 from harness.errors import InputError
-from harness.evaluate.detection import score
-from harness.evaluate.submission import write_submission
 from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, StepSeconds, Timer, count_parameters
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec
@@ -28,6 +24,9 @@ from harness.train.checkpoint import check_checkpoint, load_model, save_model
 from harness.train.device import machine
 from harness.train.streams import seeded
 from harness.train.trainer import batch_name, fit
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 FIRST_BATCHES = 8
 """How many a result remembers, to tell whether two trainings saw the same."""
@@ -62,9 +61,14 @@ class DetectorKind(Kind[DetectorJobSpec]):
         }
 
     def run(
-        self, order: JobOrder, spec: DetectorJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: DetectorJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Train, score, and leave the diagnosis for when the result is written."""
+        # The devkit's evaluation takes a second to import, which who plans a study need not wait.
+        from harness.diagnose.examine import examine
+        from harness.evaluate.detection import score
+        from harness.evaluate.submission import write_submission
+
         root = NuScenesRoot(order.root, order.version)
         began: dict[str, str] = {}
         warnings: dict[str, str] = {}
@@ -106,7 +110,7 @@ def _train(
     order: JobOrder,
     spec: DetectorJobSpec,
     root: NuScenesRoot,
-    fabric: Fabric,
+    fabric: "Fabric",
     folder: RunFolder,
     stop: Callable[[], bool],
 ) -> tuple[Detector, dict[str, str], dict[str, str]]:
@@ -172,7 +176,7 @@ def _require_logged(folder: RunFolder, losses: Mapping[str, object]) -> None:
 
 
 @torch.no_grad()
-def _predict(detector: Detector, samples: SampleSet, fabric: Fabric, loader_workers: int) -> dict:
+def _predict(detector: Detector, samples: SampleSet, fabric: "Fabric", loader_workers: int) -> dict:
     detector.to(fabric.device).eval()
     predictions = {}
     for batch in evaluation_batches(samples, batch_size=SCORED_TOGETHER, workers=loader_workers):

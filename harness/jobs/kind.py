@@ -5,10 +5,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from lightning.fabric import Fabric
 
 from detectors.detector import DetectorSpec
 from detectors.segmenter import SegmenterSpec
@@ -17,6 +16,9 @@ from harness.data.root import NuScenesRoot
 from harness.runs.folder import RunFolder
 from harness.study.jobs import AnyJobSpec, JobSpec
 from harness.study.plan import Plan
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 FORWARD_SHARE = 1 / 3
 """The share of the forward pass in a training step; the backward pass takes about twice the forward one."""
@@ -100,7 +102,7 @@ class Kind(ABC, Generic[AJobSpec]):
 
     @abstractmethod
     def run(
-        self, order: JobOrder, spec: AJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: AJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Do it, or go on where an earlier attempt stopped.
 

@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
-from lightning.fabric import Fabric
 
 from detectors.cost import CAMERAS
 from detectors.heads.instance_mask import FoundInstances
@@ -27,6 +26,9 @@ from harness.study.plan import Plan
 from harness.train.checkpoint import load_model
 from harness.train.pretrained import PretrainedLabeller, check_pretrained
 from harness.train.trainer import Interrupted
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 LABELLED_TOGETHER = 8
 """Images."""
@@ -57,7 +59,7 @@ class LabelsKind(Kind[LabelsJobSpec]):
         return {"teacher_spec": plan.jobs[spec.segmenter].spec, "teacher_weights": weights, "source": source}
 
     def run(
-        self, order: JobOrder, spec: LabelsJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: LabelsJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Take labels over, or let a teacher look at every image."""
         scored, root = Timer(), NuScenesRoot(order.root, order.version)
@@ -141,7 +143,7 @@ def label_rows(root: NuScenesRoot, split: str) -> Iterator[Mapping[str, Any]]:
         yield from root.images(token, keyframes=1)
 
 
-def segmenter_labeller(weights: Path, spec: SegmenterSpec, fabric: Fabric) -> Labeller:
+def segmenter_labeller(weights: Path, spec: SegmenterSpec, fabric: "Fabric") -> Labeller:
     """A segmenter of ours that looks at whole images."""
     segmenter = load_model(weights, spec).to(fabric.device).eval()
 

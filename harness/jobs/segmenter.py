@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
-from lightning.fabric import Fabric
 
 from detectors.segmenter import Segmenter
 from harness.data.nuimages import ImageSet, NuImagesRoot
@@ -20,6 +19,9 @@ from harness.train.checkpoint import save_model
 from harness.train.segmentation import SegmentationObjective
 from harness.train.streams import seeded
 from harness.train.trainer import Interrupted, fit
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 SCORED_TOGETHER = 8
 """Images."""
@@ -39,7 +41,7 @@ class SegmenterKind(Kind[SegmenterJobSpec]):
         return {"source": source}
 
     def run(
-        self, order: JobOrder, spec: SegmenterJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: SegmenterJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Train and score."""
         root = _images(order.source)
@@ -61,7 +63,7 @@ def _images(source: Path | None) -> NuImagesRoot:
 def train_segmenter(
     spec: SegmenterJobSpec,
     root: NuImagesRoot,
-    fabric: Fabric,
+    fabric: "Fabric",
     folder: RunFolder,
     stop: Callable[[], bool],
     loader_workers: int,
@@ -77,7 +79,7 @@ def train_segmenter(
 
 @torch.no_grad()
 def score_segmenter(
-    segmenter: Segmenter, root: NuImagesRoot, split: str, fabric: Fabric, stop: Callable[[], bool]
+    segmenter: Segmenter, root: NuImagesRoot, split: str, fabric: "Fabric", stop: Callable[[], bool]
 ) -> dict[str, float]:
     """Mask AP on a split, in pixels of the segmenter's input."""
     segmenter.to(fabric.device).eval()
