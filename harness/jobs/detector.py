@@ -16,7 +16,7 @@ from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
-from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, StepSeconds, Timer, count_parameters
+from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, Samples, StepSeconds, Timer, count_parameters
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec
 from harness.study.plan import Plan
@@ -88,11 +88,11 @@ class DetectorKind(Kind[DetectorJobSpec]):
         diagnose = partial(examine, folder, spec, root, student, machine(fabric, order.threads))
         return Outcome(metrics, count_parameters(student), scored, warnings, began, diagnose)
 
-    def estimate(self, spec: DetectorJobSpec, plan: Plan, root: NuScenesRoot, step: StepSeconds) -> float:
+    def estimate(self, spec: DetectorJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
         """Its steps, the teacher's forward passes, and the samples that are scored."""
         batch_size = spec.schedule.batch_size if spec.schedule else SCORED_TOGETHER
         one = step(spec.detector, batch_size)
-        scored = FORWARD_SHARE * one * len(root.tokens(spec.data.eval_split)) / batch_size
+        scored = FORWARD_SHARE * one * samples(spec.data.eval_split) / batch_size
         if spec.schedule is None:
             return scored
         if spec.losses and spec.teacher:

@@ -28,6 +28,8 @@ DONE, FAILED, STOPPED, BUSY, UNEXAMINED = 0, 1, 3, 4, 5
 
 Folders = Callable[[str], RunFolder]
 """The run folder of a job id."""
+Samples = Callable[[str], int]
+"""The number of samples of a split."""
 StepSeconds = Callable[[DetectorSpec | SegmenterSpec, int], float]
 """Seconds of a training step of a model with so many samples in a batch."""
 AJobSpec = TypeVar("AJobSpec", bound=JobSpec)
@@ -112,7 +114,7 @@ class Kind(ABC, Generic[AJobSpec]):
         """
 
     @abstractmethod
-    def estimate(self, spec: AJobSpec, plan: Plan, root: NuScenesRoot, step: StepSeconds) -> float:
+    def estimate(self, spec: AJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
         """Seconds that it will take, from those of steps."""
 
 

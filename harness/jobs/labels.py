@@ -19,7 +19,7 @@ from harness.data.pseudo_labels import LabelsWriter, PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.data.sensor_files import check_image_size, read_image
 from harness.errors import InputError
-from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, StepSeconds, Timer
+from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, Samples, StepSeconds, Timer
 from harness.runs.folder import RunFolder, atomic_write
 from harness.study.jobs import LabelsJobSpec, SegmenterJobSpec, label_files, labels_hash
 from harness.study.plan import Plan
@@ -73,13 +73,13 @@ class LabelsKind(Kind[LabelsJobSpec]):
             labeller = segmenter_labeller(order.teacher_weights, order.teacher_spec.segmenter, fabric)
         return Outcome(write_labels(spec, root, labeller, folder, stop), 0, scored)
 
-    def estimate(self, spec: LabelsJobSpec, plan: Plan, root: NuScenesRoot, step: StepSeconds) -> float:
+    def estimate(self, spec: LabelsJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
         """A forward pass an image; nothing is known of a model that is not here, and files are copied at once."""
         if spec.segmenter is None:
             return 0.0
         segmenter = plan.jobs[spec.segmenter].spec
         assert isinstance(segmenter, SegmenterJobSpec)
-        images = CAMERAS * len(root.tokens(spec.split))
+        images = CAMERAS * samples(spec.split)
         return FORWARD_SHARE * step(segmenter.segmenter, LABELLED_TOGETHER) * images / LABELLED_TOGETHER
 
 

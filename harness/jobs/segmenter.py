@@ -11,7 +11,7 @@ from detectors.segmenter import Segmenter
 from harness.data.nuimages import ImageSet, NuImagesRoot
 from harness.data.root import NuScenesRoot
 from harness.evaluate.mask_ap import Found, Truth, mask_ap
-from harness.jobs.kind import Folders, JobOrder, Kind, Outcome, StepSeconds, Timer, count_parameters
+from harness.jobs.kind import Folders, JobOrder, Kind, Outcome, Samples, StepSeconds, Timer, count_parameters
 from harness.runs.folder import RunFolder
 from harness.study.jobs import SegmenterJobSpec
 from harness.study.plan import Plan
@@ -50,7 +50,7 @@ class SegmenterKind(Kind[SegmenterJobSpec]):
         metrics = score_segmenter(segmenter, root, spec.data.eval_split, fabric, stop)
         return Outcome(metrics, count_parameters(segmenter), scored)
 
-    def estimate(self, spec: SegmenterJobSpec, plan: Plan, root: NuScenesRoot, step: StepSeconds) -> float:
+    def estimate(self, spec: SegmenterJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
         """Its steps; scoring takes little beside them."""
         return spec.schedule.length * step(spec.segmenter, spec.schedule.batch_size)
 
