@@ -86,12 +86,12 @@ def _timed(site: Site) -> StepSeconds:
     @cache
     def step(model: DetectorSpec | SegmenterSpec, batch_size: int) -> float:
         key = spec_hash({"here": here, "model": model.model_dump(mode="json"), "batch_size": batch_size})
-        kept = _kept_steps()
-        if key not in kept:
-            kept[key] = _time(model, batch_size, device, site.threads)
+        times = _step_times()
+        if key not in times:
+            times[key] = _time(model, batch_size, device, site.threads)
             make_folder(steps_file().parent)
-            atomic_write(steps_file(), json.dumps(kept, indent=0).encode())
-        return kept[key]
+            atomic_write(steps_file(), json.dumps(times, indent=0).encode())
+        return times[key]
 
     return step
 
@@ -113,13 +113,13 @@ def steps_file() -> Path:
     return platformdirs.user_cache_path("crossbev") / "step_seconds.json"
 
 
-def _kept_steps() -> dict[str, float]:
-    """What is kept of step times; a file that is damaged holds none, for what it holds is soon timed again."""
+def _step_times() -> dict[str, float]:
+    """What the file has; one that is damaged has none, for its times are soon taken again."""
     try:
-        kept = json.loads(steps_file().read_bytes())
+        times = json.loads(steps_file().read_bytes())
     except (OSError, ValueError):
         return {}
-    return {key: value for key, value in kept.items() if isinstance(value, float)} if isinstance(kept, dict) else {}
+    return {key: value for key, value in times.items() if isinstance(value, float)} if isinstance(times, dict) else {}
 
 
 def _torch_device(device: str) -> str:

@@ -16,7 +16,17 @@ from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
-from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, Samples, StepSeconds, Timer, count_parameters
+from harness.jobs.kind import (
+    FORWARD_SHARE,
+    Folders,
+    JobOrder,
+    Kind,
+    Outcome,
+    Samples,
+    StepSeconds,
+    Timer,
+    count_parameters,
+)
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec
 from harness.study.plan import Plan
@@ -37,11 +47,13 @@ SCORED_TOGETHER = 8
 class DetectorKind(Kind[DetectorJobSpec]):
     """A detector, trained or given, and scored."""
 
+    def check_given(self, spec: DetectorJobSpec, source: Path | None) -> None:
+        """The weights."""
+        if source is not None:
+            check_checkpoint(source, spec.detector)
+
     def check(self, jobs: Sequence[tuple[DetectorJobSpec, Path | None]], root: NuScenesRoot) -> None:
-        """The weights that are given, and every file of the splits."""
-        for spec, source in jobs:
-            if source is not None:
-                check_checkpoint(source, spec.detector)
+        """Every file of the splits."""
         specs = [spec for spec, _ in jobs]
         scored = {spec.data.eval_split for spec in specs}
         trained_on = {spec.data.train_split for spec in specs if spec.schedule is not None}

@@ -98,6 +98,10 @@ class Kind(ABC, Generic[AJobSpec]):
             root: The dataset of the detectors.
         """
 
+    def check_given(self, spec: AJobSpec, source: Path | None) -> None:
+        """Raise InputError for what is given to a job and cannot be used; of a dry run, too, so nothing of minutes."""
+        return
+
     @abstractmethod
     def order(self, spec: AJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
         """Fields of the job's order: what other jobs have made, and what is given."""

@@ -4,6 +4,7 @@ import signal
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,12 @@ import typer
 from rich.console import Console
 
 from harness import flags
+from harness.console import say
 from harness.errors import InputError, exit_2_on_input_error
 from harness.program import Program
 
 console = Console()
+_say = partial(say, console)
 app = Program()
 
 
@@ -37,6 +40,12 @@ def main(
     searches_dir: Annotated[Path, typer.Option(help="Folders of searches: journal, and who is at work.")] = Path(
         "searches"
     ),
+    found_study: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml", help="The study with what was found; OUT/STUDY/STUDY_found.yaml if not given."
+        ),
+    ] = None,
     confirm: Annotated[
         bool, typer.Option(help="Train the best values on fresh seeds and score what is reported.")
     ] = True,
@@ -53,7 +62,8 @@ def main(
         if timeout is not None and not timeout > 0:
             raise InputError(f"--timeout {timeout:g} is no time; more than 0 minutes")
         deadline = None if timeout is None else time.monotonic() + 60 * timeout
-        _search(asked, trials, deadline, workers, storage, searches_dir / asked.name, confirm, device)
+        chosen_study = found_study or asked.tables / f"{asked.name}_found.yaml"
+        _search(asked, trials, deadline, workers, storage, searches_dir / asked.name, chosen_study, confirm, device)
 
 
 def _search(
@@ -63,6 +73,7 @@ def _search(
     workers: int | None,
     storage: str | None,
     folder: Path,
+    chosen_study: Path,
     confirm: bool,
     device: str,
 ) -> None:
@@ -75,7 +86,7 @@ def _search(
     from harness.search.loop import Stopped, TrialFailed, search
     from harness.search.objective import Trainer
     from harness.search.opened_search import open_search
-    from harness.search.report import Tell, finish, found_path
+    from harness.search.report import Tell, finish
     from harness.search.trials import open_book
     from harness.study.plan import Plan
     from harness.tracking.search import SearchMirror
@@ -99,7 +110,7 @@ def _search(
     trials = trials or opened.search.trials
     confirmed = trainer.planned(variant(opened, CURRENT, {})).jobs if confirm else {}
     check_inputs([*trainer.plan({}).jobs.values(), *confirmed.values()], planner.root)
-    for needed in (asked.runs_dir, asked.tables, found_path(opened).parent):
+    for needed in (asked.runs_dir, asked.tables, chosen_study.parent):
         make_folder(needed)
     check_store(asked.tracking_uri, asked.name)
 
@@ -118,8 +129,10 @@ def _search(
             baseline = trainer.score(trainer.baseline(), lambda epoch, value: False, lambda: False, 0)
             tell = Tell(console, book, opened.search.objective, trials, mirror)
             search(book, trainer.evaluate, trials, several.workers, deadline, tell)
-            complete = finish(opened, trainer, book, baseline, several, confirm, asked.tables, mirror, console)
-            _say(f"compare in a browser: {asked.command('harness.report')} --ui")
+            complete = finish(
+                opened, trainer, book, baseline, several, confirm, asked.tables, chosen_study, mirror, console
+            )
+            _say(f"compare in a browser: {asked.again('report')} --ui")
         except (KeyboardInterrupt, Stopped):
             mirror.stop()
             _say(
@@ -128,14 +141,10 @@ def _search(
             )
             raise typer.Exit(130) from None
         except TrialFailed as error:
-            console.print(f"given up: {error}", markup=False, style="red")
+            _say(f"given up: {error}", style="red")
             raise typer.Exit(1) from None
         if not complete:
             raise typer.Exit(1)
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
