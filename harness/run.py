@@ -40,6 +40,10 @@ def main(
     """
     with exit_2_on_input_error():
         # What takes seconds to import is imported after the arguments are known to be good.
+        from harness.study.first_look import first_look
+
+        first_look(asked.path, asked.overrides)
+
         from harness.execute.executor import check_device, open_site
         from harness.jobs.kinds import check_given
         from harness.opened import open_study

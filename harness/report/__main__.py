@@ -61,6 +61,11 @@ def main(
     """
     unexamined = False
     with exit_2_on_input_error():
+        from harness.study.first_look import first_look
+
+        if asked.path.suffix in (".yaml", ".yml"):
+            first_look(asked.path, asked.overrides)
+
         from harness.bundle.read import differing_tables
         from harness.bundle.write import write_bundle
         from harness.evidence.runs import StudyRuns

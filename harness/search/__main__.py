@@ -43,7 +43,7 @@ def main(
     found_study: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.yaml", help="The study with what was found; OUT/STUDY/STUDY_found.yaml if not given."
+            metavar="FILE.yaml", help="The study with the best values; OUT/STUDY/STUDY_found.yaml if not given."
         ),
     ] = None,
     confirm: Annotated[
@@ -77,6 +77,10 @@ def _search(
     confirm: bool,
     device: str,
 ) -> None:
+    from harness.study.first_look import first_look
+
+    first_look(asked.path, asked.overrides)
+
     from harness.execute.executor import check_device, open_site
     from harness.jobs.kinds import check_inputs
     from harness.opened import Planner
