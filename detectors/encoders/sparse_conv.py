@@ -161,10 +161,17 @@ class SparseConv(nn.Module):
         return result
 
 
+SPCONV_LAST = (9, 0)
+"""The last compute capability that spconv's kernels are built for."""
+
+
 @cache
 def cuda_library() -> ModuleType | None:
-    """spconv, or spconv-triton, which has the same interface; None where neither is there for CUDA."""
-    if importlib.util.find_spec("spconv") and not importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD:
+    """spconv, or spconv-triton, which has the same interface; None where neither is there for this GPU."""
+    built_for_cuda = (
+        importlib.util.find_spec("spconv") and not importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD
+    )
+    if built_for_cuda and torch.cuda.get_device_capability() <= SPCONV_LAST:
         return importlib.import_module("spconv.pytorch")
     if importlib.util.find_spec("spconv_triton"):
         return importlib.import_module("spconv_triton.pytorch")

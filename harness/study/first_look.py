@@ -15,7 +15,9 @@ from harness.errors import InputError, unknown
 from harness.study.written import Location, Written, read_written
 
 PROJECT = Path(__file__).parents[2]
-SCHEMA = PROJECT / "studies" / "study.schema.json"
+STUDIES = PROJECT / "studies"
+"""Where the project is checked out; an installed package has none."""
+SCHEMA = STUDIES / "study.schema.json"
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
     "array": list,
@@ -47,7 +49,7 @@ def first_look(file: Path, overrides: Iterable[str]) -> None:
     It says nothing where it cannot be sure, and is for commands: `load_study` checks all of a study, and needs no look.
     """
     written = read_written(file, overrides)
-    if not SCHEMA.is_file():  # an installed package has no studies
+    if not SCHEMA.is_file():
         return
     schema = json.loads(SCHEMA.read_bytes())
     lines = [
