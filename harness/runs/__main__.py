@@ -9,7 +9,6 @@ from functools import partial
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 
 from harness import flags
@@ -70,6 +69,8 @@ def show(
     runs_dir: flags.RunsDir = flags.RUNS,
 ) -> None:
     """Show all that is known of a run."""
+    import yaml
+
     with exit_2_on_input_error():
         if len(run) < SHORTEST_START:
             raise InputError(f"id {run!r} is too short; {SHORTEST_START} digits at least")
