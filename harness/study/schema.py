@@ -15,6 +15,7 @@ from distill.loss import LossSpec
 from distill.objective import LOSSES
 from distill.weights import PUBLISHED
 from harness.study.designs import DESIGNS
+from harness.study.first_look import names_hash
 from harness.study.spec import OTHERS, StudySpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -40,7 +41,7 @@ def study_schema() -> dict[str, Any]:
     sets = {name: {"type": "array", "items": {"type": "string"}} for name in DESIGNS}
     described = {name: sets[name] | {"description": inspect.getdoc(DESIGNS[name])} for name in DESIGNS}
     schema["properties"]["arms"] |= {"properties": described, "additionalProperties": False}
-    return {"$schema": DIALECT} | schema | {"$defs": dict(sorted(parts.items()))}
+    return {"$schema": DIALECT, "$comment": names_hash()} | schema | {"$defs": dict(sorted(parts.items()))}
 
 
 class _Described(GenerateJsonSchema):

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from harness.errors import InputError
-from harness.study.yaml_text import compose_yaml, read_yaml
+from harness.study.yaml_text import read_nodes, read_yaml
 
 Location = tuple[str | int, ...]
 
@@ -38,8 +38,7 @@ def read_written(file: Path, overrides: Iterable[str] = ()) -> Written:
     except (OSError, ValueError) as error:
         raise InputError(f"study {file} cannot be read: {error}") from error
     try:
-        node = compose_yaml(text)
-        content = read_yaml(text)
+        content, node = read_nodes(text)
     except ValueError as error:
         raise InputError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
