@@ -239,12 +239,9 @@ def installed_spconv() -> Spconv:
     """What there is of it here."""
     names = sorted({_name(each) for each in distributions()})
     builds = tuple(name for name in names if re.fullmatch(r"spconv(-cu\d+)?", name))
-    cpu_only = False
-    if find_spec("spconv") is not None:
-        from spconv import cppconstants
+    from detectors.encoders.sparse_conv import spconv_is_for_cuda
 
-        cpu_only = bool(cppconstants.CPU_ONLY_BUILD)
-    return Spconv(builds, cpu_only, find_spec("spconv_triton") is not None)
+    return Spconv(builds, not spconv_is_for_cuda(), find_spec("spconv_triton") is not None)
 
 
 def _name(distribution: Distribution) -> str:

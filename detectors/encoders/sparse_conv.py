@@ -165,13 +165,17 @@ SPCONV_LAST = (9, 0)
 """The last compute capability that spconv's kernels are built for."""
 
 
+def spconv_is_for_cuda() -> bool:
+    """Whether spconv is there, and not as its build for CPUs, which may have been installed over one for CUDA."""
+    if importlib.util.find_spec("spconv") is None:
+        return False
+    return not importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD
+
+
 @cache
 def cuda_library() -> ModuleType | None:
     """spconv, or spconv-triton, which has the same interface; None where neither is there for this GPU."""
-    built_for_cuda = (
-        importlib.util.find_spec("spconv") and not importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD
-    )
-    if built_for_cuda and torch.cuda.get_device_capability() <= SPCONV_LAST:
+    if spconv_is_for_cuda() and torch.cuda.get_device_capability() <= SPCONV_LAST:
         return importlib.import_module("spconv.pytorch")
     if importlib.util.find_spec("spconv_triton"):
         return importlib.import_module("spconv_triton.pytorch")
