@@ -2,6 +2,8 @@
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -63,7 +65,9 @@ def main(
             raise InputError(f"--timeout {timeout:g} is no time; more than 0 minutes")
         deadline = None if timeout is None else time.monotonic() + 60 * timeout
         chosen_study = found_study or asked.tables / f"{asked.name}_found.yaml"
-        _search(asked, trials, deadline, workers, storage, searches_dir / asked.name, chosen_study, confirm, device)
+        folder = searches_dir / asked.name
+        with _ended_as_by_ctrl_c():
+            _search(asked, trials, deadline, workers, storage, folder, chosen_study, confirm, device)
 
 
 def _search(
@@ -151,7 +155,15 @@ def _search(
             raise typer.Exit(1)
 
 
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """A batch system that ends the job says so by SIGTERM; it is taken like Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 if __name__ == "__main__":
-    # A batch system that ends the job says so by SIGTERM; it is taken like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -43,6 +43,8 @@ class Mistake:
     """The keys that there are, where `key` is not one."""
     is_other: bool = False
     """The value is of another kind altogether, so that an alternative of the schema may be meant."""
+    is_tag: bool = False
+    """By this value people say which alternative they mean, for what it stands in, and it is not this one."""
 
 
 def first_look(file: Path, overrides: Iterable[str]) -> None:
@@ -138,7 +140,7 @@ def _mistakes(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], at
     if "enum" in schema and value not in schema["enum"]:
         yield Mistake(at, f"{value!r} is none of {schema['enum']}", is_other=True)
     if "const" in schema and value != schema["const"]:
-        yield Mistake(at, f"{value!r} is not {schema['const']!r}", is_other=True)
+        yield Mistake(at, f"{value!r} is not {schema['const']!r}", is_other=True, is_tag=True)
     if alternatives := schema.get("anyOf") or schema.get("oneOf"):
         yield from _of_alternatives(value, alternatives, root, at)
     match value:
@@ -148,7 +150,7 @@ def _mistakes(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], at
             yield from _of_list(value, schema, root, at)
         case str():
             if "pattern" in schema and not re.search(schema["pattern"], value):
-                yield Mistake(at, f"{value!r} does not match {schema['pattern']}", is_other=True)
+                yield Mistake(at, f"{value!r} does not match {schema['pattern']}", is_other=True, is_tag=True)
         case int() | float() if not isinstance(value, bool):
             if not _is_inside(value, schema):
                 yield Mistake(at, f"{value} is out of range")
@@ -172,11 +174,16 @@ def _of_alternatives(
 ) -> Iterator[Mistake]:
     of_each = [[*_mistakes(value, each, root, at)] for each in alternatives]
     if all(of_each):
-        meant = [each for each in of_each if not any(one.is_other and len(one.at) <= len(at) + 1 for one in each)]
+        others = [any(_tells_of_another(one, at) for one in each) for each in of_each]
+        meant = [each for each, is_other in zip(of_each, others, strict=True) if not is_other]
         if len(meant) == 1:
             yield from meant[0]
         else:
             yield Mistake(at, f"{value!r} is none of what is allowed here", is_other=True)
+
+
+def _tells_of_another(mistake: Mistake, at: Location) -> bool:
+    return (mistake.is_other and mistake.at == at) or (mistake.is_tag and len(mistake.at) == len(at) + 1)
 
 
 def _of_object(
@@ -196,7 +203,7 @@ def _of_object(
         elif isinstance(rest := schema.get("additionalProperties", True), dict):
             yield from _mistakes(each, rest, root, (*at, key))
         elif not rest:
-            yield Mistake((*at, key), f"there is no {key}", str(key), tuple(fields), is_other=not fields)
+            yield Mistake((*at, key), f"there is no {key}", str(key), tuple(fields), is_tag=not fields)
 
 
 def _of_list(value: list[Any], schema: Mapping[str, Any], root: Mapping[str, Any], at: Location) -> Iterator[Mistake]:

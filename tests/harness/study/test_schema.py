@@ -94,6 +94,7 @@ def test_a_typo_is_told_at_first_sight_and_the_specs_say_the_same(change):
     "change",
     [
         "schedule.steps=many",  # the specs say it better
+        "search={space: {schedule.lr: {low: small, high: 2.0}}}",  # a range or choices?
         "losses.feature={loss: relation, weight: 1, level: low}",
         "losses.feature.weight={lidar->camera: 1.0, others: 2}",
         "losses.mine={loss: their_package:Spec, weight: 1, anything: 2}",
