@@ -35,6 +35,11 @@ def unknown(what: str, word: str, allowed: Iterable[str]) -> str:
     return f"unknown {what} {word!r}; {hint}allowed: {', '.join(names) or 'none'}"
 
 
+def offered(group: str) -> frozenset[str]:
+    """The names that installed packages offer in a group of entry points."""
+    return frozenset(point.name for point in entry_points(group=group))
+
+
 def named(what: str, name: str, table: Mapping[str, T], group: str, is_one: Callable[[Any], bool], needed: str) -> T:
     """What a name stands for: a row of a table, an entry point of an installed package, or ``package.module:Name``.
 
@@ -59,8 +64,7 @@ def named(what: str, name: str, table: Mapping[str, T], group: str, is_one: Call
             f"{what} {name!r} is offered by several packages: {', '.join(sorted(places))}; name one of these"
         )
     if not places and ":" not in name:
-        offered = {point.name for point in entry_points(group=group)}
-        raise ValueError(f"{unknown(what, name, {*table, *offered})}, or one of your own as package.module:Name")
+        raise ValueError(f"{unknown(what, name, {*table, *offered(group)})}, or one of your own as package.module:Name")
     if not places and (reason := _refusal.get()):
         raise ValueError(f"{what} {name!r} is not imported: {reason}")
     return _imported(what, places.pop() if places else name, is_one, needed)

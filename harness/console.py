@@ -16,6 +16,11 @@ from rich.text import Text
 LINE_EVERY_SECONDS = 10.0
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """A line as it is: brackets are no markup, numbers get no colour, and only the terminal breaks it."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> None:
     """A table, names left and numbers right; so many columns are names."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

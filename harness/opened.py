@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.data.root import NuScenesRoot, count_samples
+from harness.data.root import NuScenesRoot
 from harness.flags import Asked
 from harness.study.load import load_study
 from harness.study.plan import Plan, plan_study
@@ -39,7 +39,7 @@ class Planner:
     def __init__(self, root: NuScenesRoot, console: Console) -> None:
         self.root = root
         self.fingerprint = root.fingerprint()
-        self.samples = cache(partial(count_samples, root))
+        self.samples = cache(root.count)
         """Counts those of a split."""
         self._images = cache(find_images(console))
 

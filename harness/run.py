@@ -2,12 +2,14 @@
 
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from harness import flags
+from harness.console import say
 from harness.errors import exit_2_on_input_error
 from harness.program import Program
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from harness.study.jobs import Job
 
 console = Console()
+_say = partial(say, console)
 app = Program()
 
 
@@ -37,7 +40,12 @@ def main(
     """
     with exit_2_on_input_error():
         # What takes seconds to import is imported after the arguments are known to be good.
+        from harness.study.first_look import first_look
+
+        first_look(asked.path, asked.overrides)
+
         from harness.execute.executor import check_device, open_site
+        from harness.jobs.kinds import check_given
         from harness.opened import open_study
 
         check_device(device)
@@ -47,6 +55,7 @@ def main(
         todo = [job for job in opened.plan.jobs.values() if site.folder(job.id).result() is None]
         _introduce(opened, todo)
         if dry_run:
+            check_given(todo)
             _show_plan(opened, todo, site)
             return
         status = _run(asked, opened, todo, site)
@@ -55,10 +64,9 @@ def main(
 
 def _introduce(opened: "Opened", todo: "list[Job]") -> None:
     plan = opened.plan
-    console.print(
+    _say(
         f"{opened.name}: {len(plan.rows)} rows, {len(plan.jobs)} jobs, {len(todo)} to run "
-        f"(a loop over rows would train {plan.looped_trainings})",
-        highlight=False,
+        f"(a loop over rows would train {plan.looped_trainings})"
     )
     for what, names in (
         ("teacher that no arm asks", opened.study.unused_teachers),
@@ -73,7 +81,7 @@ def _show_plan(opened: "Opened", todo: "list[Job]", site: "Site") -> None:
     from harness.execute.estimate import estimate
 
     for job in opened.plan.jobs.values():
-        console.print(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}", highlight=False)
+        _say(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}")
     if todo:
         needed = estimate(opened.plan, todo, site)
         _say(
@@ -120,23 +128,17 @@ def _run(asked: flags.Asked, opened: "Opened", todo: "list[Job]", site: "Site") 
     failed = [state for state in states.values() if state.status == "failed"]
     _say_what_went_wrong(states.values())
     mirror.finish(asked.tables, text, arms, bool(failed))
-    command = asked.command("harness.report")
-    _say(f"the whole report, with figures, as a page: {command}")
-    _say(f"compare in a browser: {command} --ui")
+    _say(f"figures and a page: {asked.again('report')}; with --ui, MLflow on its runs")
     return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
 
 
 def _say_what_went_wrong(states: "Collection[JobState]") -> None:
     for state in states:
         if state.status == "failed":
-            console.print(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="red")
+            _say(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", style="red")
     for state in states:
         if state.status == "done" and state.reason:
-            console.print(f"done, but {state.job.label} [{state.job.id}]: {state.reason}", markup=False, style="yellow")
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+            _say(f"done, but {state.job.label} [{state.job.id}]: {state.reason}", style="yellow")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_both_that_end_it_end_well(story):
     for status, said in story.ends:
         assert status == 0, said
         assert "Traceback" not in said
-        assert "the study with what was found: found/weight.yaml" in said
+        assert "the study with what was found: reports/weight/weight_found.yaml" in said
 
 
 def test_as_many_trials_as_asked_for_are_complete_and_none_is_left_running(story):
@@ -154,7 +154,7 @@ def test_the_report_and_the_found_study_are_whole(story):
     assert "| found | 1 |" in text
     assert "not run" not in text
     assert all((reports / name).read_bytes() for name in ("history.png", "slice.svg"))
-    assert not list(reports.glob(".*")) + list((story.folder / "found").glob(".*"))
+    assert not list(reports.glob(".*"))
     best = max(story.trials(), key=lambda trial: (trial.values or [-1.0])[0])
-    found = load_study(story.folder / "found" / "weight.yaml")
+    found = load_study(reports / "weight_found.yaml")
     assert {"losses.feature.weight": found.losses["feature"].weight} == best.params

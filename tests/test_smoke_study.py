@@ -237,9 +237,10 @@ def test_checkpoint_of_another_preset_is_refused_before_anything_runs(first, cro
         for path in workplace.glob("runs/*/model.safetensors")
         if json.loads((path.parent / "job.json").read_text())["spec"]["detector"]["camera"]
     )
-    run = crossbev("smoke.yaml", "--set", f"teachers.lidar.checkpoint={camera}")
-    assert run.returncode == 2
-    assert "of another preset" in run.stderr
+    for flags in ([], ["--dry-run"]):
+        run = crossbev("smoke.yaml", "--set", f"teachers.lidar.checkpoint={camera}", *flags)
+        assert run.returncode == 2
+        assert "of another preset" in run.stderr
     assert len(list(workplace.glob("runs/*/job.json"))) == 3
 
 

@@ -161,10 +161,21 @@ class SparseConv(nn.Module):
         return result
 
 
+SPCONV_LAST = (9, 0)
+"""The last compute capability that spconv's kernels are built for."""
+
+
+def spconv_is_for_cuda() -> bool:
+    """Whether spconv is there, and not as its build for CPUs, which may have been installed over one for CUDA."""
+    if importlib.util.find_spec("spconv") is None:
+        return False
+    return not importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD
+
+
 @cache
 def cuda_library() -> ModuleType | None:
-    """spconv, or spconv-triton, which has the same interface; None where neither is there for CUDA."""
-    if importlib.util.find_spec("spconv") and not importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD:
+    """spconv, or spconv-triton, which has the same interface; None where neither is there for this GPU."""
+    if spconv_is_for_cuda() and torch.cuda.get_device_capability() <= SPCONV_LAST:
         return importlib.import_module("spconv.pytorch")
     if importlib.util.find_spec("spconv_triton"):
         return importlib.import_module("spconv_triton.pytorch")

@@ -3,13 +3,14 @@
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from harness.console import count_progress, print_table
+from harness.console import count_progress, print_table, say
 from harness.errors import InputError, exit_2_on_input_error
 from harness.program import Program
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from harness.evaluate.intervals import Analysis
 
 console = Console()
+_say = partial(say, console)
 app = Program()
 
 
@@ -178,10 +180,6 @@ def _print_analysis(analyses: "dict[str, Analysis]", difference: "dict[str, Anal
             )
         counted = ["annotations"] if group in counts else []
         print_table(console, [group, *counted, *(analyses if difference else []), title, "", "95 %"], rows)
-
-
-def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

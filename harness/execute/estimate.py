@@ -1,21 +1,23 @@
 """How long a plan will take: by finished jobs of the same kind, else by timing a few steps of the detectors."""
 
 import json
+import platform
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import platformdirs
 import torch
 
-from detectors.cost import measure, measure_segmenter
 from detectors.detector import DetectorSpec
 from detectors.segmenter import SegmenterSpec
 from harness.execute.executor import Site
 from harness.jobs.kind import StepSeconds
 from harness.jobs.kinds import kind_of
-from harness.runs.folder import run_folders
-from harness.study.jobs import DetectorJobSpec, Job
+from harness.runs.folder import atomic_write, make_folder, run_folders
+from harness.study.jobs import DetectorJobSpec, Job, spec_hash
 from harness.study.plan import Plan
 
 TIMED_STEPS = 3
@@ -32,9 +34,9 @@ class Estimate:
 
 
 def estimate(plan: Plan, todo: list[Job], site: Site) -> Estimate:
-    """The time of what is to run; steps are timed here, on this machine's processor or GPU."""
+    """The time of what is to run; steps are timed on this machine's processor or GPU, once for all calls."""
     known = _finished(site)
-    step = _timed(site)
+    step, samples = _timed(site), cache(site.root.count)
     seconds, by_runs = 0.0, 0
     for job in todo:
         taught_by = job.spec.teacher if isinstance(job.spec, DetectorJobSpec) else None
@@ -44,7 +46,7 @@ def estimate(plan: Plan, todo: list[Job], site: Site) -> Estimate:
             seconds += mean(known[kind])
             by_runs += 1
         else:
-            seconds += kind_of(job.spec).estimate(job.spec, plan, site.root, step)
+            seconds += kind_of(job.spec).estimate(job.spec, plan, samples, step)
     return Estimate(seconds / max(1, min(site.workers, len(todo))), by_runs)
 
 
@@ -76,18 +78,48 @@ def _finished(site: Site) -> dict[str, list[float]]:
 
 
 def _timed(site: Site) -> StepSeconds:
-    """Seconds of a training step on random input, each model timed once."""
+    """Seconds of a training step on random input; each model is timed once on a machine, and read from then on."""
+    device = _torch_device(site.device)
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
+    here = [platform.node(), device, name, site.threads, torch.__version__]
 
     @cache
     def step(model: DetectorSpec | SegmenterSpec, batch_size: int) -> float:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(site.threads)
-        on = (batch_size, _torch_device(site.device), TIMED_STEPS)
-        cost = measure(model, *on) if isinstance(model, DetectorSpec) else measure_segmenter(model, *on)
-        torch.set_num_threads(threads)
-        return cost.step_seconds
+        key = spec_hash({"here": here, "model": model.model_dump(mode="json"), "batch_size": batch_size})
+        times = _step_times()
+        if key not in times:
+            times[key] = _time(model, batch_size, device, site.threads)
+            make_folder(steps_file().parent)
+            atomic_write(steps_file(), json.dumps(times, indent=0).encode())
+        return times[key]
 
     return step
+
+
+def _time(model: DetectorSpec | SegmenterSpec, batch_size: int, device: str, threads: int) -> float:
+    # With what counts operations, a third of a second to import.
+    from detectors.cost import measure, measure_segmenter
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    on = (batch_size, device, TIMED_STEPS)
+    cost = measure(model, *on) if isinstance(model, DetectorSpec) else measure_segmenter(model, *on)
+    torch.set_num_threads(before)
+    return cost.step_seconds
+
+
+def steps_file() -> Path:
+    """Where step times are kept, by a hash of model, batch size and machine."""
+    return platformdirs.user_cache_path("crossbev") / "step_seconds.json"
+
+
+def _step_times() -> dict[str, float]:
+    """What the file has; one that is damaged has none, for its times are soon taken again."""
+    try:
+        times = json.loads(steps_file().read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {key: value for key, value in times.items() if isinstance(value, float)} if isinstance(times, dict) else {}
 
 
 def _torch_device(device: str) -> str:

@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 
 from detectors.detector import Detector
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec
@@ -16,11 +15,18 @@ from distill.warm_start import inherit
 from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
-from harness.diagnose.examine import examine
 from harness.errors import InputError
-from harness.evaluate.detection import score
-from harness.evaluate.submission import write_submission
-from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, StepSeconds, Timer, count_parameters
+from harness.jobs.kind import (
+    FORWARD_SHARE,
+    Folders,
+    JobOrder,
+    Kind,
+    Outcome,
+    Samples,
+    StepSeconds,
+    Timer,
+    count_parameters,
+)
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec
 from harness.study.plan import Plan
@@ -28,6 +34,9 @@ from harness.train.checkpoint import check_checkpoint, load_model, save_model
 from harness.train.device import machine
 from harness.train.streams import seeded
 from harness.train.trainer import batch_name, fit
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 FIRST_BATCHES = 8
 """How many a result remembers, to tell whether two trainings saw the same."""
@@ -38,11 +47,13 @@ SCORED_TOGETHER = 8
 class DetectorKind(Kind[DetectorJobSpec]):
     """A detector, trained or given, and scored."""
 
+    def check_given(self, spec: DetectorJobSpec, source: Path | None) -> None:
+        """The weights."""
+        if source is not None:
+            check_checkpoint(source, spec.detector)
+
     def check(self, jobs: Sequence[tuple[DetectorJobSpec, Path | None]], root: NuScenesRoot) -> None:
-        """The weights that are given, and every file of the splits."""
-        for spec, source in jobs:
-            if source is not None:
-                check_checkpoint(source, spec.detector)
+        """Every file of the splits."""
         specs = [spec for spec, _ in jobs]
         scored = {spec.data.eval_split for spec in specs}
         trained_on = {spec.data.train_split for spec in specs if spec.schedule is not None}
@@ -62,9 +73,14 @@ class DetectorKind(Kind[DetectorJobSpec]):
         }
 
     def run(
-        self, order: JobOrder, spec: DetectorJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: DetectorJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Train, score, and leave the diagnosis for when the result is written."""
+        # The devkit's evaluation takes a second to import, which who plans a study need not wait.
+        from harness.diagnose.examine import examine
+        from harness.evaluate.detection import score
+        from harness.evaluate.submission import write_submission
+
         root = NuScenesRoot(order.root, order.version)
         began: dict[str, str] = {}
         warnings: dict[str, str] = {}
@@ -84,11 +100,11 @@ class DetectorKind(Kind[DetectorJobSpec]):
         diagnose = partial(examine, folder, spec, root, student, machine(fabric, order.threads))
         return Outcome(metrics, count_parameters(student), scored, warnings, began, diagnose)
 
-    def estimate(self, spec: DetectorJobSpec, plan: Plan, root: NuScenesRoot, step: StepSeconds) -> float:
+    def estimate(self, spec: DetectorJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
         """Its steps, the teacher's forward passes, and the samples that are scored."""
         batch_size = spec.schedule.batch_size if spec.schedule else SCORED_TOGETHER
         one = step(spec.detector, batch_size)
-        scored = FORWARD_SHARE * one * len(root.tokens(spec.data.eval_split)) / batch_size
+        scored = FORWARD_SHARE * one * samples(spec.data.eval_split) / batch_size
         if spec.schedule is None:
             return scored
         if spec.losses and spec.teacher:
@@ -106,7 +122,7 @@ def _train(
     order: JobOrder,
     spec: DetectorJobSpec,
     root: NuScenesRoot,
-    fabric: Fabric,
+    fabric: "Fabric",
     folder: RunFolder,
     stop: Callable[[], bool],
 ) -> tuple[Detector, dict[str, str], dict[str, str]]:
@@ -172,7 +188,7 @@ def _require_logged(folder: RunFolder, losses: Mapping[str, object]) -> None:
 
 
 @torch.no_grad()
-def _predict(detector: Detector, samples: SampleSet, fabric: Fabric, loader_workers: int) -> dict:
+def _predict(detector: Detector, samples: SampleSet, fabric: "Fabric", loader_workers: int) -> dict:
     detector.to(fabric.device).eval()
     predictions = {}
     for batch in evaluation_batches(samples, batch_size=SCORED_TOGETHER, workers=loader_workers):

@@ -5,10 +5,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from lightning.fabric import Fabric
 
 from detectors.detector import DetectorSpec
 from detectors.segmenter import SegmenterSpec
@@ -18,6 +17,9 @@ from harness.runs.folder import RunFolder
 from harness.study.jobs import AnyJobSpec, JobSpec
 from harness.study.plan import Plan
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
 FORWARD_SHARE = 1 / 3
 """The share of the forward pass in a training step; the backward pass takes about twice the forward one."""
 
@@ -26,6 +28,8 @@ DONE, FAILED, STOPPED, BUSY, UNEXAMINED = 0, 1, 3, 4, 5
 
 Folders = Callable[[str], RunFolder]
 """The run folder of a job id."""
+Samples = Callable[[str], int]
+"""The number of samples of a split."""
 StepSeconds = Callable[[DetectorSpec | SegmenterSpec, int], float]
 """Seconds of a training step of a model with so many samples in a batch."""
 AJobSpec = TypeVar("AJobSpec", bound=JobSpec)
@@ -94,13 +98,17 @@ class Kind(ABC, Generic[AJobSpec]):
             root: The dataset of the detectors.
         """
 
+    def check_given(self, spec: AJobSpec, source: Path | None) -> None:
+        """Raise InputError for what is given to a job and cannot be used; of a dry run, too, so nothing of minutes."""
+        return
+
     @abstractmethod
     def order(self, spec: AJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
         """Fields of the job's order: what other jobs have made, and what is given."""
 
     @abstractmethod
     def run(
-        self, order: JobOrder, spec: AJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: AJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Do it, or go on where an earlier attempt stopped.
 
@@ -110,7 +118,7 @@ class Kind(ABC, Generic[AJobSpec]):
         """
 
     @abstractmethod
-    def estimate(self, spec: AJobSpec, plan: Plan, root: NuScenesRoot, step: StepSeconds) -> float:
+    def estimate(self, spec: AJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
         """Seconds that it will take, from those of steps."""
 
 

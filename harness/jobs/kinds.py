@@ -22,8 +22,15 @@ def kind_of(spec: JobSpec) -> Kind[Any]:
     return KINDS[type(spec)]
 
 
+def check_given(jobs: list[Job]) -> None:
+    """Raise InputError for what a study gives to one of these jobs, such as weights, and that it cannot use."""
+    for job in jobs:
+        kind_of(job.spec).check_given(job.spec, job.source)
+
+
 def check_inputs(jobs: list[Job], root: NuScenesRoot) -> None:
     """Raise InputError, before anything is trained, for a file that one of these jobs would miss."""
+    check_given(jobs)
     # A view of its own: a large root's tables are not kept in memory while others train.
     root = NuScenesRoot(root.path, root.version)
     by_kind: dict[type[JobSpec], list[tuple[JobSpec, Path | None]]] = {}

@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
-from lightning.fabric import Fabric
 
 from detectors.cost import CAMERAS
 from detectors.heads.instance_mask import FoundInstances
@@ -20,13 +19,16 @@ from harness.data.pseudo_labels import LabelsWriter, PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.data.sensor_files import check_image_size, read_image
 from harness.errors import InputError
-from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, StepSeconds, Timer
+from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, Samples, StepSeconds, Timer
 from harness.runs.folder import RunFolder, atomic_write
 from harness.study.jobs import LabelsJobSpec, SegmenterJobSpec, label_files, labels_hash
 from harness.study.plan import Plan
 from harness.train.checkpoint import load_model
 from harness.train.pretrained import PretrainedLabeller, check_pretrained
 from harness.train.trainer import Interrupted
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 LABELLED_TOGETHER = 8
 """Images."""
@@ -57,7 +59,7 @@ class LabelsKind(Kind[LabelsJobSpec]):
         return {"teacher_spec": plan.jobs[spec.segmenter].spec, "teacher_weights": weights, "source": source}
 
     def run(
-        self, order: JobOrder, spec: LabelsJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: LabelsJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Take labels over, or let a teacher look at every image."""
         scored, root = Timer(), NuScenesRoot(order.root, order.version)
@@ -71,13 +73,13 @@ class LabelsKind(Kind[LabelsJobSpec]):
             labeller = segmenter_labeller(order.teacher_weights, order.teacher_spec.segmenter, fabric)
         return Outcome(write_labels(spec, root, labeller, folder, stop), 0, scored)
 
-    def estimate(self, spec: LabelsJobSpec, plan: Plan, root: NuScenesRoot, step: StepSeconds) -> float:
+    def estimate(self, spec: LabelsJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
         """A forward pass an image; nothing is known of a model that is not here, and files are copied at once."""
         if spec.segmenter is None:
             return 0.0
         segmenter = plan.jobs[spec.segmenter].spec
         assert isinstance(segmenter, SegmenterJobSpec)
-        images = CAMERAS * len(root.tokens(spec.split))
+        images = CAMERAS * samples(spec.split)
         return FORWARD_SHARE * step(segmenter.segmenter, LABELLED_TOGETHER) * images / LABELLED_TOGETHER
 
 
@@ -141,7 +143,7 @@ def label_rows(root: NuScenesRoot, split: str) -> Iterator[Mapping[str, Any]]:
         yield from root.images(token, keyframes=1)
 
 
-def segmenter_labeller(weights: Path, spec: SegmenterSpec, fabric: Fabric) -> Labeller:
+def segmenter_labeller(weights: Path, spec: SegmenterSpec, fabric: "Fabric") -> Labeller:
     """A segmenter of ours that looks at whole images."""
     segmenter = load_model(weights, spec).to(fabric.device).eval()
 

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
-from lightning.fabric import Fabric
 
 from detectors.segmenter import Segmenter
 from harness.data.nuimages import ImageSet, NuImagesRoot
 from harness.data.root import NuScenesRoot
 from harness.evaluate.mask_ap import Found, Truth, mask_ap
-from harness.jobs.kind import Folders, JobOrder, Kind, Outcome, StepSeconds, Timer, count_parameters
+from harness.jobs.kind import Folders, JobOrder, Kind, Outcome, Samples, StepSeconds, Timer, count_parameters
 from harness.runs.folder import RunFolder
 from harness.study.jobs import SegmenterJobSpec
 from harness.study.plan import Plan
@@ -20,6 +19,9 @@ from harness.train.checkpoint import save_model
 from harness.train.segmentation import SegmentationObjective
 from harness.train.streams import seeded
 from harness.train.trainer import Interrupted, fit
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 SCORED_TOGETHER = 8
 """Images."""
@@ -39,7 +41,7 @@ class SegmenterKind(Kind[SegmenterJobSpec]):
         return {"source": source}
 
     def run(
-        self, order: JobOrder, spec: SegmenterJobSpec, fabric: Fabric, folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: SegmenterJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Train and score."""
         root = _images(order.source)
@@ -48,7 +50,7 @@ class SegmenterKind(Kind[SegmenterJobSpec]):
         metrics = score_segmenter(segmenter, root, spec.data.eval_split, fabric, stop)
         return Outcome(metrics, count_parameters(segmenter), scored)
 
-    def estimate(self, spec: SegmenterJobSpec, plan: Plan, root: NuScenesRoot, step: StepSeconds) -> float:
+    def estimate(self, spec: SegmenterJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
         """Its steps; scoring takes little beside them."""
         return spec.schedule.length * step(spec.segmenter, spec.schedule.batch_size)
 
@@ -61,7 +63,7 @@ def _images(source: Path | None) -> NuImagesRoot:
 def train_segmenter(
     spec: SegmenterJobSpec,
     root: NuImagesRoot,
-    fabric: Fabric,
+    fabric: "Fabric",
     folder: RunFolder,
     stop: Callable[[], bool],
     loader_workers: int,
@@ -77,7 +79,7 @@ def train_segmenter(
 
 @torch.no_grad()
 def score_segmenter(
-    segmenter: Segmenter, root: NuImagesRoot, split: str, fabric: Fabric, stop: Callable[[], bool]
+    segmenter: Segmenter, root: NuImagesRoot, split: str, fabric: "Fabric", stop: Callable[[], bool]
 ) -> dict[str, float]:
     """Mask AP on a split, in pixels of the segmenter's input."""
     segmenter.to(fabric.device).eval()

@@ -4,6 +4,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 from harness import flags
+from harness.console import say
 from harness.errors import InputError, exit_2_on_input_error
 from harness.program import Program
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from harness.tracking.study import Mirror
 
 console = Console()
+_say = partial(say, console)
 app = Program()
 StudyOrBundle = Annotated[
     Path, typer.Argument(metavar="STUDY.yaml|FILE.zip", help="The question, or a bundle that --bundle wrote.")
@@ -58,6 +61,11 @@ def main(
     """
     unexamined = False
     with exit_2_on_input_error():
+        from harness.study.first_look import first_look
+
+        if asked.path.suffix in (".yaml", ".yml"):
+            first_look(asked.path, asked.overrides)
+
         from harness.bundle.read import differing_tables
         from harness.bundle.write import write_bundle
         from harness.evidence.runs import StudyRuns
@@ -83,7 +91,7 @@ def main(
                 if ui:
                     _serve(mirror, asked.tracking_uri, port)
                 else:
-                    _say(f"compare in a browser: {asked.command('harness.report')} --ui")
+                    _say(f"compare in a browser: {asked.again('report')} --ui")
         if damaged:
             raise typer.Exit(2)
     if unexamined:
@@ -133,10 +141,6 @@ def _compare(differing: Sequence[str]) -> None:
         _say(f"not as in the bundle, which another version of the code may have written: {', '.join(differing)}")
     else:
         _say("byte for byte the tables of the bundle")
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _complete(opened: "Opened", device: str) -> bool:

@@ -78,8 +78,13 @@ def write(
 
 
 def csv(lines: Sequence[Line]) -> str:
+    """The lines of the table as a file."""
+    return _text(frame(lines))
+
+
+def frame(lines: Sequence[Line]) -> pd.DataFrame:
     """The lines of the table with all digits that mean anything; of papers what they report, with its mark."""
-    return _text(rounded(pd.DataFrame(map(_columns, lines))))
+    return rounded(pd.DataFrame(map(_columns, lines)))
 
 
 def _text(frame: pd.DataFrame) -> str:

@@ -5,14 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 
 from harness import flags
-from harness.console import age_text, print_table, size_text
+from harness.console import age_text, print_table, say, size_text
 from harness.errors import InputError, exit_2_on_input_error, unknown
 from harness.program import Program
 from harness.runs.claims import Claim, Claims
@@ -21,6 +21,7 @@ from harness.runs.listing import STATES, StoredRun, stored_runs, unneeded, wante
 from harness.runs.prune import propose, prune
 
 console = Console()
+_print = partial(say, console)
 app = Program(no_args_is_help=True)
 
 DAY_SECONDS = 86400.0
@@ -68,6 +69,8 @@ def show(
     runs_dir: flags.RunsDir = flags.RUNS,
 ) -> None:
     """Show all that is known of a run."""
+    import yaml
+
     with exit_2_on_input_error():
         if len(run) < SHORTEST_START:
             raise InputError(f"id {run!r} is too short; {SHORTEST_START} digits at least")
@@ -187,10 +190,6 @@ def _named(id_: str, stored: Mapping[str, StoredRun]) -> str:
 
 def _sum(runs: Sequence[StoredRun]) -> str:
     return f"{len(runs)} run{'' if len(runs) == 1 else 's'}, {size_text(sum(run.size for run in runs))}"
-
-
-def _print(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -88,10 +89,14 @@ class Contents:
     """Whether one of them is torn, or says something else than such a file does."""
 
 
-_as_result = TypeAdapter(Result).validate_json
-_as_failure = TypeAdapter(_Failure).validate_json
-_as_order = TypeAdapter(Order).validate_json
-_as_mapping = TypeAdapter(dict[str, Any]).validate_json
+def _json_as(kind: Any) -> Callable[[bytes], Any]:
+    """What reads JSON of a kind; it is made when first asked, for no --help has to wait for it."""
+    adapter = cache(partial(TypeAdapter, kind))
+    return lambda content: adapter().validate_json(content)
+
+
+_as_result, _as_failure, _as_order = _json_as(Result), _json_as(_Failure), _json_as(Order)
+_as_mapping = _json_as(dict[str, Any])
 
 
 class Busy(Exception):

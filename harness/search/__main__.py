@@ -2,8 +2,11 @@
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +14,12 @@ import typer
 from rich.console import Console
 
 from harness import flags
+from harness.console import say
 from harness.errors import InputError, exit_2_on_input_error
 from harness.program import Program
 
 console = Console()
+_say = partial(say, console)
 app = Program()
 
 
@@ -37,6 +42,12 @@ def main(
     searches_dir: Annotated[Path, typer.Option(help="Folders of searches: journal, and who is at work.")] = Path(
         "searches"
     ),
+    found_study: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml", help="The study with the best values; OUT/STUDY/STUDY_found.yaml if not given."
+        ),
+    ] = None,
     confirm: Annotated[
         bool, typer.Option(help="Train the best values on fresh seeds and score what is reported.")
     ] = True,
@@ -53,7 +64,10 @@ def main(
         if timeout is not None and not timeout > 0:
             raise InputError(f"--timeout {timeout:g} is no time; more than 0 minutes")
         deadline = None if timeout is None else time.monotonic() + 60 * timeout
-        _search(asked, trials, deadline, workers, storage, searches_dir / asked.name, confirm, device)
+        chosen_study = found_study or asked.tables / f"{asked.name}_found.yaml"
+        folder = searches_dir / asked.name
+        with _ended_as_by_ctrl_c():
+            _search(asked, trials, deadline, workers, storage, folder, chosen_study, confirm, device)
 
 
 def _search(
@@ -63,9 +77,14 @@ def _search(
     workers: int | None,
     storage: str | None,
     folder: Path,
+    chosen_study: Path,
     confirm: bool,
     device: str,
 ) -> None:
+    from harness.study.first_look import first_look
+
+    first_look(asked.path, asked.overrides)
+
     from harness.execute.executor import check_device, open_site
     from harness.jobs.kinds import check_inputs
     from harness.opened import Planner
@@ -75,7 +94,7 @@ def _search(
     from harness.search.loop import Stopped, TrialFailed, search
     from harness.search.objective import Trainer
     from harness.search.opened_search import open_search
-    from harness.search.report import Tell, finish, found_path
+    from harness.search.report import Tell, finish
     from harness.search.trials import open_book
     from harness.study.plan import Plan
     from harness.tracking.search import SearchMirror
@@ -99,7 +118,7 @@ def _search(
     trials = trials or opened.search.trials
     confirmed = trainer.planned(variant(opened, CURRENT, {})).jobs if confirm else {}
     check_inputs([*trainer.plan({}).jobs.values(), *confirmed.values()], planner.root)
-    for needed in (asked.runs_dir, asked.tables, found_path(opened).parent):
+    for needed in (asked.runs_dir, asked.tables, chosen_study.parent):
         make_folder(needed)
     check_store(asked.tracking_uri, asked.name)
 
@@ -118,8 +137,10 @@ def _search(
             baseline = trainer.score(trainer.baseline(), lambda epoch, value: False, lambda: False, 0)
             tell = Tell(console, book, opened.search.objective, trials, mirror)
             search(book, trainer.evaluate, trials, several.workers, deadline, tell)
-            complete = finish(opened, trainer, book, baseline, several, confirm, asked.tables, mirror, console)
-            _say(f"compare in a browser: {asked.command('harness.report')} --ui")
+            complete = finish(
+                opened, trainer, book, baseline, several, confirm, asked.tables, chosen_study, mirror, console
+            )
+            _say(f"compare in a browser: {asked.again('report')} --ui")
         except (KeyboardInterrupt, Stopped):
             mirror.stop()
             _say(
@@ -128,17 +149,21 @@ def _search(
             )
             raise typer.Exit(130) from None
         except TrialFailed as error:
-            console.print(f"given up: {error}", markup=False, style="red")
+            _say(f"given up: {error}", style="red")
             raise typer.Exit(1) from None
         if not complete:
             raise typer.Exit(1)
 
 
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """A batch system that ends the job says so by SIGTERM; it is taken like Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":
-    # A batch system that ends the job says so by SIGTERM; it is taken like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -12,10 +12,10 @@ from distill.weights import published_weight
 from harness.errors import InputError
 from harness.runs.folder import atomic_write
 from harness.search.opened_search import OpenedSearch
-from harness.study.load import put
 from harness.study.plan import Plan, Row
 from harness.study.search_spec import Value, arm_switch, overrides
 from harness.study.spec import StudySpec
+from harness.study.written import put
 from harness.study.yaml_text import Dumper, read_yaml
 
 FOUND, CURRENT, PAPER = "found", "current", "paper"

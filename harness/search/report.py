@@ -8,6 +8,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from harness.console import say
 from harness.evidence.line import Line
 from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import StudyRuns
@@ -54,12 +55,10 @@ class Tell:
         values = " ".join(f" {name} {value:.2f}" for name, value in zip(self._objective, given, strict=False))
         fields = ", ".join(f"{key} {shown(value)}" for key, value in ended.params.items())
         reason = f" ({ended.user_attrs[REASON]})" if REASON in ended.user_attrs else ""
-        self._console.print(
+        say(
+            self._console,
             f"trial {ended.number} {how}{values}{reason}: {fields}; {counted} of {self._trials}, about "
             f"{timedelta(seconds=round(max(0.0, left)))} left",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
         )
         follow(self._mirror, self._book, self._objective)
 
@@ -94,6 +93,7 @@ def finish(
     site: Site,
     confirm: bool,
     out: Path,
+    chosen_study: Path,
     mirror: SearchMirror,
     console: Console,
 ) -> bool:
@@ -107,6 +107,7 @@ def finish(
         site: Where the confirmation is trained.
         confirm: Whether it is.
         out: Folder of tables and figures.
+        chosen_study: The file to write, of the study with the best values.
         mirror: The mirror of the search in MLflow.
         console: For the table.
     """
@@ -116,15 +117,10 @@ def finish(
         with book.turn():
             # Another process may have found better values meanwhile; what is written last has to be the whole.
             if chosen == _chosen(book):
-                _write(opened, book, chosen, baseline, lines, out, mirror, console)
+                _write(opened, book, chosen, baseline, lines, out, chosen_study, mirror, console)
                 return lines is None or not any(line.missing for line in lines)
     console.print("no trial is complete yet; nothing to report")
     return True
-
-
-def found_path(opened: OpenedSearch) -> Path:
-    """Where the study with the found values is written."""
-    return opened.file.parent / "found" / opened.file.name
 
 
 def _chosen(book: TrialBook) -> FrozenTrial | None:
@@ -139,6 +135,7 @@ def _write(
     baseline: tuple[float, ...],
     lines: Sequence[Line] | None,
     out: Path,
+    chosen_study: Path,
     mirror: SearchMirror,
     console: Console,
 ) -> None:
@@ -157,10 +154,9 @@ def _write(
     parts += [f"![{name}]({name}.png)" for name in pictures]
     text = "\n".join(parts) + "\n"
     atomic_write(out / "search.md", text.encode())
-    file = found_path(opened)
-    write_found(opened, chosen.params, file, _headline(opened, chosen))
+    write_found(opened, chosen.params, chosen_study, _headline(opened, chosen))
     mirror.finish(out, text)
-    console.print(f"search: {out}/search.md; the study with what was found: {file}", highlight=False, soft_wrap=True)
+    say(console, f"search: {out}/search.md; the study with what was found: {chosen_study}")
 
 
 def trials_table(opened: OpenedSearch, book: TrialBook, chosen: FrozenTrial) -> Table:

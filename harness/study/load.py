@@ -5,7 +5,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, Tag, ValidationError
 
 from distill.loss import build_term
@@ -14,45 +13,25 @@ from distill.warm_start import require_same_build
 from harness.errors import InputError, unknown
 from harness.study.papers import read_paper
 from harness.study.spec import WARM_START, StudySpec
-from harness.study.yaml_text import compose_yaml, read_yaml
-
-Location = tuple[str | int, ...]
+from harness.study.written import Location, Written, read_written
 
 
 def load_study(file: Path, overrides: Iterable[str] = ()) -> StudySpec:
     """Read a study file and apply ``KEY=VALUE`` overrides (dotted key, YAML value) in order."""
+    written = read_written(file, overrides)
     try:
-        text = file.read_text()
-    except (OSError, ValueError) as error:
-        raise InputError(f"study {file} cannot be read: {error}") from error
-    try:
-        node = compose_yaml(text)
-        content = read_yaml(text)
-    except ValueError as error:
-        raise InputError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} must be a mapping of keys such as {', '.join(StudySpec.model_fields)}")
-    places = _places(node, file)
-    for override in overrides:
-        at = put(content, override)
-        # What stood there and below it is no more.
-        places = {place: where for place, where in places.items() if place[: len(at)] != at}
-        places[at] = f"--set {override.partition('=')[0]}"
-    try:
-        study = StudySpec.model_validate(content)
+        study = StudySpec.model_validate(written.content)
     except ValidationError as error:
-        raise InputError(_message(file, places, error)) from error
+        raise InputError(_message(written, error)) from error
     for name in study.losses:
         for path in study.paths if any(name in arm for arm in study.arms.values()) else ():
             try:
                 study.loss(name, path)
             except ValidationError as error:
                 model = loss_class(study.kind(name))
-                raise InputError(_message(file, places, error, ("losses", name), model)) from error
+                raise InputError(_message(written, error, ("losses", name), model)) from error
             except ValueError as error:
-                where = next(
-                    places[at] for at in (("losses", name, "weight"), ("losses", name), ("losses",)) if at in places
-                )
+                where = written.place(("losses", name, "weight"))
                 raise InputError(f"{where}: losses.{name}.weight: {error}") from error
     for path in study.paths:
         _require_possible(study, path)
@@ -84,45 +63,8 @@ def _require_possible(study: StudySpec, path: str) -> None:
         raise InputError(f"path {path}, {name}: {error}") from error
 
 
-def put(content: dict[str, Any], override: str) -> Location:
-    """Set the value of a ``KEY=VALUE`` in the content of a study file; where that was."""
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise InputError(f"--set {override!r} is not KEY=VALUE, such as schedule.steps=100")
-    *parents, last = key.split(".")
-    at: Any = content
-    for parent in parents:
-        at = at.setdefault(parent, {}) if isinstance(at, dict) else at
-    if not isinstance(at, dict):
-        raise InputError(f"--set {key}: {'.'.join(parents)} is not a mapping in this study")
-    try:
-        at[last] = read_yaml(value)
-    except ValueError as error:
-        raise InputError(f"--set {key}: {value!r} is not a YAML value: {error}") from error
-    return (*parents, last)
-
-
-def _places(node: yaml.Node | None, file: Path, at: Location = ()) -> dict[Location, str]:
-    """FILE:LINE of every key and item. A key written twice is refused: YAML would drop the first."""
-    places: dict[Location, str] = {}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*at, key.value)
-            place = f"{file}:{key.start_mark.line + 1}"
-            if here in places:
-                raise InputError(f"{place}: key {key.value!r} is already given at {places[here]}")
-            places[here] = place
-            places |= _places(value, file, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            places[(*at, index)] = f"{file}:{value.start_mark.line + 1}"
-            places |= _places(value, file, (*at, index))
-    return places
-
-
 def _message(
-    file: Path,
-    places: dict[Location, str],
+    written: Written,
     error: ValidationError,
     at: Location = (),
     model: type[BaseModel] = StudySpec,
@@ -133,13 +75,13 @@ def _message(
         allowed = _fields(model, each["loc"][:-1]) if each["type"] == "extra_forbidden" else ()
         # Which model of several it is, a tag in brackets says; nobody wrote that.
         loc = tuple(part for part in each["loc"] if not str(part).startswith(("(", "function-", "literal[")))
-        lines.append(_one(file, places, (*at, *loc), allowed, each["msg"]))
+        lines.append(_one(written, (*at, *loc), allowed, each["msg"]))
     return "\n".join(lines)
 
 
-def _one(file: Path, places: dict[Location, str], loc: Location, allowed: Iterable[str], text: str) -> str:
+def _one(written: Written, loc: Location, allowed: Iterable[str], text: str) -> str:
     """One mistake; `allowed` are the keys that there are where one is that must not be."""
-    where = next((places[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in places), str(file))
+    where = written.place(loc)
     key = ".".join(str(part) for part in loc)
     if allowed:
         parent = ".".join(str(part) for part in loc[:-1])

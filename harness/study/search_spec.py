@@ -129,7 +129,12 @@ MOST_SEEDS = 1000
 _SEED_RANGE = re.compile(r"(0|[1-9]\d{0,17}) *- *([1-9]\d{0,17})")
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_with_ranges), Field(min_length=1), AfterValidator(each_once)]
+Seeds = Annotated[
+    tuple[Seed, ...],
+    BeforeValidator(_with_ranges, json_schema_input_type=tuple[Seed | str, ...] | str),
+    Field(min_length=1),
+    AfterValidator(each_once),
+]
 """Each by its number, or a range of them with both ends, such as [0-2, 7]."""
 
 
@@ -151,7 +156,10 @@ class SearchSpec(Spec):
     """Dotted key of a study's field to what it may be; `arms.ARM.LOSS` with choices true and false: whether the arm
     has the loss at all."""
     objective: Annotated[
-        tuple[Metric, ...], BeforeValidator(_objectives), Field(min_length=1, max_length=2), AfterValidator(each_once)
+        tuple[Metric, ...],
+        BeforeValidator(_objectives, json_schema_input_type=tuple[Metric, ...] | Metric),
+        Field(min_length=1, max_length=2),
+        AfterValidator(each_once),
     ] = ("NDS",)
     """The student's metric, in the mean over the seeds; of two the trade-off is searched."""
     path: str | None = None

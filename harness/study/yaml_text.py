@@ -63,10 +63,12 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, Loader)
 
 
-def compose_yaml(text: str) -> yaml.Node | None:
-    """The nodes of a text, which say where in it each part stands; raises as `read_yaml` does."""
+def read_nodes(text: str) -> tuple[Any, yaml.Node | None]:
+    """The content of a text and its nodes, which say where in it each part stands; raises as `read_yaml` does."""
     with _one_line():
-        return yaml.compose(text, Loader)
+        loader = Loader(text)
+        node = loader.get_single_node()
+        return None if node is None else loader.construct_document(node), node
 
 
 @contextmanager

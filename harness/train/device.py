@@ -1,14 +1,17 @@
 """The device that a job runs on, in its precision and with its threads."""
 
 import platform
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 
 from harness.diagnose.machine import Machine
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
-def open_device(device: str, precision: str, threads: int) -> Fabric:
+
+def open_device(device: str, precision: str, threads: int) -> "Fabric":
     """A Fabric on one device; sets the threads of this whole process.
 
     Args:
@@ -16,16 +19,19 @@ def open_device(device: str, precision: str, threads: int) -> Fabric:
         precision: As Fabric calls it, such as 32-true.
         threads: Of operations on the processor.
     """
+    # Importing it takes several seconds, which who plans a study need not wait.
+    from lightning.fabric import Fabric
+
     torch.set_num_threads(threads)
     return Fabric(accelerator=device, devices=1, precision=precision)
 
 
-def machine(fabric: Fabric, threads: int) -> Machine:
+def machine(fabric: "Fabric", threads: int) -> Machine:
     """The device for who only looks at detectors."""
     return Machine(fabric.device, device_name(fabric), threads, fabric.autocast)
 
 
-def device_name(fabric: Fabric) -> str:
+def device_name(fabric: "Fabric") -> str:
     """As results say it: cpu (x86_64), cuda (NVIDIA H200)."""
     kind = fabric.device.type
     return f"{kind} ({torch.cuda.get_device_name(fabric.device) if kind == 'cuda' else platform.machine()})"

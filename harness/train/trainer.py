@@ -5,10 +5,10 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn as nn
-from lightning.fabric import Fabric
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -22,6 +22,9 @@ from harness.train.optim import learning_rate, optimizer_of
 from harness.train.segmentation import SegmentationObjective
 from harness.train.streams import stream_seed
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
 SAVE_EVERY_SECONDS = 30.0
 PULL_EVERY = 50
 """Steps between two looks at the gradients of each term."""
@@ -32,7 +35,7 @@ class Interrupted(Exception):
 
 
 def fit(
-    fabric: Fabric,
+    fabric: "Fabric",
     objective: Objective | SegmentationObjective,
     samples: SampleSet | ImageSet,
     schedule: ScheduleSpec,

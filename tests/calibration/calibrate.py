@@ -12,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from harness.data.root import count_samples
 from harness.evidence.effects import groups
 from harness.evidence.line import HEADLINE_METRICS
 from harness.evidence.results import outcomes
@@ -34,7 +33,7 @@ def outcomes_of(path: Path, runs: Path, given: list[str]):
     """What the rows of a study came to, and its plan."""
     study = load_study(path, given)
     root = open_root(study.data, console)
-    samples = partial(count_samples, root, study.data.train_split)
+    samples = partial(root.count, study.data.train_split)
     plan = plan_study(study, root.fingerprint(), samples, find_images(console))
     return outcomes(StudyRuns.open(plan, runs)), plan
 

@@ -17,6 +17,12 @@ from harness.study.plan import plan_study
 STUDY = Path(__file__).parents[3] / "studies" / "smoke.yaml"
 
 
+@pytest.fixture(autouse=True)
+def cache_folder(monkeypatch, tmp_path):
+    """One of its own: step times are kept in the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def plan_of(smoke_root):
     return lambda *changes: plan_study(load_study(STUDY, changes), smoke_root.fingerprint(), int)
@@ -60,9 +66,13 @@ def test_other_seeds_and_weights_take_as_long_and_workers_share(plan_of, site):
 
 def test_without_runs_the_steps_of_detectors_are_timed(plan_of, site, monkeypatch):
     seconds = {True: 0.9, False: 0.3}
-    monkeypatch.setattr(
-        module, "measure", lambda spec, *_: Cost(1, 1, (1, 1, 1), step_seconds=seconds[spec.camera is not None])
-    )
+    timed = []
+
+    def measure(spec, *_):
+        timed.append(spec)
+        return Cost(1, 1, (1, 1, 1), step_seconds=seconds[spec.camera is not None])
+
+    monkeypatch.setattr("detectors.cost.measure", measure)
     _finish(plan_of(), site, seconds=7.0)
     longer = plan_of("schedule.steps=100")  # of another kind than the finished ones
     needed = module.estimate(longer, list(longer.jobs.values()), site)
@@ -70,6 +80,13 @@ def test_without_runs_the_steps_of_detectors_are_timed(plan_of, site, monkeypatc
     scored = len(site.root.tokens("synthetic_val")) / 2 * (0.3 + 0.9 + 0.9) / 3
     assert needed.by_runs == 0
     assert needed.seconds == pytest.approx(100 * 0.3 + 100 * 0.9 + 100 * (0.9 + 0.1) + scored)
+    # Each model once, and never again on this machine, unless the file of times is damaged.
+    assert len(timed) == 2
+    assert module.estimate(longer, list(longer.jobs.values()), site) == needed
+    assert len(timed) == 2
+    module.steps_file().write_text("[")
+    assert module.estimate(longer, list(longer.jobs.values()), site) == needed
+    assert len(timed) == 4
 
 
 def test_nothing_to_run_takes_no_time(plan_of, site):

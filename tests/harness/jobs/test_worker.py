@@ -208,7 +208,7 @@ def test_a_diagnosis_that_fails_costs_no_result(order, tmp_path, monkeypatch, ca
     def broken(*given):
         raise ZeroDivisionError("no boxes")
 
-    monkeypatch.setattr(detector, "examine", broken)
+    monkeypatch.setattr("harness.diagnose.examine.examine", broken)
     folder = RunFolder(tmp_path)
     folder.write("job.json", order().model_dump(mode="json"))
     assert worker._attempt(folder, lambda: False) == worker.UNEXAMINED

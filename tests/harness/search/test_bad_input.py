@@ -165,11 +165,11 @@ def test_a_study_without_a_search_is_named(place):
     assert f"{place.study} has no section search, such as search: " in place.refused()
 
 
-@pytest.mark.parametrize("what", ["--runs-dir", "--searches-dir", "--out", "found"])
+@pytest.mark.parametrize("what", ["--runs-dir", "--searches-dir", "--out", "--found-study"])
 def test_a_folder_that_is_a_file_is_named_before_anything_is_trained(place, what):
-    path = place.folder / ("found" if what == "found" else "file")
+    path = place.folder / "file"
     path.write_text("mine")
-    flags = [] if what == "found" else [what, path]
+    flags = [what, path / "found.yaml" if what == "--found-study" else path]
     assert re.search(rf"folder {path}\S* cannot be made: (File exists|Not a directory)", place.refused(*flags))
 
 

@@ -161,13 +161,13 @@ def test_a_variants_own_baseline_is_no_seed_of_the_other(make):
 
 def test_the_tables_are_read_once_for_all_trials(make, monkeypatch):
     read = []
-    tokens, fingerprint = NuScenesRoot.tokens, NuScenesRoot.fingerprint
-    monkeypatch.setattr(NuScenesRoot, "tokens", lambda root, split: read.append("tokens") or tokens(root, split))
+    count, fingerprint = NuScenesRoot.count, NuScenesRoot.fingerprint
+    monkeypatch.setattr(NuScenesRoot, "count", lambda root, split: read.append("count") or count(root, split))
     monkeypatch.setattr(NuScenesRoot, "fingerprint", lambda root: read.append("fingerprint") or fingerprint(root))
     _, trainer, _ = make(["schedule.steps=null", "schedule.epochs=2"])
     for weight in (1.0, 2.0, 3.0):
         trainer.evaluate({WEIGHT: weight}, quiet, never, 0)
-    assert sorted(read) == ["fingerprint", "tokens"]
+    assert sorted(read) == ["count", "fingerprint"]
 
 
 def test_where_the_data_lies_is_no_part_of_what_a_search_is(make):

@@ -1,0 +1,187 @@
+"""python -m harness.catalogue losses | paths | presets | studies | schema: what there is to choose from."""
+
+import inspect
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from harness.console import print_table, say
+from harness.errors import InputError
+from harness.program import Program
+
+console = Console()
+_say = partial(say, console)
+app = Program(no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON, a list of objects.")]
+StudiesDir = Annotated[
+    Path | None, typer.Option(help="A folder of studies; those that are shipped, or ./studies, if not given.")
+]
+
+
+@app.callback()
+def main() -> None:
+    """Losses, paths, presets and studies that there are, and the schema of studies."""
+
+
+@app.command()
+def losses(as_json: Json = False) -> None:
+    """List the distillation losses that a study can name: what each does, and whose it is."""
+    from distill.loss import DetectorLossSpec
+    from distill.objective import LOSSES
+
+    rows = [
+        {
+            "loss": name,
+            "asks": "a detector" if issubclass(spec, DetectorLossSpec) else "an image teacher",
+            "what": _first_sentence(sys.modules[spec.__module__].__doc__ or "").partition(": ")[2],
+            "source": _first_sentence(inspect.getdoc(spec) or ""),
+        }
+        for name, spec in LOSSES.items()
+    ]
+    _print(rows, as_json, names=4)
+    if not as_json:
+        _say("Fields: crossbev schema. One of your own: package.module:Spec, see CONTRIBUTING.md.")
+
+
+@app.command()
+def presets(as_json: Json = False) -> None:
+    """List the detectors and image teachers that a study can name, with their sensors and parameters."""
+    import torch
+
+    from detectors.presets import PRESETS, SEGMENTERS
+
+    def parameters(spec: Any) -> int:
+        # Without memory or random numbers for weights that nobody looks at.
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in spec.build().parameters())
+
+    rows: list[dict[str, Any]] = []
+    for name, spec in PRESETS.items():
+        grid, sensors = spec.grid, []
+        if spec.camera is not None:
+            sensors.append("images of {} x {} px".format(*spec.camera.image_size))
+        if spec.lidar is not None:
+            sensors.append(f"{spec.lidar.sweeps} LiDAR sweeps")
+        if spec.radar is not None:
+            sensors.append(f"{spec.radar.sweeps} RADAR sweeps")
+        ground = f"{grid.columns} x {grid.rows} cells of {grid.cell:g} m"
+        kind = {"preset": name, "kind": "detector", "sensors": " + ".join(sorted(spec.inputs.sensors))}
+        rows.append(kind | {"what": f"{', '.join(sensors)}; {ground}", "parameters": parameters(spec)})
+    for name, segmenter in SEGMENTERS.items():
+        what = "{} on images of {} x {} px".format(segmenter.image.backbone.kind, *segmenter.image_size)
+        kind = {"preset": name, "kind": "image teacher", "sensors": "images"}
+        rows.append(kind | {"what": what, "parameters": parameters(segmenter)})
+    _print(rows, as_json, names=4)
+
+
+@app.command()
+def paths(studies_dir: StudiesDir = None, as_json: Json = False) -> None:
+    """List from which sensors to which a teacher can teach, and the studies that ask about it."""
+    from detectors.presets import PRESETS
+    from harness.study.load import load_study
+    from harness.study.spec import IMAGES
+
+    asking: dict[str, list[str]] = {}
+    for file in _files(studies_dir):
+        study = load_study(file)
+        for path in study.paths:
+            ends = {study.sensors(study.teachers_asked(names, path)) for names in study.arms.values()}
+            for each in ends:
+                asking.setdefault(each, []).append(file.stem)
+    sensors = {"+".join(sorted(spec.inputs.sensors)) for spec in PRESETS.values()}
+    possible = [f"{teacher}->{student}" for teacher in sorted(sensors) for student in sorted(sensors)]
+    possible += [f"{IMAGES}->{student}" for student in sorted(sensors) if "camera" in student]
+    rows = [
+        {"path": path, "studies": sorted(set(asking.get(path, ())))}
+        for path in dict.fromkeys([*sorted(asking, key=lambda path: (-len(set(asking[path])), path)), *possible])
+    ]
+    _print(rows, as_json, names=2)
+
+
+@app.command()
+def studies(studies_dir: StudiesDir = None, as_json: Json = False) -> None:
+    """List the studies that are shipped: the question, what it takes, and whether its results are reported."""
+    from harness.opened import question
+    from harness.study.load import load_study
+    from harness.study.plan import plan_study
+
+    rows = []
+    for file in _files(studies_dir):
+        # Of any dataset: how many jobs there are does not depend on it.
+        plan = plan_study(load_study(file), "", lambda: 1, lambda data: (Path(), ""))
+        rows.append(
+            {
+                "study": file.stem,
+                "jobs": len(plan.jobs),
+                "trainings": sum(job.spec.steps > 0 for job in plan.jobs.values()),
+                "rows": len(plan.rows),
+                "reported": (file.parent / "results" / f"{file.stem}.md").is_file(),
+                "question": question(file),
+            }
+        )
+    if as_json:
+        _print(rows, as_json)
+        return
+    for row in rows:
+        state = "reported" if row["reported"] else "no results yet"
+        _say(f"{row['study']}: {row['question']} [{row['trainings']} trainings, {row['rows']} rows, {state}]")
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Argument(metavar="FILE", help="Where to write it; printed if not given.")] = None,
+) -> None:
+    """Print or write the JSON Schema of study files, for an editor that completes and checks while you type."""
+    from harness.runs.folder import atomic_write
+    from harness.study.schema import study_schema
+
+    text = json.dumps(study_schema(), indent=1, ensure_ascii=False) + "\n"
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        atomic_write(out, text.encode())
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}") from error
+    _say(f"{out}: in a study beside it, an editor finds it by a line # yaml-language-server: $schema={out.name}")
+
+
+def _files(folder: Path | None) -> list[Path]:
+    from harness.study.first_look import STUDIES
+
+    folder = folder or (STUDIES if STUDIES.is_dir() else Path("studies"))
+    files = sorted(folder.glob("*.yaml"))
+    if not files:
+        raise InputError(f"--studies-dir {folder}: there is no study in it, a file such as paths.yaml")
+    return files
+
+
+def _first_sentence(text: str) -> str:
+    """Of a docstring, up to the first full stop or semicolon."""
+    line = " ".join(text.partition("\n\n")[0].split())
+    ends = [at for at in (line.find(". "), line.find("; ")) if at > 0]
+    return line[: min(ends, default=len(line))].rstrip(".")
+
+
+def _print(rows: Sequence[Mapping[str, Any]], as_json: bool, names: int = 1) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    print_table(console, list(rows[0]), [[_cell(value) for value in row.values()] for row in rows], names)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else ", ".join(value) if isinstance(value, Iterable) else str(value)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,360 @@
+"""python -m harness.doctor: what this machine has, what of it would stop or slow a study, and what mends that."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import platformdirs
+import typer
+from rich.console import Console
+
+from harness import flags
+from harness.console import print_table, say, size_text
+from harness.program import Program
+
+console = Console()
+_say = partial(say, console)
+app = Program()
+
+CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
+DATASET_BYTES = 200e6
+"""What the embedded dataset of the shipped studies takes, with its images for image teachers."""
+OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing of this machine."""
+
+    what: str
+    state: str
+    wrong: str = ""
+    """How it would stop a study, or slow it without a word; empty where it would not."""
+    mend: str = ""
+    """The command that mends it."""
+
+
+@app.command()
+def main(
+    tracking_uri: flags.TrackingUri = flags.TRACKING,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a list of objects.")] = False,
+) -> None:
+    """Show what this machine has for studies, what is wrong with it, and the command that mends that.
+
+    Exit status 1 where something would stop a study, or slow it without saying so. Nothing is changed.
+    """
+    findings = [*examine(tracking_uri)]
+    wrong = [each for each in findings if each.wrong]
+    if as_json:
+        print(json.dumps([asdict(each) for each in findings], indent=1))
+    else:
+        print_table(console, ["what", "state"], [[each.what, each.state] for each in findings], names=2)
+        for each in wrong:
+            _say(f"wrong: {each.what}: {each.wrong}", style="red")
+            _say(f"  {each.mend}")
+        if not wrong:
+            _say("nothing is wrong")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def examine(tracking_uri: str) -> Iterator[Finding]:
+    """All that is looked at, in the order of the table."""
+    yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
+    yield from _packages()
+    yield from _compute()
+    yield from _machine()
+    yield _database(tracking_uri)
+
+
+def _packages() -> Iterator[Finding]:
+    """This package, what it requires, and how far the versions are those of constraints.txt."""
+    missing = sorted({name for name in _required() if _version(name) is None})
+    state = f"{_version('crossbev') or 'not installed'}, {Path(__file__).parent}"
+    install = (
+        f"pip install -c {CONSTRAINTS} -e {CONSTRAINTS.parent}" if CONSTRAINTS.is_file() else "pip install crossbev"
+    )
+    yield Finding(
+        "crossbev",
+        state,
+        f"it needs what is not installed: {', '.join(missing)}" if missing else "",
+        f"{install}  # after: pip uninstall -y crossbev" if missing else "",
+    )
+    if CONSTRAINTS.is_file():
+        pinned = constraints(CONSTRAINTS.read_text())
+        there = {name: _version(name) for name in pinned}
+        others = {name: here for name, here in there.items() if here is not None and not _is_pinned(here, pinned[name])}
+        installed = sum(here is not None for here in there.values())
+        named = ", ".join(f"{name} {here} ({pinned[name]})" for name, here in others.items())
+        yield Finding(
+            "versions", f"{installed - len(others)} of {installed} as in constraints.txt; others: {named or 'none'}"
+        )
+
+
+def _required() -> list[str]:
+    """Names of what the package requires without any extra; none where it is not installed."""
+    try:
+        lines = requires("crossbev") or []
+    except PackageNotFoundError:
+        return []
+    return [re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line]
+
+
+def constraints(text: str) -> dict[str, str]:
+    """Name to version of the lines NAME==VERSION."""
+    lines = (line.partition("#")[0].partition(";")[0].strip() for line in text.splitlines())
+    return {name: pinned for name, equals, pinned in (line.partition("==") for line in lines) if equals}
+
+
+def _is_pinned(here: str, pinned: str) -> bool:
+    # A wheel's build, such as +cpu, says for which device it is.
+    return here.partition("+")[0] == pinned.partition("+")[0]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its driver names it."""
+
+    name: str
+    memory: str
+    driver: str
+
+
+def gpus_of_driver() -> list[Gpu]:
+    """The GPUs that the driver knows, whatever torch can do with them; none where there is no driver."""
+    if (program := shutil.which("nvidia-smi")) is None:
+        return []
+    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    rows = [line.split(", ") for line in done.stdout.splitlines() if done.returncode == 0]
+    return [Gpu(*row) for row in rows if len(row) == 3]
+
+
+def _compute() -> Iterator[Finding]:
+    """Torch, what it sees, what convolves sparse maps, and how exact it is."""
+    gpus = gpus_of_driver()
+    known = "; ".join(f"{gpu.name}, {gpu.memory}" for gpu in gpus)
+    yield Finding("GPU driver", f"{gpus[0].driver}: {known}" if gpus else "none for NVIDIA GPUs")
+    if find_spec("torch") is None:
+        yield Finding("torch", "not installed", "nothing runs without it", "pip install torch")
+        return
+    import torch
+
+    yield torch_finding(torch, gpus)
+    capability = None
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(number)
+            capability = (device.major, device.minor)
+            yield Finding(
+                f"cuda:{number}",
+                f"{device.name}, compute capability {device.major}.{device.minor}, {size_text(device.total_memory)}",
+                *_unknown_architecture(torch, capability),
+            )
+    yield sparse_finding(capability, installed_spconv())
+    overridden = [name for name in OVERRIDES if os.environ.get(name, "0") != "0"]
+    yield Finding(
+        "precision",
+        f"float32 matmul {torch.get_float32_matmul_precision()}, TF32 in matmul "
+        f"{'on' if torch.backends.cuda.matmul.allow_tf32 else 'off'}, in cuDNN "
+        f"{'on' if torch.backends.cudnn.allow_tf32 else 'off'}"
+        + (f"; overridden by {', '.join(overridden)}" if overridden else ""),
+    )
+
+
+def torch_finding(torch: Any, gpus: list[Gpu]) -> Finding:
+    """Torch's build, and whether it sees the GPUs that the driver knows."""
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    state = f"{torch.__version__}, built for {built}; sees {seen} CUDA devices"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen or not gpus or hidden in ("", "-1"):
+        return Finding("torch", state)
+    if not torch.version.cuda:
+        return Finding(
+            "torch",
+            state,
+            f"the driver knows {len(gpus)} GPUs, and this build of torch uses none: studies would train on the CPU",
+            "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
+        )
+    return Finding(
+        "torch",
+        state,
+        f"the driver {gpus[0].driver} knows {len(gpus)} GPUs, and torch sees none: most likely it is older than "
+        f"CUDA {torch.version.cuda} needs",
+        "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126  # or a newer driver",
+    )
+
+
+def _unknown_architecture(torch: Any, capability: tuple[int, int]) -> tuple[str, str]:
+    """What is wrong with torch's build for a GPU, and what mends it; both empty if nothing."""
+    built = [int(match[1]) for name in torch.cuda.get_arch_list() if (match := re.fullmatch(r"sm_(\d+)a?", name))]
+    here = 10 * capability[0] + capability[1]
+    # A kernel runs on later GPUs of its generation, too.
+    if not built or any(one // 10 == capability[0] and one <= here for one in built):
+        return "", ""
+    return (
+        f"torch was built for {', '.join(torch.cuda.get_arch_list())}, not for sm_{here}",
+        "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu128",
+    )
+
+
+@dataclass(frozen=True)
+class Spconv:
+    """What is installed for sparse convolutions on CUDA."""
+
+    builds: tuple[str, ...] = ()
+    """Distributions of spconv, such as spconv-cu126; spconv alone is the build for CPUs."""
+    cpu_only: bool = False
+    """The module spconv is the build for CPUs, whatever distributions there are."""
+    triton: bool = False
+
+    @property
+    def for_cuda(self) -> tuple[str, ...]:
+        """The builds for CUDA."""
+        return tuple(name for name in self.builds if name != "spconv")
+
+
+def installed_spconv() -> Spconv:
+    """What there is of it here."""
+    names = sorted({_name(each) for each in distributions()})
+    builds = tuple(name for name in names if re.fullmatch(r"spconv(-cu\d+)?", name))
+    from detectors.encoders.sparse_conv import spconv_is_for_cuda
+
+    return Spconv(builds, not spconv_is_for_cuda(), find_spec("spconv_triton") is not None)
+
+
+def _name(distribution: Distribution) -> str:
+    return re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
+
+
+def sparse_finding(capability: tuple[int, int] | None, spconv: Spconv) -> Finding:
+    """What convolves sparse maps here, and whether that is the fastest that the GPU can have."""
+    from detectors.encoders.sparse_conv import SPCONV_LAST
+
+    what, wanted = "sparse convolution", "cuda"
+    if capability is None:
+        return Finding(what, "plain torch, as everywhere without CUDA")
+    if capability > SPCONV_LAST:
+        wanted = "triton"
+        if spconv.triton:
+            return Finding(what, "spconv-triton")
+        reason = "spconv's own kernels end at sm_{}{}, so that plain torch convolves, which is slow".format(
+            *SPCONV_LAST
+        )
+    elif spconv.for_cuda and not spconv.cpu_only:
+        return Finding(what, spconv.for_cuda[0])
+    elif spconv.for_cuda:
+        names = " ".join(spconv.builds)
+        return Finding(
+            what,
+            "spconv-triton" if spconv.triton else "plain torch",
+            f"spconv's build for CPUs, of the extra cpu, was installed over {', '.join(spconv.for_cuda)}, of the extra "
+            "cuda, in the same folder",
+            f"pip uninstall -y {names} && pip install --force-reinstall --no-deps {spconv.for_cuda[0]}",
+        )
+    elif spconv.triton:
+        return Finding(what, "spconv-triton")
+    else:
+        reason = "no library for CUDA is installed, so that plain torch convolves, which is slow"
+    package = "spconv-triton" if wanted == "triton" else "spconv-cu126 'cumm-cu126<0.8'"
+    return Finding(what, "plain torch", reason, f"pip install {package}  # the extra {wanted}")
+
+
+def _machine() -> Iterator[Finding]:
+    """Cores, memory and the disks that a study writes to."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield Finding("processor", f"{cores} cores for this process, {platform.machine()}, {size_text(memory)} of memory")
+    cache = platformdirs.user_cache_path("crossbev")
+    for what, folder, change in (
+        ("cache folder", cache, "export XDG_CACHE_HOME=FOLDER"),
+        ("this folder", Path.cwd(), "cd FOLDER"),
+    ):
+        yield disk_finding(what, folder, change)
+
+
+def disk_finding(what: str, folder: Path, change: str) -> Finding:
+    """Whether a study can write to a folder, and how much.
+
+    Args:
+        what: The folder, for people.
+        folder: It need not be there yet.
+        change: The command that chooses another one.
+    """
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    state = f"{folder}, {size_text(free)} free"
+    mend = f"{change}  # another folder, one with room"
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        return Finding(what, state, "it cannot be written to", mend)
+    if free < DATASET_BYTES:
+        return Finding(what, state, f"an embedded dataset takes {size_text(int(DATASET_BYTES))}", mend)
+    return Finding(what, state)
+
+
+def _database(uri: str) -> Finding:
+    """MLflow's database: whether this MLflow can use it."""
+    from harness.tracking.database import sqlite_file
+
+    what, file = "MLflow", sqlite_file(uri)
+    if file is None:
+        return Finding(what, f"{_version('mlflow')}; --tracking-uri is no SQLite file, and is not looked at")
+    if not file.exists():
+        return Finding(what, f"{_version('mlflow')}; {file} is made by the first study")
+    aside = f"mv {file} {file}.aside  # a new one is made; crossbev report STUDY.yaml --sync fills it"
+    try:
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+            sound = database.execute("pragma quick_check(1)").fetchone()[0]
+            (revision,) = database.execute("select version_num from alembic_version").fetchone()
+    except (sqlite3.Error, TypeError) as error:
+        return Finding(what, str(file), f"it is no database of MLflow: {error}", aside)
+    if sound != "ok":
+        return Finding(what, str(file), f"it is damaged: {sound}", aside)
+    state = f"{_version('mlflow')}; {file}, {size_text(file.stat().st_size)}"
+    known = migrations()
+    if revision not in known:
+        return Finding(what, state, "it was written by a newer MLflow", "pip install --upgrade mlflow")
+    if revision in known.values():
+        return Finding(
+            what, state, "its tables are those of an older MLflow, which this one refuses", f"mlflow db upgrade {uri}"
+        )
+    return Finding(what, state)
+
+
+def migrations() -> Mapping[str, str | None]:
+    """The revisions of MLflow's tables, each with the one before it; MLflow itself takes seconds to import."""
+    package = find_spec("mlflow")
+    assert package is not None
+    assert package.origin is not None
+    folder = Path(package.origin).parent / "store" / "db_migrations" / "versions"
+    revisions: dict[str, str | None] = {}
+    for file in folder.glob("*.py"):
+        fields = dict(re.findall(r"""^(revision|down_revision)\b.*= *["'](\w+)["']""", file.read_text(), re.MULTILINE))
+        if "revision" in fields:
+            revisions[fields["revision"]] = fields.get("down_revision")
+    return revisions
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,223 @@
+"""A first look at a study: keys and names that there are not, told before the seconds that importing torch takes.
+
+It knows what may be written from the JSON Schema beside the shipped studies. What it lets pass, the specs check.
+"""
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectors.names import offered
+from harness.errors import InputError, unknown
+from harness.study.written import Location, Written, read_written
+
+PROJECT = Path(__file__).parents[2]
+STUDIES = PROJECT / "studies"
+"""Where the project is checked out; an installed package has none."""
+SCHEMA = STUDIES / "study.schema.json"
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "null": type(None),
+    "number": (int, float),
+    "integer": int,
+}
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What a schema does not allow."""
+
+    at: Location
+    text: str
+    key: str = ""
+    """The key that there is not; empty of any other mistake."""
+    allowed: tuple[str, ...] = ()
+    """The keys that there are, where `key` is not one."""
+    is_other: bool = False
+    """The value is of another kind altogether, so that an alternative of the schema may be meant."""
+    is_tag: bool = False
+    """By this value people say which alternative they mean, for what it stands in, and it is not this one."""
+
+
+def first_look(file: Path, overrides: Iterable[str]) -> None:
+    """Raise InputError for a study that cannot be read, and for keys, presets and losses that there are not.
+
+    It says nothing where it cannot be sure, and is for commands: `load_study` checks all of a study, and needs no look.
+    """
+    written = read_written(file, overrides)
+    if not SCHEMA.is_file():
+        return
+    schema = json.loads(SCHEMA.read_bytes())
+    lines = [
+        f"{written.place(each.at)}: {unknown('key', each.key, each.allowed)}"
+        + (f" (in {'.'.join(map(str, each.at[:-1]))})" if each.at[:-1] else "")
+        for each in mistakes(written.content, schema)
+        if each.key
+    ]
+    lines += _unknown_names(written, schema)
+    if lines and schema["$comment"] == names_hash():
+        raise InputError("\n".join(lines))
+
+
+def _unknown_names(written: Written, schema: Mapping[str, Any]) -> Iterator[str]:
+    losses = [*schema["properties"]["losses"]["properties"]]
+    presets = schema["$defs"]["TeacherSpec"]["properties"]["preset"]["anyOf"][0]["enum"]
+    names = {("losses", name): _field(each, "loss") or name for name, each in _items(written.content, "losses")}
+    models = {
+        (role, name, "preset"): _field(each, "preset")
+        for role in ("teachers", "students")
+        for name, each in _items(written.content, role)
+    }
+    if any(":" in str(name) for name in (*names.values(), *models.values())):
+        return  # of somebody's package, whose mistakes are told together with these
+    for what, given, table, group in (
+        ("loss", names, losses, "crossbev.losses"),
+        ("preset", models, presets, "crossbev.presets"),
+    ):
+        for at, name in given.items():
+            if isinstance(name, str) and name not in table and name not in (others := offered(group)):
+                hint = "; a name of your own needs a field loss that says which one it is"
+                yield (
+                    f"{written.place(at)}: {'losses' if what == 'loss' else '.'.join(map(str, at))}: "
+                    f"{unknown(what, name, {*table, *others})}, or one of your own as package.module:Name"
+                    f"{hint if what == 'loss' and name == at[-1] else ''}"
+                )
+
+
+def _items(content: Any, key: str) -> Any:
+    part = content.get(key)
+    return part.items() if isinstance(part, dict) else ()
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def names_hash() -> str:
+    """Hash of the fields of all specs and of the names in the tables, as the sources have them, without importing any.
+
+    The schema has it, too: where somebody adds a field, the schema of before has no say until it is written again.
+    """
+    names: list[str] = []
+    for part in ("detectors", "distill", "harness/study"):
+        for file in sorted((PROJECT / part).rglob("*.py")):
+            for node in ast.parse(file.read_bytes()).body:
+                match node:
+                    case ast.ClassDef(bases=bases) if any(_is_spec(ast.unparse(base)) for base in bases):
+                        fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+                        names += [
+                            node.name,
+                            *(f"{ast.unparse(each.target)}: {ast.unparse(each.annotation)}" for each in fields),
+                        ]
+                    case ast.Assign(value=ast.Dict(keys=keys)) | ast.AnnAssign(value=ast.Dict(keys=keys)):
+                        names += [ast.unparse(key) for key in keys if key]
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def _is_spec(base: str) -> bool:
+    return base.endswith("Spec") or base == "_Model"
+
+
+def mistakes(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any] | None = None) -> list[Mistake]:
+    """Where a value is not as a schema wants it: of JSON Schema what pydantic writes of our specs."""
+    return [*_mistakes(value, schema, schema if root is None else root, ())]
+
+
+def _mistakes(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], at: Location) -> Iterator[Mistake]:
+    if "$ref" in schema:
+        yield from _mistakes(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root, at)
+    if not _is_of(value, schema):
+        yield Mistake(at, f"{value!r} is no {schema['type']}", is_other=True)
+        return
+    if "enum" in schema and value not in schema["enum"]:
+        yield Mistake(at, f"{value!r} is none of {schema['enum']}", is_other=True)
+    if "const" in schema and value != schema["const"]:
+        yield Mistake(at, f"{value!r} is not {schema['const']!r}", is_other=True, is_tag=True)
+    if alternatives := schema.get("anyOf") or schema.get("oneOf"):
+        yield from _of_alternatives(value, alternatives, root, at)
+    match value:
+        case dict():
+            yield from _of_object(value, schema, root, at)
+        case list():
+            yield from _of_list(value, schema, root, at)
+        case str():
+            if "pattern" in schema and not re.search(schema["pattern"], value):
+                yield Mistake(at, f"{value!r} does not match {schema['pattern']}", is_other=True, is_tag=True)
+        case int() | float() if not isinstance(value, bool):
+            if not _is_inside(value, schema):
+                yield Mistake(at, f"{value} is out of range")
+
+
+def _is_of(value: Any, schema: Mapping[str, Any]) -> bool:
+    if "type" not in schema:
+        return True
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    match schema["type"]:
+        case "number":
+            return is_number
+        case "integer":
+            return is_number and value % 1 == 0
+        case kind:
+            return isinstance(value, _TYPES[kind])
+
+
+def _of_alternatives(
+    value: Any, alternatives: list[Mapping[str, Any]], root: Mapping[str, Any], at: Location
+) -> Iterator[Mistake]:
+    of_each = [[*_mistakes(value, each, root, at)] for each in alternatives]
+    if all(of_each):
+        others = [any(_tells_of_another(one, at) for one in each) for each in of_each]
+        meant = [each for each, is_other in zip(of_each, others, strict=True) if not is_other]
+        if len(meant) == 1:
+            yield from meant[0]
+        else:
+            yield Mistake(at, f"{value!r} is none of what is allowed here", is_other=True)
+
+
+def _tells_of_another(mistake: Mistake, at: Location) -> bool:
+    return (mistake.is_other and mistake.at == at) or (mistake.is_tag and len(mistake.at) == len(at) + 1)
+
+
+def _of_object(
+    value: dict[Any, Any], schema: Mapping[str, Any], root: Mapping[str, Any], at: Location
+) -> Iterator[Mistake]:
+    fields, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    tag = schema.get("discriminator", {}).get("propertyName")
+    for key in schema.get("required", ()):
+        if key not in value:
+            yield Mistake(at, f"{key} is missing", is_other=key == tag)
+    for key, each in value.items():
+        matching = [part for pattern, part in patterns.items() if re.search(pattern, str(key))]
+        if key in fields:
+            yield from _mistakes(each, fields[key], root, (*at, key))
+        elif matching:
+            yield from _mistakes(each, matching[0], root, (*at, key))
+        elif isinstance(rest := schema.get("additionalProperties", True), dict):
+            yield from _mistakes(each, rest, root, (*at, key))
+        elif not rest:
+            yield Mistake((*at, key), f"there is no {key}", str(key), tuple(fields), is_tag=not fields)
+
+
+def _of_list(value: list[Any], schema: Mapping[str, Any], root: Mapping[str, Any], at: Location) -> Iterator[Mistake]:
+    if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
+        yield Mistake(at, f"{len(value)} items are too few or too many")
+    first = schema.get("prefixItems", ())
+    for number, each in enumerate(value):
+        part = first[number] if number < len(first) else schema.get("items", {})
+        yield from _mistakes(each, part, root, (*at, number))
+
+
+def _is_inside(value: int | float, schema: Mapping[str, Any]) -> bool:
+    return (
+        schema.get("minimum", value) <= value <= schema.get("maximum", value)
+        and ("exclusiveMinimum" not in schema or value > schema["exclusiveMinimum"])
+        and ("exclusiveMaximum" not in schema or value < schema["exclusiveMaximum"])
+    )

@@ -1,0 +1,142 @@
+"""The doctor tells what would stop a study or slow it, and which command mends it; it changes nothing."""
+
+import json
+import sqlite3
+from contextlib import closing
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from harness import doctor
+from harness.doctor import Finding, Gpu, Spconv, app, disk_finding, migrations, sparse_finding, torch_finding
+
+A_GPU = [Gpu("NVIDIA H100", "81559 MiB", "570.86")]
+H100, B200 = (9, 0), (10, 0)
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*words):
+    return CliRunner().invoke(app, words)
+
+
+def torch_of(cuda, devices=0):
+    seen = SimpleNamespace(is_available=lambda: devices > 0, device_count=lambda: devices)
+    return SimpleNamespace(__version__="2.9.0", version=SimpleNamespace(cuda=cuda), cuda=seen)
+
+
+def test_all_of_this_machine_is_looked_at(folder, monkeypatch):
+    monkeypatch.setattr(doctor, "gpus_of_driver", list)
+    done = call("--json")
+    findings = {each["what"]: each for each in json.loads(done.output)}
+    assert {"Python", "crossbev", "torch", "GPU driver", "sparse convolution", "precision"} <= set(findings)
+    assert {"processor", "cache folder", "this folder", "MLflow"} <= set(findings)
+    assert done.exit_code == int(any(each["wrong"] for each in findings.values()))
+    assert list(folder.iterdir()) == []
+
+
+def test_what_is_wrong_is_said_with_its_command_and_ends_in_status_1(monkeypatch):
+    broken = Finding("torch", "2.9.0", "it sees no GPU", "pip install torch")
+    monkeypatch.setattr(doctor, "examine", lambda uri: iter([Finding("Python", "3.11"), broken]))
+    done = call()
+    assert done.exit_code == 1
+    assert "wrong: torch: it sees no GPU\n  pip install torch\n" in done.output
+    monkeypatch.setattr(doctor, "examine", lambda uri: iter([Finding("Python", "3.11")]))
+    done = call()
+    assert done.exit_code == 0
+    assert "nothing is wrong" in done.output
+
+
+@pytest.mark.parametrize(
+    ("torch", "gpus", "words"),
+    [
+        (torch_of("12.6", 1), A_GPU, ""),
+        (torch_of(None), [], ""),
+        (torch_of(None), A_GPU, "this build of torch uses none"),
+        (torch_of("13.0"), A_GPU, "the driver 570.86 knows 1 GPUs, and torch sees none"),
+    ],
+)
+def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch, torch, gpus, words):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    finding = torch_finding(torch, gpus)
+    assert words in finding.wrong
+    assert bool(finding.wrong) == bool(words) == bool(finding.mend)
+
+
+def test_gpus_that_are_hidden_on_purpose_are_not_wrong(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not torch_finding(torch_of("12.6"), A_GPU).wrong
+
+
+CPU_OVER_CUDA = Spconv(("spconv", "spconv-cu126"), cpu_only=True)
+
+
+@pytest.mark.parametrize(
+    ("capability", "spconv", "state", "wrong", "mend"),
+    [
+        (None, CPU_OVER_CUDA, "plain torch, as everywhere without CUDA", "", ""),
+        (H100, Spconv(("spconv-cu126",)), "spconv-cu126", "", ""),
+        (H100, Spconv(triton=True), "spconv-triton", "", ""),
+        (H100, Spconv(), "plain torch", "no library for CUDA", "pip install spconv-cu126"),
+        (H100, Spconv(("spconv",), cpu_only=True), "plain torch", "no library for CUDA", "pip install spconv-cu126"),
+        (
+            H100,
+            CPU_OVER_CUDA,
+            "plain torch",
+            "was installed over spconv-cu126",
+            "pip uninstall -y spconv spconv-cu126",
+        ),
+        (B200, Spconv(("spconv-cu126",)), "plain torch", "kernels end at sm_90", "pip install spconv-triton"),
+        (B200, Spconv(("spconv-cu126",), triton=True), "spconv-triton", "", ""),
+    ],
+)
+def test_what_convolves_sparse_maps_and_what_would_be_faster(capability, spconv, state, wrong, mend):
+    finding = sparse_finding(capability, spconv)
+    assert finding.state == state
+    assert wrong in finding.wrong
+    assert mend in finding.mend
+    assert bool(finding.wrong) == bool(wrong)
+
+
+def test_a_disk_without_room_is_wrong(monkeypatch, folder):
+    assert not disk_finding("cache folder", folder / "not" / "there yet", "cd").wrong
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert "an embedded dataset takes 200 MB" in disk_finding("cache folder", folder, "cd FOLDER").wrong
+
+
+def database(file, revision):
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("create table alembic_version (version_num text)")
+        connection.execute("insert into alembic_version values (?)", (revision,))
+        connection.commit()
+
+
+def mlflow(folder):
+    (finding,) = [each for each in json.loads(call("--json").output) if each["what"] == "MLflow"]
+    return finding
+
+
+def test_a_database_of_this_mlflow_is_fine_and_of_others_is_not(folder):
+    (newest,) = set(migrations()) - set(migrations().values())
+    (oldest,) = [revision for revision, before in migrations().items() if before is None]
+    file = folder / "mlflow.db"
+    database(file, newest)
+    assert mlflow(folder)["wrong"] == ""
+    file.unlink()
+    database(file, oldest)
+    assert mlflow(folder)["mend"] == "mlflow db upgrade sqlite:///mlflow.db"
+    file.unlink()
+    database(file, "from the future")
+    assert "a newer MLflow" in mlflow(folder)["wrong"]
+    file.write_text("no database at all, but a text that is long enough" * 10)
+    assert "no database of MLflow" in mlflow(folder)["wrong"]
+
+
+def test_versions_are_held_against_the_constraints():
+    text = "torch==2.9.0\n# a remark\nnumpy==2.0 ; python_version > '3'\nspconv>=2\n"
+    assert doctor.constraints(text) == {"torch": "2.9.0", "numpy": "2.0"}
