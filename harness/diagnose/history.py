@@ -7,12 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from harness.runs.folder import RunFolder
-from harness.runs.small_files import keep_arrays, kept_arrays
-
 BINS = 20
 UNKNOWN = -1
-_FORM = 1
 _WANTED = ("raw/", "weighted/", "share/", "map_", "weight_")
 PLACES = ("map", "weight")
 """Where gradients are compared (`distill.gradients`)."""
@@ -55,25 +51,6 @@ def summarize(lines: Sequence[Mapping[str, float | int]], bins: int = BINS) -> H
     parts = (seen[first:last] for first, last in pairwise(ends))
     batches = [UNKNOWN if UNKNOWN in part else zlib.crc32(part.tobytes()) for part in parts]
     return History(ends, means, np.array(batches, dtype=np.int64))
-
-
-def keep_history(folder: RunFolder) -> None:
-    """Keep what a run's log comes to, for a log may be long; nothing of a run that trained nothing."""
-    summary = summarize(folder.steps())
-    if summary is not None:
-        means = np.stack(list(summary.means.values()))
-        keep_arrays(
-            folder.history, _FORM, {"names": list(summary.means)}, ends=summary.ends, means=means, seen=summary.batches
-        )
-
-
-def kept_history(folder: RunFolder) -> History | None:
-    """What `keep_history` left."""
-    stored = kept_arrays(folder.history, _FORM)
-    if stored is None:
-        return None
-    header, arrays = stored
-    return History(arrays["ends"], dict(zip(header["names"], arrays["means"], strict=True)), arrays["seen"])
 
 
 def _mean(values: np.ndarray, ends: np.ndarray) -> np.ndarray:

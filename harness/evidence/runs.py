@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from harness.diagnose.alignment import Alignment
-from harness.diagnose.history import History, kept_history, summarize
+from harness.diagnose.history import History, summarize
 from harness.diagnose.latency import Latency
 from harness.evaluate.intervals import Analysis, kept_analysis, read_draws
 from harness.evidence.damage import Damage, check_draws, check_result, check_seconds, other_job
@@ -132,7 +132,7 @@ def _read(job: Job, folder: RunFolder) -> Run:
         finished_at=folder.finished_at(),
         draws=Draws({name: drawn[0][name] for name in ("mAP", "NDS")}, drawn[1]) if drawn else None,
         step_seconds=float(np.median([line["seconds"] for line in steps])) if steps else float("nan"),
-        history=_noted(folder.history, kept_history(folder), unreadable) or summarize(steps),
+        history=summarize(steps),
         latency=_noted(folder.latency, kept_model(folder.latency, Latency), unreadable),
         unreadable=unreadable,
     )

@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
@@ -87,6 +88,18 @@ class Samples:
     shown: tuple[Shown, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Samples as a file keeps them."""
+
+    known: str
+    """Hash of what they show."""
+    samples: Samples
+
+
+_KEPT = TypeAdapter(_Kept)
+
+
 def trio(runs: StudyRuns, metric: str = "NDS") -> dict[str, str]:
     """The arm that gains most in the mean over seeds: teacher, baseline and student of its first seed with all three,
     what each is called to its job. Empty where no student is done with both of the others."""
@@ -141,33 +154,14 @@ def samples(
     except InputError as error:
         return Samples((f"There are no pictures: {error}.",))
     out.mkdir(parents=True, exist_ok=True)
-    atomic_write(out / FILE, json.dumps({"known": known, "samples": asdict(drawn)}).encode())
+    atomic_write(out / FILE, _KEPT.dump_json(_Kept(known, drawn)))
     return drawn
 
 
 def _stored(path: Path, known: str) -> Samples | None:
     """What an earlier call left, unless it is of other detectors or was damaged since."""
     try:
-        content = json.loads(path.read_bytes())
-        if content["known"] != known:
-            return None
-        shown = tuple(
-            Shown(
-                **one
-                | {"bev": Ground(**one["bev"]), "cameras": Ground(**one["cameras"])}
-                | {"views": tuple(_view(view) for view in one["views"])}
-            )
-            for one in content["samples"]["shown"]
-        )
-        return Samples(tuple(content["samples"]["words"]), shown)
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = _KEPT.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         return None
-
-
-def _view(content: dict) -> View:
-    tiles = tuple(Tile(**tile | {"outlines": _listed(tile["outlines"])}) for tile in content["images"])
-    return View(**content | {"bev": _listed(content["bev"]), "images": tiles})
-
-
-def _listed(outlines: list[dict]) -> tuple[Outline, ...]:
-    return tuple(Outline(**one) for one in outlines)
+    return kept.samples if kept.known == known else None

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from harness.diagnose.history import UNKNOWN, keep_history, kept_history, summarize
-from harness.runs.folder import RunFolder
+from harness.diagnose.history import UNKNOWN, summarize
 
 
 def _line(step, **more):
@@ -37,18 +36,3 @@ def test_other_batches_are_seen_in_the_part_where_they_are():
     one, other, old = (summarize(each, bins=3).batches for each in (lines, swapped, unnamed))
     assert (one == other).tolist() == [True, True, False]
     assert old.tolist() == [UNKNOWN] * 3
-
-
-def test_what_is_kept_is_what_the_log_says_and_stands_for_it(tmp_path):
-    folder = RunFolder(tmp_path)
-    for step in range(50):
-        folder.log_step(step, {name: value for name, value in _line(step).items() if name != "step"})
-    before = summarize(folder.steps())
-    assert kept_history(folder) is None
-    keep_history(folder)
-    (tmp_path / "metrics.jsonl").unlink()
-    after = kept_history(folder)
-    assert before.means.keys() == after.means.keys()
-    assert before.means["share/heatmap"].tolist() == after.means["share/heatmap"].tolist()
-    assert before.ends.tolist() == after.ends.tolist()
-    assert before.batches.tolist() == after.batches.tolist()

@@ -112,7 +112,7 @@ def test_a_damaged_file_marks_its_row_and_is_named(report, folder, jobs, case):
 
 
 @pytest.mark.parametrize(
-    "name", mostly_slow(["analysis.npz", "history.npz", "latency.json", f"alignment-{'0' * 16}.json"], "analysis.npz")
+    "name", mostly_slow(["analysis.npz", "latency.json", f"alignment-{'0' * 16}.json"], "analysis.npz")
 )
 def test_a_damaged_file_of_the_diagnostics_is_named_and_costs_no_number(report, folder, jobs, name):
     path = folder / "runs" / jobs["student", 1] / name
