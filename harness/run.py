@@ -112,7 +112,7 @@ def _run(asked: flags.Asked, opened: "Opened", todo: "list[Job]", site: "Site") 
             states = execute(opened.plan, site, watch)
             watch(states)
     except KeyboardInterrupt:
-        mirror.stop()
+        mirror.store.stop()
         _say(f"stopped; finished steps are kept in {asked.runs_dir}; the same command goes on")
         raise typer.Exit(130) from None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.evidence.attribution import Kind, Losses, Part, attribute
+from harness.evidence.attribution import Losses, Part, attribute
 from harness.evidence.line import HEADLINE_METRICS, Gain, Key, Mean, Outcome, by_key
 from harness.evidence.statistics import Blocks, Effect, Spread, holm
 from harness.study.papers import Metric, PublishedGain
@@ -172,58 +172,42 @@ def unlike(compared: Sequence[Group]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Attribution:
-    """What is ascribed to the losses of a path, in mAP and NDS."""
-
-    path: str
-    parts: dict[Metric, list[Part]]
-    """By metric, in one order."""
-
-
-def attributions(compared: Sequence[Group], study: StudySpec) -> list[Attribution]:
-    """Of every path whose arms tell two losses or more apart."""
-    attributed = []
-    order = tuple(dict.fromkeys(name for names in study.arms.values() for name in names))
-    for group in compared:
-        if group.split or len(order) < 2:
-            continue
-        paths = dict.fromkeys(key.path for key in group.names if key.role == "student")
-        for path in paths:
-            arms: dict[Losses, str] = {}
-            for key, name in group.names.items():
-                if (key.role, key.path) == ("student", path) and key in group.baselines:
-                    arms[frozenset(study.arms[key.arm])] = name
-                    arms[frozenset()] = group.baselines[key]
-            known = {chosen: name for chosen, name in arms.items() if name in group.names.values()}
-            parts = {metric: attribute(known, order, blocks) for metric, blocks in group.blocks.items()}
-            if any(parts.values()):
-                attributed.append(Attribution(path, parts))
-    return attributed
-
-
-@dataclass(frozen=True)
 class Ascribed:
-    """A part of an attribution in one metric, as a table and its file show it."""
+    """What is ascribed to the losses of a path, in one metric."""
 
     path: str
-    kind: Kind
-    what: str
-    """Joined by a +, as is `to`."""
-    to: str
     metric: Metric
-    effect: Effect
+    part: Part
     holm: float
-    """p adjusted for all parts of the table; NaN of a Shapley value."""
+    """p adjusted for all parts of the study; NaN of a Shapley value."""
 
 
-def ascribed(attributed: Sequence[Attribution]) -> list[Ascribed]:
-    """Every part in every metric, p adjusted after Holm for all of them but Shapley values.
+def attributions(compared: Sequence[Group], study: StudySpec) -> list[Ascribed]:
+    """The parts of every path whose arms tell two losses or more apart, p adjusted after Holm.
 
-    These are all but the same contrasts as main effects; to ask twice would only make every answer harder to hear.
+    Shapley values are all but the same contrasts as main effects; to ask twice would only make every answer harder to
+    hear.
     """
-    parts = [(each.path, metric, part) for each in attributed for metric, some in each.parts.items() for part in some]
-    adjusted = holm([math.nan if part.kind == "Shapley value" else part.effect.p for _, _, part in parts])
-    return [
-        Ascribed(path, part.kind, "+".join(part.what), "+".join(part.to or ()), metric, part.effect, p)
-        for (path, metric, part), p in zip(parts, adjusted, strict=True)
+    order = tuple(dict.fromkeys(name for names in study.arms.values() for name in names))
+    parts = [
+        (path, metric, part)
+        for group in compared
+        if not group.split and len(order) > 1
+        for path, arms in _arms_by_path(group, study).items()
+        for metric, blocks in group.blocks.items()
+        for part in attribute(arms, order, blocks)
     ]
+    adjusted = holm([math.nan if part.kind == "Shapley value" else part.effect.p for _, _, part in parts])
+    return [Ascribed(*each, p) for each, p in zip(parts, adjusted, strict=True)]
+
+
+def _arms_by_path(group: Group, study: StudySpec) -> dict[str, dict[Losses, str]]:
+    """The name in the blocks of every set of losses on every path; the empty set is the baseline's."""
+    by_path: dict[str, dict[Losses, str]] = {}
+    for key, name in group.names.items():
+        if key.role == "student":
+            arms = by_path.setdefault(key.path, {})
+            arms[frozenset(study.arms[key.arm])] = name
+            if group.baselines[key] in group.names.values():
+                arms[frozenset()] = group.baselines[key]
+    return by_path

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progress_frame, terms_frame
-from harness.evidence.effects import Attribution, foremost
+from harness.evidence.effects import Ascribed, foremost
 from harness.evidence.line import HEADLINE_METRICS, Line
 from harness.evidence.runs import StudyRuns
 from harness.evidence.trainings import states, trainings
@@ -38,7 +38,7 @@ def document(
     opened: Opened,
     runs: StudyRuns,
     lines: Sequence[Line],
-    attributed: Sequence[Attribution],
+    ascribed: Sequence[Ascribed],
     tables: dict[str, Table],
     out: Path,
     command: str,
@@ -49,7 +49,7 @@ def document(
         opened: What it is about.
         runs: Of its plan.
         lines: Summary of the results.
-        attributed: What the gains are due to.
+        ascribed: What the gains are due to.
         tables: By name.
         out: Folder of the report.
         command: That makes all of it again.
@@ -70,20 +70,20 @@ def document(
         certain = [tables["verdicts"]] if "verdicts" in tables else []
         sections.append(Section("What is sure", certain, pictures.taken()))
     if "attribution" in tables:
-        for each in attributed:
-            means = _means_by_set(lines, opened.study, each.path)
-            factors = [part.what[0] for part in each.parts["NDS"] if part.kind == "main effect"]
-            if factors:
-                pictures.add(
-                    f"interaction-{len(pictures)}",
-                    f"{each.path}: what one loss does with and without another",
-                    f"NDS of {len(means)} sets of losses; the numbers are in the table above",
-                    interaction,
-                    factors,
-                    means,
-                    "NDS (points)",
-                    notes=["Parallel lines: the two do not interact."],
-                )
+        mains = [each for each in ascribed if each.metric == "NDS" and each.part.kind == "main effect"]
+        for path in dict.fromkeys(each.path for each in mains):
+            means = _means_by_set(lines, opened.study, path)
+            factors = [each.part.what[0] for each in mains if each.path == path]
+            pictures.add(
+                f"interaction-{len(pictures)}",
+                f"{path}: what one loss does with and without another",
+                f"NDS of {len(means)} sets of losses; the numbers are in the table above",
+                interaction,
+                factors,
+                means,
+                "NDS (points)",
+                notes=["Parallel lines: the two do not interact."],
+            )
         sections.append(Section("What it is due to", [tables["attribution"]], pictures.taken()))
     sections += _diagnostics(runs, lines, pictures)
     if published:

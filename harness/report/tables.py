@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from harness.evaluate.mask_ap import SMALLEST_PX
+from harness.evidence.attribution import Part
 from harness.evidence.effects import Ascribed, foremost
 from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, by_key, line_name
 from harness.evidence.results import Cost
@@ -130,16 +131,16 @@ def attribution_table(ascribed: Sequence[Ascribed]) -> Table | None:
     if not ascribed:
         return None
     rows: list[list[Cell]] = []
-    for parts in by_key(ascribed, lambda part: (part.path, part.kind, part.what, part.to)):
-        first, of = parts[0], {part.metric: part for part in parts}
-        cells = [Cell(first.path), Cell(part_text(first.kind, first.what, first.to))]
-        for effect, p in ((of[metric].effect, of[metric].holm) for metric in HEADLINE_METRICS):
+    for metrics in by_key(ascribed, lambda each: (each.path, each.part.kind, each.part.what, each.part.to)):
+        cells = [Cell(metrics[0].path), Cell(part_text(metrics[0].part))]
+        for each in sorted(metrics, key=lambda each: HEADLINE_METRICS.index(each.metric)):
+            effect = each.part.effect
             text = f"{effect.value:+.1f} {interval_text(effect.low, effect.high)}".rstrip()
-            cells += [_cell(text, effect.value), _cell(p_text(p), p)]
+            cells += [_cell(text, effect.value), _cell(p_text(each.holm), each.holm)]
         rows.append(cells)
     header = ("path", "what", "mAP", "p (Holm)", "NDS", "p (Holm)")
-    kinds = {part.kind for part in ascribed}
-    effects = [part.effect for part in ascribed]
+    kinds = {each.part.kind for each in ascribed}
+    effects = [each.part.effect for each in ascribed]
     known = [(effect.seeds, effect.scenes) for effect in effects if not math.isnan(effect.p)]
     notes = ["Points; nothing is known of their errors."]
     if known:
@@ -160,11 +161,11 @@ def attribution_table(ascribed: Sequence[Ascribed]) -> Table | None:
     return Table.of("attribution", "What it is due to", header, rows, notes)
 
 
-def part_text(kind: str, what: str, to: str) -> str:
+def part_text(part: Part) -> str:
     """An effect, in words; losses are joined by a +."""
-    if kind == "added":
-        return f"{what}, added to {to or 'nothing'}"
-    return f"{kind} of {what.replace('+', ' and ')}"
+    if part.to is not None:
+        return f"{'+'.join(part.what)}, added to {'+'.join(part.to)}"
+    return f"{part.kind} of {' and '.join(part.what)}"
 
 
 def p_text(p: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from harness.evidence.effects import Ascribed, ascribed, attributions, groups, unlike
+from harness.evidence.effects import Ascribed, attributions, groups, unlike
 from harness.evidence.line import HEADLINE_METRICS, Line, gain_column
 from harness.evidence.provenance import commit_lines
 from harness.evidence.results import Cost, costs, outcomes, summary
@@ -33,16 +33,15 @@ def rebuild(opened: Opened, runs: StudyRuns, out: Path, console: Console, comman
     papers = [read_paper(path) for path in study.report.papers]
     trained = outcomes(runs, papers)
     compared = groups(trained)
-    lines, spent, attributed = summary(trained, compared), costs(runs), attributions(compared, study)
-    parts = ascribed(attributed)
+    lines, spent, ascribed = summary(trained, compared), costs(runs), attributions(compared, study)
     asked = [
         results_table(lines, study, commit_lines(runs)),
         verdicts_table(lines, study, unlike(compared)),
-        attribution_table(parts),
+        attribution_table(ascribed),
     ]
     main = [table for table in asked if table is not None]
     published = [published_table(paper) for paper in papers]
-    write(out, [*main, *published], lines, spent, parts)
+    write(out, [*main, *published], lines, spent, ascribed)
     for table in [*main, *published]:
         console.print(f"\n{table.title}", style="bold", markup=False, highlight=False)
         show(table, console)
@@ -56,7 +55,7 @@ def rebuild(opened: Opened, runs: StudyRuns, out: Path, console: Console, comman
         from harness.report.html import write_page
 
         named = {table.name: table for table in (*main, *published, cost_table(spent))}
-        page = write_page(out, document(opened, runs, lines, attributed, named, out, command))
+        page = write_page(out, document(opened, runs, lines, ascribed, named, out, command))
         where = f"report, to be opened in a browser: {page}"
         console.print(where, markup=False, highlight=False, soft_wrap=True)
     for text in runs.unreadable:
@@ -89,9 +88,11 @@ def _text(frame: pd.DataFrame) -> str:
 def attribution_csv(parts: Sequence[Ascribed]) -> str:
     """What is due to which loss, in points."""
     columns = ("path", "kind", "what", "to", "metric", "effect", "low", "high", "p", "holm")
-    named = [(part.path, part.kind, part.what, part.to, part.metric) for part in parts]
-    numbers = [(part.effect.value, part.effect.low, part.effect.high, part.effect.p, part.holm) for part in parts]
-    rows = [(*names, *values) for names, values in zip(named, numbers, strict=True)]
+    rows = []
+    for each in parts:
+        part, effect = each.part, each.part.effect
+        named = (each.path, part.kind, "+".join(part.what), "+".join(part.to or ()), each.metric)
+        rows.append((*named, effect.value, effect.low, effect.high, effect.p, each.holm))
     return _text(rounded(pd.DataFrame(rows, columns=columns)))
 
 

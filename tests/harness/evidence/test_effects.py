@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.evidence.effects import agreement, ascribed, attributions, foremost, gains, groups, unlike, verdict
+from harness.evidence.effects import agreement, attributions, foremost, gains, groups, unlike, verdict
 from harness.evidence.line import Key, Outcome
 from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import Draws, StudyRuns
@@ -22,6 +22,11 @@ from harness.study.plan import plan_study
 def effect(value, error, seeds=3):
     """Of many degrees of freedom, so that an interval is the value and 1.96 errors to both sides."""
     return Effect(value, Spread(error**2, 10_000, 0.0, 0), seeds, 0)
+
+
+def in_mAP(ascribed):
+    """The parts in mAP."""
+    return [each.part for each in ascribed if each.metric == "mAP"]
 
 
 @pytest.mark.parametrize(
@@ -216,22 +221,22 @@ def study(tmp_path):
 
 def test_attribution_of_a_factorial_study(study):
     values = {"feature": [22.0, 23.5, 21.5], "response": [21.0, 22.0, 20.5], "feature+response": [26.0, 27.0, 25.5]}
-    (found,) = attributions(groups(trained(values)), study)
-    assert found.path == "lidar->camera"
-    effects = {(part.kind, part.what): part.effect.value for part in found.parts["mAP"]}
+    found = attributions(groups(trained(values)), study)
+    assert {each.path for each in found} == {"lidar->camera"}
+    effects = {(part.kind, part.what): part.effect.value for part in in_mAP(found)}
     # Means 20, 22.33, 21.17, 26.17.
     assert effects["main effect", ("feature",)] == pytest.approx((7 / 3 + 5) / 2)
     assert effects["interaction", ("feature", "response")] == pytest.approx(5 - 7 / 3)
     assert effects["Shapley value", ("feature",)] == pytest.approx((7 / 3 + 5) / 2)
-    table = attribution_table(ascribed([found]))
+    table = attribution_table(found)
     assert [row[1].text for row in table.rows][:2] == ["main effect of feature", "main effect of response"]
     assert any("all orders" in note for note in table.notes)
 
 
 def test_a_missing_arm_leaves_what_the_others_tell(study):
     values = {"feature": [22.0, 23.5, 21.5], "response": [21.0, 22.0, 20.5], "feature+response": [26.0, 27.0, 25.5]}
-    (found,) = attributions(groups(trained(values, missing=[("response", 2)])), study)
-    assert [(part.kind, part.what, part.to) for part in found.parts["mAP"]] == [
+    found = attributions(groups(trained(values, missing=[("response", 2)])), study)
+    assert [(part.kind, part.what, part.to) for part in in_mAP(found)] == [
         ("added", ("response",), ("feature",)),
     ]
 
@@ -243,7 +248,7 @@ def test_one_seed_ascribes_nothing_to_a_loss(study):
         (of_one, "nothing is known of their errors"),
         (with_draws(of_one), "95 % intervals over scenes; p adjusted"),
     ):
-        notes = " ".join(attribution_table(ascribed(attributions(groups(given), study))).notes)
+        notes = " ".join(attribution_table(attributions(groups(given), study)).notes)
         assert said in notes
         assert "One seed: they are differences between these trained models" in notes
         assert "seeds and scenes" not in notes
@@ -256,8 +261,8 @@ def test_sets_of_losses_that_are_the_same_trainings_cancel(tmp_path):
     )
     given = trained({"feature": [22.0, 23.5, 21.5], "again": [22.0, 23.5, 21.5], "feature+again": [26.0, 27.0, 25.5]})
     compared = groups(renamed(given, "again", "feature"))
-    (found,) = attributions(compared, load_study(tmp_path / "study.yaml"))
-    effects = {(part.kind, part.what): part.effect for part in found.parts["mAP"]}
+    found = attributions(compared, load_study(tmp_path / "study.yaml"))
+    effects = {(part.kind, part.what): part.effect for part in in_mAP(found)}
     # Means 20, 22.33, 22.33, 26.17.
     assert effects["main effect", ("feature",)].value == pytest.approx(((67 / 3 - 20) + (78.5 - 67) / 3) / 2)
     assert effects["interaction", ("feature", "again")].value == pytest.approx(78.5 / 3 + 20 - 2 * 67 / 3)
