@@ -9,9 +9,7 @@ import numpy as np
 
 BINS = 20
 UNKNOWN = -1
-_WANTED = ("raw/", "weighted/", "share/", "map_", "weight_")
-PLACES = ("map", "weight")
-"""Where gradients are compared (`distill.gradients`)."""
+_WANTED = ("raw/", "share/", "weight_")
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progress_frame, terms_frame
+from harness.evaluate.intervals import CLASSES, COSTS
+from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progress_frame, student_arms, terms_frame
 from harness.evidence.effects import Ascribed, foremost
 from harness.evidence.line import HEADLINE_METRICS, Line
 from harness.evidence.runs import StudyRuns
@@ -16,10 +14,8 @@ from harness.opened import Opened
 from harness.report.figures import GainLine, forest, interaction
 from harness.report.figures_diagnostics import (
     alignment_figure,
-    classes_figure,
+    breakdown_figure,
     cosines_figure,
-    distances_figure,
-    errors_figure,
     progress_figure,
     terms_figure,
 )
@@ -114,55 +110,51 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
     """What stands beside the gain, as far as the runs have kept it (docs/diagnostics.md)."""
     students = [line for line in lines if line.key.role == "student" and not line.key.split]
     chosen = {(line.key.path, line.key.arm) for line in sorted(students, key=_smallness)[:SHOWN]}
-
-    def of_chosen(frame: pd.DataFrame) -> pd.DataFrame:
-        # An empty list would choose columns.
-        is_chosen = np.array([pair in chosen for pair in zip(frame["path"], frame["arm"], strict=True)], dtype=bool)
-        return frame[is_chosen]
-
-    terms, progress = of_chosen(terms_frame(runs)), of_chosen(progress_frame(runs))
-    if len(progress):
-        pictures.add(
+    arms = {arm: rows for arm, rows in student_arms(runs.plan).items() if arm in chosen}
+    terms, progress, alignment, breakdown = (
+        frame(runs, arms) for frame in (terms_frame, progress_frame, alignment_frame, breakdown_frame)
+    )
+    for name, title, alt, note, draw, frame in (
+        (
             "progress",
             "Gain over the training, as detection loss",
             "Curves of the baseline's detection loss less the student's, of the same batches",
+            "Above 0: the student is ahead of its baseline on what both are trained on, which is no score.",
             progress_figure,
             progress,
-            notes=["Above 0: the student is ahead of its baseline on what both are trained on, which is no score."],
-        )
-    distilled = terms[terms["role"] == "student"]
-    if len(distilled):
-        pictures.add("terms", "Share of each term in the loss", "Stacked shares over the training", terms_figure, terms)
-    if distilled["weight_cosine"].notna().any():
-        pictures.add(
+        ),
+        ("terms", "Share of each term in the loss", "Stacked shares over the training", "", terms_figure, terms),
+        (
             "cosines",
             "Whether a loss pulls where the detection loss does",
             "Cosines between the gradient of each term and that of the detection loss, over the training",
+            "1: the same direction; 0: nothing in common; below 0: against it.",
             cosines_figure,
-            terms,
-            notes=["1: the same direction; 0: nothing in common; below 0: against it."],
-        )
-    breakdown, alignment = of_chosen(breakdown_frame(runs)), of_chosen(alignment_frame(runs))
-    if len(alignment):
-        pictures.add(
+            terms if terms["cosine"].notna().any() else terms[:0],
+        ),
+        (
             "alignment",
             "Likeness of student and baseline to the teacher's maps",
             "Bars of linear CKA, in the foreground and in the background, of both maps",
+            "Linear CKA: 1 for maps that agree up to rotation and scale, 0 for nothing in common.",
             alignment_figure,
             alignment,
-            notes=["Linear CKA: 1 for maps that agree up to rotation and scale, 0 for nothing in common."],
-        )
-    breakdown = breakdown[breakdown["split"] == ""]
-    for name, title, draw in (
-        ("errors", "What errors cost, before and after", errors_figure),
-        ("classes", "AP by class, before and after", classes_figure),
-        ("distances", "AP by distance, before and after", distances_figure),
+        ),
     ):
-        if len(breakdown):
+        if len(frame):
+            pictures.add(name, title, alt, draw, frame, notes=[note] if note else [])
+    for name, group, title, head in (
+        ("errors", COSTS, "What errors cost, before and after", "What errors cost, in points of AP at 2 m (TIDE)"),
+        ("classes", CLASSES, "AP by class, before and after", "AP by class, in points"),
+        ("distances", "distance", "AP by distance, before and after", "AP at 2 m by distance from the car, in points"),
+    ):
+        part = breakdown[breakdown["group"] == group]
+        if len(part):
             alone = (
                 "Intervals are over scenes alone, of these trainings; those in bold exclude 0, each looked at alone."
             )
-            pictures.add(name, title, f"{title}: baseline and arms, in points", draw, breakdown, notes=[alone])
+            alt = f"{title}: baseline and arms, in points"
+            pictures.add(name, title, alt, breakdown_figure, part, head, notes=[alone])
     shown = pictures.taken()
     words = [f"{text}." for text in runs.unreadable]
     if not shown and not words:

@@ -15,12 +15,12 @@ def test_parts_are_equal_and_their_means_leave_out_what_was_not_looked_at():
     # Eight steps in four parts; gradients are looked at in every other step, and once there is none to compare.
     lines = [_line(step, **{"share/feature": step / 10}) for step in range(8)]
     for step, cosine, gradient in ((0, 0.4, 2.0), (2, 0.0, 0.0), (4, -0.2, 1.0), (5, -0.4, 1.0)):
-        lines[step] |= {"map_cosine/feature": cosine, "map_gradient/feature": gradient}
+        lines[step] |= {"weight_cosine/feature": cosine, "weight_gradient/feature": gradient}
     found = summarize(lines, bins=4)
     assert found.ends.tolist() == [0, 2, 4, 6, 8]
     assert found.terms == ["heatmap", "feature"]
     assert found.means["share/feature"].tolist() == pytest.approx([0.05, 0.25, 0.45, 0.65])
-    assert found.means["map_cosine/feature"].tolist() == pytest.approx([0.4, math.nan, -0.3, math.nan], nan_ok=True)
+    assert found.means["weight_cosine/feature"].tolist() == pytest.approx([0.4, math.nan, -0.3, math.nan], nan_ok=True)
     assert "lr" not in found.means
 
 
