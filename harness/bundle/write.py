@@ -260,19 +260,13 @@ def _readme(opened: Opened, runs: StudyRuns, environment: Environment) -> str:
         data = "The dataset is not embedded: say `--data-root` where it lies, which data.json identifies."
     return f"""# Bundle of the study {opened.name}
 
-Written by `python -m harness.report STUDY.yaml --bundle FILE.zip` of crossbev {version("crossbev")}; {finished} of
-{len(opened.plan.jobs)} jobs are finished, with seeds {", ".join(map(str, study.seeds))}.
+Written by crossbev {version("crossbev")}: {finished} of {len(opened.plan.jobs)} jobs are finished. {commits}
 
-## The tables again
+The tables again, compared with those in tables/, without a dataset, a GPU or another file:
 
     python -m harness.report BUNDLE.zip --out reports
 
-writes reports/{opened.name}/table.md, table.tex and table.csv and compares them with those in tables/. It needs
-neither a dataset nor a GPU, and no file beside the bundle.
-
-## The trainings again
-
-{commits}
+The trainings again:
 
     git checkout {usual.removesuffix("+") or "COMMIT"}
     unzip BUNDLE.zip -d bundle
@@ -280,14 +274,7 @@ neither a dataset nor a GPU, and no file beside the bundle.
 
 {data}{f" Also needed, at the place that study.yaml names: {', '.join(given)}." if given else ""}
 
-## What is in it
-
-- study.yaml: the question, with all that was overridden on the command line; papers/: published numbers
-- plan.json: every job with its whole spec and label, and the rows of the tables
-- data.json: identity of the dataset, its splits and their numbers of samples
-- environment.json: packages where the bundle was written; seeds; commit, machine and time of each run
-- tables/: as they were when the bundle was written
-- runs/JOB/: result.json, metrics.jsonl (a line a step), draws.npz (metrics in draws of scenes), nuScenes' own
-  metrics_summary.json, predictions.json and others, of each job; job.json without what says where it ran
-- manifest.json: SHA-256 of every file, checked on reading; it finds damage, not forgery
+study.yaml has the question with all that was overridden, plan.json every job and row, data.json the identity of the
+dataset, environment.json packages, commits, machines and times, runs/JOB/ what each job left, manifest.json the SHA-256
+of every file (it finds damage, not forgery).
 """

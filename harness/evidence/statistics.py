@@ -169,10 +169,10 @@ class Blocks:
             draws: Likewise, in draws of the same scenes; None where they are not known.
             scenes: Of the split.
         """
-        self._names = list(values)
-        self._values = np.array([list(values[name]) for name in self._names], dtype=np.float64)
+        self.names = list(values)
+        self._values = np.array([list(values[name]) for name in self.names], dtype=np.float64)
         known = draws is not None and scenes >= MIN_SCENES
-        self._draws = np.stack([draws[name] for name in self._names]) if known and draws is not None else None
+        self._draws = np.stack([draws[name] for name in self.names]) if known and draws is not None else None
         self._scenes = scenes if known else 0
 
     @property
@@ -193,24 +193,18 @@ class Blocks:
 
     def effect(self, contrast: Mapping[str, float]) -> Effect:
         """A weighted sum of arms, in the mean over seeds and scenes; its weights have to add up to 0."""
-        weight = np.array([contrast.get(name, 0.0) for name in self._names])
-        if missing := contrast.keys() - set(self._names):
-            raise KeyError(f"no arm {min(missing)!r}; there are {', '.join(self._names)}")
+        weight = np.array([contrast.get(name, 0.0) for name in self.names])
+        if missing := contrast.keys() - set(self.names):
+            raise KeyError(f"no arm {min(missing)!r}; there are {', '.join(self.names)}")
         if abs(weight.sum()) > 1e-9:
             raise ValueError(f"the weights of {dict(contrast)} do not add up to 0: seeds would not cancel")
         square, freedom = self.residual
         seeds = square * float(weight @ weight) / self.seeds
-        scenes, _ = self._over_scenes(weight)
+        scenes, _ = self.over_scenes(weight)
         spread = Spread(seeds, freedom, scenes, max(0, self._scenes - 1))
         return Effect(float((weight @ self._values).mean()), spread, self.seeds, self._scenes)
 
-    def components(self, contrast: Mapping[str, float]) -> tuple[float, float, float]:
-        """Variances of a contrast between trainings of one seed on this split: by seed, by scene / C, and rest / C."""
-        weight = np.array([contrast.get(name, 0.0) for name in self._names])
-        scene, rest = self._over_scenes(weight)
-        return max(0.0, self.residual[0] * float(weight @ weight) - rest), scene, rest
-
-    def _over_scenes(self, weight: Float[np.ndarray, " arms"]) -> tuple[float, float]:
+    def over_scenes(self, weight: Float[np.ndarray, " arms"]) -> tuple[float, float]:
         """Of the contrast's mean over seeds: var(scene) / C; and var(rest) / C, which one seed does not tell apart."""
         if self._draws is None:
             return 0.0, 0.0
@@ -237,7 +231,7 @@ class Blocks:
         rest = self._values - self._values.mean(axis=0)
         rest = rest - rest.mean(axis=1, keepdims=True)
         wider = {}
-        for name, residuals in zip(self._names, rest, strict=True):
+        for name, residuals in zip(self.names, rest, strict=True):
             inner = float((residuals**2).sum()) / ((seeds - 1) * (1 - 1 / arms))
             others = (square * freedom - inner * (seeds - 1)) / (freedom - (seeds - 1))
             p = float(special.fdtrc(seeds - 1, freedom - (seeds - 1), inner / others)) if others > 0 else 0.0

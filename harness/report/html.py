@@ -1,6 +1,5 @@
 """The report as one HTML file that needs nothing else: no network, no folder beside it, no script to be read."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -76,9 +75,7 @@ def html(page: Page) -> str:
         known=known,
         groups=groups,
         link=lambda jobs: _link(jobs, known, groups),
-        by_name=lambda jobs: _by_name(jobs, known),
         numeric=numeric,
-        ids=_Ids(),
         style=_text("page.css").strip(),
         script=_text("page.js").strip(),
     )
@@ -92,7 +89,8 @@ def numeric(table: Table) -> list[bool]:
 def _groups(tables: Iterable[Table], known: Mapping[str, Training]) -> dict[tuple[str, ...], str]:
     """What stands in one cell and is of several trainings, each set of them once, and the name of its list."""
     sets = (jobs for table in tables for row in table.rows for cell in row if (jobs := _known(cell.jobs, known)))
-    return {jobs: f"trainings-{number}" for number, jobs in enumerate(dict.fromkeys(j for j in sets if len(j) > 1), 1)}
+    several = dict.fromkeys(jobs for jobs in sets if len(jobs) > 1)
+    return {jobs: f"trainings-{number}" for number, jobs in enumerate(several, start=1)}
 
 
 def _known(jobs: Iterable[str], known: Mapping[str, Training]) -> tuple[str, ...]:
@@ -105,30 +103,6 @@ def _link(jobs: tuple[str, ...], known: Mapping[str, Training], groups: Mapping[
     if len(linked) > 1:
         return groups[linked]
     return f"run-{linked[0]}" if linked else ""
-
-
-def _by_name(jobs: tuple[str, ...], known: Mapping[str, Training]) -> dict[str, list[tuple[str, str]]]:
-    """What trainings that differ in the seed are called, to each of them and its seed; "" to those without one."""
-    by_name: dict[str, list[tuple[str, str]]] = {}
-    for job in jobs:
-        label = known[job].label
-        seed = re.search(r" · (seed \d+)", label)
-        name, words = (label.replace(seed[0], "", 1), seed[1]) if seed else ("", label)
-        by_name.setdefault(name, []).append((job, words))
-    return by_name
-
-
-class _Ids:
-    """Ids of one page that are never given twice."""
-
-    def __init__(self) -> None:
-        self._given: dict[str, int] = {}
-
-    def __call__(self, kind: str, text: str) -> str:
-        """One for a thing of that kind; without what a link could not have in it."""
-        id_ = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in f"{kind}-{text}".lower())
-        self._given[id_] = self._given.get(id_, 0) + 1
-        return id_ if self._given[id_] == 1 else f"{id_}--{self._given[id_]}"
 
 
 @cache

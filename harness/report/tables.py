@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from harness.evaluate.mask_ap import SMALLEST_PX
 from harness.evidence.attribution import Part
 from harness.evidence.effects import Ascribed, foremost
-from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, by_key, line_name
+from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, by_key, gain_column, line_name
 from harness.evidence.results import Cost
 from harness.evidence.statistics import POWER
 from harness.report.render import Cell, Table
@@ -41,7 +41,7 @@ def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] 
         for metric in HEADLINE_METRICS:
             gain = line.gains[metric]
             text = "unpaired" if line.unpaired else gain_text(gain)
-            cells.append(_cell(text, gain.mean.value, (line.key, f"gain {metric}") in best, line.jobs))
+            cells.append(_cell(text, gain.mean.value, (line.key, gain_column(metric)) in best, line.jobs))
         for paper in papers:
             reported = line.published.get(paper)
             cells += [
@@ -55,22 +55,14 @@ def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] 
 def _best(shown: Sequence[Line]) -> set[tuple[Key, str]]:
     """Lines and columns that no other line of the same student and split is better in, as they are shown."""
     best = set()
-    students: dict[tuple[str, str], list[Line]] = {}
-    for line in shown:
-        if line.key.role in ("baseline", "control", "student"):
-            students.setdefault((line.key.model, line.key.split), []).append(line)
-    for lines in students.values():
-        columns = {
-            metric: {line.key: line.metrics[metric].value for line in lines} for metric in (*HEADLINE_METRICS, *ERRORS)
-        }
-        columns |= {
-            f"gain {metric}": {line.key: line.gains[metric].mean.value for line in lines} for metric in HEADLINE_METRICS
-        }
-        for name, values in columns.items():
-            form = "{:.3f}" if name in ERRORS else "{:.1f}"
+    compared = [line for line in shown if line.key.role in ("baseline", "control", "student")]
+    for lines in by_key(compared, lambda line: (line.key.model, line.key.split)):
+        for name in (*HEADLINE_METRICS, *ERRORS, *map(gain_column, HEADLINE_METRICS)):
+            form, better = ("{:.3f}", min) if name in ERRORS else ("{:.1f}", max)
+            values = {line.key: line.means[name].value for line in lines}
             rounded = {key: float(form.format(value)) for key, value in values.items() if not math.isnan(value)}
             if len(rounded) > 1:
-                top = min(rounded.values()) if name in ERRORS else max(rounded.values())
+                top = better(rounded.values())
                 best |= {(key, name) for key, value in rounded.items() if value == top}
     return best
 
