@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.evidence.effects import Group, foremost, gains, groups
 from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, Outcome, by_key
-from harness.evidence.runs import Draws, Run, StudyRuns
+from harness.evidence.runs import Run, StudyRuns
 from harness.runs.folder import Result
 from harness.study.jobs import DetectorJobSpec
 from harness.study.papers import Metric, Paper, PublishedGain
@@ -50,12 +50,8 @@ def _outcome(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> Outcome:
         unpaired=unpaired,
         warning="; ".join(f"loss {name!r}: {text}" for name, text in result.warnings.items()) if result else "",
         machine=_machine(result) if result else "",
-        draws=_points(run.draws) if run.draws and (compared or row.role == "baseline") else None,
+        draws=run.draws if compared or row.role == "baseline" else None,
     )
-
-
-def _points(draws: Draws) -> Draws:
-    return Draws({metric: 100 * draws.values[metric] for metric in HEADLINE_METRICS}, draws.scenes)
 
 
 def _published(row: Row, run: Run, papers: Sequence[Paper]) -> dict[str, PublishedGain]:

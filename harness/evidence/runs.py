@@ -25,7 +25,7 @@ Content = TypeVar("Content")
 
 @dataclass(frozen=True)
 class Draws:
-    """A detector's metrics in draws of the scenes of its split, as fractions; the first draw is the split itself."""
+    """A detector's metrics in draws of the scenes of its split, in points; the first draw is the split itself."""
 
     values: dict[str, Float[np.ndarray, " draws"]]
     """mAP and NDS."""
@@ -68,6 +68,13 @@ class Run:
         if self.result is not None:
             return ""
         return f"failed: {self.failure.splitlines()[0]}" if self.failure else "not run"
+
+    @property
+    def reason(self) -> str:
+        """Why it failed; empty where it did not."""
+        if self.state != "failed":
+            return ""
+        return self.damage.message if self.damage else self.failure
 
     @cached_property
     def state(self) -> State:
@@ -130,7 +137,7 @@ def _read(job: Job, folder: RunFolder) -> Run:
         result,
         failure=reason,
         finished_at=folder.finished_at(),
-        draws=Draws({name: drawn[0][name] for name in ("mAP", "NDS")}, drawn[1]) if drawn else None,
+        draws=Draws({name: 100 * drawn[0][name] for name in ("mAP", "NDS")}, drawn[1]) if drawn else None,
         step_seconds=float(np.median([line["seconds"] for line in steps])) if steps else float("nan"),
         history=summarize(steps),
         latency=_noted(folder.latency, kept_model(folder.latency, Latency), unreadable),

@@ -9,7 +9,6 @@ from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progr
 from harness.evidence.effects import Ascribed, foremost
 from harness.evidence.line import HEADLINE_METRICS, Line
 from harness.evidence.runs import StudyRuns
-from harness.evidence.trainings import states, trainings
 from harness.opened import Opened
 from harness.report.figures import GainLine, forest, interaction
 from harness.report.figures_diagnostics import (
@@ -50,7 +49,6 @@ def document(
         out: Folder of the report.
         command: That makes all of it again.
     """
-    jobs = trainings(runs)
     pictures = Pictures(out / "figures")
     gains, published = _gain_lines(lines), [table for name, table in tables.items() if name.startswith("published")]
     sections = [Section("Results", [tables["results"]])]
@@ -90,7 +88,7 @@ def document(
         f"Graph of {len(opened.plan.jobs)} trainings; all of them are listed below",
         plan_graph,
         nodes(opened.plan),
-        states(jobs),
+        {id_: run.state for id_, run in runs.items()},
         notes=["A box is a training, or several that differ in the seed alone; lines lead from teacher to student."],
     )
     sections.append(Section("Cost and plan", [tables["cost"]], pictures.taken()))
@@ -99,7 +97,7 @@ def document(
     seen = samples(opened.root, opened.study, runs, trio(runs), out)
     note = "The figures are in the folder figures beside this page, too, as SVG and PDF."
     sentences = headlines(lines, opened.study)
-    return Page(opened.name, opened.question, sentences, sections, jobs, seen, command, (note,))
+    return Page(opened.name, opened.question, sentences, sections, runs, seen, command, (note,))
 
 
 SHOWN = 4
