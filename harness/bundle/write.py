@@ -16,18 +16,14 @@ import yaml
 from pydantic import Field
 
 from detectors.spec import Spec
-from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.evidence.provenance import commit_lines, made_by
 from harness.evidence.runs import StudyRuns
 from harness.opened import Opened
 from harness.report.samples import FILE as PICTURES
 from harness.study.plan_file import plan_json
-from harness.study.roles import ImageDataSpec
-from harness.study.spec import DataSpec, StudySpec
+from harness.study.spec import StudySpec
 from harness.study.yaml_text import Dumper
-from harness.world.nuimages import GENERATOR as IMAGE_GENERATOR
-from harness.world.nuscenes import GENERATOR
 
 MANIFEST = "manifest.json"
 """Written last: a checksum of every other member."""
@@ -135,7 +131,6 @@ def _contents(
     for name, path in papers.items():
         yield name, path.read_bytes()
     yield "plan.json", plan_json(opened.plan).encode()
-    yield "data.json", json.dumps(_data(opened, opened.root), indent=1).encode()
     yield "environment.json", _json(environment)
     for path in sorted(
         path for name in ("table.*", "cost.*", "attribution.csv", PICTURES) for path in tables.glob(name)
@@ -204,32 +199,6 @@ def _papers(study: StudySpec) -> dict[str, Path]:
     return members
 
 
-def _data(opened: Opened, root: NuScenesRoot) -> dict[str, Any]:
-    """What the runs were trained and scored on: enough to tell whether a dataset elsewhere is the same."""
-    data = opened.study.data
-    splits = {}
-    for split in dict.fromkeys((data.train_split, data.eval_split, *data.also_score)):
-        tokens = root.tokens(split)
-        digest = hashlib.sha256("\n".join(tokens).encode()).hexdigest()
-        splits[split] = {"samples": len(tokens), "tokens_sha256": digest}
-    trained = [teacher.data for teacher in opened.study.image_teachers.values() if teacher.preset is not None]
-    return {
-        "version": root.version,
-        "fingerprint": root.fingerprint(),
-        "embedded": _embedded(data, GENERATOR),
-        "detection_config": data.detection_config,
-        "splits": splits,
-        "images": {
-            "embedded": [_embedded(each, IMAGE_GENERATOR) for each in trained],
-            "identities": [spec.data.model_dump(mode="json") for spec in opened.plan.image_teachers],
-        },
-    }
-
-
-def _embedded(data: DataSpec | ImageDataSpec, generator: int) -> dict[str, Any] | None:
-    return None if data.root is not None else {"preset": data.preset, "seed": data.seed, "generator": generator}
-
-
 def _environment(opened: Opened, runs: StudyRuns) -> Environment:
     results = dict(sorted(runs.results.items()))
     packages = {each.name: each.version for each in distributions()}
@@ -257,7 +226,7 @@ def _readme(opened: Opened, runs: StudyRuns, environment: Environment) -> str:
     if study.data.root is None:
         data = "The dataset is the embedded world, which the first call makes."
     else:
-        data = "The dataset is not embedded: say `--data-root` where it lies, which data.json identifies."
+        data = "The dataset is not embedded: say `--data-root` where it lies; plan.json has its fingerprint."
     return f"""# Bundle of the study {opened.name}
 
 Written by crossbev {version("crossbev")}: {finished} of {len(opened.plan.jobs)} jobs are finished. {commits}
@@ -274,7 +243,7 @@ The trainings again:
 
 {data}{f" Also needed, at the place that study.yaml names: {', '.join(given)}." if given else ""}
 
-study.yaml has the question with all that was overridden, plan.json every job and row, data.json the identity of the
-dataset, environment.json packages, commits, machines and times, runs/JOB/ what each job left, manifest.json the SHA-256
-of every file (it finds damage, not forgery).
+study.yaml has the question with all that was overridden, plan.json every job with its spec and every row,
+environment.json packages, commits, machines and times, runs/JOB/ what each job left, manifest.json the SHA-256 of every
+file (it finds damage, not forgery).
 """

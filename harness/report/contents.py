@@ -6,11 +6,11 @@ from pathlib import Path
 
 from harness.evaluate.intervals import CLASSES, COSTS
 from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progress_frame, student_arms, terms_frame
-from harness.evidence.effects import Ascribed, foremost
+from harness.evidence.effects import Ascribed
 from harness.evidence.line import HEADLINE_METRICS, Line
 from harness.evidence.runs import StudyRuns
 from harness.opened import Opened
-from harness.report.figures import GainLine, forest, interaction
+from harness.report.figures import forest, interaction
 from harness.report.figures_diagnostics import (
     alignment_figure,
     breakdown_figure,
@@ -50,13 +50,14 @@ def document(
         command: That makes all of it again.
     """
     pictures = Pictures(out / "figures")
-    gains, published = _gain_lines(lines), [table for name, table in tables.items() if name.startswith("published")]
+    published = [table for name, table in tables.items() if name.startswith("published")]
+    gains = [line for line in lines if not line.key.split and not math.isnan(line.gains["NDS"].mean.value)]
     sections = [Section("Results", [tables["results"]])]
     if gains:
         pictures.add(
             "forest",
             "Gains over the baseline, with 95 % intervals",
-            f"{len({line.label for line in gains})} arms in mAP and NDS; the numbers are those of the table above",
+            f"{len(gains)} arms in mAP and NDS; the numbers are those of the table above",
             forest,
             gains,
             notes=["Filled: the interval excludes 0. Hollow diamond: what a paper reports on nuScenes."],
@@ -168,21 +169,6 @@ def _smallness(line: Line) -> float:
     """Order by the size of the gain, the largest first and what has none last."""
     gain = line.gains["NDS"].mean.value
     return math.inf if math.isnan(gain) else -abs(gain)
-
-
-def _gain_lines(lines: Sequence[Line]) -> list[GainLine]:
-    """Of every line that has a gain."""
-    gain_lines = []
-    for line in lines:
-        _, paper = foremost(line.published)
-        for metric, gain in line.gains.items():
-            value = gain.mean.value
-            if not line.key.split and not math.isnan(value):
-                # In short: what it is about, the page says at its top.
-                verdict = gain.verdict.removesuffix(", these two models").replace(", looked at alone", " alone")
-                reported = paper.points(metric) if paper else None
-                gain_lines.append(GainLine(line.name, metric, value, gain.low, gain.high, reported, verdict))
-    return gain_lines
 
 
 def _means_by_set(lines: Sequence[Line], study: StudySpec, path: str) -> dict[tuple[str, ...], float]:

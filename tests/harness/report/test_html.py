@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 
 from harness.evidence.runs import Run
 from harness.opened import question
-from harness.report.figures import GainLine, forest, interaction
+from harness.report.figures import forest, interaction
 from harness.report.html import Page, Section, html, write_page
 from harness.report.pictures import Picture, inline, svg_and_pdf
 from harness.report.render import Cell, Table
@@ -24,6 +24,7 @@ from harness.report.samples import Ground, Outline, Samples, Shown, Tile, View
 from harness.runs.folder import Result, RunFolder
 from harness.study.load import load_study
 from harness.study.plan import plan_study
+from tests.harness.report.lines import line
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -63,7 +64,9 @@ def page():
         question=NASTY,
         headlines=[NASTY],
         sections=[
-            Section(f"Results {NASTY}", [table, table], [picture("forest", forest([GainLine(NASTY, "NDS", 1, 0, 2)]))]),
+            Section(
+                f"Results {NASTY}", [table, table], [picture("forest", forest([line(NASTY, (1, 0, 2), (1, 0, 2))]))]
+            ),
             Section("Figures", figures=[picture("act", interaction(["a", "b"], _factorial(), NASTY))], words=[NASTY]),
         ],
         runs={
