@@ -14,7 +14,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _forest():
-    read = PublishedGain(path="lidar->camera", losses=("a",), mAP=2.5, mark="read")
+    read = PublishedGain(path="lidar->camera", losses=("feature",), mAP=2.5, mark="read")
     return forest(
         [
             line("lidar->camera a", (2, 1, 3), (-2, -3, -1), read, "significant (better)"),
