@@ -1,4 +1,4 @@
-"""Outcomes of a study to what is sure about them: gains with intervals, p values and verdicts, and attribution."""
+"""Statistics of a study's outcomes: gains with confidence intervals, p values and verdicts, and attribution."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,8 @@ from harness.study.papers import Metric, PublishedGain
 from harness.study.spec import StudySpec
 
 ALPHA = 0.05
+BETTER, WORSE = "significant (better)", "significant (worse)"
+"""Verdicts on a gain that is significant after Holm's correction."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Group:
         return Effect.unknown() if contrast is None else self.blocks[metric].effect(contrast)
 
     def detectable(self, metric: Metric) -> float:
-        """The smallest gain that this study could have seen, in points; NaN where nothing is known."""
+        """The minimum detectable effect (MDE) of this study at 80 % power, in points; NaN where nothing is known."""
         spreads = [self.gain(key, metric).spread for key in self.baselines if self.contrast(key)]
         if not spreads:
             return math.nan
@@ -91,17 +93,12 @@ def _blocks(arms: Mapping[str, Sequence[Outcome]], metric: Metric, scenes: int, 
 
 
 def verdict(effect: Effect, adjusted: float) -> str:
-    """What may be said of a gain; empty where nothing is known of its error.
-
-    It is higher or lower if that holds after all gains of the table were looked at; what is below 5 % by itself, and
-    not then, may be one of the twenty. Of one seed all of it is about two models, and never about a loss.
-    """
+    """Whether a gain is significant at ALPHA, by itself and after Holm's correction; empty where its p is unknown."""
     if math.isnan(effect.p):
         return ""
-    side = "higher" if effect.value > 0 else "lower"
-    alone = f"{side}, looked at alone" if effect.p < ALPHA else "not told apart"
-    words = side if adjusted < ALPHA else alone
-    return words if effect.seeds > 1 else f"{words}, these two models"
+    if adjusted < ALPHA:
+        return BETTER if effect.value > 0 else WORSE
+    return "significant before correction" if effect.p < ALPHA else "not significant"
 
 
 def foremost(published: Mapping[str, PublishedGain]) -> tuple[str, PublishedGain | None]:
@@ -112,24 +109,23 @@ def foremost(published: Mapping[str, PublishedGain]) -> tuple[str, PublishedGain
 
 
 def agreement(effect: Effect, published: PublishedGain | None, metric: Metric) -> str:
-    """What ours says of a published gain; nothing where that is not read for certain, or ours has no interval."""
+    """How our gain compares with a published one; empty where that is not read for certain, or ours has no interval."""
     if published is None or published.mark != "read" or math.isnan(effect.low):
         return ""
     direction = published.direction(metric)
     if direction is None:
         return ""
     if effect.low <= 0 <= effect.high:
-        return "no evidence"
+        return "inconclusive"
     if (effect.value > 0) != (direction == "up"):
-        return "opposite"
+        return "opposite sign"
     gain = published.points(metric)
-    if gain is None:
-        return "same direction"
-    return "same sign, its gain inside our interval" if effect.low <= gain <= effect.high else "same sign"
+    is_inside = gain is not None and effect.low <= gain <= effect.high
+    return "same sign, inside our 95 % CI" if is_inside else "same sign"
 
 
 def gains(compared: Sequence[Group], published: Mapping[Key, PublishedGain]) -> dict[Key, dict[Metric, Gain]]:
-    """What is sure about the gains of each line that has a baseline, NaN where results are missing or unpaired.
+    """The gains of each line that has a baseline, with their errors; NaN where results are missing or unpaired.
 
     p values are adjusted for all gains of the table but those on further splits, which are no result.
 
@@ -155,18 +151,18 @@ def gains(compared: Sequence[Group], published: Mapping[Key, PublishedGain]) -> 
 
 
 def unlike(compared: Sequence[Group]) -> list[str]:
-    """A line for each arm whose seeds spread more than the others of its student: which intervals are too short."""
+    """A warning for each arm whose seeds vary more than those of the student's other arms: its 95 % CI is too short."""
     lines = []
     for group in compared:
         for metric, blocks in group.blocks.items():
             for name, p in blocks.unlike().items():
                 of = next(key for key, called in group.names.items() if called == name)
                 what = f"{of.path or group.model} {of.arm}" + (f" on {group.split}" if group.split else "")
-                so = "its interval is too short, the others' too long"
+                so = "its 95 % CI is too short, those of the others too long"
                 if of.role == "baseline":
-                    so = "the intervals of all gains over it are too short"
+                    so = "the 95 % CIs of all gains over it are too short"
                 lines.append(
-                    f"{what}: its seeds spread more than those of the other arms in {metric} (F test, p {p:.1g}); {so}."
+                    f"{what}: its seeds vary more in {metric} than those of other arms (F test, p {p:.1g}); {so}."
                 )
     return lines
 

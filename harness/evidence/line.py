@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from detectors.geometry.boxes import CLASSES
 from harness.evidence.runs import Draws
 from harness.study.papers import Metric, PublishedGain
 from harness.study.plan import Row
@@ -14,6 +15,8 @@ HEADLINE_METRICS: tuple[Metric, ...] = ("mAP", "NDS")
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MASKS = ("mask_AP", "mask_AP50")
 """Of an image teacher, in points."""
+CLASS_AP = {f"AP/{name}": name for name in CLASSES}
+"""AP by class, in points, to the name of the class."""
 
 
 class Key(NamedTuple):
@@ -99,7 +102,7 @@ class Gain:
     holm: float = float("nan")
     """p adjusted for all gains of the table."""
     detectable: float = float("nan")
-    """The smallest gain that the study could have seen."""
+    """Minimum detectable effect (MDE) at 80 % power."""
     verdict: str = ""
     agreement: str = ""
     """What it says of a published gain."""
@@ -116,7 +119,7 @@ class Line:
 
     key: Key
     metrics: dict[str, Mean]
-    """HEADLINE_METRICS and MASKS in points, ERRORS in the devkit's units."""
+    """HEADLINE_METRICS, CLASS_AP and MASKS in points, ERRORS in the devkit's units."""
     gains: dict[Metric, Gain]
     """In each of HEADLINE_METRICS."""
     scenes: float | int

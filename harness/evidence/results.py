@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 
 from harness.evidence.effects import Group, foremost, gains, groups
-from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, Outcome, by_key
+from harness.evidence.line import CLASS_AP, ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, Outcome, by_key
 from harness.evidence.runs import Run, StudyRuns
 from harness.runs.folder import Result
 from harness.study.jobs import DetectorJobSpec
@@ -29,10 +29,10 @@ def _outcome(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> Outcome:
     unpaired = why_unpaired(row, runs) if result and baseline else ""
     measured = result.metrics if result else {}
     # Of an image teacher AP is that of its masks.
-    scales = dict.fromkeys((*HEADLINE_METRICS, *MASKS), 100)
+    scales = dict.fromkeys((*HEADLINE_METRICS, *CLASS_AP, *MASKS), 100)
     metrics = {
         name: measured.get(name.removeprefix("mask_"), math.nan) * scales.get(name, 1)
-        for name in (*HEADLINE_METRICS, *ERRORS, *MASKS)
+        for name in (*HEADLINE_METRICS, *ERRORS, *CLASS_AP, *MASKS)
     }
     gained = dict.fromkeys(HEADLINE_METRICS, math.nan)
     if result and baseline and not unpaired:

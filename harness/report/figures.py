@@ -1,4 +1,4 @@
-"""The plots of a report that speak of its numbers: gains with their intervals, and what losses do to each other."""
+"""The plots of results: gains with their confidence intervals, and interactions of losses."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def forest(lines: Sequence[Line]) -> "Figure":
-    """Gains with their intervals, a row a line and a column a metric, and what a paper says as a hollow diamond."""
+    """Gains with 95 % CI and verdict, a row a line and a column a metric; published gains as hollow diamonds."""
     figure = new_figure(9.6, 0.9 + 0.27 * len(lines))
     panels = figure.subplots(1, len(HEADLINE_METRICS), sharey=True, squeeze=False)[0]
     for axes, metric in zip(panels, HEADLINE_METRICS, strict=True):
@@ -30,11 +30,9 @@ def forest(lines: Sequence[Line]) -> "Figure":
             if paper is not None and (reported := paper.points(metric)) is not None:
                 axes.plot(reported, at, "D", markersize=5.5, markerfacecolor="none", markeredgecolor=INK)
             place = axes.get_yaxis_transform()
-            # In short: what it is about, the page says at its top.
-            text = gain.verdict.removesuffix(", these two models").replace(", looked at alone", " alone")
-            axes.text(1.015, at, text, transform=place, va="center", fontsize=7, color=INK if clear else FAINT)
+            axes.text(1.015, at, gain.verdict, transform=place, va="center", fontsize=7, color=INK if clear else FAINT)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=0)
-        axes.set_title(f"gain in {plain(metric)} (points)", fontsize=9, loc="left", color=INK)
+        axes.set_title(f"gain in {plain(metric)} (pp)", fontsize=9, loc="left", color=INK)
         quiet(axes, "x")
         axes.set_yticks(range(len(lines)), [plain(line.name) for line in lines], fontsize=8)
         axes.set_ylim(len(lines) - 0.4, -0.6)
@@ -42,7 +40,7 @@ def forest(lines: Sequence[Line]) -> "Figure":
 
 
 def interaction(factors: Sequence[str], values: Mapping[tuple[str, ...], float | int], ylabel: str) -> "Figure":
-    """A panel for each pair of factors: what one does where the other is absent and where it is present.
+    """A panel for each pair of factors: the effect of one where the other is absent and where it is present.
 
     Parallel lines say that the two do not interact.
 

@@ -71,7 +71,7 @@ def alignment_figure(alignment: pd.DataFrame) -> "Figure":
     frame = alignment.assign(line=[" ".join(pair) for pair in zip(alignment["path"], alignment["arm"], strict=True)])
     lines = list(dict.fromkeys(frame["line"]))
     height = 1.0 + 2 * (0.5 + 0.26 * max(len(lines), 1))
-    title = "Likeness of BEV maps to the teacher's (linear CKA)"
+    title = "Similarity of BEV maps to the teacher's (linear CKA)"
     by = ("level", "region")
     figure, panels = _panels(frame, title, "linear CKA", by=by, columns=2, height=height, one_scale=False)
     for axes, part in panels:
@@ -90,7 +90,7 @@ def breakdown_figure(breakdown: pd.DataFrame, title: str) -> "Figure":
     names = list(dict.fromkeys(breakdown["name"]))
     count = breakdown.groupby(["path", "arm"]).ngroups
     height = 0.9 + math.ceil(count / _COLUMNS) * (0.65 + 0.24 * len(names))
-    figure, panels = _panels(breakdown, f"{title}; right: student less baseline", "points", height=height)
+    figure, panels = _panels(breakdown, f"{title}; right: student less baseline (pp)", "percent", height=height)
     for axes, part in panels:
         rows = part.set_index("name").reindex(names)
         at = np.arange(len(names))
