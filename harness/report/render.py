@@ -178,8 +178,9 @@ def _grid(table: Table, groups: Collection[str], short: bool) -> Grid:
             continue
         numbers = [text for text, cell in zip(texts, cells, strict=True) if cell.value is not None]
         # Words wrap where the terminal is narrow, numbers do not.
-        width = max(map(len, [*numbers, *(name.split() if short else [name])])) if numbers else None
-        grid.add_column(name, justify="right" if numbers else "left", width=width)
+        unbroken = [*numbers, *(word for text in (name, *texts) for word in text.split())]
+        width = max(map(len, unbroken)) if numbers and short else None
+        grid.add_column(name, justify="right" if numbers else "left", width=width, no_wrap=not short)
         columns.append([Text(text, _style(cell)) for text, cell in zip(texts, cells, strict=True)])
     for row in zip(*columns, strict=True):
         grid.add_row(*row)

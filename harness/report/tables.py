@@ -375,7 +375,7 @@ def _image_teacher(line: Line, study: StudySpec) -> str:
     scored = line.missing if math.isnan(precision) else f"{precision:.1f}, AP50 {loose:.1f}"
     return (
         f"Image teacher {name}: {teacher.preset} of seed {teacher.seed} for every student, trained on images of "
-        f"{where} ({teacher.data.train_split}); mask AP {scored} (points, on {teacher.data.eval_split}, objects over "
+        f"{where} ({teacher.data.train_split}); mask AP {scored} (percent, on {teacher.data.eval_split}, objects over "
         f"{SMALLEST_PX} pixels)."
     )
 

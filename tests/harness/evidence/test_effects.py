@@ -32,14 +32,14 @@ def in_mAP(ascribed):
 @pytest.mark.parametrize(
     ("value", "adjusted", "seeds", "said"),
     [
-        (3.0, 0.01, 3, "higher"),
-        (-3.0, 0.01, 3, "lower"),
-        (3.0, 0.2, 3, "higher, looked at alone"),
-        (-3.0, 0.2, 3, "lower, looked at alone"),
-        (1.0, 1.0, 3, "not told apart"),
-        (3.0, 0.01, 1, "higher, these two models"),
-        (3.0, 0.2, 1, "higher, looked at alone, these two models"),
-        (1.0, 1.0, 1, "not told apart, these two models"),
+        (3.0, 0.01, 3, "significant (better)"),
+        (-3.0, 0.01, 3, "significant (worse)"),
+        (3.0, 0.2, 3, "significant before correction"),
+        (-3.0, 0.2, 3, "significant before correction"),
+        (1.0, 1.0, 3, "not significant"),
+        (3.0, 0.01, 1, "significant (better)"),
+        (3.0, 0.2, 1, "significant before correction"),
+        (1.0, 1.0, 1, "not significant"),
     ],
 )
 def test_verdicts(value, adjusted, seeds, said):
@@ -53,14 +53,14 @@ def test_nothing_is_said_of_what_nothing_is_known():
 @pytest.mark.parametrize(
     ("value", "published", "said"),
     [
-        (3.0, 2.5, "same sign, its gain inside our interval"),
+        (3.0, 2.5, "same sign, inside our 95 % CI"),
         (3.0, 8.0, "same sign"),
-        (1.0, 2.5, "no evidence"),
-        (-3.0, 2.5, "opposite"),
-        (-3.0, -2.5, "same sign, its gain inside our interval"),
-        (3.0, "up", "same direction"),
-        (3.0, "down", "opposite"),
-        (1.0, "up", "no evidence"),
+        (1.0, 2.5, "inconclusive"),
+        (-3.0, 2.5, "opposite sign"),
+        (-3.0, -2.5, "same sign, inside our 95 % CI"),
+        (3.0, "up", "same sign"),
+        (3.0, "down", "opposite sign"),
+        (1.0, "up", "inconclusive"),
         (3.0, 0.0, ""),
     ],
 )
@@ -141,9 +141,9 @@ def test_gains_are_over_the_baseline_and_share_what_seeds_leave_over():
     assert found.loc[("good", "mAP"), "gain"] == pytest.approx((4 + 4.5 + 4.5) / 3)
     reach = found["high"] - found["low"]
     assert reach.xs("mAP", level="metric").round(9).nunique() == 1  # of all arms together
-    assert found.loc[("good", "mAP"), "verdict"] == "higher"
-    assert found.loc[("bad", "NDS"), "verdict"] == "lower"
-    assert found.loc[("same", "mAP"), "verdict"] == "not told apart"
+    assert found.loc[("good", "mAP"), "verdict"] == "significant (better)"
+    assert found.loc[("bad", "NDS"), "verdict"] == "significant (worse)"
+    assert found.loc[("same", "mAP"), "verdict"] == "not significant"
     assert (found["holm"] >= found["p"]).all()
     assert found["detectable"].xs("mAP", level="metric").nunique() == 1
 
@@ -191,15 +191,15 @@ def test_an_arm_that_spreads_more_is_told():
     assert group.blocks["mAP"].unlike() == {}
     wild = {f"arm {number}": [20.1, 21.0 + number / 7, 19.0] for number in range(8)} | {"wild": [10.0, 40.0, 19.0]}
     lines = unlike(groups(trained(wild)))
-    assert any(line.startswith("lidar->camera wild: its seeds spread more") for line in lines)
-    assert all(line.endswith("its interval is too short, the others' too long.") for line in lines)
+    assert any(line.startswith("lidar->camera wild: its seeds vary more") for line in lines)
+    assert all(line.endswith("its 95 % CI is too short, those of the others too long.") for line in lines)
 
 
 def test_a_baseline_that_spreads_more_is_told_of_all_gains_over_it():
     alike = {f"arm {number}": [10.0, 40.0 + number / 7, 19.0] for number in range(8)}
     lines = unlike(groups(trained(alike)))
-    assert lines[0].startswith("camera baseline: its seeds spread more than those of the other arms in mAP")
-    assert lines[0].endswith("the intervals of all gains over it are too short.")
+    assert lines[0].startswith("camera baseline: its seeds vary more in mAP than those of other arms")
+    assert lines[0].endswith("the 95 % CIs of all gains over it are too short.")
 
 
 STUDY = """\
@@ -245,12 +245,12 @@ def test_one_seed_ascribes_nothing_to_a_loss(study):
     values = {"feature": [22.0], "response": [21.0], "feature+response": [26.0]}
     of_one = [each for each in trained(values) if each.seed == 0]
     for given, said in (
-        (of_one, "nothing is known of their errors"),
-        (with_draws(of_one), "95 % intervals over scenes; p adjusted"),
+        (of_one, "their errors are unknown"),
+        (with_draws(of_one), "95 % CI over scenes; p (Holm): corrected"),
     ):
         notes = " ".join(attribution_table(attributions(groups(given), study)).notes)
         assert said in notes
-        assert "One seed: they are differences between these trained models" in notes
+        assert "One seed: the interval covers the choice of validation scenes only." in notes
         assert "seeds and scenes" not in notes
 
 

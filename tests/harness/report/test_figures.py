@@ -63,7 +63,7 @@ def test_on_a_page_a_figure_has_ids_of_its_own_the_pages_ink_and_no_ground(name,
 
 def test_a_forest_plot_has_a_line_a_label_and_names_what_users_name(tmp_path):
     texts = _texts(save(_forest(), tmp_path, "forest"))
-    for text in ("lidar->camera a", "cost $b & <c>", "gain in mAP (points)", "gain in NDS (points)", "not significant"):
+    for text in ("lidar->camera a", "cost $b & <c>", "gain in mAP (pp)", "gain in NDS (pp)", "not significant"):
         assert text in texts
     axes = _forest().axes
     assert len(axes) == 2
