@@ -47,7 +47,7 @@ class Manifest(Spec):
     """What a bundle is, and whether it is whole."""
 
     format: Literal[1] = 1
-    """Of the bundle; another one is another way of writing it."""
+    """The version of the format."""
     crossbev: str
     """Version of the package that wrote it."""
     study: Annotated[str, Field(pattern=r"^\.*[^/\\.\x00-\x1f][^/\\\x00-\x1f]*$")]
@@ -63,7 +63,7 @@ class Environment(Spec):
     """Version of each one that is installed where the bundle was written; what made a run is said with the run."""
     seeds: tuple[int, ...]
     commits: tuple[str, ...]
-    """Of the code that made the runs; with a + where files differed from it."""
+    """Commits of the code that made the runs; with a + where files differed from it."""
     machines: dict[str, dict[str, str]]
     """What each finished run says of its machine."""
     finished_at: dict[str, datetime]

@@ -1,4 +1,4 @@
-"""A training in a few equal parts: means of its losses, of their shares and of how they pull."""
+"""A training in a few equal parts: means of its losses, of their shares and of the cosines of their gradients."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ class History:
 
     @property
     def terms(self) -> list[str]:
-        """Of the objective."""
+        """The terms of the objective."""
         return [name.removeprefix("share/") for name in self.means if name.startswith("share/")]
 
 
@@ -52,7 +52,7 @@ def summarize(lines: Sequence[Mapping[str, float | int]], bins: int = BINS) -> H
 
 
 def _mean(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Of each part, without what is NaN."""
+    """The mean of each part, without what is NaN."""
     known = ~np.isnan(values)
     total = np.add.reduceat(np.where(known, values, 0.0), ends[:-1])
     count = np.add.reduceat(known.astype(np.float64), ends[:-1])

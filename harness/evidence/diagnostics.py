@@ -15,7 +15,7 @@ from harness.study.plan import Plan, Row
 Arms = Mapping[tuple[str, str], Sequence[Row]]
 """Rows that differ in the seed alone, by path and arm."""
 GROUPS = (COSTS, CLASSES, "distance")
-"""Of `harness.evaluate.intervals`: what kinds of errors cost, AP by class, AP by distance."""
+"""The groups of an analysis that are shown: AP lost to kinds of errors, AP by class, AP by distance."""
 TERMS = ("path", "arm", "seed", "term", "step", "share", "cosine")
 PROGRESS = ("path", "arm", "step", "gain", "gain_std")
 ALIGNMENT = ("path", "arm", "seed", "level", "region", "baseline", "student")

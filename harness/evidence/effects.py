@@ -26,9 +26,9 @@ class Group:
     names: dict[Key, str]
     """What a line of the table is called in the blocks: by its trainings, as two lines may be of the same ones."""
     baselines: dict[Key, str]
-    """Likewise of each line's baseline; of a line that began as its baseline did."""
+    """The name of each line's baseline in the blocks."""
     blocks: dict[Metric, Blocks]
-    """Of mAP and NDS, in points."""
+    """Blocks of mAP and of NDS, in points."""
 
     def contrast(self, key: Key) -> dict[str, float] | None:
         """A line less its baseline; None where the two are not there, or are the same trainings."""
@@ -38,7 +38,7 @@ class Group:
         return {name: 1.0, baseline: -1.0}
 
     def gain(self, key: Key, metric: Metric) -> Effect:
-        """Of a line over its baseline."""
+        """The gain of a line over its baseline."""
         contrast = self.contrast(key)
         return Effect.unknown() if contrast is None else self.blocks[metric].effect(contrast)
 
@@ -102,7 +102,7 @@ def verdict(effect: Effect, adjusted: float) -> str:
 
 
 def foremost(published: Mapping[str, PublishedGain]) -> tuple[str, PublishedGain | None]:
-    """Of what papers report for a line, by their names: the first that was read for certain, else the first."""
+    """The published gain that counts, with its paper: the first that was read for certain, else the first."""
     return next(
         (item for item in published.items() if item[1].mark == "read"), next(iter(published.items()), ("", None))
     )

@@ -14,7 +14,7 @@ HEADLINE_METRICS: tuple[Metric, ...] = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MASKS = ("mask_AP", "mask_AP50")
-"""Of an image teacher, in points."""
+"""The metrics of an image teacher, in points."""
 CLASS_AP = {f"AP/{name}": name for name in CLASSES}
 """AP by class, in points, to the name of the class."""
 
@@ -53,17 +53,17 @@ class Outcome:
     """What a row of the plan came to, for itself."""
 
     key: Key
-    """Of its line."""
+    """The key of its line."""
     seed: int
     job: str
     baseline: str
     """The job of its baseline; empty where it is not held against one."""
     metrics: dict[str, float]
-    """As in `Line`; NaN without a result."""
+    """The metrics of `Line`; NaN without a result."""
     gains: dict[Metric, float]
     """In points over the baseline of the same student and seed; NaN where the two must not be subtracted."""
     parameters: float | int
-    """Of the detector; NaN without a result."""
+    """The detector's number of parameters; NaN without a result."""
     published: dict[str, PublishedGain]
     """What papers report for such a path and losses of such kinds, by their names."""
     missing: str
@@ -75,7 +75,7 @@ class Outcome:
     machine: str
     """Device kind, torch version and threads; empty without a result."""
     draws: Draws | None
-    """Of mAP and NDS, in points; None where it is not compared, or none are known."""
+    """Draws of mAP and NDS; None where the row is not compared, or none are known."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Line:
     """How many the intervals are over, 0 where they are over none; NaN of a line without a gain."""
     seeds: int
     parameters: float | int
-    """Of the detector; NaN where no seed has a result."""
+    """The detector's number of parameters; NaN where no seed has a result."""
     published: dict[str, PublishedGain]
     """What papers report for such a line, by their names."""
     missing: str

@@ -105,15 +105,15 @@ class Cost:
     seeds: int
     """Those that are finished."""
     parameters: float
-    """Of the detector."""
+    """The detector's number of parameters."""
     latency_ms: float
     """Median from a sample to its boxes."""
     step_ms: float
     """Median of a step of the training."""
     minutes: float
-    """For training and scoring."""
+    """Wall-clock time of training and scoring."""
     cpu_minutes: float
-    """Likewise, of processor time."""
+    """Processor time of training and scoring."""
     peak_memory_mb: float
     """The largest memory of any seed."""
 

@@ -151,7 +151,7 @@ class StudyRuns(Mapping[str, Run]):
 
     plan: Plan
     folder: Path
-    """Of the run folders."""
+    """The folder of the run folders."""
     by_job: Mapping[str, Run]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""How sure a difference between arms is, when both seeds and scenes are a sample of many.
+"""Confidence intervals, p values and power of differences between arms, over seeds and scenes.
 
 **What is estimated.** The gain of an arm over its baseline, or any contrast between arms of one student, in the mean
 over all seeds that might have been drawn and all scenes that might have been recorded. Teachers, schedule and data are
@@ -19,8 +19,8 @@ three seeds, an arm's own two would find nothing. That arms vary alike is assume
 away.
 
 **Together.** The two parts are Student-distributed with the degrees of freedom of each: intervals and p values are
-those of the sum of two such variables (Behrens and Fisher), exact where one of them is nought, and else rather too
-careful. How often they are right is measured in tests/calibration.
+those of the sum of two such variables (Behrens and Fisher), exact where one of them is zero, and
+conservative otherwise. How often they are right is measured in tests/calibration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ from scipy import optimize, special
 from harness.evaluate.intervals import LEVEL, MIN_SCENES
 
 POWER = 0.8
-"""How often a study is to find a difference that it is said to be able to see."""
+"""The power at which an effect counts as detectable."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Spread:
 
     @property
     def standard_error(self) -> float:
-        """Of the estimate; NaN where nothing of it is known."""
+        """The standard error of the estimate; NaN where nothing of it is known."""
         return float(np.sqrt(self.seeds + self.scenes)) if self._parts else float("nan")
 
     @property
@@ -82,12 +82,12 @@ class Spread:
         return float(optimize.brentq(lambda value: self.p(value) - (1 - LEVEL), 0.0, widest, rtol=1e-6))
 
     def power(self, difference: float) -> float:
-        """How often such a study finds a true difference, p < 5 %; NaN where nothing is known."""
+        """The probability that such a study finds a true difference with p < 5 %."""
         ends = np.stack([self._reaches - difference, self._reaches + difference]) / self.standard_error
         return float(special.ndtr(-ends).sum(axis=0).mean())
 
     def detectable(self) -> float:
-        """The smallest true difference that such a study finds in POWER of all cases; NaN where nothing is known."""
+        """The minimum detectable effect at POWER; NaN where nothing is known."""
         if not self._parts:
             return float("nan")
         widest = 20 * float(self._reaches.max())
@@ -138,17 +138,17 @@ class Effect:
 
     @property
     def low(self) -> float:
-        """Of the 95 % interval."""
+        """The lower end of the 95 % CI."""
         return self.value - self.spread.reach
 
     @property
     def high(self) -> float:
-        """Of the 95 % interval."""
+        """The upper end of the 95 % CI."""
         return self.value + self.spread.reach
 
     @classmethod
     def unknown(cls) -> "Effect":
-        """Of what has no result."""
+        """The effect of what has no result."""
         return cls(float("nan"), Spread(0.0, 0, 0.0, 0), 0, 0)
 
 
@@ -205,7 +205,7 @@ class Blocks:
         return Effect(float((weight @ self._values).mean()), spread, self.seeds, self._scenes)
 
     def over_scenes(self, weight: Float[np.ndarray, " arms"]) -> tuple[float, float]:
-        """Of the contrast's mean over seeds: var(scene) / C; and var(rest) / C, which one seed does not tell apart."""
+        """Parts of the variance of a contrast's mean over seeds: var(scene) / C and var(rest) / C (0 with one seed)."""
         if self._draws is None:
             return 0.0, 0.0
         # The first draw is the split itself.

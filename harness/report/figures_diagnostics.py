@@ -108,7 +108,7 @@ def breakdown_figure(breakdown: pd.DataFrame, title: str) -> "Figure":
 
 
 def _colors(terms: pd.DataFrame) -> dict[str, str]:
-    """Of the distillation terms."""
+    """The colours of the distillation terms."""
     names = [term for term in dict.fromkeys(terms["term"]) if term not in DETECTION_TERMS]
     return dict(zip(names, _TERMS * 3, strict=False))
 

@@ -49,7 +49,7 @@ class Page:
 
     @property
     def commits(self) -> list[str]:
-        """Of the code that trained."""
+        """The commits of the code that trained."""
         return sorted({run.result.machine.get("commit", "unknown") for run in self.runs.values() if run.result})
 
     @property
@@ -81,7 +81,7 @@ def html(page: Page) -> str:
 
 
 def numeric(table: Table) -> list[bool]:
-    """Of each column whether a reader sorts it by numbers."""
+    """Whether each column is sorted by numbers."""
     return [any(row[column].value is not None for row in table.rows) for column in range(len(table.header))]
 
 

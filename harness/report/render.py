@@ -30,7 +30,7 @@ class Cell:
     """What stands in one place of a table."""
 
     text: str
-    """As it is read, plain; numbers rounded as they are shown."""
+    """Plain text; numbers are rounded as they are shown."""
     value: float | int | None = None
     """By which a reader sorts; None where there is no number."""
     best: bool = False
@@ -49,7 +49,7 @@ class Table:
     """What its files and its place on a page are called: results, verdicts, ..."""
     title: str
     header: tuple[str, ...]
-    """Of equal length as each row; the first column names the row."""
+    """Column names, as many as each row has cells; the first column names the row."""
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
     """The legend: one paragraph each."""

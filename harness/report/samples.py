@@ -20,7 +20,7 @@ from harness.study.spec import StudySpec
 FILE = "samples.json"
 """Where the pictures are kept, so that they are drawn once for the same trainings."""
 FORMAT = 1
-"""Of that file: another one draws them anew."""
+"""The version of that file; a file of another one is drawn anew."""
 
 
 @dataclass(frozen=True)

@@ -424,7 +424,7 @@ def mean_text(mean: Mean, form: str) -> str:
 
 
 def gain_text(gain: Gain) -> str:
-    """As `mean_text`, with its interval where it is known."""
+    """Mean, standard deviation and 95 % CI, as far as they are known."""
     return f"{mean_text(gain.mean, '{:+.1f}')} {interval_text(gain.low, gain.high)}".rstrip()
 
 

@@ -129,7 +129,7 @@ class Store:
             self._console.print(f"MLflow is not mirrored any more: {error}", markup=False, style="yellow")
 
     def once(self, what: object, mirror: Callable[[], None]) -> None:
-        """As `attempt`, unless it was done before."""
+        """Do something with the store, as `attempt`, unless it was done before."""
         if what not in self._mirrored:
             self._mirrored.add(what)
             self.attempt(mirror)
