@@ -126,13 +126,14 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
         if line.key.split or not _has_interval(line):
             continue
         paper, published = foremost(line.published)
+        name = line.name.replace("->", "-> ")
         for metric, gain in line.gains.items():
             family += not math.isnan(gain.holm)
             reported = published_text(published, metric)
             value, interval = _plain(gain.mean.value, "{:+.1f}"), interval_text(gain.low, gain.high)
             rows.append(
                 [
-                    Cell(line.name, jobs=line.jobs, short=line.name.replace("->", "-> ")),
+                    Cell(line.name, jobs=line.jobs, short=name if metric == HEADLINE_METRICS[0] else ""),
                     Cell(metric),
                     replace(_cell(value, gain.mean.value), short=f"{value} {interval}".strip()),
                     replace(_cell(interval, gain.mean.value), short=""),

@@ -83,7 +83,7 @@ def rebuild(
         say(text, "yellow")
     say("")
     for sentence in headlines(lines, study):
-        say(sentence, "bold")
+        console.print(sentence, style="bold", markup=False, highlight=False, soft_wrap=not console.is_terminal)
     say(f"tables: {out}/table.md, table.tex, table.csv; cost: {out}/cost.md")
     if page is not None:
         say(f"page: {page}")
