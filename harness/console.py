@@ -28,9 +28,15 @@ def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence
         table.add_column(name, justify="left" if number < names else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as it is: [a] is no markup
+    print_whole(console, table)
+
+
+def print_whole(console: Console, table: Table, wrap: bool = False) -> None:
+    """Print a table of which no cell is cut; in a narrow terminal its cells may wrap between words."""
     # A cut number is worse than a wrapped line: the table takes the width it needs, whatever the terminal has.
-    width = Measurement.get(console, console.options.update(width=1000), table).maximum
-    Console(file=console.file, width=max(width, console.width), force_terminal=console.is_terminal).print(table)
+    needed = Measurement.get(console, console.options.update(width=1000), table)
+    width = max(needed.minimum if wrap else needed.maximum, console.width)
+    Console(file=console.file, width=width, force_terminal=console.is_terminal).print(table)
 
 
 def size_text(count: int) -> str:
@@ -75,7 +81,7 @@ class Display:
 @contextmanager
 def open_display(console: Console, line_every: float = LINE_EVERY_SECONDS) -> Iterator[Display]:
     """A display for as long as the block lasts; `line_every` are the seconds between two lines, at least."""
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         with Live(console=console, transient=True) as live:
             yield Display(console, live, line_every)
     else:

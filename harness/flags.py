@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.errors import InputError, unknown
+
 
 def uri_at_home(uri: str | None) -> str | None:
     """The address of a store, if one is given, whose file may begin with ~."""
@@ -30,9 +32,24 @@ Out = Annotated[Path, typer.Option(help="Tables go to OUT/STUDY.")]
 TrackingUri = Annotated[str, typer.Option(help="MLflow tracking store.", callback=uri_at_home)]
 Seeds = Annotated[str | None, typer.Option(help="Instead of the study's, such as 0,1,2 or 0-2.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as schedule.steps=100.")]
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Columns of the tables: metrics, and any of errors, paper, cost; as many as fit if not given."),
+]
+COLUMNS = ("metrics", "errors", "paper", "cost")
+"""Groups of columns, the first of which is always there; a terminal shows further ones as far as it is wide enough."""
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 RUNS, OUT, TRACKING = Path("runs"), Path("reports"), "sqlite:///mlflow.db"
+
+
+def column_groups(text: str | None) -> tuple[str, ...] | None:
+    """The groups of columns that --columns names, such as metrics,errors; None where it is not given."""
+    names = text and [name.strip() for name in text.split(",")]
+    for name in names or ():
+        if name not in COLUMNS:
+            raise InputError(f"--columns {text}: {unknown('group of columns', name, COLUMNS)}")
+    return (COLUMNS[0], *names) if names else None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ def main(
         int | None, typer.Option(min=0, help="Processes that load data for each training; 0 on a CPU if not given.")
     ] = None,
     device: flags.Device = "auto",
+    columns: flags.Columns = None,
+    page: Annotated[bool, typer.Option(help="Write the report's page, too: about 10 CPU-seconds.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is done; run nothing.")] = False,
 ) -> None:
     """Train what the study needs and does not have yet, score it, and print the table.
@@ -48,6 +50,7 @@ def main(
         from harness.jobs.kinds import check_given
         from harness.opened import open_study
 
+        shown = flags.column_groups(columns)
         check_device(device)
         opened = open_study(asked, console)
         assert opened.root is not None, "of a study's file"
@@ -58,7 +61,7 @@ def main(
             check_given(todo)
             _show_plan(opened, todo, site)
             return
-        status = _run(asked, opened, todo, site)
+        status = _run(asked, opened, todo, site, shown, page)
     raise typer.Exit(status)
 
 
@@ -90,7 +93,14 @@ def _show_plan(opened: "Opened", todo: "list[Job]", site: "Site") -> None:
         )
 
 
-def _run(asked: flags.Asked, opened: "Opened", todo: "list[Job]", site: "Site") -> int:
+def _run(
+    asked: flags.Asked,
+    opened: "Opened",
+    todo: "list[Job]",
+    site: "Site",
+    columns: tuple[str, ...] | None,
+    page: bool,
+) -> int:
     """Execute and report; the exit status: 0, 1 where a job failed, 2 where all that failed did so by wrong input."""
     from harness.evidence.runs import StudyRuns
     from harness.execute.executor import execute
@@ -120,15 +130,17 @@ def _run(asked: flags.Asked, opened: "Opened", todo: "list[Job]", site: "Site") 
             states = execute(opened.plan, site, watch)
             watch(states)
     except KeyboardInterrupt:
-        mirror.stop()
+        mirror.store.stop()
         _say(f"stopped; finished steps are kept in {asked.runs_dir}; the same command goes on")
         raise typer.Exit(130) from None
 
-    text, arms = rebuild(opened, StudyRuns.open(opened.plan, asked.runs_dir), asked.tables, console)
     failed = [state for state in states.values() if state.status == "failed"]
     _say_what_went_wrong(states.values())
+    _say(f"compare in MLflow with --ui: {asked.again('report')}")
+    command = asked.command("harness.run", places=False) if page else ""
+    runs = StudyRuns.open(opened.plan, asked.runs_dir)
+    text, arms = rebuild(opened, runs, asked.tables, console, command, columns)
     mirror.finish(asked.tables, text, arms, bool(failed))
-    _say(f"figures and a page: {asked.again('report')}; with --ui, MLflow on its runs")
     return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
 
 

@@ -16,18 +16,14 @@ import yaml
 from pydantic import Field
 
 from detectors.spec import Spec
-from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.evidence.provenance import commit_lines, made_by
 from harness.evidence.runs import StudyRuns
 from harness.opened import Opened
 from harness.report.samples import FILE as PICTURES
 from harness.study.plan_file import plan_json
-from harness.study.roles import ImageDataSpec
-from harness.study.spec import DataSpec, StudySpec
+from harness.study.spec import StudySpec
 from harness.study.yaml_text import Dumper
-from harness.world.nuimages import GENERATOR as IMAGE_GENERATOR
-from harness.world.nuscenes import GENERATOR
 
 MANIFEST = "manifest.json"
 """Written last: a checksum of every other member."""
@@ -51,7 +47,7 @@ class Manifest(Spec):
     """What a bundle is, and whether it is whole."""
 
     format: Literal[1] = 1
-    """Of the bundle; another one is another way of writing it."""
+    """The version of the format."""
     crossbev: str
     """Version of the package that wrote it."""
     study: Annotated[str, Field(pattern=r"^\.*[^/\\.\x00-\x1f][^/\\\x00-\x1f]*$")]
@@ -67,7 +63,7 @@ class Environment(Spec):
     """Version of each one that is installed where the bundle was written; what made a run is said with the run."""
     seeds: tuple[int, ...]
     commits: tuple[str, ...]
-    """Of the code that made the runs; with a + where files differed from it."""
+    """Commits of the code that made the runs; with a + where files differed from it."""
     machines: dict[str, dict[str, str]]
     """What each finished run says of its machine."""
     finished_at: dict[str, datetime]
@@ -135,7 +131,6 @@ def _contents(
     for name, path in papers.items():
         yield name, path.read_bytes()
     yield "plan.json", plan_json(opened.plan).encode()
-    yield "data.json", json.dumps(_data(opened, opened.root), indent=1).encode()
     yield "environment.json", _json(environment)
     for path in sorted(
         path for name in ("table.*", "cost.*", "attribution.csv", PICTURES) for path in tables.glob(name)
@@ -204,32 +199,6 @@ def _papers(study: StudySpec) -> dict[str, Path]:
     return members
 
 
-def _data(opened: Opened, root: NuScenesRoot) -> dict[str, Any]:
-    """What the runs were trained and scored on: enough to tell whether a dataset elsewhere is the same."""
-    data = opened.study.data
-    splits = {}
-    for split in dict.fromkeys((data.train_split, data.eval_split, *data.also_score)):
-        tokens = root.tokens(split)
-        digest = hashlib.sha256("\n".join(tokens).encode()).hexdigest()
-        splits[split] = {"samples": len(tokens), "tokens_sha256": digest}
-    trained = [teacher.data for teacher in opened.study.image_teachers.values() if teacher.preset is not None]
-    return {
-        "version": root.version,
-        "fingerprint": root.fingerprint(),
-        "embedded": _embedded(data, GENERATOR),
-        "detection_config": data.detection_config,
-        "splits": splits,
-        "images": {
-            "embedded": [_embedded(each, IMAGE_GENERATOR) for each in trained],
-            "identities": [spec.data.model_dump(mode="json") for spec in opened.plan.image_teachers],
-        },
-    }
-
-
-def _embedded(data: DataSpec | ImageDataSpec, generator: int) -> dict[str, Any] | None:
-    return None if data.root is not None else {"preset": data.preset, "seed": data.seed, "generator": generator}
-
-
 def _environment(opened: Opened, runs: StudyRuns) -> Environment:
     results = dict(sorted(runs.results.items()))
     packages = {each.name: each.version for each in distributions()}
@@ -257,22 +226,16 @@ def _readme(opened: Opened, runs: StudyRuns, environment: Environment) -> str:
     if study.data.root is None:
         data = "The dataset is the embedded world, which the first call makes."
     else:
-        data = "The dataset is not embedded: say `--data-root` where it lies, which data.json identifies."
+        data = "The dataset is not embedded: say `--data-root` where it lies; plan.json has its fingerprint."
     return f"""# Bundle of the study {opened.name}
 
-Written by `python -m harness.report STUDY.yaml --bundle FILE.zip` of crossbev {version("crossbev")}; {finished} of
-{len(opened.plan.jobs)} jobs are finished, with seeds {", ".join(map(str, study.seeds))}.
+Written by crossbev {version("crossbev")}: {finished} of {len(opened.plan.jobs)} jobs are finished. {commits}
 
-## The tables again
+The tables again, compared with those in tables/, without a dataset, a GPU or another file:
 
     python -m harness.report BUNDLE.zip --out reports
 
-writes reports/{opened.name}/table.md, table.tex and table.csv and compares them with those in tables/. It needs
-neither a dataset nor a GPU, and no file beside the bundle.
-
-## The trainings again
-
-{commits}
+The trainings again:
 
     git checkout {usual.removesuffix("+") or "COMMIT"}
     unzip BUNDLE.zip -d bundle
@@ -280,14 +243,7 @@ neither a dataset nor a GPU, and no file beside the bundle.
 
 {data}{f" Also needed, at the place that study.yaml names: {', '.join(given)}." if given else ""}
 
-## What is in it
-
-- study.yaml: the question, with all that was overridden on the command line; papers/: published numbers
-- plan.json: every job with its whole spec and label, and the rows of the tables
-- data.json: identity of the dataset, its splits and their numbers of samples
-- environment.json: packages where the bundle was written; seeds; commit, machine and time of each run
-- tables/: as they were when the bundle was written
-- runs/JOB/: result.json, metrics.jsonl (a line a step), draws.npz (metrics in draws of scenes), nuScenes' own
-  metrics_summary.json, predictions.json and others, of each job; job.json without what says where it ran
-- manifest.json: SHA-256 of every file, checked on reading; it finds damage, not forgery
+study.yaml has the question with all that was overridden, plan.json every job with its spec and every row,
+environment.json packages, commits, machines and times, runs/JOB/ what each job left, manifest.json the SHA-256 of every
+file (it finds damage, not forgery).
 """

@@ -38,7 +38,7 @@ class Alignment(Spec):
     """Content hashes of the two detectors' files, the teacher's first."""
     samples: int
     cells: dict[str, int]
-    """That were compared, by region."""
+    """The number of cells that were compared, by region."""
     cka: dict[str, dict[str, float | None]]
     """In [0, 1], by level and region; None where one of the two maps is constant, or no cell is."""
 

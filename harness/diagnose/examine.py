@@ -9,7 +9,6 @@ from harness.data.loader import SampleSet
 from harness.data.root import NuScenesRoot
 from harness.diagnose import latency
 from harness.diagnose.alignment import Alignment, align
-from harness.diagnose.history import keep_history, kept_history
 from harness.diagnose.latency import Latency, measure_latency
 from harness.diagnose.machine import Machine
 from harness.evaluate.analysis import analyse
@@ -32,7 +31,7 @@ def examine(
     machine: Machine,
     samples: SampleSet | None = None,
 ) -> None:
-    """Keep the history, the analysis and the latency of a job whose model and predictions are stored.
+    """Keep the analysis and the latency of a job whose model and predictions are stored.
 
     Args:
         folder: Its run folder, owned by the caller.
@@ -42,7 +41,6 @@ def examine(
         machine: To measure on.
         samples: To time it on; by default some of its split.
     """
-    keep_history(folder)
     keep_analysis(folder.analysis, _analyse(folder, spec.data, root))
     if samples is None:
         samples = some_samples(root, spec.data.eval_split, spec.detector.inputs, latency.SAMPLES)
@@ -51,11 +49,7 @@ def examine(
 
 def is_examined(folder: RunFolder) -> bool:
     """Whether `examine` was done, and what it left can be read."""
-    return (
-        (kept_history(folder) is not None or folder.last_step() is None)
-        and kept_analysis(folder.analysis) is not None
-        and kept_model(folder.latency, Latency) is not None
-    )
+    return kept_analysis(folder.analysis) is not None and kept_model(folder.latency, Latency) is not None
 
 
 def examine_pair(

@@ -1,4 +1,4 @@
-"""A training in a few equal parts: means of its losses, of their shares and of how they pull."""
+"""A training in a few equal parts: means of its losses, of their shares and of the cosines of their gradients."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -7,15 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from harness.runs.folder import RunFolder
-from harness.runs.small_files import keep_arrays, kept_arrays
-
 BINS = 20
 UNKNOWN = -1
-_FORM = 1
-_WANTED = ("raw/", "weighted/", "share/", "map_", "weight_")
-PLACES = ("map", "weight")
-"""Where gradients are compared (`distill.gradients`)."""
+_WANTED = ("raw/", "share/", "weight_")
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class History:
 
     @property
     def terms(self) -> list[str]:
-        """Of the objective."""
+        """The terms of the objective."""
         return [name.removeprefix("share/") for name in self.means if name.startswith("share/")]
 
 
@@ -57,27 +51,8 @@ def summarize(lines: Sequence[Mapping[str, float | int]], bins: int = BINS) -> H
     return History(ends, means, np.array(batches, dtype=np.int64))
 
 
-def keep_history(folder: RunFolder) -> None:
-    """Keep what a run's log comes to, for a log may be long; nothing of a run that trained nothing."""
-    summary = summarize(folder.steps())
-    if summary is not None:
-        means = np.stack(list(summary.means.values()))
-        keep_arrays(
-            folder.history, _FORM, {"names": list(summary.means)}, ends=summary.ends, means=means, seen=summary.batches
-        )
-
-
-def kept_history(folder: RunFolder) -> History | None:
-    """What `keep_history` left."""
-    stored = kept_arrays(folder.history, _FORM)
-    if stored is None:
-        return None
-    header, arrays = stored
-    return History(arrays["ends"], dict(zip(header["names"], arrays["means"], strict=True)), arrays["seen"])
-
-
 def _mean(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Of each part, without what is NaN."""
+    """The mean of each part, without what is NaN."""
     known = ~np.isnan(values)
     total = np.add.reduceat(np.where(known, values, 0.0), ends[:-1])
     count = np.add.reduceat(known.astype(np.float64), ends[:-1])

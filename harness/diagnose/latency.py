@@ -14,7 +14,7 @@ WARM_UP = 5
 
 
 class Latency(Spec):
-    """Of one detector."""
+    """The latency of one detector."""
 
     form: Literal[1] = 1
     milliseconds: float

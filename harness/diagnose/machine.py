@@ -17,7 +17,7 @@ class Machine:
 
     device: torch.device
     name: str
-    """As a result says it: cpu (x86_64), cuda (NVIDIA H200)."""
+    """The name that results give it: cpu (x86_64), cuda (NVIDIA H200)."""
     threads: int
     autocast: Callable[[], AbstractContextManager]
     """Around every forward pass."""

@@ -1,4 +1,4 @@
-"""Which loss caused a gain: effects of the parts of an arm, as far as the design of a study tells them apart.
+"""Attribution: which loss caused a gain, as far as the design of a study separates their effects.
 
 With v(S) the metric of the arm that uses the set S of losses (a warm start counts as one; v of the empty set is the
 baseline's), of n losses of which every set is an arm (a full factorial):
@@ -10,8 +10,8 @@ baseline's), of n losses of which every set is an arm (a full factorial):
   the values of all add up to the gain of the whole.
 
 Where losses do not interact, main effect and Shapley value are the same. A design with fewer arms tells what adding
-losses to others does, of arms with none in between, and no more. All are contrasts between arms, with the intervals of
-`harness.evidence.statistics`.
+losses to others does, between arms with none in between, and no more. All are contrasts between arms, with the
+intervals of `harness.evidence.statistics`.
 """
 
 from collections import defaultdict
@@ -32,18 +32,18 @@ Name = tuple[Kind, tuple[str, ...], tuple[str, ...] | None]
 
 @dataclass(frozen=True)
 class Part:
-    """What is ascribed to one loss, or two together."""
+    """The effect of one loss, or of two together."""
 
     kind: Kind
     what: tuple[str, ...]
-    """One loss, or the two that interact; of what is added all that is."""
+    """One loss, the two that interact, or all that are added."""
     to: tuple[str, ...] | None
-    """Of what is added: what was there already; else None."""
+    """The losses that something is added to; None of another kind."""
     effect: Effect
 
 
 def attribute(arms: Mapping[Losses, str], order: tuple[str, ...], blocks: Blocks) -> list[Part]:
-    """The parts that a study's arms tell apart, on one path.
+    """The effects that a study's arms separate, on one path.
 
     Args:
         arms: The sets of losses that were trained, with the empty one, to their names in `blocks`.

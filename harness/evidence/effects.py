@@ -1,4 +1,4 @@
-"""Outcomes of a study to what is sure about them: gains with intervals, p values and verdicts, and attribution."""
+"""Statistics of a study's outcomes: gains with confidence intervals, p values and verdicts, and attribution."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.evidence.attribution import Kind, Losses, Part, attribute
+from harness.evidence.attribution import Losses, Part, attribute
 from harness.evidence.line import HEADLINE_METRICS, Gain, Key, Mean, Outcome, by_key
 from harness.evidence.statistics import Blocks, Effect, Spread, holm
 from harness.study.papers import Metric, PublishedGain
 from harness.study.spec import StudySpec
 
 ALPHA = 0.05
+BETTER, WORSE = "significant (better)", "significant (worse)"
+"""Verdicts on a gain that is significant after Holm's correction."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class Group:
     names: dict[Key, str]
     """What a line of the table is called in the blocks: by its trainings, as two lines may be of the same ones."""
     baselines: dict[Key, str]
-    """Likewise of each line's baseline; of a line that began as its baseline did."""
+    """The name of each line's baseline in the blocks."""
     blocks: dict[Metric, Blocks]
-    """Of mAP and NDS, in points."""
+    """Blocks of mAP and of NDS, in points."""
 
     def contrast(self, key: Key) -> dict[str, float] | None:
         """A line less its baseline; None where the two are not there, or are the same trainings."""
@@ -36,12 +38,12 @@ class Group:
         return {name: 1.0, baseline: -1.0}
 
     def gain(self, key: Key, metric: Metric) -> Effect:
-        """Of a line over its baseline."""
+        """The gain of a line over its baseline."""
         contrast = self.contrast(key)
         return Effect.unknown() if contrast is None else self.blocks[metric].effect(contrast)
 
     def detectable(self, metric: Metric) -> float:
-        """The smallest gain that this study could have seen, in points; NaN where nothing is known."""
+        """The minimum detectable effect (MDE) of this study at 80 % power, in points; NaN where nothing is known."""
         spreads = [self.gain(key, metric).spread for key in self.baselines if self.contrast(key)]
         if not spreads:
             return math.nan
@@ -91,45 +93,39 @@ def _blocks(arms: Mapping[str, Sequence[Outcome]], metric: Metric, scenes: int, 
 
 
 def verdict(effect: Effect, adjusted: float) -> str:
-    """What may be said of a gain; empty where nothing is known of its error.
-
-    It is higher or lower if that holds after all gains of the table were looked at; what is below 5 % by itself, and
-    not then, may be one of the twenty. Of one seed all of it is about two models, and never about a loss.
-    """
+    """Whether a gain is significant at ALPHA, by itself and after Holm's correction; empty where its p is unknown."""
     if math.isnan(effect.p):
         return ""
-    side = "higher" if effect.value > 0 else "lower"
-    alone = f"{side}, looked at alone" if effect.p < ALPHA else "not told apart"
-    words = side if adjusted < ALPHA else alone
-    return words if effect.seeds > 1 else f"{words}, these two models"
+    if adjusted < ALPHA:
+        return BETTER if effect.value > 0 else WORSE
+    return "significant before correction" if effect.p < ALPHA else "not significant"
 
 
 def foremost(published: Mapping[str, PublishedGain]) -> tuple[str, PublishedGain | None]:
-    """Of what papers report for a line, by their names: the first that was read for certain, else the first."""
+    """The published gain that counts, with its paper: the first that was read for certain, else the first."""
     return next(
         (item for item in published.items() if item[1].mark == "read"), next(iter(published.items()), ("", None))
     )
 
 
 def agreement(effect: Effect, published: PublishedGain | None, metric: Metric) -> str:
-    """What ours says of a published gain; nothing where that is not read for certain, or ours has no interval."""
+    """How our gain compares with a published one; empty where that is not read for certain, or ours has no interval."""
     if published is None or published.mark != "read" or math.isnan(effect.low):
         return ""
     direction = published.direction(metric)
     if direction is None:
         return ""
     if effect.low <= 0 <= effect.high:
-        return "no evidence"
+        return "inconclusive"
     if (effect.value > 0) != (direction == "up"):
-        return "opposite"
+        return "opposite sign"
     gain = published.points(metric)
-    if gain is None:
-        return "same direction"
-    return "same sign, its gain inside our interval" if effect.low <= gain <= effect.high else "same sign"
+    is_inside = gain is not None and effect.low <= gain <= effect.high
+    return "same sign, inside our 95 % CI" if is_inside else "same sign"
 
 
 def gains(compared: Sequence[Group], published: Mapping[Key, PublishedGain]) -> dict[Key, dict[Metric, Gain]]:
-    """What is sure about the gains of each line that has a baseline, NaN where results are missing or unpaired.
+    """The gains of each line that has a baseline, with their errors; NaN where results are missing or unpaired.
 
     p values are adjusted for all gains of the table but those on further splits, which are no result.
 
@@ -155,75 +151,59 @@ def gains(compared: Sequence[Group], published: Mapping[Key, PublishedGain]) -> 
 
 
 def unlike(compared: Sequence[Group]) -> list[str]:
-    """A line for each arm whose seeds spread more than the others of its student: which intervals are too short."""
+    """A warning for each arm whose seeds vary more than those of the student's other arms: its 95 % CI is too short."""
     lines = []
     for group in compared:
         for metric, blocks in group.blocks.items():
             for name, p in blocks.unlike().items():
                 of = next(key for key, called in group.names.items() if called == name)
                 what = f"{of.path or group.model} {of.arm}" + (f" on {group.split}" if group.split else "")
-                so = "its interval is too short, the others' too long"
+                so = "its 95 % CI is too short, those of the others too long"
                 if of.role == "baseline":
-                    so = "the intervals of all gains over it are too short"
+                    so = "the 95 % CIs of all gains over it are too short"
                 lines.append(
-                    f"{what}: its seeds spread more than those of the other arms in {metric} (F test, p {p:.1g}); {so}."
+                    f"{what}: its seeds vary more in {metric} than those of other arms (F test, p {p:.1g}); {so}."
                 )
     return lines
 
 
 @dataclass(frozen=True)
-class Attribution:
-    """What is ascribed to the losses of a path, in mAP and NDS."""
-
-    path: str
-    parts: dict[Metric, list[Part]]
-    """By metric, in one order."""
-
-
-def attributions(compared: Sequence[Group], study: StudySpec) -> list[Attribution]:
-    """Of every path whose arms tell two losses or more apart."""
-    attributed = []
-    order = tuple(dict.fromkeys(name for names in study.arms.values() for name in names))
-    for group in compared:
-        if group.split or len(order) < 2:
-            continue
-        paths = dict.fromkeys(key.path for key in group.names if key.role == "student")
-        for path in paths:
-            arms: dict[Losses, str] = {}
-            for key, name in group.names.items():
-                if (key.role, key.path) == ("student", path) and key in group.baselines:
-                    arms[frozenset(study.arms[key.arm])] = name
-                    arms[frozenset()] = group.baselines[key]
-            known = {chosen: name for chosen, name in arms.items() if name in group.names.values()}
-            parts = {metric: attribute(known, order, blocks) for metric, blocks in group.blocks.items()}
-            if any(parts.values()):
-                attributed.append(Attribution(path, parts))
-    return attributed
-
-
-@dataclass(frozen=True)
 class Ascribed:
-    """A part of an attribution in one metric, as a table and its file show it."""
+    """What is ascribed to the losses of a path, in one metric."""
 
     path: str
-    kind: Kind
-    what: str
-    """Joined by a +, as is `to`."""
-    to: str
     metric: Metric
-    effect: Effect
+    part: Part
     holm: float
-    """p adjusted for all parts of the table; NaN of a Shapley value."""
+    """p adjusted for all parts of the study; NaN of a Shapley value."""
 
 
-def ascribed(attributed: Sequence[Attribution]) -> list[Ascribed]:
-    """Every part in every metric, p adjusted after Holm for all of them but Shapley values.
+def attributions(compared: Sequence[Group], study: StudySpec) -> list[Ascribed]:
+    """The parts of every path whose arms tell two losses or more apart, p adjusted after Holm.
 
-    These are all but the same contrasts as main effects; to ask twice would only make every answer harder to hear.
+    Shapley values are all but the same contrasts as main effects; to ask twice would only make every answer harder to
+    hear.
     """
-    parts = [(each.path, metric, part) for each in attributed for metric, some in each.parts.items() for part in some]
-    adjusted = holm([math.nan if part.kind == "Shapley value" else part.effect.p for _, _, part in parts])
-    return [
-        Ascribed(path, part.kind, "+".join(part.what), "+".join(part.to or ()), metric, part.effect, p)
-        for (path, metric, part), p in zip(parts, adjusted, strict=True)
+    order = tuple(dict.fromkeys(name for names in study.arms.values() for name in names))
+    parts = [
+        (path, metric, part)
+        for group in compared
+        if not group.split and len(order) > 1
+        for path, arms in _arms_by_path(group, study).items()
+        for metric, blocks in group.blocks.items()
+        for part in attribute(arms, order, blocks)
     ]
+    adjusted = holm([math.nan if part.kind == "Shapley value" else part.effect.p for _, _, part in parts])
+    return [Ascribed(*each, p) for each, p in zip(parts, adjusted, strict=True)]
+
+
+def _arms_by_path(group: Group, study: StudySpec) -> dict[str, dict[Losses, str]]:
+    """The name in the blocks of every set of losses on every path; the empty set is the baseline's."""
+    by_path: dict[str, dict[Losses, str]] = {}
+    for key, name in group.names.items():
+        if key.role == "student":
+            arms = by_path.setdefault(key.path, {})
+            arms[frozenset(study.arms[key.arm])] = name
+            if group.baselines[key] in group.names.values():
+                arms[frozenset()] = group.baselines[key]
+    return by_path

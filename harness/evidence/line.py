@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from detectors.geometry.boxes import CLASSES
 from harness.evidence.runs import Draws
 from harness.study.papers import Metric, PublishedGain
 from harness.study.plan import Row
@@ -13,7 +14,9 @@ HEADLINE_METRICS: tuple[Metric, ...] = ("mAP", "NDS")
 """Shown in points, 100 times the fraction, as the papers do."""
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
 MASKS = ("mask_AP", "mask_AP50")
-"""Of an image teacher, in points."""
+"""The metrics of an image teacher, in points."""
+CLASS_AP = {f"AP/{name}": name for name in CLASSES}
+"""AP by class, in points, to the name of the class."""
 
 
 class Key(NamedTuple):
@@ -50,17 +53,17 @@ class Outcome:
     """What a row of the plan came to, for itself."""
 
     key: Key
-    """Of its line."""
+    """The key of its line."""
     seed: int
     job: str
     baseline: str
     """The job of its baseline; empty where it is not held against one."""
     metrics: dict[str, float]
-    """As in `Line`; NaN without a result."""
+    """The metrics of `Line`; NaN without a result."""
     gains: dict[Metric, float]
     """In points over the baseline of the same student and seed; NaN where the two must not be subtracted."""
     parameters: float | int
-    """Of the detector; NaN without a result."""
+    """The detector's number of parameters; NaN without a result."""
     published: dict[str, PublishedGain]
     """What papers report for such a path and losses of such kinds, by their names."""
     missing: str
@@ -72,7 +75,7 @@ class Outcome:
     machine: str
     """Device kind, torch version and threads; empty without a result."""
     draws: Draws | None
-    """Of mAP and NDS, in points; None where it is not compared, or none are known."""
+    """Draws of mAP and NDS; None where the row is not compared, or none are known."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Gain:
     holm: float = float("nan")
     """p adjusted for all gains of the table."""
     detectable: float = float("nan")
-    """The smallest gain that the study could have seen."""
+    """Minimum detectable effect (MDE) at 80 % power."""
     verdict: str = ""
     agreement: str = ""
     """What it says of a published gain."""
@@ -116,14 +119,14 @@ class Line:
 
     key: Key
     metrics: dict[str, Mean]
-    """HEADLINE_METRICS and MASKS in points, ERRORS in the devkit's units."""
+    """HEADLINE_METRICS, CLASS_AP and MASKS in points, ERRORS in the devkit's units."""
     gains: dict[Metric, Gain]
     """In each of HEADLINE_METRICS."""
     scenes: float | int
     """How many the intervals are over, 0 where they are over none; NaN of a line without a gain."""
     seeds: int
     parameters: float | int
-    """Of the detector; NaN where no seed has a result."""
+    """The detector's number of parameters; NaN where no seed has a result."""
     published: dict[str, PublishedGain]
     """What papers report for such a line, by their names."""
     missing: str

@@ -8,8 +8,8 @@ from statistics import fmean
 import numpy as np
 
 from harness.evidence.effects import Group, foremost, gains, groups
-from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, Outcome, by_key
-from harness.evidence.runs import Draws, Run, StudyRuns
+from harness.evidence.line import CLASS_AP, ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, Outcome, by_key
+from harness.evidence.runs import Run, StudyRuns
 from harness.runs.folder import Result
 from harness.study.jobs import DetectorJobSpec
 from harness.study.papers import Metric, Paper, PublishedGain
@@ -29,10 +29,10 @@ def _outcome(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> Outcome:
     unpaired = why_unpaired(row, runs) if result and baseline else ""
     measured = result.metrics if result else {}
     # Of an image teacher AP is that of its masks.
-    scales = dict.fromkeys((*HEADLINE_METRICS, *MASKS), 100)
+    scales = dict.fromkeys((*HEADLINE_METRICS, *CLASS_AP, *MASKS), 100)
     metrics = {
         name: measured.get(name.removeprefix("mask_"), math.nan) * scales.get(name, 1)
-        for name in (*HEADLINE_METRICS, *ERRORS, *MASKS)
+        for name in (*HEADLINE_METRICS, *ERRORS, *CLASS_AP, *MASKS)
     }
     gained = dict.fromkeys(HEADLINE_METRICS, math.nan)
     if result and baseline and not unpaired:
@@ -50,12 +50,8 @@ def _outcome(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> Outcome:
         unpaired=unpaired,
         warning="; ".join(f"loss {name!r}: {text}" for name, text in result.warnings.items()) if result else "",
         machine=_machine(result) if result else "",
-        draws=_points(run.draws) if run.draws and (compared or row.role == "baseline") else None,
+        draws=run.draws if compared or row.role == "baseline" else None,
     )
-
-
-def _points(draws: Draws) -> Draws:
-    return Draws({metric: 100 * draws.values[metric] for metric in HEADLINE_METRICS}, draws.scenes)
 
 
 def _published(row: Row, run: Run, papers: Sequence[Paper]) -> dict[str, PublishedGain]:
@@ -109,15 +105,15 @@ class Cost:
     seeds: int
     """Those that are finished."""
     parameters: float
-    """Of the detector."""
+    """The detector's number of parameters."""
     latency_ms: float
     """Median from a sample to its boxes."""
     step_ms: float
     """Median of a step of the training."""
     minutes: float
-    """For training and scoring."""
+    """Wall-clock time of training and scoring."""
     cpu_minutes: float
-    """Likewise, of processor time."""
+    """Processor time of training and scoring."""
     peak_memory_mb: float
     """The largest memory of any seed."""
 

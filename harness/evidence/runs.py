@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from harness.diagnose.alignment import Alignment
-from harness.diagnose.history import History, kept_history, summarize
+from harness.diagnose.history import History, summarize
 from harness.diagnose.latency import Latency
 from harness.evaluate.intervals import Analysis, kept_analysis, read_draws
 from harness.evidence.damage import Damage, check_draws, check_result, check_seconds, other_job
@@ -25,7 +25,7 @@ Content = TypeVar("Content")
 
 @dataclass(frozen=True)
 class Draws:
-    """A detector's metrics in draws of the scenes of its split, as fractions; the first draw is the split itself."""
+    """A detector's metrics in draws of the scenes of its split, in points; the first draw is the split itself."""
 
     values: dict[str, Float[np.ndarray, " draws"]]
     """mAP and NDS."""
@@ -68,6 +68,13 @@ class Run:
         if self.result is not None:
             return ""
         return f"failed: {self.failure.splitlines()[0]}" if self.failure else "not run"
+
+    @property
+    def reason(self) -> str:
+        """Why it failed; empty where it did not."""
+        if self.state != "failed":
+            return ""
+        return self.damage.message if self.damage else self.failure
 
     @cached_property
     def state(self) -> State:
@@ -130,9 +137,9 @@ def _read(job: Job, folder: RunFolder) -> Run:
         result,
         failure=reason,
         finished_at=folder.finished_at(),
-        draws=Draws({name: drawn[0][name] for name in ("mAP", "NDS")}, drawn[1]) if drawn else None,
+        draws=Draws({name: 100 * drawn[0][name] for name in ("mAP", "NDS")}, drawn[1]) if drawn else None,
         step_seconds=float(np.median([line["seconds"] for line in steps])) if steps else float("nan"),
-        history=_noted(folder.history, kept_history(folder), unreadable) or summarize(steps),
+        history=summarize(steps),
         latency=_noted(folder.latency, kept_model(folder.latency, Latency), unreadable),
         unreadable=unreadable,
     )
@@ -144,7 +151,7 @@ class StudyRuns(Mapping[str, Run]):
 
     plan: Plan
     folder: Path
-    """Of the run folders."""
+    """The folder of the run folders."""
     by_job: Mapping[str, Run]
 
     @classmethod

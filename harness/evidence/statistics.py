@@ -1,4 +1,4 @@
-"""How sure a difference between arms is, when both seeds and scenes are a sample of many.
+"""Confidence intervals, p values and power of differences between arms, over seeds and scenes.
 
 **What is estimated.** The gain of an arm over its baseline, or any contrast between arms of one student, in the mean
 over all seeds that might have been drawn and all scenes that might have been recorded. Teachers, schedule and data are
@@ -19,8 +19,8 @@ three seeds, an arm's own two would find nothing. That arms vary alike is assume
 away.
 
 **Together.** The two parts are Student-distributed with the degrees of freedom of each: intervals and p values are
-those of the sum of two such variables (Behrens and Fisher), exact where one of them is nought, and else rather too
-careful. How often they are right is measured in tests/calibration.
+those of the sum of two such variables (Behrens and Fisher), exact where one of them is zero, and
+conservative otherwise. How often they are right is measured in tests/calibration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ from scipy import optimize, special
 from harness.evaluate.intervals import LEVEL, MIN_SCENES
 
 POWER = 0.8
-"""How often a study is to find a difference that it is said to be able to see."""
+"""The power at which an effect counts as detectable."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Spread:
 
     @property
     def standard_error(self) -> float:
-        """Of the estimate; NaN where nothing of it is known."""
+        """The standard error of the estimate; NaN where nothing of it is known."""
         return float(np.sqrt(self.seeds + self.scenes)) if self._parts else float("nan")
 
     @property
@@ -82,12 +82,12 @@ class Spread:
         return float(optimize.brentq(lambda value: self.p(value) - (1 - LEVEL), 0.0, widest, rtol=1e-6))
 
     def power(self, difference: float) -> float:
-        """How often such a study finds a true difference, p < 5 %; NaN where nothing is known."""
+        """The probability that such a study finds a true difference with p < 5 %."""
         ends = np.stack([self._reaches - difference, self._reaches + difference]) / self.standard_error
         return float(special.ndtr(-ends).sum(axis=0).mean())
 
     def detectable(self) -> float:
-        """The smallest true difference that such a study finds in POWER of all cases; NaN where nothing is known."""
+        """The minimum detectable effect at POWER; NaN where nothing is known."""
         if not self._parts:
             return float("nan")
         widest = 20 * float(self._reaches.max())
@@ -138,17 +138,17 @@ class Effect:
 
     @property
     def low(self) -> float:
-        """Of the 95 % interval."""
+        """The lower end of the 95 % CI."""
         return self.value - self.spread.reach
 
     @property
     def high(self) -> float:
-        """Of the 95 % interval."""
+        """The upper end of the 95 % CI."""
         return self.value + self.spread.reach
 
     @classmethod
     def unknown(cls) -> "Effect":
-        """Of what has no result."""
+        """The effect of what has no result."""
         return cls(float("nan"), Spread(0.0, 0, 0.0, 0), 0, 0)
 
 
@@ -169,10 +169,10 @@ class Blocks:
             draws: Likewise, in draws of the same scenes; None where they are not known.
             scenes: Of the split.
         """
-        self._names = list(values)
-        self._values = np.array([list(values[name]) for name in self._names], dtype=np.float64)
+        self.names = list(values)
+        self._values = np.array([list(values[name]) for name in self.names], dtype=np.float64)
         known = draws is not None and scenes >= MIN_SCENES
-        self._draws = np.stack([draws[name] for name in self._names]) if known and draws is not None else None
+        self._draws = np.stack([draws[name] for name in self.names]) if known and draws is not None else None
         self._scenes = scenes if known else 0
 
     @property
@@ -193,25 +193,19 @@ class Blocks:
 
     def effect(self, contrast: Mapping[str, float]) -> Effect:
         """A weighted sum of arms, in the mean over seeds and scenes; its weights have to add up to 0."""
-        weight = np.array([contrast.get(name, 0.0) for name in self._names])
-        if missing := contrast.keys() - set(self._names):
-            raise KeyError(f"no arm {min(missing)!r}; there are {', '.join(self._names)}")
+        weight = np.array([contrast.get(name, 0.0) for name in self.names])
+        if missing := contrast.keys() - set(self.names):
+            raise KeyError(f"no arm {min(missing)!r}; there are {', '.join(self.names)}")
         if abs(weight.sum()) > 1e-9:
             raise ValueError(f"the weights of {dict(contrast)} do not add up to 0: seeds would not cancel")
         square, freedom = self.residual
         seeds = square * float(weight @ weight) / self.seeds
-        scenes, _ = self._over_scenes(weight)
+        scenes, _ = self.over_scenes(weight)
         spread = Spread(seeds, freedom, scenes, max(0, self._scenes - 1))
         return Effect(float((weight @ self._values).mean()), spread, self.seeds, self._scenes)
 
-    def components(self, contrast: Mapping[str, float]) -> tuple[float, float, float]:
-        """Variances of a contrast between trainings of one seed on this split: by seed, by scene / C, and rest / C."""
-        weight = np.array([contrast.get(name, 0.0) for name in self._names])
-        scene, rest = self._over_scenes(weight)
-        return max(0.0, self.residual[0] * float(weight @ weight) - rest), scene, rest
-
-    def _over_scenes(self, weight: Float[np.ndarray, " arms"]) -> tuple[float, float]:
-        """Of the contrast's mean over seeds: var(scene) / C; and var(rest) / C, which one seed does not tell apart."""
+    def over_scenes(self, weight: Float[np.ndarray, " arms"]) -> tuple[float, float]:
+        """Parts of the variance of a contrast's mean over seeds: var(scene) / C and var(rest) / C (0 with one seed)."""
         if self._draws is None:
             return 0.0, 0.0
         # The first draw is the split itself.
@@ -237,7 +231,7 @@ class Blocks:
         rest = self._values - self._values.mean(axis=0)
         rest = rest - rest.mean(axis=1, keepdims=True)
         wider = {}
-        for name, residuals in zip(self._names, rest, strict=True):
+        for name, residuals in zip(self.names, rest, strict=True):
             inner = float((residuals**2).sum()) / ((seeds - 1) * (1 - 1 / arms))
             others = (square * freedom - inner * (seeds - 1)) / (freedom - (seeds - 1))
             p = float(special.fdtrc(seeds - 1, freedom - (seeds - 1), inner / others)) if others > 0 else 0.0

@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,8 @@ POLL_SECONDS = 0.25
 RETRY_BUSY_SECONDS = 5.0
 # A worker looks for the closed pipe after every step; this is long enough for a slow step and its checkpoint.
 STOP_SECONDS = 120.0
+TIMED_SECONDS = 5.0
+"""A training is watched for so long before it is said how long it will take."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ class JobState:
 class _Worker:
     process: ForkedJob
     slot: int
-    started: float = field(default_factory=time.monotonic)
     steps_before: int = 0
+    first_seen: tuple[float, int] | None = None
+    """When a step of this process was first seen, and its number."""
 
 
 def check_device(device: str) -> None:
@@ -227,10 +230,14 @@ def _follow(state: JobState, worker: _Worker, site: Site) -> None:
     if newest is None or not state.job.spec.steps:
         return
     state.step, state.loss = int(newest["step"]) + 1, newest["loss"]
-    here = state.step - worker.steps_before
-    if here > 0:
-        per_step = (time.monotonic() - worker.started) / here
-        state.seconds_left = per_step * (state.job.spec.steps - state.step)
+    if state.step <= worker.steps_before:
+        return
+    now = time.monotonic()
+    worker.first_seen = worker.first_seen or (now, state.step)
+    seconds, steps = now - worker.first_seen[0], state.step - worker.first_seen[1]
+    # Before that nothing is known: starting takes long, and so do first steps.
+    if seconds >= TIMED_SECONDS and steps:
+        state.seconds_left = seconds / steps * (state.job.spec.steps - state.step)
 
 
 def _settle(state: JobState, code: int, site: Site) -> None:

@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -51,6 +52,8 @@ def main(
         bool, typer.Option("--without-predictions", help="Leave predicted boxes out of the bundle, most of its size.")
     ] = False,
     with_weights: Annotated[bool, typer.Option("--with-weights", help="Add trained detectors to the bundle.")] = False,
+    columns: flags.Columns = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     trust: Annotated[
         bool, typer.Option("--trust", help="Import the modules that a bundle's study names, which runs them.")
     ] = False,
@@ -71,13 +74,14 @@ def main(
         from harness.evidence.runs import StudyRuns
         from harness.report.write import rebuild
 
+        shown = flags.column_groups(columns)
         _check_flags(asked, bundle, examine, without_predictions, with_weights)
         with _opened(asked, trust) as opened:
             if examine:
                 unexamined = _complete(opened, device)
             runs = StudyRuns.open(opened.plan, opened.runs_dir)
             tables = asked.out / opened.name
-            text, arms = rebuild(opened, runs, tables, console, asked.command("harness.run", places=False))
+            text, arms = rebuild(opened, runs, tables, console, asked.command("harness.run", places=False), shown)
             damaged, done = runs.damaged, [runs[id_].job for id_ in runs.results]
             if opened.root is None:
                 _compare(differing_tables(opened, tables))
@@ -86,6 +90,8 @@ def main(
             if bundle is not None:
                 files = write_bundle(bundle, opened, runs, tables, not without_predictions, with_weights)
                 _say(f"bundle: {bundle}, {files} files of {len(done)} finished runs, {bundle.stat().st_size:,} bytes")
+            if open_ and not webbrowser.open((tables / "report.html").resolve().as_uri()):
+                _say("no browser can be started here; open the page yourself")
             if sync or ui:
                 mirror = _mirrored(asked, opened, runs, tables, text, arms)
                 if ui:

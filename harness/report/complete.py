@@ -45,10 +45,10 @@ class Completion:
 class _Task:
     name: str
     folder: RunFolder
-    inputs: str
-    """What is alike in tasks that can share their samples."""
+    needs: tuple[str, Inputs, int]
+    """Split, inputs and number of the samples that it looks at."""
     is_done: Callable[[], bool]
-    do: Callable[[], None]
+    do: Callable[[SampleSet], None]
 
 
 def complete(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, console: Console) -> Completion:
@@ -63,14 +63,21 @@ def complete(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, con
         threads: Of this process.
         console: Is shown the progress.
     """
-    looked = _Looks(runs, root, device, threads)
     completion = Completion()
-    # Samples that are decoded serve the next task, too.
-    tasks = sorted(looked.tasks(), key=lambda task: task.inputs)
+    # One set may keep a gigabyte of decoded samples, which serve the next task, too, where that needs the same.
+    samples = lru_cache(maxsize=1)(partial(some_samples, root))
+    tasks = sorted(_tasks(runs, root, device, threads, completion), key=lambda task: repr(task.needs))
     with count_progress(console, "results") as show:
         for number, task in enumerate(tasks, start=1):
             try:
-                _attempt(task, completion)
+                if task.is_done():
+                    completion.there += 1
+                else:
+                    with task.folder.locked():
+                        # Another process may have been at it.
+                        if not task.is_done():
+                            task.do(samples(*task.needs))
+                    completion.done += 1
             except Busy:
                 completion.busy.append(task.name)
             except OSError as error:
@@ -81,90 +88,46 @@ def complete(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, con
     return completion
 
 
-def _attempt(task: _Task, completion: Completion) -> None:
-    if task.is_done():
-        completion.there += 1
-        return
-    with task.folder.locked():
-        # Another process may have been at it.
-        if not task.is_done():
-            task.do()
-    completion.done += 1
+def _tasks(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, completion: Completion) -> list[_Task]:
+    """One for every finished detector, and for every finished pair; what cannot be compared is told right away."""
+    # A run that must not be believed is not worth a look; the report says what is wrong with it.
+    finished = {id_: run for id_, run in runs.items() if run.result and isinstance(run.job.spec, DetectorJobSpec)}
+    specs = {id_: runs.plan.detector_spec(id_) for id_ in finished}
+    names = {id_: f"{run.job.label} [{id_}]" for id_, run in finished.items()}
 
+    def load(id_: str) -> Detector:
+        return load_model(finished[id_].folder.model, specs[id_].detector)
 
-class _Looks:
-    """The tasks of a plan, and what several of them need."""
+    def on(id_: str) -> Machine:
+        return machine(open_device(device, specs[id_].precision, threads), threads)
 
-    def __init__(self, runs: StudyRuns, root: NuScenesRoot, device: str, threads: int) -> None:
-        self._plan, self._runs, self._root = runs.plan, runs, root
-        self._device, self._threads = device, threads
-        # One set may keep a gigabyte of decoded samples.
-        self._samples = lru_cache(maxsize=1)(self._make_samples)
+    def alone(id_: str) -> _Task:
+        folder, spec = finished[id_].folder, specs[id_]
+        needs = (spec.data.eval_split, spec.detector.inputs, latency.SAMPLES)
 
-    def tasks(self) -> list[_Task]:
-        """Of every finished detector, and every finished pair once."""
-        specs = {id_: job.spec for id_, job in self._plan.jobs.items() if isinstance(job.spec, DetectorJobSpec)}
-        # A run that must not be believed is not worth a look; the report says what is wrong with it.
-        finished = {id_: spec for id_, spec in specs.items() if self._runs[id_].result is not None}
-        pairs: dict[tuple[str, str], str] = {}
-        for row in self._plan.rows:
-            teacher = specs[row.job].teacher if row.role == "student" and not row.split else None
-            for id_ in (row.baseline, row.job):
-                if teacher in finished and id_ in finished:
-                    pairs[teacher, id_] = f"{self._name(id_)} with {self._name(teacher)}"
-        alone = [
-            _Task(
-                self._name(id_),
-                self._folder(id_),
-                _named(spec.data.eval_split, spec.detector.inputs, latency.SAMPLES),
-                partial(is_examined, self._folder(id_)),
-                partial(self._examine, id_),
-            )
-            for id_, spec in finished.items()
-        ]
-        return alone + [
-            _Task(
-                name,
-                self._folder(id_),
-                " ".join(
-                    _named(specs[each].data.eval_split, specs[each].detector.inputs, 0) for each in (teacher, id_)
-                ),
-                partial(is_pair_examined, self._folder(id_), self._folder(teacher)),
-                partial(self._compare, teacher, id_),
-            )
-            for (teacher, id_), name in pairs.items()
-        ]
+        def do(samples: SampleSet) -> None:
+            examine(folder, spec, root, load(id_), on(id_), samples)
 
-    def _examine(self, id_: str) -> None:
-        spec = self._plan.detector_spec(id_)
-        samples = self._samples(spec.data.eval_split, spec.detector.inputs, latency.SAMPLES)
-        examine(self._folder(id_), spec, self._root, self._load(id_), self._machine(spec), samples)
+        return _Task(names[id_], folder, needs, partial(is_examined, folder), do)
 
-    def _compare(self, teacher: str, id_: str) -> None:
-        spec, other = self._plan.detector_spec(id_), self._plan.detector_spec(teacher)
-        try:
-            inputs = spec.detector.inputs.joined(other.detector.inputs)
-        except ValueError as error:
-            raise InputError(f"they cannot share a batch: {error}") from error
-        samples = self._samples(spec.data.eval_split, inputs, alignment.SAMPLES)
-        folders = self._folder(id_), self._folder(teacher)
-        examine_pair(folders[0], self._load(id_), folders[1], self._load(teacher), samples, self._machine(spec))
+    def together(id_: str, teacher: str, inputs: Inputs) -> _Task:
+        folders = finished[id_].folder, finished[teacher].folder
+        needs = (specs[id_].data.eval_split, inputs, alignment.SAMPLES)
 
-    def _make_samples(self, split: str, inputs: Inputs, count: int) -> SampleSet:
-        return some_samples(self._root, split, inputs, count)
+        def do(samples: SampleSet) -> None:
+            examine_pair(folders[0], load(id_), folders[1], load(teacher), samples, on(id_))
 
-    def _machine(self, spec: DetectorJobSpec) -> Machine:
-        return machine(open_device(self._device, spec.precision, self._threads), self._threads)
+        return _Task(f"{names[id_]} with {names[teacher]}", folders[0], needs, partial(is_pair_examined, *folders), do)
 
-    def _load(self, id_: str) -> Detector:
-        return load_model(self._folder(id_).model, self._plan.detector_spec(id_).detector)
-
-    def _folder(self, id_: str) -> RunFolder:
-        return self._runs[id_].folder
-
-    def _name(self, id_: str) -> str:
-        return f"{self._plan.jobs[id_].label} [{id_}]"
-
-
-def _named(split: str, inputs: Inputs, count: int) -> str:
-    return f"{split} {sorted(inputs.sensors)} {hash(inputs)} {count}"
+    tasks = [alone(id_) for id_ in finished]
+    students = [row for row in runs.plan.rows if row.role == "student" and not row.split]
+    pairs = [(id_, runs.plan.detector_spec(row.job).teacher) for row in students for id_ in (row.baseline, row.job)]
+    for id_, teacher in dict.fromkeys(pairs):
+        if id_ in finished and teacher in finished:
+            try:
+                inputs = specs[id_].detector.inputs.joined(specs[teacher].detector.inputs)
+            except ValueError as error:
+                completion.failed[f"{names[id_]} with {names[teacher]}"] = f"they cannot share a batch: {error}"
+            else:
+                tasks.append(together(id_, teacher, inputs))
+    return tasks

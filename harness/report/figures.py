@@ -1,65 +1,46 @@
-"""The plots of a report that speak of its numbers: gains with their intervals, and what losses do to each other."""
+"""The plots of results: gains with their confidence intervals, and interactions of losses."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.evidence.effects import foremost
+from harness.evidence.line import HEADLINE_METRICS, Line
 from harness.style import BLUE, DASHES, FAINT, INK, PALETTE, VERMILION, new_figure, plain, quiet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class GainLine:
-    """A line of a forest plot, in one metric."""
-
-    label: str
-    metric: str
-    value: float | int
-    """In points, as all of it."""
-    low: float | int
-    high: float | int
-    """Of the interval; NaN where there is none."""
-    published: float | int | None = None
-    verdict: str = ""
-    """A word or two, shown beside it."""
-
-
-def forest(rows: Sequence[GainLine]) -> "Figure":
-    """Gains with their intervals, a line a label and a column a metric, and what a paper says as a hollow diamond."""
-    labels = list(dict.fromkeys(row.label for row in rows))
-    metrics = list(dict.fromkeys(row.metric for row in rows))
-    figure = new_figure(9.6, 0.9 + 0.27 * len(labels))
-    for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
-        shown = [row for row in rows if row.metric == metric]
-        for row in shown:
-            at = labels.index(row.label)
-            clear = row.low > 0 or row.high < 0
-            color = BLUE if row.low > 0 else VERMILION if row.high < 0 else FAINT
-            axes.plot([row.low, row.high], [at, at], color=color, linewidth=2.2 if clear else 1.3)
+def forest(lines: Sequence[Line]) -> "Figure":
+    """Gains with 95 % CI and verdict, a row a line and a column a metric; published gains as hollow diamonds."""
+    figure = new_figure(9.6, 0.9 + 0.27 * len(lines))
+    panels = figure.subplots(1, len(HEADLINE_METRICS), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panels, HEADLINE_METRICS, strict=True):
+        for at, line in enumerate(lines):
+            gain, (_, paper) = line.gains[metric], foremost(line.published)
+            clear = gain.low > 0 or gain.high < 0
+            color = BLUE if gain.low > 0 else VERMILION if gain.high < 0 else FAINT
+            axes.plot([gain.low, gain.high], [at, at], color=color, linewidth=2.2 if clear else 1.3)
             # Filled or hollow says the same as the colour.
             face = color if clear else "none"
-            axes.plot(row.value, at, "o", markersize=5.5, markeredgecolor=color, markerfacecolor=face)
-            if row.published is not None and not np.isnan(row.published):
-                axes.plot(row.published, at, "D", markersize=5.5, markerfacecolor="none", markeredgecolor=INK)
-            if row.verdict:
-                place = axes.get_yaxis_transform()
-                text = plain(row.verdict)
-                axes.text(1.015, at, text, transform=place, va="center", fontsize=7, color=INK if clear else FAINT)
+            axes.plot(gain.mean.value, at, "o", markersize=5.5, markeredgecolor=color, markerfacecolor=face)
+            if paper is not None and (reported := paper.points(metric)) is not None:
+                axes.plot(reported, at, "D", markersize=5.5, markerfacecolor="none", markeredgecolor=INK)
+            place = axes.get_yaxis_transform()
+            axes.text(1.015, at, gain.verdict, transform=place, va="center", fontsize=7, color=INK if clear else FAINT)
         axes.axvline(0, color=INK, linewidth=0.9, zorder=0)
-        axes.set_title(f"gain in {plain(metric)} (points)", fontsize=9, loc="left", color=INK)
+        axes.set_title(f"gain in {plain(metric)} (pp)", fontsize=9, loc="left", color=INK)
         quiet(axes, "x")
-        axes.set_yticks(range(len(labels)), [plain(label) for label in labels], fontsize=8)
-        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.set_yticks(range(len(lines)), [plain(line.name) for line in lines], fontsize=8)
+        axes.set_ylim(len(lines) - 0.4, -0.6)
     return figure
 
 
 def interaction(factors: Sequence[str], values: Mapping[tuple[str, ...], float | int], ylabel: str) -> "Figure":
-    """A panel for each pair of factors: what one does where the other is absent and where it is present.
+    """A panel for each pair of factors: the effect of one where the other is absent and where it is present.
 
     Parallel lines say that the two do not interact.
 

@@ -1,21 +1,19 @@
-"""Figures of the diagnostics, one function each; a frame that is empty gives a figure that says so."""
+"""Figures of the diagnostics, one function each, made from the frames of `harness.evidence.diagnostics`."""
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from distill.objective import DETECTION_TERMS
-from harness.evaluate.intervals import CLASSES, COSTS
 from harness.style import BLUE, DASHES, GREY, INK, PALETTE, Dashes, new_figure, plain, quiet
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
 
 _TERMS = PALETTE[:-1]
 _DETECTION = dict(zip(DETECTION_TERMS, (GREY, "#CCCCCC"), strict=True))
@@ -25,14 +23,12 @@ _COLUMNS = 3
 
 def terms_figure(terms: pd.DataFrame) -> "Figure":
     """Share of each term of the loss over the training, stacked, in the mean over seeds; a panel an arm."""
-    frame = _distilled(terms)
-    colors = _DETECTION | dict(zip(_names(frame), _TERMS * 3, strict=False))
-    figure, panels = _panels(frame, "Share of each term in the loss", "step", "share of the loss (%)")
+    colors = _DETECTION | _colors(terms)
+    figure, panels = _panels(terms, "Share of each term in the loss", "step", "share of the loss (%)")
     for axes, part in panels:
         table = part.pivot_table(index="step", columns="term", values="share", sort=False)
-        order = [term for term in colors if term in table]
         below = np.zeros(len(table))
-        for term in order:
+        for term in (term for term in colors if term in table):
             above = below + 100 * table[term].to_numpy()
             axes.fill_between(table.index, below, above, color=colors[term], linewidth=0, label=term)
             below = above
@@ -41,23 +37,14 @@ def terms_figure(terms: pd.DataFrame) -> "Figure":
     return _finished(figure)
 
 
-def cosines_figure(terms: pd.DataFrame, where: Literal["map", "weight"] = "weight") -> "Figure":
-    """Cosine of each distillation term's gradient to the detection loss's over the training; a panel an arm.
-
-    Args:
-        terms: A `terms_frame`.
-        where: The gradients on the low-level BEV map, or on the weights of the layer that makes it.
-    """
-    column = f"{where}_cosine"
-    frame = _distilled(terms)
-    colors = dict(zip(_names(frame), _TERMS * 3, strict=False))
-    place = "low-level BEV map" if where == "map" else "weights before the low-level BEV map"
-    title = f"Gradient of each term: cosine to the detection loss's, on the {place}"
-    figure, panels = _panels(frame[frame[column].notna()], title, "step", "cosine")
+def cosines_figure(terms: pd.DataFrame) -> "Figure":
+    """Cosine of each distillation term's gradient to the detection loss's over the training; a panel an arm."""
+    title = "Gradient of each term: cosine to the detection loss's, on the weights before the low-level BEV map"
+    figure, panels = _panels(terms[terms["cosine"].notna()], title, "step", "cosine")
     for axes, part in panels:
         axes.axhline(0, color=INK, linewidth=0.8)
-        for term, color in colors.items():
-            seeds = part[part["term"] == term].groupby("step")[column].agg(["mean", "std"])
+        for term, color in _colors(terms).items():
+            seeds = part[part["term"] == term].groupby("step")["cosine"].agg(["mean", "std"])
             if len(seeds):
                 _line(axes, seeds.index.to_numpy(), seeds["mean"], seeds["std"], color, label=term)
         axes.set_ylim(-1, 1)
@@ -84,7 +71,7 @@ def alignment_figure(alignment: pd.DataFrame) -> "Figure":
     frame = alignment.assign(line=[" ".join(pair) for pair in zip(alignment["path"], alignment["arm"], strict=True)])
     lines = list(dict.fromkeys(frame["line"]))
     height = 1.0 + 2 * (0.5 + 0.26 * max(len(lines), 1))
-    title = "Likeness of BEV maps to the teacher's (linear CKA)"
+    title = "Similarity of BEV maps to the teacher's (linear CKA)"
     by = ("level", "region")
     figure, panels = _panels(frame, title, "linear CKA", by=by, columns=2, height=height, one_scale=False)
     for axes, part in panels:
@@ -98,27 +85,12 @@ def alignment_figure(alignment: pd.DataFrame) -> "Figure":
     return _finished(figure, horizontal=True)
 
 
-def errors_figure(breakdown: pd.DataFrame) -> "Figure":
-    """What each kind of error costs the baseline and the student, and the difference; a panel an arm."""
-    return _before_and_after(breakdown, COSTS, "What errors cost, in points of AP at 2 m (TIDE)")
-
-
-def classes_figure(breakdown: pd.DataFrame) -> "Figure":
-    """AP of each class of the baseline and the student, and the difference; a panel an arm."""
-    return _before_and_after(breakdown, CLASSES, "AP by class, in points")
-
-
-def distances_figure(breakdown: pd.DataFrame) -> "Figure":
-    """AP by distance from the car of the baseline and the student, and the difference; a panel an arm."""
-    return _before_and_after(breakdown, "distance", "AP at 2 m by distance from the car, in points")
-
-
-def _before_and_after(breakdown: pd.DataFrame, group: str, title: str) -> "Figure":
-    frame = breakdown[(breakdown["group"] == group) & (breakdown["split"] == "")]
-    names = list(dict.fromkeys(frame["name"]))
-    count = frame.groupby(["model", "path", "arm"], sort=False).ngroups
+def breakdown_figure(breakdown: pd.DataFrame, title: str) -> "Figure":
+    """Numbers of one group of the baseline and the student, and the difference; a panel an arm."""
+    names = list(dict.fromkeys(breakdown["name"]))
+    count = breakdown.groupby(["path", "arm"]).ngroups
     height = 0.9 + math.ceil(count / _COLUMNS) * (0.65 + 0.24 * len(names))
-    figure, panels = _panels(frame, f"{title}; right: student less baseline", "points", height=height)
+    figure, panels = _panels(breakdown, f"{title}; right: student less baseline (pp)", "percent", height=height)
     for axes, part in panels:
         rows = part.set_index("name").reindex(names)
         at = np.arange(len(names))
@@ -135,15 +107,10 @@ def _before_and_after(breakdown: pd.DataFrame, group: str, title: str) -> "Figur
     return _finished(figure, horizontal=True)
 
 
-def _distilled(terms: pd.DataFrame) -> pd.DataFrame:
-    """Of arms with a distillation loss."""
-    keys = ["model", "path", "arm"]
-    return terms.merge(terms.loc[~terms["term"].isin(DETECTION_TERMS), keys].drop_duplicates(), on=keys)
-
-
-def _names(frame: pd.DataFrame) -> list[str]:
-    """Of the distillation terms."""
-    return [term for term in dict.fromkeys(frame["term"]) if term not in DETECTION_TERMS]
+def _colors(terms: pd.DataFrame) -> dict[str, str]:
+    """The colours of the distillation terms."""
+    names = [term for term in dict.fromkeys(terms["term"]) if term not in DETECTION_TERMS]
+    return dict(zip(names, _TERMS * 3, strict=False))
 
 
 def _panels(
@@ -159,25 +126,20 @@ def _panels(
     """A figure and the axes of each part of a frame, labelled at the outside; all have the same y axis.
 
     Args:
-        frame: Columns path and model, and those of `by`.
+        frame: Not empty.
         title: Of the figure.
         x: Of the axes.
         y: Of the axes.
-        by: What tells the parts apart.
+        by: Columns that tell the parts apart.
         columns: At most.
         height: In inches; by default that of so many rows.
         one_scale: The parts have the same x axis, too.
     """
-    # A control is of a model, not of a path.
-    named = frame.assign(path=frame["path"].where(frame["path"] != "", frame["model"]))
-    parts = list(named.groupby(list(by), sort=False))
-    columns = max(1, min(columns, len(parts)))
-    rows = max(1, math.ceil(len(parts) / columns))
+    parts = list(frame.groupby(list(by), sort=False))
+    columns = min(columns, len(parts))
+    rows = math.ceil(len(parts) / columns)
     figure = new_figure(max(3.6 * columns, 7.2), height or 1.2 + 2.1 * rows)
     figure.suptitle(title, fontsize=11, color=INK)
-    if not parts:
-        figure.text(0.5, 0.5, "nothing is known of this yet", ha="center", va="center", color=INK)
-        return figure, iter(())
     grid = figure.subplots(rows, columns, squeeze=False, sharex=one_scale, sharey=True)
     for number, axes in enumerate(grid.flat):
         if number >= len(parts):
@@ -203,8 +165,6 @@ def _line(
 def _finished(figure: "Figure", horizontal: bool = False) -> "Figure":
     """One legend for all, and everything that is no data in INK."""
     shown = [axes for axes in figure.axes if axes.get_visible()]
-    if not shown:
-        return figure
     handles: dict[str, Artist] = {}
     for axes in shown:
         quiet(axes, "x" if horizontal else "y")

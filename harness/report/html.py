@@ -1,6 +1,5 @@
 """The report as one HTML file that needs nothing else: no network, no folder beside it, no script to be read."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from harness.evidence.trainings import Training
+from harness.evidence.runs import Run
 from harness.report.pictures import Picture
 from harness.report.render import Table
 from harness.report.samples import Samples
@@ -40,7 +39,8 @@ class Page:
     headlines: Sequence[str]
     """Sentences that a reader in a hurry leaves with."""
     sections: Sequence[Section]
-    trainings: Sequence[Training]
+    runs: Mapping[str, Run]
+    """By the ids of their jobs."""
     samples: Samples | None = None
     command: str = ""
     """What makes all of it again."""
@@ -49,13 +49,13 @@ class Page:
 
     @property
     def commits(self) -> list[str]:
-        """Of the code that trained."""
-        return sorted({one.commit for one in self.trainings if one.commit})
+        """The commits of the code that trained."""
+        return sorted({run.result.machine.get("commit", "unknown") for run in self.runs.values() if run.result})
 
     @property
     def states(self) -> dict[str, int]:
         """How many trainings are in each state that there is."""
-        present = [one.state for one in self.trainings]
+        present = [run.state for run in self.runs.values()]
         return {state: present.count(state) for state in ("done", "running", "failed", "not run") if state in present}
 
 
@@ -68,67 +68,40 @@ def write_page(out: Path, page: Page) -> Path:
 
 def html(page: Page) -> str:
     """The page; whatever a user named is text in it, never markup."""
-    known = {one.job: one for one in page.trainings}
     tables = [table for section in page.sections for table in section.tables]
-    groups = _groups(tables, known)
+    groups = _groups(tables, page.runs)
     return _template().render(
         page=page,
-        known=known,
         groups=groups,
-        link=lambda jobs: _link(jobs, known, groups),
-        by_name=lambda jobs: _by_name(jobs, known),
+        link=lambda jobs: _link(jobs, page.runs, groups),
         numeric=numeric,
-        ids=_Ids(),
         style=_text("page.css").strip(),
         script=_text("page.js").strip(),
     )
 
 
 def numeric(table: Table) -> list[bool]:
-    """Of each column whether a reader sorts it by numbers."""
+    """Whether each column is sorted by numbers."""
     return [any(row[column].value is not None for row in table.rows) for column in range(len(table.header))]
 
 
-def _groups(tables: Iterable[Table], known: Mapping[str, Training]) -> dict[tuple[str, ...], str]:
+def _groups(tables: Iterable[Table], runs: Mapping[str, Run]) -> dict[tuple[str, ...], str]:
     """What stands in one cell and is of several trainings, each set of them once, and the name of its list."""
-    sets = (jobs for table in tables for row in table.rows for cell in row if (jobs := _known(cell.jobs, known)))
-    return {jobs: f"trainings-{number}" for number, jobs in enumerate(dict.fromkeys(j for j in sets if len(j) > 1), 1)}
+    sets = (jobs for table in tables for row in table.rows for cell in row if (jobs := _known(cell.jobs, runs)))
+    several = dict.fromkeys(jobs for jobs in sets if len(jobs) > 1)
+    return {jobs: f"trainings-{number}" for number, jobs in enumerate(several, start=1)}
 
 
-def _known(jobs: Iterable[str], known: Mapping[str, Training]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(job for job in jobs if job in known))
+def _known(jobs: Iterable[str], runs: Mapping[str, Run]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(job for job in jobs if job in runs))
 
 
-def _link(jobs: tuple[str, ...], known: Mapping[str, Training], groups: Mapping[tuple[str, ...], str]) -> str:
+def _link(jobs: tuple[str, ...], runs: Mapping[str, Run], groups: Mapping[tuple[str, ...], str]) -> str:
     """Where a cell leads to, without the #; empty where to nothing."""
-    linked = _known(jobs, known)
+    linked = _known(jobs, runs)
     if len(linked) > 1:
         return groups[linked]
     return f"run-{linked[0]}" if linked else ""
-
-
-def _by_name(jobs: tuple[str, ...], known: Mapping[str, Training]) -> dict[str, list[tuple[str, str]]]:
-    """What trainings that differ in the seed are called, to each of them and its seed; "" to those without one."""
-    by_name: dict[str, list[tuple[str, str]]] = {}
-    for job in jobs:
-        label = known[job].label
-        seed = re.search(r" · (seed \d+)", label)
-        name, words = (label.replace(seed[0], "", 1), seed[1]) if seed else ("", label)
-        by_name.setdefault(name, []).append((job, words))
-    return by_name
-
-
-class _Ids:
-    """Ids of one page that are never given twice."""
-
-    def __init__(self) -> None:
-        self._given: dict[str, int] = {}
-
-    def __call__(self, kind: str, text: str) -> str:
-        """One for a thing of that kind; without what a link could not have in it."""
-        id_ = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in f"{kind}-{text}".lower())
-        self._given[id_] = self._given.get(id_, 0) + 1
-        return id_ if self._given[id_] == 1 else f"{id_}--{self._given[id_]}"
 
 
 @cache

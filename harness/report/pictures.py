@@ -68,12 +68,12 @@ class Picture:
     """A figure as the page shows it."""
 
     name: str
-    """Of its files figures/NAME.svg and figures/NAME.pdf."""
+    """The name of its files figures/NAME.svg and figures/NAME.pdf."""
     title: str
     alt: str
     """What a reader who does not see it has to know."""
     svg: str
-    """As a page has it inline."""
+    """The SVG element, as a page has it inline."""
     notes: tuple[str, ...] = ()
 
 

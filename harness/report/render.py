@@ -1,12 +1,18 @@
 """Tables, and how each is written: Markdown, LaTeX, a terminal; without dates or paths, so equal results are equal."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table as Grid
+from rich.text import Text
 
-from harness.console import print_table as console_table
+from harness.console import print_whole
+from harness.evidence.effects import BETTER, WORSE
+from harness.flags import COLUMNS
 
 PREAMBLE = r"""% Tables of crossbev. A document that \input{}s this file needs in its preamble:
 % \usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}\usepackage{booktabs,siunitx,textcomp,graphicx}
@@ -24,13 +30,15 @@ class Cell:
     """What stands in one place of a table."""
 
     text: str
-    """As it is read, plain; numbers rounded as they are shown."""
+    """Plain text; numbers are rounded as they are shown."""
     value: float | int | None = None
     """By which a reader sorts; None where there is no number."""
     best: bool = False
     """The best of its column among the rows that compare with it."""
     jobs: tuple[str, ...] = ()
     """Ids of the trainings whose results it shows."""
+    short: str | None = None
+    """Its text in a narrow terminal; None where that is the same."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,16 @@ class Table:
     """What its files and its place on a page are called: results, verdicts, ..."""
     title: str
     header: tuple[str, ...]
-    """Of equal length as each row; the first column names the row."""
+    """Column names, as many as each row has cells; the first column names the row."""
     rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    """The legend: one paragraph each."""
+    details: tuple[str, ...] = ()
+    """Further paragraphs, which a terminal does not show."""
+    groups: tuple[str, ...] = ()
+    """The one of COLUMNS for each column; empty where all are of the first."""
+    group: str = ""
+    """The one of COLUMNS with which a terminal shows the table; empty where it always does."""
 
     @classmethod
     def of(
@@ -53,18 +68,21 @@ class Table:
         header: Sequence[str],
         rows: Sequence[Sequence[Cell | str]],
         notes: Sequence[str] = (),
+        details: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        group: str = "",
     ) -> "Table":
         """From cells, or their texts where there is no more to say."""
         cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
         wrong = [row for row in cells if len(row) != len(header)]
         if wrong:
             raise ValueError(f"table {name}: a row of {len(wrong[0])} cells under a header of {len(header)}")
-        return cls(name, title, tuple(header), cells, tuple(notes))
+        return cls(name, title, tuple(header), cells, tuple(notes), tuple(details), tuple(groups), group)
 
 
 def markdown(table: Table, level: int = 2) -> str:
     """Title, cells, and what there is to know."""
-    return "\n\n".join([f"{'#' * level} {table.title}", markdown_table(table), *table.notes]) + "\n"
+    return "\n\n".join([f"{'#' * level} {table.title}", markdown_table(table), *table.notes, *table.details]) + "\n"
 
 
 def markdown_table(table: Table) -> str:
@@ -102,9 +120,9 @@ def _latex(table: Table) -> str:
         r"\bottomrule",
         r"\end{tabular}}",
     ]
-    if table.notes:
+    if notes := [*table.notes, *table.details]:
         lines += [r"\par\smallskip\begin{minipage}{\linewidth}\footnotesize"]
-        lines += [" ".join(_escaped(note) for note in table.notes), r"\end{minipage}"]
+        lines += [" ".join(_escaped(note) for note in notes), r"\end{minipage}"]
     return "\n".join([*lines, r"\end{table}", ""])
 
 
@@ -130,8 +148,44 @@ def _escaped(text: str) -> str:
     return _SPECIAL.sub(lambda match: _COMMANDS[match.group()], text)
 
 
-def show(table: Table, console: Console) -> None:
-    """In a terminal, with its notes."""
-    console_table(console, list(table.header), [[cell.text for cell in row] for row in table.rows])
+def show(table: Table, console: Console, groups: Collection[str] | None = None) -> None:
+    """Print a table and its legend.
+
+    Args:
+        table: The table.
+        console: Where to.
+        groups: Groups of columns; by default as many as the terminal is wide enough for.
+    """
+    fitting = [COLUMNS[:count] for count in range(len(COLUMNS), 0, -1)] if console.is_terminal else [COLUMNS[:1]]
+    layouts = [(shown, False) for shown in ([groups] if groups is not None else fitting)]
+    for shown, short in [*layouts, (layouts[-1][0], console.is_terminal)]:
+        grid = _grid(table, shown, short)
+        if Measurement.get(console, console.options.update(width=1000), grid).maximum <= console.width:
+            break
+    print_whole(console, grid, wrap=console.is_terminal)
     for line in table.notes:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, highlight=False, markup=False, style="dim", soft_wrap=not console.is_terminal)
+
+
+def _grid(table: Table, groups: Collection[str], short: bool) -> Grid:
+    """The columns of some groups; in short cells only those that are not empty."""
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0 if short else 1))
+    columns: list[list[Text]] = []
+    for number, name in enumerate(table.header):
+        cells = [row[number] for row in table.rows]
+        texts = [cell.text if cell.short is None or not short else cell.short for cell in cells]
+        if number and ((table.groups and table.groups[number] not in groups) or (short and not any(texts))):
+            continue
+        numbers = [text for text, cell in zip(texts, cells, strict=True) if cell.value is not None]
+        # Words wrap where the terminal is narrow, numbers do not.
+        unbroken = [*numbers, *(word for text in (name, *texts) for word in text.split())]
+        width = max(map(len, unbroken)) if numbers and short else None
+        grid.add_column(name, justify="right" if numbers else "left", width=width, no_wrap=not short)
+        columns.append([Text(text, _style(cell)) for text, cell in zip(texts, cells, strict=True)])
+    for row in zip(*columns, strict=True):
+        grid.add_row(*row)
+    return grid
+
+
+def _style(cell: Cell) -> str:
+    return {BETTER: "green", WORSE: "red"}.get(cell.text, "bold" if cell.best else "")

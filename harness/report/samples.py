@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
-import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
+from harness.evidence.diagnostics import student_arms
 from harness.evidence.runs import StudyRuns
 from harness.runs.folder import atomic_write
 from harness.study.spec import StudySpec
@@ -17,7 +20,7 @@ from harness.study.spec import StudySpec
 FILE = "samples.json"
 """Where the pictures are kept, so that they are drawn once for the same trainings."""
 FORMAT = 1
-"""Of that file: another one draws them anew."""
+"""The version of that file; a file of another one is drawn anew."""
 
 
 @dataclass(frozen=True)
@@ -87,24 +90,33 @@ class Samples:
     shown: tuple[Shown, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Samples as a file keeps them."""
+
+    known: str
+    """Hash of what they show."""
+    samples: Samples
+
+
+_KEPT = TypeAdapter(_Kept)
+
+
 def trio(runs: StudyRuns, metric: str = "NDS") -> dict[str, str]:
     """The arm that gains most in the mean over seeds: teacher, baseline and student of its first seed with all three,
     what each is called to its job. Empty where no student is done with both of the others."""
-    plan, done = runs.plan, {id_: result.metrics for id_, result in runs.results.items()}
-    gains: dict[tuple[str, str], list[float]] = {}
-    first: dict[tuple[str, str], dict[str, str]] = {}
-    for row in plan.rows:
-        if row.role != "student" or row.split or row.job not in done or row.baseline not in done:
-            continue
-        teacher = plan.detector_spec(row.job).teacher
-        if teacher not in done:
-            continue
-        gains.setdefault((row.path, row.arm), []).append(done[row.job][metric] - done[row.baseline][metric])
-        # A baseline may be called a teacher by its job, for it may be that of another path.
-        names = (plan.jobs[teacher].label, f"{row.model} · baseline · seed {row.seed}", plan.jobs[row.job].label)
-        first.setdefault((row.path, row.arm), dict(zip(names, (teacher, row.baseline, row.job), strict=True)))
-    best = max(gains, key=lambda key: float(np.mean(gains[key])), default=None)
-    return {} if best is None else first[best]
+    plan, done = runs.plan, {id_: result.metrics.get(metric, math.nan) for id_, result in runs.results.items()}
+    arms = [
+        [row for row in rows if {row.job, row.baseline, plan.detector_spec(row.job).teacher} <= done.keys()]
+        for rows in student_arms(plan).values()
+    ]
+    if not any(arms):
+        return {}
+    first = max(filter(None, arms), key=lambda rows: fmean(done[row.job] - done[str(row.baseline)] for row in rows))[0]
+    teacher, baseline = str(plan.detector_spec(first.job).teacher), str(first.baseline)
+    # A baseline may be called a teacher by its job, for it may be that of another path.
+    names = (plan.jobs[teacher].label, f"{first.model} · baseline · seed {first.seed}", plan.jobs[first.job].label)
+    return dict(zip(names, (teacher, baseline, first.job), strict=True))
 
 
 def samples(
@@ -141,33 +153,14 @@ def samples(
     except InputError as error:
         return Samples((f"There are no pictures: {error}.",))
     out.mkdir(parents=True, exist_ok=True)
-    atomic_write(out / FILE, json.dumps({"known": known, "samples": asdict(drawn)}).encode())
+    atomic_write(out / FILE, _KEPT.dump_json(_Kept(known, drawn)))
     return drawn
 
 
 def _stored(path: Path, known: str) -> Samples | None:
     """What an earlier call left, unless it is of other detectors or was damaged since."""
     try:
-        content = json.loads(path.read_bytes())
-        if content["known"] != known:
-            return None
-        shown = tuple(
-            Shown(
-                **one
-                | {"bev": Ground(**one["bev"]), "cameras": Ground(**one["cameras"])}
-                | {"views": tuple(_view(view) for view in one["views"])}
-            )
-            for one in content["samples"]["shown"]
-        )
-        return Samples(tuple(content["samples"]["words"]), shown)
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = _KEPT.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         return None
-
-
-def _view(content: dict) -> View:
-    tiles = tuple(Tile(**tile | {"outlines": _listed(tile["outlines"])}) for tile in content["images"])
-    return View(**content | {"bev": _listed(content["bev"]), "images": tiles})
-
-
-def _listed(outlines: list[dict]) -> tuple[Outline, ...]:
-    return tuple(Outline(**one) for one in outlines)
+    return kept.samples if kept.known == known else None

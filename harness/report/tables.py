@@ -1,11 +1,26 @@
-"""Which tables a report has: results, what is sure of them, what it is due to, costs, and what papers report."""
+"""The tables of a report: results, AP by class, significance, attribution, cost, and published results."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+from harness.evaluate.intervals import MIN_SCENES
 from harness.evaluate.mask_ap import SMALLEST_PX
-from harness.evidence.effects import Ascribed, foremost
-from harness.evidence.line import ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, by_key, line_name
+from harness.evidence.attribution import Part
+from harness.evidence.effects import ALPHA, BETTER, WORSE, Ascribed, foremost
+from harness.evidence.line import (
+    CLASS_AP,
+    ERRORS,
+    HEADLINE_METRICS,
+    MASKS,
+    Gain,
+    Key,
+    Line,
+    Mean,
+    by_key,
+    gain_column,
+    line_name,
+)
 from harness.evidence.results import Cost
 from harness.evidence.statistics import POWER
 from harness.report.render import Cell, Table
@@ -13,14 +28,20 @@ from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
 from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range
 
 IMAGE_TEACHER = "image teacher"
-"""A row that the table does not show, as it has no boxes; the caption speaks of it."""
+"""A row that the table does not show, as it has no boxes; its details speak of it."""
+_SHORT = {"not significant": "n.s.", BETTER: "better", WORSE: "worse", "significant before correction": "uncorr."}
+"""Verdicts in a narrow terminal."""
+ONE_SEED = "One seed: the interval covers the choice of validation scenes only."
+SYNTHETIC = "These are numbers of the embedded synthetic world, not of nuScenes."
 
 
-def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] = ()) -> Table:
-    """Every row of the study, as the papers have it; with notes below the caption."""
-    papers = _papers(lines)
+def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str] = ()) -> Table:
+    """Every row of the study, as the papers have it; with further details below the legend."""
+    papers = list(dict.fromkeys(name for line in lines for name in line.published))
     published = [f"{paper} gain {metric}" for paper in papers for metric in HEADLINE_METRICS]
-    header = ["row", "seeds", *HEADLINE_METRICS, *ERRORS, "gain mAP", "gain NDS", *published, "parameters"]
+    gained = [f"gain {metric}" for metric in HEADLINE_METRICS]
+    header = ["row", "seeds", *HEADLINE_METRICS, *gained, *ERRORS, *published, "parameters"]
+    groups = ["metrics"] * 6 + ["errors"] * len(ERRORS) + ["paper"] * len(published) + ["cost"]
     kinds = _machines(lines)
     shown = [line for line in lines if line.key.role != IMAGE_TEACHER]
     best = _best(shown)
@@ -29,18 +50,23 @@ def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] 
         name = line.name
         if len(kinds) > 1 and line.machine:
             name += f" [{', '.join(kinds[kind] for kind in line.machine.split('; '))}]"
-        cells = [Cell(name, jobs=line.jobs), Cell(str(line.seeds), line.seeds)]
+        cells = [
+            Cell(name, jobs=line.jobs, short=name.replace("->", "-> ")),
+            Cell(str(line.seeds), line.seeds, short=""),
+        ]
         if line.missing:
-            cells += [Cell(line.missing, jobs=line.jobs), *[Cell("")] * (len(header) - 3)]
-            rows.append(cells)
+            cells.append(Cell(line.missing, jobs=line.jobs, short=line.missing.partition(":")[0]))
+            rows.append([*cells, *[Cell("")] * (len(header) - 3)])
             continue
-        for metric in (*HEADLINE_METRICS, *ERRORS):
-            mean, form = line.metrics[metric], "{:.1f}" if metric in HEADLINE_METRICS else "{:.3f}"
-            cells.append(_cell(mean_text(mean, form), mean.value, (line.key, metric) in best, line.jobs))
+        cells += [_mean_cell(line, metric, "{:.1f}", best) for metric in HEADLINE_METRICS]
         for metric in HEADLINE_METRICS:
             gain = line.gains[metric]
-            text = "unpaired" if line.unpaired else gain_text(gain)
-            cells.append(_cell(text, gain.mean.value, (line.key, f"gain {metric}") in best, line.jobs))
+            text, short = gain_text(gain), f"{_plain(gain.mean.value, '{:+.1f}')} {interval_text(gain.low, gain.high)}"
+            is_best = (line.key, gain_column(metric)) in best
+            if line.unpaired:
+                text = short = "unpaired"
+            cells.append(replace(_cell(text, gain.mean.value, is_best, line.jobs), short=short.strip()))
+        cells += [_mean_cell(line, metric, "{:.3f}", best) for metric in ERRORS]
         for paper in papers:
             reported = line.published.get(paper)
             cells += [
@@ -48,59 +74,72 @@ def results_table(lines: Sequence[Line], study: StudySpec, notes: Sequence[str] 
                 for metric in HEADLINE_METRICS
             ]
         rows.append([*cells, _cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
-    return Table.of("results", "Results", header, rows, [*caption(lines, study), *notes])
+    more = [*run_details(lines, study), *details]
+    return Table.of("results", "Results", header, rows, legend(lines, study), more, groups)
+
+
+def _mean_cell(line: Line, metric: str, form: str, best: set[tuple[Key, str]]) -> Cell:
+    mean = line.metrics[metric]
+    cell = _cell(mean_text(mean, form), mean.value, (line.key, metric) in best, line.jobs)
+    return replace(cell, short=_plain(mean.value, form))
+
+
+def class_table(lines: Sequence[Line]) -> Table | None:
+    """AP of every class; None where no run has any."""
+    shown = [line for line in lines if not all(math.isnan(line.metrics[name].value) for name in CLASS_AP)]
+    rows = [
+        [Cell(line.name, jobs=line.jobs), *(_mean_cell(line, n, "{:.1f}", set()) for n in CLASS_AP)] for line in shown
+    ]
+    notes = ["AP in percent, mean ± standard deviation over seeds; mAP is the mean over these classes."]
+    header = ["row", *(name.replace("_", " ") for name in CLASS_AP.values())]
+    return Table.of("classes", "AP by class", header, rows, notes, group="errors") if rows else None
 
 
 def _best(shown: Sequence[Line]) -> set[tuple[Key, str]]:
     """Lines and columns that no other line of the same student and split is better in, as they are shown."""
     best = set()
-    students: dict[tuple[str, str], list[Line]] = {}
-    for line in shown:
-        if line.key.role in ("baseline", "control", "student"):
-            students.setdefault((line.key.model, line.key.split), []).append(line)
-    for lines in students.values():
-        columns = {
-            metric: {line.key: line.metrics[metric].value for line in lines} for metric in (*HEADLINE_METRICS, *ERRORS)
-        }
-        columns |= {
-            f"gain {metric}": {line.key: line.gains[metric].mean.value for line in lines} for metric in HEADLINE_METRICS
-        }
-        for name, values in columns.items():
-            form = "{:.3f}" if name in ERRORS else "{:.1f}"
+    compared = [line for line in shown if line.key.role in ("baseline", "control", "student")]
+    for lines in by_key(compared, lambda line: (line.key.model, line.key.split)):
+        for name in (*HEADLINE_METRICS, *ERRORS, *map(gain_column, HEADLINE_METRICS)):
+            form, better = ("{:.3f}", min) if name in ERRORS else ("{:.1f}", max)
+            values = {line.key: line.means[name].value for line in lines}
             rounded = {key: float(form.format(value)) for key, value in values.items() if not math.isnan(value)}
             if len(rounded) > 1:
-                top = min(rounded.values()) if name in ERRORS else max(rounded.values())
+                top = better(rounded.values())
                 best |= {(key, name) for key, value in rounded.items() if value == top}
     return best
 
 
 def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str] = ()) -> Table | None:
-    """What may be said of each gain, and of what a paper reports; None where no gain is known.
+    """Significance and minimum detectable effect of each gain, beside what a paper reports; None without any gain.
 
     Args:
         lines: Of the table.
         study: Of which they are.
-        unlike: What there is to say of arms whose seeds spread more than others'.
+        unlike: Warnings about arms whose seeds vary more than others'.
     """
-    header = ("row", "metric", "gain", "95 % interval", "p", "p (Holm)", "verdict", "could see", "paper", "against it")
+    header = ("row", "metric", "gain", "95 % CI", "p", "p (Holm)", "verdict", "MDE", "paper", "vs paper")
+    groups = (*["metrics"] * 8, "paper", "paper")
     rows: list[list[Cell]] = []
     family = 0
     for line in lines:
         if line.key.split or not _has_interval(line):
             continue
         paper, published = foremost(line.published)
+        name = line.name.replace("->", "-> ")
         for metric, gain in line.gains.items():
             family += not math.isnan(gain.holm)
             reported = published_text(published, metric)
+            value, interval = _plain(gain.mean.value, "{:+.1f}"), interval_text(gain.low, gain.high)
             rows.append(
                 [
-                    Cell(line.name, jobs=line.jobs),
+                    Cell(line.name, jobs=line.jobs, short=name if metric == HEADLINE_METRICS[0] else ""),
                     Cell(metric),
-                    _cell(_plain(gain.mean.value, "{:+.1f}"), gain.mean.value),
-                    _cell(interval_text(gain.low, gain.high), gain.mean.value),
+                    replace(_cell(value, gain.mean.value), short=f"{value} {interval}".strip()),
+                    replace(_cell(interval, gain.mean.value), short=""),
                     _cell(p_text(gain.p), gain.p),
                     _cell(p_text(gain.holm), gain.holm),
-                    Cell(gain.verdict),
+                    Cell(gain.verdict, short=_SHORT.get(gain.verdict)),
                     _cell(_plain(gain.detectable, "{:.1f}"), gain.detectable),
                     Cell(f"{paper} {reported}" if reported else ""),
                     Cell(gain.agreement),
@@ -108,63 +147,58 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
             )
     if not rows:
         return None
-    alone = len(study.seeds) < 2
     notes = [
-        f"p is two-sided, over {_over(_sampled(_known(lines)))}; (Holm): adjusted for all {family} gains of "
-        "the table, of which one in twenty would be below 5 % if nothing had any effect. "
-        "Higher or lower: below 5 % when adjusted; looked at alone: below 5 % if this row were the only one."
-        + (" With one seed, all of it is about these two models on other scenes, never about a loss." if alone else ""),
-        f"Could see: the smallest true gain that such a study finds (p < 5 %, looked at alone) in {POWER:.0%} of "
-        "cases; not told apart is no proof that there is nothing.",
+        f"Gain and 95 % CI in pp; p: two-sided test of no gain, over {_over(_sampled(_known(lines)))}; p (Holm): "
+        f"corrected for the {family} gains of this table. Significant (better) or (worse): p (Holm) < {ALPHA}; "
+        f"significant before correction: only p < {ALPHA}. MDE: minimum detectable effect in pp, the smallest true "
+        f"gain that is found with p < {ALPHA} at {POWER:.0%} power. Not significant does not mean no gain."
+        + (f" {ONE_SEED}" if len(study.seeds) < 2 else ""),
     ]
     if any(row[9].text for row in rows):
-        notes.append(
-            "Against it: whether what a paper reports and what we find agree, where its number or direction "
-            "was read for certain; inside: our interval holds its gain."
-        )
-    return Table.of("verdicts", "What is sure", header, rows, [*notes, *unlike])
+        notes.append("vs paper: our gain against a published one whose number or sign was read for certain.")
+    return Table.of("verdicts", "Significance", header, rows, [*notes, *unlike], groups=groups)
 
 
 def attribution_table(ascribed: Sequence[Ascribed]) -> Table | None:
-    """What is due to which loss; None where no design tells."""
+    """Effects of the losses; None where the arms cannot separate them."""
     if not ascribed:
         return None
     rows: list[list[Cell]] = []
-    for parts in by_key(ascribed, lambda part: (part.path, part.kind, part.what, part.to)):
-        first, of = parts[0], {part.metric: part for part in parts}
-        cells = [Cell(first.path), Cell(part_text(first.kind, first.what, first.to))]
-        for effect, p in ((of[metric].effect, of[metric].holm) for metric in HEADLINE_METRICS):
+    for metrics in by_key(ascribed, lambda each: (each.path, each.part.kind, each.part.what, each.part.to)):
+        cells = [Cell(metrics[0].path), Cell(part_text(metrics[0].part))]
+        for each in sorted(metrics, key=lambda each: HEADLINE_METRICS.index(each.metric)):
+            effect = each.part.effect
             text = f"{effect.value:+.1f} {interval_text(effect.low, effect.high)}".rstrip()
-            cells += [_cell(text, effect.value), _cell(p_text(p), p)]
+            cells += [_cell(text, effect.value), _cell(p_text(each.holm), each.holm)]
         rows.append(cells)
     header = ("path", "what", "mAP", "p (Holm)", "NDS", "p (Holm)")
-    kinds = {part.kind for part in ascribed}
-    effects = [part.effect for part in ascribed]
+    kinds = {each.part.kind for each in ascribed}
+    effects = [each.part.effect for each in ascribed]
     known = [(effect.seeds, effect.scenes) for effect in effects if not math.isnan(effect.p)]
-    notes = ["Points; nothing is known of their errors."]
+    notes = ["Effects in pp; their errors are unknown."]
     if known:
-        notes = [f"Points, with 95 % intervals over {_over(known)}; p adjusted for all effects of this table."]
+        notes = [f"Effects in pp with 95 % CI over {_over(known)}; p (Holm): corrected for all effects of this table."]
     if max(effect.seeds for effect in effects) == 1:
-        notes.append("One seed: they are differences between these trained models, not effects of a loss.")
+        notes.append(ONE_SEED)
     if "main effect" in kinds:
         notes.append(
-            "Main effect: what a loss adds in the mean over all sets of the others. Interaction: what one adds more "
-            "where the other is there. Shapley value: what it adds in the mean over all orders of adding; all add up "
-            "to the gain of the whole; no p is asked of it, as it is all but the main effect again."
+            "Main effect: mean gain of adding a loss, over all sets of the other losses. Interaction: how much larger "
+            "the gain of one loss is where the other is present. Shapley value: mean gain of adding a loss, over all "
+            "orders of adding; the values sum to the gain of all losses together. It is close to the main effect, and "
+            "not tested again."
         )
     if "added" in kinds:
         notes.append(
-            "Added: where not every set of losses is an arm with results, what is added from one arm to the next is "
-            "all that the arms tell."
+            "Added: the difference between an arm and the next smaller one; not every set of losses is an arm."
         )
-    return Table.of("attribution", "What it is due to", header, rows, notes)
+    return Table.of("attribution", "Ablation (attribution)", header, rows, notes)
 
 
-def part_text(kind: str, what: str, to: str) -> str:
+def part_text(part: Part) -> str:
     """An effect, in words; losses are joined by a +."""
-    if kind == "added":
-        return f"{what}, added to {to or 'nothing'}"
-    return f"{kind} of {what.replace('+', ' and ')}"
+    if part.to is not None:
+        return f"{'+'.join(part.what)}, added to {'+'.join(part.to)}"
+    return f"{part.kind} of {' and '.join(part.what)}"
 
 
 def p_text(p: float) -> str:
@@ -195,7 +229,7 @@ def published_table(paper: Paper) -> Table:
     used = {SIGNS[row.mark] for row in paper.rows}
     notes = [*paper.notes, *(meaning for sign, meaning in MEANINGS.items() if sign in used)]
     title = f"Published: {paper.name} ({paper.venue}, arXiv {paper.arxiv})"
-    return Table.of(f"published-{paper.name.lower()}", title, header, rows, notes)
+    return Table.of(f"published-{paper.name.lower()}", title, header, rows, notes, group="paper")
 
 
 def cost_table(costs: Sequence[Cost]) -> Table:
@@ -215,13 +249,13 @@ def cost_table(costs: Sequence[Cost]) -> Table:
         for cost in costs
     ]
     notes = [
-        "Training and scoring together, in means over seeds; of steps the median time, of memory the largest.",
-        "Inference is from one sample to its boxes, the median over samples; the machine may have had other work.",
+        "Training and scoring together, means over seeds; step: median time; peak memory: the largest of any seed. "
+        "Inference: median time from one sample to its boxes; the machine may have had other work.",
     ]
-    return Table.of("cost", "Cost", header, rows, notes)
+    return Table.of("cost", "Cost", header, rows, notes, group="cost")
 
 
-def caption(lines: Sequence[Line], study: StudySpec) -> list[str]:
+def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
     """What a reader has to know about every number of the table."""
     data, schedule = study.data, study.schedule
     ranges = (
@@ -234,38 +268,25 @@ def caption(lines: Sequence[Line], study: StudySpec) -> list[str]:
         f"Scored on {data.version} {data.eval_split}, trained on {data.train_split}; {ranges}; students: "
         f"{length} of batch {schedule.batch_size}, learning rate {schedule.lr:g}; "
         f"seeds {', '.join(map(str, study.seeds))}.",
-        "mAP, NDS and gains in points; errors as nuScenes defines them, smaller is better; ± is the standard deviation "
-        "over seeds. A gain is over the same student and seed trained without a teacher.",
+        " ".join(
+            [
+                "mAP and NDS in percent, gains in percentage points (pp); ±: standard deviation over seeds; errors as "
+                "nuScenes defines them, lower is better. Gain: difference to the baseline, the same student with the "
+                "same seed trained without a teacher.",
+                *interval_notes(lines),
+            ]
+        ),
     ]
-    sentences += interval_notes(lines)
-    sentences += [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
-    sentences += [_image_teacher(line, study) for line in lines if line.key.role == IMAGE_TEACHER]
-    if used := dict.fromkeys(name for losses in study.arms.values() for name in losses):
-        sentences.append(f"Arms are made of {'; '.join(_loss(name, study) for name in used)}.")
-    # One that says in its name what it is made of needs no more words.
-    sentences += [f"{arm}: {', '.join(losses)}." for arm, losses in study.arms.items() if arm != "+".join(losses)]
-    if schedule.distillation_warmup and study.paths:
-        sentences.append(
-            f"The losses' weights grow from 0 in the first {schedule.distillation_warmup:.0%} of the training."
-        )
-    if _published_gains(lines) and any(WARM_START in losses for losses in study.arms.values()):
-        sentences.append("The papers' students do not begin as copies of a teacher.")
     if data.root is None:
-        sentences.append("These are numbers of the embedded synthetic world, not of nuScenes.")
-    if published := _published_gains(lines):
-        marks = {SIGNS[gain.mark] for gain in published}
-        signs = [meaning for sign, meaning in MEANINGS.items() if sign in marks]
-        sentences.append(
-            " ".join(["Columns of a paper: the gain it reports on nuScenes for such a path and losses.", *signs])
-        )
+        sentences.append(SYNTHETIC)
     if data.also_score:
         sentences.append(
             f"Rows that name a split ({', '.join(data.also_score)}) are the same models scored on it; "
-            f"on {data.train_split} they show what was learned by heart, not a result."
+            f"on {data.train_split} they show memorisation, not a result."
         )
     if data.train_split == data.eval_split:
         sentences.append("Scored on the samples it was trained on: a check of the plumbing, not a result.")
-    sentences += [f"{line.name}: no gain, for {line.unpaired}." for line in lines if line.unpaired]
+    sentences += [f"{line.name}: no gain, because {line.unpaired}." for line in lines if line.unpaired]
     sentences += [f"{line.name}: doubtful: {line.warning}." for line in lines if line.warning]
     kinds = _machines(lines)
     if len(kinds) > 1:
@@ -274,18 +295,42 @@ def caption(lines: Sequence[Line], study: StudySpec) -> list[str]:
     return sentences
 
 
+def run_details(lines: Sequence[Line], study: StudySpec) -> list[str]:
+    """Teachers, arms and columns of papers, in words."""
+    sentences = [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
+    sentences += [_image_teacher(line, study) for line in lines if line.key.role == IMAGE_TEACHER]
+    if used := dict.fromkeys(name for losses in study.arms.values() for name in losses):
+        sentences.append(f"Losses: {'; '.join(_loss(name, study) for name in used)}.")
+    # One that says in its name what it is made of needs no more words.
+    sentences += [f"Arm {arm}: {', '.join(losses)}." for arm, losses in study.arms.items() if arm != "+".join(losses)]
+    if study.schedule.distillation_warmup and study.paths:
+        share = study.schedule.distillation_warmup
+        sentences.append(f"Warm-up: the weights of the losses grow from 0 in the first {share:.0%} of the training.")
+    if published := [gain for line in lines for gain in line.published.values()]:
+        if any(WARM_START in losses for losses in study.arms.values()):
+            sentences.append("Students of the papers do not begin as copies of a teacher.")
+        marks = {SIGNS[gain.mark] for gain in published}
+        signs = [meaning for sign, meaning in MEANINGS.items() if sign in marks]
+        sentences.append(
+            " ".join(
+                ["Columns of a paper: the gain in pp that it reports on nuScenes for this path and losses.", *signs]
+            )
+        )
+    return sentences
+
+
 def interval_notes(lines: Sequence[Line]) -> list[str]:
-    """What the brackets behind gains say; nothing where no gain has an interval."""
+    """What the brackets behind gains mean; nothing where no gain has an interval."""
     known = _known(lines)
     if not known:
         return []
     over = _over(_sampled(known))
     means = {
-        "seeds and scenes": ": where other seeds and other scenes of this kind would put it",
-        "scenes": ". One seed: it speaks of these two models on other scenes, not of the loss",
-        "seeds": "; of scenes there are too few to speak of others, or runs without draws of them",
+        "seeds and scenes": ".",
+        "scenes": f". {ONE_SEED}",
+        "seeds": f" alone: there are fewer than {MIN_SCENES} scenes, or runs without bootstrap draws of them.",
     }[over]
-    return [f"In brackets: the 95 % interval of the mean gain over {over}{means}."]
+    return [f"In brackets: 95 % CI of the mean gain over {over}{means}"]
 
 
 def _has_interval(line: Line) -> bool:
@@ -331,7 +376,7 @@ def _image_teacher(line: Line, study: StudySpec) -> str:
     scored = line.missing if math.isnan(precision) else f"{precision:.1f}, AP50 {loose:.1f}"
     return (
         f"Image teacher {name}: {teacher.preset} of seed {teacher.seed} for every student, trained on images of "
-        f"{where} ({teacher.data.train_split}); mask AP {scored} (points, on {teacher.data.eval_split}, objects over "
+        f"{where} ({teacher.data.train_split}); mask AP {scored} (percent, on {teacher.data.eval_split}, objects over "
         f"{SMALLEST_PX} pixels)."
     )
 
@@ -350,15 +395,6 @@ def _values(given: dict[str, object]) -> str:
     if set(given) == {OTHERS}:
         return str(given[OTHERS])
     return " / ".join(f"{value} on {path}" for path, value in sorted(given.items(), key=lambda item: item[0] == OTHERS))
-
-
-def _papers(lines: Sequence[Line]) -> list[str]:
-    """Those that report a number, or a direction, for any line."""
-    return list(dict.fromkeys(name for line in lines for name in line.published))
-
-
-def _published_gains(lines: Sequence[Line]) -> list[PublishedGain]:
-    return [gain for line in lines for gain in line.published.values()]
 
 
 def published_text(gain: PublishedGain | None, metric: Metric) -> str:
@@ -389,7 +425,7 @@ def mean_text(mean: Mean, form: str) -> str:
 
 
 def gain_text(gain: Gain) -> str:
-    """As `mean_text`, with its interval where it is known."""
+    """Mean, standard deviation and 95 % CI, as far as they are known."""
     return f"{mean_text(gain.mean, '{:+.1f}')} {interval_text(gain.low, gain.high)}".rstrip()
 
 

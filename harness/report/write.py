@@ -7,20 +7,35 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from harness.evidence.effects import Ascribed, ascribed, attributions, groups, unlike
+from harness.evidence.effects import Ascribed, attributions, groups, unlike
 from harness.evidence.line import HEADLINE_METRICS, Line, gain_column
 from harness.evidence.provenance import commit_lines
 from harness.evidence.results import Cost, costs, outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.opened import Opened
+from harness.report.answer import headlines
 from harness.report.render import Table, latex, markdown, show
-from harness.report.tables import attribution_table, cost_table, published_table, results_table, verdicts_table
+from harness.report.tables import (
+    attribution_table,
+    class_table,
+    cost_table,
+    published_table,
+    results_table,
+    verdicts_table,
+)
 from harness.runs.folder import atomic_write
 from harness.study.papers import read_paper
 
 
-def rebuild(opened: Opened, runs: StudyRuns, out: Path, console: Console, command: str = "") -> tuple[str, list[Line]]:
-    """Write the report into a folder and print its tables; the main ones as Markdown, and the lines of the first.
+def rebuild(
+    opened: Opened,
+    runs: StudyRuns,
+    out: Path,
+    console: Console,
+    command: str = "",
+    columns: Sequence[str] | None = None,
+) -> tuple[str, list[Line]]:
+    """Write the report into a folder, and print its tables and its answer.
 
     Args:
         opened: What it is about.
@@ -28,40 +43,51 @@ def rebuild(opened: Opened, runs: StudyRuns, out: Path, console: Console, comman
         out: Folder.
         console: For the tables.
         command: That makes all of it again: then the page is written, too, which takes seconds.
+        columns: Groups of columns to print; by default what fits.
+
+    Returns:
+        The main tables as Markdown, and the lines of the first.
     """
     study = opened.study
     papers = [read_paper(path) for path in study.report.papers]
     trained = outcomes(runs, papers)
     compared = groups(trained)
-    lines, spent, attributed = summary(trained, compared), costs(runs), attributions(compared, study)
-    parts = ascribed(attributed)
-    asked = [
+    lines, spent, ascribed = summary(trained, compared), costs(runs), attributions(compared, study)
+    main = [
         results_table(lines, study, commit_lines(runs)),
         verdicts_table(lines, study, unlike(compared)),
-        attribution_table(parts),
+        attribution_table(ascribed),
+        class_table(lines),
     ]
-    main = [table for table in asked if table is not None]
-    published = [published_table(paper) for paper in papers]
-    write(out, [*main, *published], lines, spent, parts)
-    for table in [*main, *published]:
-        console.print(f"\n{table.title}", style="bold", markup=False, highlight=False)
-        show(table, console)
+    tables = [*filter(None, main), *map(published_table, papers), cost_table(spent)]
+    write(out, tables[:-1], lines, spent, ascribed)
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    for table in tables:
+        if not table.group or table.group in (columns or ()):
+            say(f"\n{table.title}", "bold")
+            show(table, console, columns)
     for damage in runs.damaged.values():
-        console.print(damage.message, style="red", markup=False, highlight=False, soft_wrap=True)
-    files = f"tables: {out}/table.md, table.tex, table.csv; what it cost: {out}/cost.md"
-    console.print(files, markup=False, highlight=False, soft_wrap=True)
+        say(damage.message, "red")
+    page = None
     if command:
         # What draws takes a second to import, and who only trains waits for none of it.
         from harness.report.contents import document
         from harness.report.html import write_page
 
-        named = {table.name: table for table in (*main, *published, cost_table(spent))}
-        page = write_page(out, document(opened, runs, lines, attributed, named, out, command))
-        where = f"report, to be opened in a browser: {page}"
-        console.print(where, markup=False, highlight=False, soft_wrap=True)
+        named = {table.name: table for table in tables}
+        page = write_page(out, document(opened, runs, lines, ascribed, named, out, command))
     for text in runs.unreadable:
-        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    return "\n".join(markdown(table) for table in main), lines
+        say(text, "yellow")
+    say("")
+    for sentence in headlines(lines, study):
+        console.print(sentence, style="bold", markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    say(f"tables: {out}/table.md, table.tex, table.csv; cost: {out}/cost.md")
+    if page is not None:
+        say(f"page: {page}")
+    return "\n".join(markdown(table) for table in filter(None, main)), lines
 
 
 def write(
@@ -94,9 +120,11 @@ def _text(frame: pd.DataFrame) -> str:
 def attribution_csv(parts: Sequence[Ascribed]) -> str:
     """What is due to which loss, in points."""
     columns = ("path", "kind", "what", "to", "metric", "effect", "low", "high", "p", "holm")
-    named = [(part.path, part.kind, part.what, part.to, part.metric) for part in parts]
-    numbers = [(part.effect.value, part.effect.low, part.effect.high, part.effect.p, part.holm) for part in parts]
-    rows = [(*names, *values) for names, values in zip(named, numbers, strict=True)]
+    rows = []
+    for each in parts:
+        part, effect = each.part, each.part.effect
+        named = (each.path, part.kind, "+".join(part.what), "+".join(part.to or ()), each.metric)
+        rows.append((*named, effect.value, effect.low, effect.high, effect.p, each.holm))
     return _text(rounded(pd.DataFrame(rows, columns=columns)))
 
 

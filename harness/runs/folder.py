@@ -22,7 +22,7 @@ JOB_ID = "[0-9a-f]" * 16
 """What a job's id, and so a run folder, is called: a pattern for globs and regular expressions alike."""
 
 
-_EXAMINED = re.compile(rf"history\.npz|analysis\.npz|latency\.json|alignment-{JOB_ID}\.json")
+_EXAMINED = re.compile(rf"analysis\.npz|latency\.json|alignment-{JOB_ID}\.json")
 """What is found out from the other files of a run (`harness.diagnose`), and can be again."""
 _T = TypeVar("_T")
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -110,8 +110,8 @@ class RunFolder:
     trained detector, ``predictions.json`` and ``metrics_summary.json`` in nuScenes' formats, ``draws.npz`` the metrics
     in draws of scenes, ``labels`` what an image teacher sees, ``log.txt``, and, written last, ``result.json``.
     ``failure.json`` says why the last attempt ended without one. What ``harness.diagnose`` finds out, when it ends or
-    later: ``history.npz`` its log in short, ``analysis.npz`` its errors in draws of scenes, ``latency.json``, and
-    ``alignment-JOB.json`` how like the detector of that job it is.
+    later: ``analysis.npz`` its errors in draws of scenes, ``latency.json``, and ``alignment-JOB.json`` how like the
+    detector of that job it is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -138,8 +138,6 @@ class RunFolder:
         """What the worker printed."""
         self.draws = path / "draws.npz"
         """Its metrics in draws of scenes."""
-        self.history = path / "history.npz"
-        """Its training in a few parts."""
         self.analysis = path / "analysis.npz"
         """What its errors cost and AP by class and distance, in draws of scenes."""
         self.latency = path / "latency.json"

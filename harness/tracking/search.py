@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,43 +48,28 @@ class SearchMirror:
             identity: What makes two searches one.
             console: For what goes wrong.
         """
-        self._name, self._identity = name, digest([f"{key} {value}" for key, value in sorted(identity.items())])
-        self._mirrored: set[int] = set()
-        self._parent = ""
-        self.store = Store(uri, name, console)
-        self.store.attempt(self._open)
+        tag = digest([f"{key} {value}" for key, value in sorted(identity.items())])
+        self.store = Store(uri, name, {SEARCH: tag}, f"search {name}", console)
 
     def follow(self, ended: Iterable[EndedTrial]) -> None:
         """Mirror those trials that were not mirrored yet."""
         for trial in ended:
-            if trial.number not in self._mirrored:
-                self._mirrored.add(trial.number)
-                self.store.attempt(lambda trial=trial: self._add(trial))  # type: ignore[misc]
+            self.store.once(trial.number, partial(self._add, trial))
 
     def finish(self, folder: Path, markdown: str) -> None:
         """Attach what the search wrote into a folder, its text as the description, and close the parent run."""
-
-        def mirror() -> None:
-            self.store.note(self._parent, markdown)
-            self.store.files(self._parent, folder, "search")
-            self.store.end(self._parent)
-
-        self.store.attempt(mirror)
+        self.store.finish(folder, "search", markdown)
 
     def stop(self) -> None:
         """Close the parent run of a search that was interrupted; the next call opens it again."""
-        self.store.attempt(lambda: self.store.end(self._parent, "KILLED"))
-
-    def _open(self) -> None:
-        self._parent, _ = self.store.run({SEARCH: self._identity}, f"search {self._name}")
-        self.store.begin(self._parent)
+        self.store.stop()
 
     def _add(self, trial: EndedTrial) -> None:
         name = f"trial {trial.number}" + (f" · {trial.name}" if trial.name else "")
-        run, complete = self.store.run({TRIAL: str(trial.number), PARENT: self._parent}, name, trial.began)
+        run, complete = self.store.run({TRIAL: str(trial.number), PARENT: self.store.parent}, name, trial.began)
         if complete:
             return
-        tags = {"study": self._name, "kind": "trial", "state": trial.state, "reason": trial.reason}
+        tags = {"study": self.store.name, "kind": "trial", "state": trial.state, "reason": trial.reason}
         self.store.describe(run, trial.params, tags)
         self.store.history(run, [(epoch, {"detection_loss": loss}) for epoch, loss in sorted(trial.losses.items())])
         self.store.metrics(run, trial.values)

@@ -91,23 +91,26 @@ def _client(uri: str) -> Any:
 
 
 class Store:
-    """One experiment of a tracking store.
+    """One parent run in an experiment of a tracking store, and the runs below it.
 
     Training never fails with MLflow: the first error is told and ends the mirroring, nothing else.
     """
 
-    def __init__(self, uri: str, experiment: str, console: Console) -> None:
-        """Connect; find or make the experiment.
+    def __init__(self, uri: str, experiment: str, tags: Mapping[str, str], run: str, console: Console) -> None:
+        """Connect; find or make the experiment and the parent run.
 
         Args:
             uri: Where the tracking store is.
             experiment: Its name.
+            tags: By which the parent run is found again.
+            run: Its name.
             console: For the one message.
         """
         self.name, self._console = experiment, console
         self._alive = True
-        self.experiment = ""
-        self.attempt(lambda: self._open(uri, experiment))
+        self._mirrored: set[object] = set()
+        self.experiment = self.parent = ""
+        self.attempt(lambda: self._open(uri, experiment, tags, run))
 
     @property
     def alive(self) -> bool:
@@ -124,6 +127,26 @@ class Store:
             # MLflow, its database, a driver that is missing: whatever it is, the run folders have the results.
             self._alive = False
             self._console.print(f"MLflow is not mirrored any more: {error}", markup=False, style="yellow")
+
+    def once(self, what: object, mirror: Callable[[], None]) -> None:
+        """Do something with the store, as `attempt`, unless it was done before."""
+        if what not in self._mirrored:
+            self._mirrored.add(what)
+            self.attempt(mirror)
+
+    def finish(self, folder: Path, name: str, markdown: str, failed: bool = False) -> None:
+        """Attach the files of a folder to the parent run, describe it, and close it."""
+
+        def mirror() -> None:
+            self.note(self.parent, markdown)
+            self.files(self.parent, folder, name)
+            self.end(self.parent, "FAILED" if failed else "FINISHED")
+
+        self.attempt(mirror)
+
+    def stop(self) -> None:
+        """Close the parent run of what was interrupted; the next call opens it again."""
+        self.attempt(lambda: self.end(self.parent, "KILLED"))
 
     def run(self, tags: Mapping[str, str], name: str, start: int | None = None) -> tuple[str, bool]:
         """The id of the run with these tags, made if it is not there, and whether it was finished before."""
@@ -197,18 +220,16 @@ class Store:
         else:
             self._client.log_artifact(run, str(path), folder)
 
-    def begin(self, run: str) -> None:
-        """A run that goes on."""
-        self._client.update_run(run, "RUNNING")
-
     def end(self, run: str, status: str = "FINISHED", at: int | None = None) -> None:
         """A run that has come to its end, at a time in milliseconds since 1970."""
         self._client.set_terminated(run, status, at)
 
-    def _open(self, uri: str, experiment: str) -> None:
+    def _open(self, uri: str, experiment: str, tags: Mapping[str, str], run: str) -> None:
         self._client = _client(uri)
         there = self._client.get_experiment_by_name(experiment)
         self.experiment = there.experiment_id if there else self._client.create_experiment(experiment, tags=dict(_KIND))
+        self.parent, _ = self.run(tags, run)
+        self._client.update_run(self.parent, "RUNNING")
 
     def _log(self, run: str, metrics: "list[Metric]") -> None:
         for begin in range(0, len(metrics), _BATCH):

@@ -1,7 +1,7 @@
 """Mirrors a study to MLflow, from the parent process only: its run folders, which stay the truth, and its arms."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,13 @@ class Mirror:
     def __init__(self, uri: str, name: str, study: StudySpec, plan: Plan, runs: Path, console: Console) -> None:
         """Connect, and find or make the experiment and the parent run of this plan."""
         self._name, self._data, self._plan, self._runs = name, study.data, plan, runs
-        self._mirrored: set[str] = set()
-        self._parent = ""
-        self.store = Store(uri, name, console)
-        self.store.attempt(self._open)
+        rows = sorted(f"{row.role} {row.model} {row.path} {row.arm} {row.seed} {row.job}" for row in plan.rows)
+        self.store = Store(uri, name, {PLAN: digest(rows)}, f"study {name}", console)
 
     def follow(self, done: Iterable[Job]) -> None:
         """Mirror those finished jobs that were not mirrored yet."""
         for job in done:
-            if job.id not in self._mirrored:
-                self._mirrored.add(job.id)
-                self.store.attempt(lambda job=job: self._add(job, RunFolder(self._runs / job.id)))  # type: ignore[misc]
+            self.store.once(job.id, partial(self._add, job))
 
     def finish(self, tables: Path, markdown: str, lines: Sequence[Line], failed: bool) -> None:
         """Mirror the arms, attach the tables to the parent run, and close it.
@@ -51,37 +47,23 @@ class Mirror:
             lines: The lines of that table.
             failed: Whether a job did.
         """
-
-        def mirror() -> None:
-            for line in lines:
-                self._add_arm(line)
-            self.store.note(self._parent, markdown)
-            self.store.files(self._parent, tables, "tables")
-            self.store.end(self._parent, "FAILED" if failed else "FINISHED")
-
-        self.store.attempt(mirror)
-
-    def stop(self) -> None:
-        """Close the parent run of a study that was interrupted; the next call opens it again."""
-        self.store.attempt(lambda: self.store.end(self._parent, "KILLED"))
+        for line in lines:
+            self.store.attempt(partial(self._add_arm, line))
+        self.store.finish(tables, "tables", markdown, failed)
 
     def arms(self) -> list[str]:
         """The runs of the arms that have numbers, in the order of the table."""
-        arms = self.store.runs({PARENT: self._parent, "kind": "arm"})
+        arms = self.store.runs({PARENT: self.store.parent, "kind": "arm"})
         return [run.info.run_id for run in reversed(arms) if "NDS" in run.data.metrics]
 
-    def _open(self) -> None:
-        rows = sorted(f"{row.role} {row.model} {row.path} {row.arm} {row.seed} {row.job}" for row in self._plan.rows)
-        self._parent, _ = self.store.run({PLAN: digest(rows)}, f"study {self._name}")
-        self.store.begin(self._parent)
-
-    def _add(self, job: Job, folder: RunFolder) -> None:
+    def _add(self, job: Job) -> None:
+        folder = RunFolder(self._runs / job.id)
         result = folder.result()
         assert result is not None, f"{folder.path} has no result to mirror"
         # The times of the training, not of its mirroring, in milliseconds.
         end = int(1000 * folder.finished_at())
         start = end - int(1000 * result.seconds)
-        run, complete = self.store.run({JOB: job.id, PARENT: self._parent}, job.label, start)
+        run, complete = self.store.run({JOB: job.id, PARENT: self.store.parent}, job.label, start)
         if complete:
             return
         rows = [row for row in self._plan.rows if row.job == job.id]
@@ -111,7 +93,7 @@ class Mirror:
         seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
         name = " · ".join([arm.path or arm.model, arm.arm, *([f"on {arm.split}"] if arm.split else []), seeds])
         run, _ = self.store.run(
-            {ARM: digest((arm.role, arm.model, arm.path, arm.arm, arm.split)), PARENT: self._parent}, name
+            {ARM: digest((arm.role, arm.model, arm.path, arm.arm, arm.split)), PARENT: self.store.parent}, name
         )
         params = {"arm": arm.arm} | self._choices[rows[0].job]
         tags = self._tags("arm", arm.role, rows[:1]) | {"split": arm.split or self._data.eval_split}

@@ -16,7 +16,6 @@ import numpy as np
 from rich.console import Console
 
 from harness.diagnose.alignment import Alignment
-from harness.diagnose.examine import keep_history
 from harness.diagnose.latency import Latency
 from harness.evaluate.bootstrap import DRAWS
 from harness.evaluate.intervals import Analysis, Count, keep_analysis, write_draws
@@ -50,7 +49,6 @@ def make_up(run, job, tokens, steps, rng):
             shown = names + taught if step % 20 == 0 else names
             line = {"step": step, "batch": step, **dict(zip(shown, values[step], strict=False))}
             file.write(json.dumps(line) + "\n")
-    keep_history(run)
     drawn = {name: rng.normal(0.3, 0.02, DRAWS + 1) for name in ("mAP", "NDS")}
     write_draws(run.draws, drawn, SCENES)
     groups = {group: {name: rng.normal(0.3, 0.02, DRAWS + 1) for name in names} for group, names in NAMES.items()}

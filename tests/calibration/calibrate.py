@@ -38,6 +38,13 @@ def outcomes_of(path: Path, runs: Path, given: list[str]):
     return outcomes(StudyRuns.open(plan, runs)), plan
 
 
+def _components(blocks: Blocks, contrast: dict[str, float]) -> tuple[float, float, float]:
+    """Variances of a contrast between trainings of one seed on this split: by seed, by scene / C, and rest / C."""
+    weight = np.array([contrast.get(name, 0.0) for name in blocks.names])
+    scene, rest = blocks.over_scenes(weight)
+    return max(0.0, blocks.residual[0] * float(weight @ weight) - rest), scene, rest
+
+
 @app.command()
 def fit(studies: list[Path], runs: Runs = Path("runs"), seeds: str = "0,1,2") -> None:
     """Fit the variances of gains to the finished arms of some studies, and write components.json."""
@@ -49,7 +56,7 @@ def fit(studies: list[Path], runs: Runs = Path("runs"), seeds: str = "0,1,2") ->
                 contrast = group.contrast(key)
                 if contrast and not group.split:
                     for metric, blocks in group.blocks.items():
-                        found[metric][tuple(contrast)] = blocks.components(contrast)
+                        found[metric][tuple(contrast)] = _components(blocks, contrast)
     content = {
         "what": "variances of a gain in points squared, of one seed on one split: by seed, by scene / C, rest / C",
         "from": [path.name for path in studies],

@@ -1,12 +1,15 @@
 """What is going on is a picture in a terminal, and lines anywhere else: neither repeats what the other shows."""
 
 import math
+import re
 from io import StringIO
 
 import pytest
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from harness.console import count_progress, open_display
+from harness.console import count_progress, open_display, print_whole
 from harness.execute.executor import JobState
 from harness.execute.progress import Progress
 from harness.study.jobs import Job, LabelsJobSpec
@@ -51,3 +54,23 @@ def test_a_job_is_news_when_its_status_changes():
             show({"a": state("teacher", "done"), "b": state("student", "running")})
         show({"a": state("teacher", "done"), "b": state("student", "failed", "out of memory")})
     assert console.file.getvalue() == "student [b] running\nstudent [b] failed: out of memory\n"
+
+
+def test_a_dumb_terminal_gets_lines_and_no_control_codes():
+    console = Console(file=StringIO(), force_terminal=True, _environ={"TERM": "dumb"}, width=100)
+    with count_progress(console, "images") as count:
+        count(3, 3)
+    assert console.file.getvalue() == "3/3 images, 0:00:00 left\n"
+
+
+def test_no_colour_is_respected(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    console = Console(file=StringIO(), force_terminal=True, width=100)
+    table = Table("name", "value")
+    table.add_row("a", Text("1", "green"))
+    print_whole(console, table)
+    assert not re.search(r"\x1b\[(?:\d+;)*3\d", console.file.getvalue())
+    monkeypatch.delenv("NO_COLOR")
+    print_whole(console, table)
+    assert re.search(r"\x1b\[(?:\d+;)*3\d", console.file.getvalue())

@@ -11,7 +11,6 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from harness.diagnose.alignment import Alignment
-from harness.diagnose.history import kept_history
 from harness.diagnose.latency import Latency
 from harness.evaluate.analysis import analyse
 from harness.evaluate.bootstrap import DRAWS
@@ -85,7 +84,6 @@ def _content(runs, *names):
 
 def test_a_training_ends_examined(trained, plan, smoke_root, ids):
     folder = RunFolder(trained / ids["student"])
-    assert kept_history(folder).terms == ["heatmap", "boxes", "feature"]
     latency = kept_model(folder.latency, Latency)
     assert latency.milliseconds > 0
     assert latency.device == folder.result().machine["device"]
@@ -145,7 +143,7 @@ def test_what_is_broken_or_of_other_weights_is_made_anew(complete, runs, ids):
     whole = student.analysis.read_bytes()
     student.analysis.write_bytes(whole[: len(whole) // 2])  # a full disk
     baseline.latency.write_text('{"form": 1, "milliseconds": "fast"}')
-    teacher.history.write_bytes(b"")
+    teacher.analysis.write_bytes(b"")
     alignment = student.alignment(ids["teacher"])
     alignment.write_text(alignment.read_text().replace('"weights": [\n  "', '"weights": [\n  "0'))
     assert complete(runs).done == 4

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from harness.diagnose.history import UNKNOWN, keep_history, kept_history, summarize
-from harness.runs.folder import RunFolder
+from harness.diagnose.history import UNKNOWN, summarize
 
 
 def _line(step, **more):
@@ -16,12 +15,12 @@ def test_parts_are_equal_and_their_means_leave_out_what_was_not_looked_at():
     # Eight steps in four parts; gradients are looked at in every other step, and once there is none to compare.
     lines = [_line(step, **{"share/feature": step / 10}) for step in range(8)]
     for step, cosine, gradient in ((0, 0.4, 2.0), (2, 0.0, 0.0), (4, -0.2, 1.0), (5, -0.4, 1.0)):
-        lines[step] |= {"map_cosine/feature": cosine, "map_gradient/feature": gradient}
+        lines[step] |= {"weight_cosine/feature": cosine, "weight_gradient/feature": gradient}
     found = summarize(lines, bins=4)
     assert found.ends.tolist() == [0, 2, 4, 6, 8]
     assert found.terms == ["heatmap", "feature"]
     assert found.means["share/feature"].tolist() == pytest.approx([0.05, 0.25, 0.45, 0.65])
-    assert found.means["map_cosine/feature"].tolist() == pytest.approx([0.4, math.nan, -0.3, math.nan], nan_ok=True)
+    assert found.means["weight_cosine/feature"].tolist() == pytest.approx([0.4, math.nan, -0.3, math.nan], nan_ok=True)
     assert "lr" not in found.means
 
 
@@ -37,18 +36,3 @@ def test_other_batches_are_seen_in_the_part_where_they_are():
     one, other, old = (summarize(each, bins=3).batches for each in (lines, swapped, unnamed))
     assert (one == other).tolist() == [True, True, False]
     assert old.tolist() == [UNKNOWN] * 3
-
-
-def test_what_is_kept_is_what_the_log_says_and_stands_for_it(tmp_path):
-    folder = RunFolder(tmp_path)
-    for step in range(50):
-        folder.log_step(step, {name: value for name, value in _line(step).items() if name != "step"})
-    before = summarize(folder.steps())
-    assert kept_history(folder) is None
-    keep_history(folder)
-    (tmp_path / "metrics.jsonl").unlink()
-    after = kept_history(folder)
-    assert before.means.keys() == after.means.keys()
-    assert before.means["share/heatmap"].tolist() == after.means["share/heatmap"].tolist()
-    assert before.ends.tolist() == after.ends.tolist()
-    assert before.batches.tolist() == after.batches.tolist()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.evidence.effects import agreement, ascribed, attributions, foremost, gains, groups, unlike, verdict
+from harness.evidence.effects import agreement, attributions, foremost, gains, groups, unlike, verdict
 from harness.evidence.line import Key, Outcome
 from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import Draws, StudyRuns
@@ -24,17 +24,22 @@ def effect(value, error, seeds=3):
     return Effect(value, Spread(error**2, 10_000, 0.0, 0), seeds, 0)
 
 
+def in_mAP(ascribed):
+    """The parts in mAP."""
+    return [each.part for each in ascribed if each.metric == "mAP"]
+
+
 @pytest.mark.parametrize(
     ("value", "adjusted", "seeds", "said"),
     [
-        (3.0, 0.01, 3, "higher"),
-        (-3.0, 0.01, 3, "lower"),
-        (3.0, 0.2, 3, "higher, looked at alone"),
-        (-3.0, 0.2, 3, "lower, looked at alone"),
-        (1.0, 1.0, 3, "not told apart"),
-        (3.0, 0.01, 1, "higher, these two models"),
-        (3.0, 0.2, 1, "higher, looked at alone, these two models"),
-        (1.0, 1.0, 1, "not told apart, these two models"),
+        (3.0, 0.01, 3, "significant (better)"),
+        (-3.0, 0.01, 3, "significant (worse)"),
+        (3.0, 0.2, 3, "significant before correction"),
+        (-3.0, 0.2, 3, "significant before correction"),
+        (1.0, 1.0, 3, "not significant"),
+        (3.0, 0.01, 1, "significant (better)"),
+        (3.0, 0.2, 1, "significant before correction"),
+        (1.0, 1.0, 1, "not significant"),
     ],
 )
 def test_verdicts(value, adjusted, seeds, said):
@@ -48,14 +53,14 @@ def test_nothing_is_said_of_what_nothing_is_known():
 @pytest.mark.parametrize(
     ("value", "published", "said"),
     [
-        (3.0, 2.5, "same sign, its gain inside our interval"),
+        (3.0, 2.5, "same sign, inside our 95 % CI"),
         (3.0, 8.0, "same sign"),
-        (1.0, 2.5, "no evidence"),
-        (-3.0, 2.5, "opposite"),
-        (-3.0, -2.5, "same sign, its gain inside our interval"),
-        (3.0, "up", "same direction"),
-        (3.0, "down", "opposite"),
-        (1.0, "up", "no evidence"),
+        (1.0, 2.5, "inconclusive"),
+        (-3.0, 2.5, "opposite sign"),
+        (-3.0, -2.5, "same sign, inside our 95 % CI"),
+        (3.0, "up", "same sign"),
+        (3.0, "down", "opposite sign"),
+        (1.0, "up", "inconclusive"),
         (3.0, 0.0, ""),
     ],
 )
@@ -136,9 +141,9 @@ def test_gains_are_over_the_baseline_and_share_what_seeds_leave_over():
     assert found.loc[("good", "mAP"), "gain"] == pytest.approx((4 + 4.5 + 4.5) / 3)
     reach = found["high"] - found["low"]
     assert reach.xs("mAP", level="metric").round(9).nunique() == 1  # of all arms together
-    assert found.loc[("good", "mAP"), "verdict"] == "higher"
-    assert found.loc[("bad", "NDS"), "verdict"] == "lower"
-    assert found.loc[("same", "mAP"), "verdict"] == "not told apart"
+    assert found.loc[("good", "mAP"), "verdict"] == "significant (better)"
+    assert found.loc[("bad", "NDS"), "verdict"] == "significant (worse)"
+    assert found.loc[("same", "mAP"), "verdict"] == "not significant"
     assert (found["holm"] >= found["p"]).all()
     assert found["detectable"].xs("mAP", level="metric").nunique() == 1
 
@@ -186,15 +191,15 @@ def test_an_arm_that_spreads_more_is_told():
     assert group.blocks["mAP"].unlike() == {}
     wild = {f"arm {number}": [20.1, 21.0 + number / 7, 19.0] for number in range(8)} | {"wild": [10.0, 40.0, 19.0]}
     lines = unlike(groups(trained(wild)))
-    assert any(line.startswith("lidar->camera wild: its seeds spread more") for line in lines)
-    assert all(line.endswith("its interval is too short, the others' too long.") for line in lines)
+    assert any(line.startswith("lidar->camera wild: its seeds vary more") for line in lines)
+    assert all(line.endswith("its 95 % CI is too short, those of the others too long.") for line in lines)
 
 
 def test_a_baseline_that_spreads_more_is_told_of_all_gains_over_it():
     alike = {f"arm {number}": [10.0, 40.0 + number / 7, 19.0] for number in range(8)}
     lines = unlike(groups(trained(alike)))
-    assert lines[0].startswith("camera baseline: its seeds spread more than those of the other arms in mAP")
-    assert lines[0].endswith("the intervals of all gains over it are too short.")
+    assert lines[0].startswith("camera baseline: its seeds vary more in mAP than those of other arms")
+    assert lines[0].endswith("the 95 % CIs of all gains over it are too short.")
 
 
 STUDY = """\
@@ -216,22 +221,22 @@ def study(tmp_path):
 
 def test_attribution_of_a_factorial_study(study):
     values = {"feature": [22.0, 23.5, 21.5], "response": [21.0, 22.0, 20.5], "feature+response": [26.0, 27.0, 25.5]}
-    (found,) = attributions(groups(trained(values)), study)
-    assert found.path == "lidar->camera"
-    effects = {(part.kind, part.what): part.effect.value for part in found.parts["mAP"]}
+    found = attributions(groups(trained(values)), study)
+    assert {each.path for each in found} == {"lidar->camera"}
+    effects = {(part.kind, part.what): part.effect.value for part in in_mAP(found)}
     # Means 20, 22.33, 21.17, 26.17.
     assert effects["main effect", ("feature",)] == pytest.approx((7 / 3 + 5) / 2)
     assert effects["interaction", ("feature", "response")] == pytest.approx(5 - 7 / 3)
     assert effects["Shapley value", ("feature",)] == pytest.approx((7 / 3 + 5) / 2)
-    table = attribution_table(ascribed([found]))
+    table = attribution_table(found)
     assert [row[1].text for row in table.rows][:2] == ["main effect of feature", "main effect of response"]
     assert any("all orders" in note for note in table.notes)
 
 
 def test_a_missing_arm_leaves_what_the_others_tell(study):
     values = {"feature": [22.0, 23.5, 21.5], "response": [21.0, 22.0, 20.5], "feature+response": [26.0, 27.0, 25.5]}
-    (found,) = attributions(groups(trained(values, missing=[("response", 2)])), study)
-    assert [(part.kind, part.what, part.to) for part in found.parts["mAP"]] == [
+    found = attributions(groups(trained(values, missing=[("response", 2)])), study)
+    assert [(part.kind, part.what, part.to) for part in in_mAP(found)] == [
         ("added", ("response",), ("feature",)),
     ]
 
@@ -240,12 +245,12 @@ def test_one_seed_ascribes_nothing_to_a_loss(study):
     values = {"feature": [22.0], "response": [21.0], "feature+response": [26.0]}
     of_one = [each for each in trained(values) if each.seed == 0]
     for given, said in (
-        (of_one, "nothing is known of their errors"),
-        (with_draws(of_one), "95 % intervals over scenes; p adjusted"),
+        (of_one, "their errors are unknown"),
+        (with_draws(of_one), "95 % CI over scenes; p (Holm): corrected"),
     ):
-        notes = " ".join(attribution_table(ascribed(attributions(groups(given), study))).notes)
+        notes = " ".join(attribution_table(attributions(groups(given), study)).notes)
         assert said in notes
-        assert "One seed: they are differences between these trained models" in notes
+        assert "One seed: the interval covers the choice of validation scenes only." in notes
         assert "seeds and scenes" not in notes
 
 
@@ -256,8 +261,8 @@ def test_sets_of_losses_that_are_the_same_trainings_cancel(tmp_path):
     )
     given = trained({"feature": [22.0, 23.5, 21.5], "again": [22.0, 23.5, 21.5], "feature+again": [26.0, 27.0, 25.5]})
     compared = groups(renamed(given, "again", "feature"))
-    (found,) = attributions(compared, load_study(tmp_path / "study.yaml"))
-    effects = {(part.kind, part.what): part.effect for part in found.parts["mAP"]}
+    found = attributions(compared, load_study(tmp_path / "study.yaml"))
+    effects = {(part.kind, part.what): part.effect for part in in_mAP(found)}
     # Means 20, 22.33, 22.33, 26.17.
     assert effects["main effect", ("feature",)].value == pytest.approx(((67 / 3 - 20) + (78.5 - 67) / 3) / 2)
     assert effects["interaction", ("feature", "again")].value == pytest.approx(78.5 / 3 + 20 - 2 * 67 / 3)

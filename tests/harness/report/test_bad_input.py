@@ -112,7 +112,7 @@ def test_a_damaged_file_marks_its_row_and_is_named(report, folder, jobs, case):
 
 
 @pytest.mark.parametrize(
-    "name", mostly_slow(["analysis.npz", "history.npz", "latency.json", f"alignment-{'0' * 16}.json"], "analysis.npz")
+    "name", mostly_slow(["analysis.npz", "latency.json", f"alignment-{'0' * 16}.json"], "analysis.npz")
 )
 def test_a_damaged_file_of_the_diagnostics_is_named_and_costs_no_number(report, folder, jobs, name):
     path = folder / "runs" / jobs["student", 1] / name
@@ -201,8 +201,8 @@ def test_a_wrong_file_of_a_paper_names_file_and_row(report, folder, paper, said)
 def test_brackets_in_names_are_text_and_no_markup(report, folder):
     (folder / "paper.yaml").write_text("{name: 'A [/x]', title: B, venue: '[red]', arxiv: D, rows: []}\n")
     (folder / "study.yaml").write_text(STUDY.read_text() + "\nreport: {papers: [paper.yaml]}\n")
-    status, told = report("study.yaml", "--seeds", "0,1", "--out", "[out]")
+    status, told = report("study.yaml", "--seeds", "0,1", "--out", "[out]", "--columns", "metrics, paper")
     assert status == 0
     assert "Published: A [/x] ([red], arXiv D)" in told
     assert "tables: [out]/study/table.md" in told
-    assert "in a browser: [out]/study/report.html" in told
+    assert "page: [out]/study/report.html" in told

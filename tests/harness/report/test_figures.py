@@ -1,25 +1,26 @@
 """Figures of a report: words stay words, equal figures are equal bytes, and on a page they keep to themselves."""
 
-import math
 import re
 import xml.etree.ElementTree as ET
 
 import pytest
 
-from harness.report.figures import GainLine, forest, interaction
+from harness.report.figures import forest, interaction
 from harness.report.pictures import INK, Pictures, save
+from harness.study.papers import PublishedGain
+from tests.harness.report.lines import NAN, line
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _forest():
-    rows = [
-        GainLine("lidar->camera a", "mAP", 2, 1, 3, 2.5, "gain"),
-        GainLine("lidar->camera a", "NDS", -2, -3, -1, math.nan, "loss"),
-        GainLine("cost $b & <c>", "mAP", 0.5, -1, 2, None, "no evidence"),
-        GainLine("cost $b & <c>", "NDS", 0.5, math.nan, math.nan),
-    ]
-    return forest(rows)
+    read = PublishedGain(path="lidar->camera", losses=("feature",), mAP=2.5, mark="read")
+    return forest(
+        [
+            line("lidar->camera a", (2, 1, 3), (-2, -3, -1), read, "significant (better)"),
+            line("cost $b & <c>", (0.5, -1, 2), (0.5, NAN, NAN), verdict="not significant"),
+        ]
+    )
 
 
 def _interaction():
@@ -62,7 +63,7 @@ def test_on_a_page_a_figure_has_ids_of_its_own_the_pages_ink_and_no_ground(name,
 
 def test_a_forest_plot_has_a_line_a_label_and_names_what_users_name(tmp_path):
     texts = _texts(save(_forest(), tmp_path, "forest"))
-    for text in ("lidar->camera a", "cost $b & <c>", "gain in mAP (points)", "gain in NDS (points)", "no evidence"):
+    for text in ("lidar->camera a", "cost $b & <c>", "gain in mAP (pp)", "gain in NDS (pp)", "not significant"):
         assert text in texts
     axes = _forest().axes
     assert len(axes) == 2
@@ -101,19 +102,19 @@ def drawing(tmp_path):
 
 
 def test_a_figure_of_the_same_numbers_is_not_drawn_again(drawing, tmp_path):
-    row = GainLine("a", "mAP", 2, 1, 3)
+    row = line("path a", (2, 1, 3), (1, 0, 2))
     first, count = drawing(row)
     assert count == 1
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert drawing(row) == (first, 0)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
-    assert drawing(GainLine("a", "mAP", 2.5, 1, 3))[1] == 1
+    assert drawing(line("path a", (2.5, 1, 3), (1, 0, 2)))[1] == 1
 
 
 @pytest.mark.parametrize("name", ["gains.svg", "gains.pdf", "drawn.json"])
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"torn"])
 def test_a_figure_whose_files_were_touched_is_drawn_again(drawing, tmp_path, name, content):
-    row = GainLine("a", "mAP", 2, 1, 3)
+    row = line("path a", (2, 1, 3), (1, 0, 2))
     first, _ = drawing(row)
     whole = (tmp_path / name).read_bytes()
     if content is None:
@@ -127,7 +128,7 @@ def test_a_figure_whose_files_were_touched_is_drawn_again(drawing, tmp_path, nam
 def test_a_figure_is_drawn_again_when_the_code_that_draws_is_another(drawing, monkeypatch):
     from harness.report import pictures
 
-    row = GainLine("a", "mAP", 2, 1, 3)
+    row = line("path a", (2, 1, 3), (1, 0, 2))
     drawing(row)
     monkeypatch.setattr(pictures, "_code", lambda: "another")
     assert drawing(row)[1] == 1

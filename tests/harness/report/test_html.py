@@ -1,12 +1,12 @@
 """The report: names are text, links lead somewhere, tables sort, and nothing outside of the file is asked for."""
 
-import json
 import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from selenium import webdriver
@@ -14,19 +14,24 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from harness.evidence.trainings import Training
+from harness.evidence.runs import Run
 from harness.opened import question
-from harness.report.figures import GainLine, forest, interaction
+from harness.report.figures import forest, interaction
 from harness.report.html import Page, Section, html, write_page
 from harness.report.pictures import Picture, inline, svg_and_pdf
 from harness.report.render import Cell, Table
 from harness.report.samples import Ground, Outline, Samples, Shown, Tile, View
+from harness.runs.folder import Result, RunFolder
+from harness.study.load import load_study
+from harness.study.plan import plan_study
+from tests.harness.report.lines import line
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 in_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with its chromedriver on this machine")
 NASTY = '<script>alert("x")</script> & {{ 7 * 7 }} "quoted"'
-JOBS = ("0" * 16, "1" * 16, "2" * 16)
+PLANNED = plan_study(load_study(Path(__file__).parents[3] / "studies" / "smoke.yaml"), "fingerprint", int)
+JOBS = tuple(PLANNED.jobs)
 VALUES = (2.5, 10.0, None, -3.0)
 
 
@@ -36,6 +41,9 @@ def page():
 
     def picture(name, figure):
         return Picture(name, f"{name} {NASTY}", f"alt {NASTY}", inline(svg_and_pdf(figure)["svg"].decode(), name))
+
+    def run(id_, label, **known):
+        return Run(replace(PLANNED.jobs[id_], label=label), RunFolder(Path("nowhere") / id_), **known)
 
     rows = [
         [
@@ -56,14 +64,16 @@ def page():
         question=NASTY,
         headlines=[NASTY],
         sections=[
-            Section(f"Results {NASTY}", [table, table], [picture("forest", forest([GainLine(NASTY, "NDS", 1, 0, 2)]))]),
+            Section(
+                f"Results {NASTY}", [table, table], [picture("forest", forest([line(NASTY, (1, 0, 2), (1, 0, 2))]))]
+            ),
             Section("Figures", figures=[picture("act", interaction(["a", "b"], _factorial(), NASTY))], words=[NASTY]),
         ],
-        trainings=[
-            Training(JOBS[0], f"teacher {NASTY}", "teacher", 0, "done", "", "c0ffee", "cpu", 3, {"NDS": 0.5}, "{}"),
-            Training(JOBS[1], "student", "student", 1, "failed", reason=NASTY, spec=json.dumps({"name": NASTY})),
-            Training(JOBS[2], "other", "student", 2, "not run"),
-        ],
+        runs={
+            JOBS[0]: run(JOBS[0], f"teacher {NASTY}", result=Result({"NDS": 0.5}, 5, 180.0, {"commit": "c0ffee"})),
+            JOBS[1]: run(JOBS[1], "student", failure=NASTY),
+            JOBS[2]: run(JOBS[2], NASTY),
+        },
         samples=Samples((f"words {NASTY}",), (Shown("Sample 1 of 1", pixel, pixel, "M0 0", "M0 0", views),)),
         command=f"python -m harness.run {NASTY}",
         notes=[NASTY],
@@ -157,24 +167,14 @@ def test_an_arrow_in_a_cell_is_its_text(page):
     assert "a->b <i>" in _Parsed(html(replace(page, sections=[Section("One", [table])]))).cells
 
 
-def test_a_number_of_several_trainings_leads_to_them_by_name_and_seed(page):
+def test_a_number_of_several_trainings_leads_to_each_of_them(page):
     labels = ("camera · baseline · seed 0", "camera · baseline · seed 1", "lidar · teacher")
-    trainings = [replace(one, label=label) for one, label in zip(page.trainings, labels, strict=True)]
-    text = html(replace(page, trainings=trainings))
+    named = zip(page.runs.items(), labels, strict=True)
+    runs = {id_: replace(run, job=replace(run.job, label=label)) for (id_, run), label in named}
+    text = html(replace(page, runs=runs))
     (listed,) = re.findall(r'<li id="trainings-2".*?</li>', text, re.DOTALL)
-    assert "".join(_Parsed(listed).texts).split() == [
-        "camera",
-        "·",
-        "baseline",
-        "seed",
-        "0,",
-        "seed",
-        "1;",
-        "lidar",
-        "·",
-        "teacher",
-    ]
-    assert _Parsed(listed).links == [f"#run-{job}" for job in JOBS]
+    assert "".join(_Parsed(listed).texts) == "; ".join(labels)
+    assert re.findall(r'href="#run-(\w+)"', listed) == list(JOBS)
 
 
 def test_headings_follow_each_other(parsed):
@@ -185,7 +185,7 @@ def test_headings_follow_each_other(parsed):
 
 
 def test_a_page_without_runs_figures_or_samples_is_one():
-    text = html(Page("empty", "", [], [], []))
+    text = html(Page("empty", "", [], [], {}))
     assert "0 trainings" not in text
     assert "Trainings" in text
 

@@ -3,12 +3,16 @@
 import re
 import shutil
 import subprocess
+from io import StringIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from harness.report.render import PREAMBLE, Cell, Table, latex, markdown, markdown_table
+from harness.errors import InputError
+from harness.flags import column_groups
+from harness.report.render import PREAMBLE, Cell, Table, latex, markdown, markdown_table, show
 
 TABLE = Table.of(
     "results",
@@ -23,7 +27,7 @@ TABLE = Table.of(
             Cell("< 0.0001", 0.00001),
             Cell("+2.5?", 2.5),
             Cell("1,234,567", 1234567),
-            Cell("higher, looked at alone"),
+            Cell("significant before correction"),
         ],
         ["100 % _of_ $it$ {}", "", "", "", "", Cell("+2.5†", 2.5), "", r"\input{x} ~ ^ # | &"],
     ],
@@ -102,3 +106,71 @@ def test_latex_compiles_with_the_preamble_that_it_names(tmp_path):
     )
     assert ended.returncode == 0, ended.stdout[-2000:]
     assert (tmp_path / "doc.pdf").stat().st_size > 1000
+
+
+WIDE = Table.of(
+    "results",
+    "Results",
+    ["row", "seeds", "mAP", "gain mAP", "mATE", "paper gain mAP", "parameters"],
+    [
+        [
+            Cell("lidar+images->camera all losses", short="lidar+images-> camera all losses"),
+            Cell("3", 3, short=""),
+            Cell("28.0 ± 5.7", 28.0, short="28.0"),
+            Cell("+3.0 ± 1.4 [-0.3, +6.3]", 3.0, short="+3.0 [-0.3, +6.3]"),
+            Cell("0.512 ± 0.003", 0.512),
+            Cell("+2.5", 2.5),
+            Cell("1,234,567", 1234567),
+        ]
+    ],
+    ["The legend."],
+    ["A detail."],
+    [*["metrics"] * 4, "errors", "paper", "cost"],
+)
+
+
+def shown(width, groups=None, terminal=True):
+    """The lines that are printed, without colours."""
+    console = Console(file=StringIO(), width=width, force_terminal=terminal, no_color=True)
+    show(WIDE, console, groups)
+    return [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue()).splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("width", "there", "gone"),
+    [
+        (50, ["28.0", "+3.0 [-0.3, +6.3]"], ["±", "seeds", "mATE"]),
+        (90, ["28.0 ± 5.7", "+3.0 ± 1.4 [-0.3, +6.3]"], ["mATE", "parameters"]),
+        (110, ["0.512 ± 0.003"], ["paper", "parameters"]),
+        (200, ["0.512 ± 0.003", "+2.5", "1,234,567"], []),
+    ],
+)
+def test_a_terminal_has_the_columns_that_fit_and_wraps_no_number(width, there, gone):
+    lines = shown(width)
+    assert all(len(line) <= width for line in lines)
+    text = "\n".join(lines)
+    assert all(each in text for each in there)
+    assert not any(each in text for each in gone)
+    assert "The legend." in text
+    assert "A detail." not in text
+
+
+def test_columns_that_are_asked_for_are_there_however_narrow_it_is():
+    text = "\n".join(shown(50, ("metrics", "cost")))
+    assert "1,234,567" in text
+    assert "mATE" not in text
+
+
+def test_a_pipe_gets_one_line_a_row():
+    lines = shown(40, terminal=False)
+    assert sum("28.0 ± 5.7" in line and "lidar+images->camera all losses" in line for line in lines) == 1
+
+
+def test_unknown_columns_are_named_with_those_that_there_are():
+    with pytest.raises(
+        InputError,
+        match="--columns errors,speed: unknown group of columns 'speed'; allowed: cost, errors, metrics, paper",
+    ):
+        column_groups("errors,speed")
+    assert column_groups("errors") == ("metrics", "errors")
+    assert column_groups(None) is None

@@ -14,7 +14,7 @@ from harness.evaluate.intervals import write_draws
 from harness.evidence.results import costs, outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.report import render
-from harness.report.contents import headlines
+from harness.report.answer import headlines
 from harness.report.render import markdown_table, show
 from harness.report.tables import published_table, results_table, verdicts_table
 from harness.report.write import rounded, write
@@ -138,7 +138,7 @@ def test_a_gain_has_its_interval_over_scenes(plan, study, finish):
     assert student.gains["mAP"].high == pytest.approx(3 + reach, abs=0.01)
     text = markdown(table, study)
     assert "+3.0 ± 1.4 [-9.7, +15.7]" in text
-    assert "interval of the mean gain over seeds and scenes" in text
+    assert "95 % CI of the mean gain over seeds and scenes" in text
     assert math.isnan(of_role(table, "baseline").gains["mAP"].low)
 
 
@@ -146,7 +146,7 @@ def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish)
     text = markdown(summary(outcomes(StudyRuns.open(plan, finish()))), study)
     # Gains of 4 and 2: a variance of 1 for the mean of two, and 12.706 for one degree of freedom.
     assert "| +3.0 ± 1.4 [-9.7, +15.7] |" in text
-    assert "over seeds; of scenes there are too few to speak of others, or runs without draws" in text
+    assert "over seeds alone: there are fewer than 10 scenes, or runs without bootstrap draws" in text
 
 
 def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
@@ -242,7 +242,7 @@ def test_published_numbers_carry_their_marks(plan, study, finish, paper):
     assert r"\toprule" in tex
     assert "which row they belong to is uncertain" in tex
     # Without a paper there are no columns of papers.
-    assert "gain NDS | parameters |" in markdown(summary(outcomes(StudyRuns.open(plan, finish()))), study)
+    assert "mAAE | parameters |" in markdown(summary(outcomes(StudyRuns.open(plan, finish()))), study)
 
 
 def test_gain_of_an_untrained_teacher_has_no_published_counterpart(study, finish, paper, tmp_path):
@@ -327,10 +327,12 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
     lines = summary(outcomes(StudyRuns.open(plan, runs)))
     table = verdicts_table(lines, study)
     assert [cell.text for cell in table.rows[0][1:]] == ["mAP", "+0.0", *[""] * 7]
-    assert "over seeds; (Holm): adjusted for all 1 gains" in table.notes[0]
+    assert "over seeds; p (Holm): corrected for the 1 gains" in table.notes[0]
     told = headlines(lines, study)
-    assert told[0].startswith("Most NDS gains lidar->camera feature: +0.0 mAP, +0.0 NDS [-12.7, +12.7]")
-    assert told[1].startswith("Of 1 gains, 0 are higher and 0 lower")
+    assert told[0] == (
+        "None of 1 distilled rows gains NDS significantly (Holm, 95 %); "
+        "largest gain: lidar->camera feature +0.0 pp [-12.7, +12.7]; 2 seeds."
+    )
     assert "nan" not in " ".join([markdown_table(table), *told])
     assert any("In brackets" in note for note in results_table(lines, study).notes)
 

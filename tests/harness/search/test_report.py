@@ -75,7 +75,7 @@ def test_a_confirmed_gain_has_its_interval_and_is_held_against_what_the_search_s
         (FOUND, "2", "32.5 ± 0.5", "+2.5 ± 0.7 [+1.0, +4.0]", "34.0", "+1.5", "+0.5"),
         ("current", "2", "not run", "", "", "", ""),
     ]
-    assert "95 % interval" in table.notes[0]
+    assert "95 % CI" in table.notes[0]
 
 
 def test_every_trial_has_its_values_and_the_chosen_one_says_so(asked):

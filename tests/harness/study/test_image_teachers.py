@@ -10,7 +10,7 @@ from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.execute.executor import Site, order_for
 from harness.jobs.kind import JobOrder
-from harness.report.tables import caption, results_table
+from harness.report.tables import results_table, run_details
 from harness.runs.folder import Result, RunFolder
 from harness.study.plan import plan_study
 
@@ -310,7 +310,7 @@ def caption_line(load, plan, tmp_path):
             RunFolder(runs / row.job).complete(Result(metrics, parameters=5, seconds=1.0, machine={}))
         table = results_table(summary(outcomes(StudyRuns.open(planned, runs))), load(STUDY, *overrides))
         assert not any("image teacher" in row[0].text for row in table.rows)
-        (line,) = (line for line in table.notes if line.startswith("Image teacher"))
+        (line,) = (line for line in table.details if line.startswith("Image teacher"))
         return line
 
     return caption_line
@@ -319,14 +319,14 @@ def caption_line(load, plan, tmp_path):
 def test_caption_says_what_the_image_teacher_is_and_how_good(caption_line):
     trained = caption_line({"AP": 0.25, "AP50": 0.5}, f"{IMAGES}.seed=7")
     assert "Image teacher images: tiny_segmenter of seed 7" in trained
-    assert "mask AP 25.0, AP50 50.0 (points, on v1.0-synthetic-images/val" in trained
+    assert "mask AP 25.0, AP50 50.0 (percent, on v1.0-synthetic-images/val" in trained
     assert "mask AP not run" in caption_line({})
 
 
 def test_caption_speaks_of_the_teachers_that_were_asked_and_of_no_other(load, plan, tmp_path):
     for arms, teachers in (("{i: [instance]}", ["Image teacher"]), ("{m: [feature]}", ["Teacher"])):
         study = load(STUDY, f"arms={arms}")
-        lines = caption(summary(outcomes(StudyRuns.open(plan(f"arms={arms}"), tmp_path))), study)
+        lines = run_details(summary(outcomes(StudyRuns.open(plan(f"arms={arms}"), tmp_path))), study)
         said = [line.partition(" lidar: ")[0].partition(" images: ")[0] for line in lines if "eacher " in line[:14]]
         assert said == teachers
 

@@ -1,4 +1,4 @@
-"""What the page says follows from the table, and says so little where little is known."""
+"""The answer follows from the table, and says little where little is known."""
 
 import math
 from dataclasses import replace
@@ -10,7 +10,7 @@ from harness.evaluate.intervals import write_draws
 from harness.evidence.line import HEADLINE_METRICS, Gain, Key, Line, Mean
 from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import StudyRuns
-from harness.report.contents import headlines
+from harness.report.answer import headlines
 from harness.runs.folder import RunFolder
 
 
@@ -38,7 +38,7 @@ def test_headlines_of_two_seeds(told):
     # 35.2 against 30.1 for both seeds; scenes move student and baseline alike, seeds not at all.
     assert not any("no result yet" in line for line in found)
     assert found[-1] == "These are numbers of the embedded synthetic world, not of nuScenes."
-    assert not any("One seed" in line for line in found)
+    assert not any("validation scenes only" in line for line in found)
 
 
 def test_what_is_missing_comes_first(told):
@@ -51,9 +51,9 @@ def test_one_seed_speaks_of_no_loss(told, planned, folder):
     drawn = np.array([0.352, 0.36, 0.34, 0.35, 0.37])
     write_draws(RunFolder(folder / "runs" / student).draws, dict.fromkeys(("mAP", "NDS"), drawn), 12)
     found = told(seeds=[0])
-    assert found[0].startswith("Most NDS gains lidar->camera unidistill: +5.1 mAP [")
-    assert "One seed: all of it is about these trained models, and nothing about a loss." in found
-    assert not any("could have seen" in line for line in found)
+    assert found[0].startswith("1 of 1 distilled rows gains NDS significantly (Holm, 95 %): lidar->camera unidistill;")
+    assert found[0].endswith("1 seed, so that intervals cover the choice of validation scenes only.")
+    assert not any("detectable" in line for line in found)
 
 
 def test_headlines_count_what_the_table_says(planned):
@@ -62,16 +62,28 @@ def test_headlines_count_what_the_table_says(planned):
         gains = {
             metric: replace(gain, verdict=verdict) for metric, verdict in zip(("mAP", "NDS"), verdicts, strict=True)
         }
-        gains["NDS"] = replace(gains["NDS"], agreement="no evidence" if number else "")
+        gains["NDS"] = replace(gains["NDS"], agreement="inconclusive" if number else "")
         key = Key("student", "camera", "lidar->camera", f"arm {number}", "", "")
         return Line(key, {}, gains, 12, 2, 5, {}, "", "", "", "", ())
 
-    verdicts = [("higher", "not told apart"), ("higher, looked at alone", "lower")]
+    verdicts = [
+        ("not significant", "significant (better)"),
+        ("significant (better)", "significant (worse)"),
+        ("not significant", "significant (better)"),
+    ]
     found = headlines([line(number, pair) for number, pair in enumerate(verdicts)], planned.study)
-    assert found[0] == "Most NDS gains lidar->camera arm 1: +2.0 mAP [+0.5, +0.5], +2.0 NDS [+0.5, +0.5]."
-    assert found[1] == (
-        "Of 4 gains, 1 are higher and 1 lower than 0 after all of them were looked at; "
-        "1 more would be, looked at alone."
+    assert found[0] == (
+        "2 of 3 distilled rows gain NDS significantly (Holm, 95 %): lidar->camera arm 0, lidar->camera arm 2; "
+        "1 loses: lidar->camera arm 1; largest gain: lidar->camera arm 2 +3.0 pp [+0.5, +0.5]; 2 seeds."
     )
-    assert found[2] == "The smallest gain of the camera that this study could have seen: 1.3 mAP, 1.3 NDS."
-    assert found[3] == "Against what papers report, where that was read for certain: no evidence 1."
+    assert found[1] == "Minimum detectable effect in NDS (80 % power): camera 1.3 pp."
+    assert found[2] == "Compared with published gains that were read for certain: 2 inconclusive."
+
+
+def test_an_answer_without_intervals_does_not_speak_of_significance(planned):
+    gains = {metric: Gain(Mean(1.0, 0.1)) for metric in HEADLINE_METRICS}
+    key = Key("student", "camera", "lidar->camera", "arm", "", "")
+    (found, *_) = headlines([Line(key, {}, gains, 0, 2, 5, {}, "", "", "", "", ())], planned.study)
+    assert found.startswith(
+        "Whether any of 1 distilled rows gains NDS significantly is unknown: too few seeds and scenes;"
+    )
