@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -114,6 +115,8 @@ def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
 
 def warm_up() -> None:
     """Import what a job imports only where it needs it."""
+    for module in ("harness.diagnose.examine", "harness.evaluate.detection", "harness.evaluate.submission"):
+        import_module(module)
     # Nothing is computed on the meta device, so that no thread is there when jobs are forked.
     with torch.device("meta"):
         for spec in PRESETS.values():
