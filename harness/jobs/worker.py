@@ -115,8 +115,8 @@ def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
 
 def warm_up() -> None:
     """Import what a job imports only where it needs it."""
-    for module in ("diagnose.examine", "evaluate.detection", "evaluate.submission"):
-        import_module(f"harness.{module}")
+    for module in ("harness.diagnose.examine", "harness.evaluate.detection", "harness.evaluate.submission"):
+        import_module(module)
     # Nothing is computed on the meta device, so that no thread is there when jobs are forked.
     with torch.device("meta"):
         for spec in PRESETS.values():
