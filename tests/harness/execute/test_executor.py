@@ -139,6 +139,7 @@ def test_the_time_left_is_unknown_until_steps_of_this_process_were_timed(site, p
         job, spec=job.spec.model_copy(update={"schedule": job.spec.schedule.model_copy(update={"steps": 100})})
     )
     state, folder = JobState(job, "running"), site.folder(job.id)
+    folder.write("job.json", {})
     with subprocess.Popen(["true"]) as process:
         worker = _Worker(process, 0, steps_before=10)
         for now, steps, left in ((0.0, 10, None), (60.0, 11, None), (64.0, 19, None), (70.0, 31, 34.5)):
