@@ -272,7 +272,7 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
             [
                 "mAP and NDS in percent, gains in percentage points (pp); ±: standard deviation over seeds; errors as "
                 "nuScenes defines them, lower is better. Gain: difference to the baseline, the same student with the "
-                "same seed trained without a teacher.",
+                "same seed trained without a teacher. Bold: best rows of a student.",
                 *interval_notes(lines),
             ]
         ),
