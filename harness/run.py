@@ -33,7 +33,9 @@ def main(
     ] = None,
     device: flags.Device = "auto",
     columns: flags.Columns = None,
-    page: Annotated[bool, typer.Option(help="Write the report's page, too: about 10 CPU-seconds.")] = True,
+    page: Annotated[
+        bool, typer.Option(help="Write the report's page: 5 to 10 CPU-seconds, less the next time.")
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is done; run nothing.")] = False,
 ) -> None:
     """Train what the study needs and does not have yet, score it, and print the table.
@@ -41,6 +43,7 @@ def main(
     Stop it with Ctrl-C and call it again to go on. Calling it when all is done trains nothing and prints the table.
     """
     with exit_2_on_input_error():
+        shown = flags.column_groups(columns)
         # What takes seconds to import is imported after the arguments are known to be good.
         from harness.study.first_look import first_look
 
@@ -50,7 +53,6 @@ def main(
         from harness.jobs.kinds import check_given
         from harness.opened import open_study
 
-        shown = flags.column_groups(columns)
         check_device(device)
         opened = open_study(asked, console)
         assert opened.root is not None, "of a study's file"

@@ -89,8 +89,8 @@ class Mean:
 
 @dataclass(frozen=True)
 class Gain:
-    """What a line has more than its baseline in one metric, in points, and how sure that is; NaN and no text where
-    nothing is known."""
+    """The gain of a line over its baseline in one metric, in pp, with its statistics; NaN and no text where nothing is
+    known."""
 
     mean: Mean
     scenes: float | int = float("nan")

@@ -164,7 +164,7 @@ def summary(trained: Sequence[Outcome], compared: Sequence[Group] | None = None)
 
 
 def _line(seeds: Sequence[Outcome], sure: dict[Metric, Gain]) -> Line:
-    """The line of outcomes that differ only in seed, with what is sure about its gains."""
+    """The line of outcomes that differ only in seed, with the statistics of its gains."""
     first = seeds[0]
     unsure = {metric: Gain(_mean([outcome.gains[metric] for outcome in seeds])) for metric in HEADLINE_METRICS}
     gained = {metric: replace(sure.get(metric, gain), mean=gain.mean) for metric, gain in unsure.items()}

@@ -51,11 +51,8 @@ def answer(lines: Sequence[Line], study: StudySpec) -> str:
     gain = best.gains["NDS"]
     size = f"{gain.mean.value:+.1f} pp {interval_text(gain.low, gain.high)}".rstrip()
     text += f"; largest gain: {best.name} {size}; {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
-    return (
-        f"{text}, so that intervals cover the choice of validation scenes only."
-        if len(study.seeds) == 1
-        else f"{text}."
-    )
+    covers = len(study.seeds) == 1 and not math.isnan(gain.low)
+    return f"{text}{', so that intervals cover the choice of validation scenes only' if covers else ''}."
 
 
 def _named(lines: Sequence[Line]) -> str:

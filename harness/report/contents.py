@@ -44,7 +44,7 @@ def document(
         opened: What it is about.
         runs: Of its plan.
         lines: Summary of the results.
-        ascribed: What the gains are due to.
+        ascribed: Attribution of the gains.
         tables: By name.
         out: Folder of the report.
         command: That makes all of it again.

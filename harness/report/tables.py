@@ -234,11 +234,11 @@ def published_table(paper: Paper) -> Table:
 
 def cost_table(costs: Sequence[Cost]) -> Table:
     """What each training cost, which differs from machine to machine and from run to run."""
-    header = ["row", "seeds", "parameters", "inference (ms)", "step (ms)", "minutes", "CPU-minutes", "peak memory (MB)"]
+    header = ["row", "seeds", "parameters", "inference (ms)", "step (ms)", "minutes", "CPU minutes", "peak memory (MB)"]
     rows = [
         [
             Cell(line_name(cost.role, cost.model, cost.path, cost.arm)),
-            Cell(str(cost.seeds), cost.seeds),
+            Cell(str(cost.seeds), cost.seeds, short=""),
             _cell(_plain(cost.parameters, "{:,.0f}"), cost.parameters),
             _cell(_plain(cost.latency_ms, "{:.1f}"), cost.latency_ms),
             _cell(_plain(cost.step_ms, "{:.0f}"), cost.step_ms),
@@ -272,7 +272,7 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
             [
                 "mAP and NDS in percent, gains in percentage points (pp); ±: standard deviation over seeds; errors as "
                 "nuScenes defines them, lower is better. Gain: difference to the baseline, the same student with the "
-                "same seed trained without a teacher.",
+                "same seed trained without a teacher. Bold: best rows of a student.",
                 *interval_notes(lines),
             ]
         ),

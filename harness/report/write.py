@@ -93,7 +93,7 @@ def rebuild(
 def write(
     out: Path, tables: Sequence[Table], lines: Sequence[Line], spent: Sequence[Cost], parts: Sequence[Ascribed]
 ) -> None:
-    """Write table.md and table.tex with all tables, table.csv with the numbers, what it cost and what it is due to."""
+    """Write table.md and table.tex with all tables, table.csv with the numbers, costs and attribution."""
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "table.md", "\n".join(markdown(table) for table in tables).encode())
     atomic_write(out / "table.tex", latex(tables).encode())
@@ -118,7 +118,7 @@ def _text(frame: pd.DataFrame) -> str:
 
 
 def attribution_csv(parts: Sequence[Ascribed]) -> str:
-    """What is due to which loss, in points."""
+    """Attribution to losses, in pp."""
     columns = ("path", "kind", "what", "to", "metric", "effect", "low", "high", "p", "holm")
     rows = []
     for each in parts:

@@ -1,5 +1,7 @@
 """The walk over the DAG: teachers first, a failure fails its dependents alone, and the next call retries only that."""
 
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from harness.errors import InputError
 from harness.execute import executor
-from harness.execute.executor import Site, _one_gpu, check_device, execute
+from harness.execute.executor import JobState, Site, _follow, _one_gpu, _Worker, check_device, execute
 from harness.runs.folder import Busy, Result, RunFolder
 from harness.study.load import load_study
 from harness.study.plan import plan_study
@@ -129,3 +131,20 @@ def test_a_model_scored_again_on_the_same_split_scores_the_same(site, smoke_root
     trained, again = (site.folder(row.job).result() for row in plan.rows)
     assert again.metrics == trained.metrics
     assert not (site.folder(plan.rows[1].job).path / "metrics.jsonl").exists()
+
+
+def test_the_time_left_is_unknown_until_steps_of_this_process_were_timed(site, plan, monkeypatch):
+    job = plan.jobs[_ids(plan)["teacher"]]
+    job = replace(
+        job, spec=job.spec.model_copy(update={"schedule": job.spec.schedule.model_copy(update={"steps": 100})})
+    )
+    state, folder = JobState(job, "running"), site.folder(job.id)
+    folder.write("job.json", {})
+    with subprocess.Popen(["true"]) as process:
+        worker = _Worker(process, 0, steps_before=10)
+        for now, steps, left in ((0.0, 10, None), (60.0, 11, None), (64.0, 19, None), (70.0, 31, 34.5)):
+            monkeypatch.setattr(executor.time, "monotonic", lambda now=now: now)
+            folder.log_step(steps - 1, {"loss": 1.0})
+            _follow(state, worker, site)
+            # Twenty steps in ten seconds; starting took a minute, which says nothing.
+            assert state.seconds_left == left

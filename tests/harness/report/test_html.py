@@ -1,5 +1,6 @@
 """The report: names are text, links lead somewhere, tables sort, and nothing outside of the file is asked for."""
 
+import json
 import re
 import shutil
 from dataclasses import replace

@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import webbrowser
 from html.parser import HTMLParser
 
 import pytest
@@ -109,3 +110,11 @@ def test_the_csv_has_the_numbers_of_the_table_before_they_were_rounded(made):
     student = next(line for line in lines if line["role"] == "student")
     judged = {row[1]: row for row in verdicts[1:]}
     assert judged["NDS"][verdicts[0].index("verdict")] == student["gain_NDS_verdict"]
+
+
+def test_the_page_is_opened_where_that_is_asked(report, folder, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: not opened.append(address))
+    status, told = report(STUDY, "--seeds", "0,1", "--open")
+    assert (status, opened) == (0, [(folder / "reports" / "smoke" / "report.html").as_uri()])
+    assert "no browser" not in told

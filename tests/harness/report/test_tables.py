@@ -202,7 +202,7 @@ def test_nothing_finished_costs_nothing_and_every_row_says_why(plan, study, tmp_
     write_tables(summary(outcomes(runs)), [], study, tmp_path / "tables")
     assert (tmp_path / "tables" / "cost.csv").read_text().startswith("role,model,path,arm,seeds,parameters,latency_ms,")
     assert (tmp_path / "tables" / "attribution.csv").read_text().startswith("path,kind,what,to,metric,effect,low,")
-    assert "CPU-minutes" in (tmp_path / "tables" / "cost.md").read_text()
+    assert "CPU minutes" in (tmp_path / "tables" / "cost.md").read_text()
     assert (tmp_path / "tables" / "table.tex").read_text().count("not run") == 3
 
 
