@@ -66,6 +66,7 @@ def main(
     with exit_2_on_input_error():
         from harness.study.first_look import first_look
 
+        _check_flags(asked, bundle, examine, without_predictions, with_weights)
         if asked.path.suffix in (".yaml", ".yml"):
             first_look(asked.path, asked.overrides)
 
@@ -75,7 +76,6 @@ def main(
         from harness.report.write import rebuild
 
         shown = flags.column_groups(columns)
-        _check_flags(asked, bundle, examine, without_predictions, with_weights)
         with _opened(asked, trust) as opened:
             if examine:
                 unexamined = _complete(opened, device)

@@ -33,6 +33,7 @@ def torch_of(cuda, devices=0):
 def test_all_of_this_machine_is_looked_at(folder, monkeypatch):
     monkeypatch.setattr(doctor, "gpus_of_driver", list)
     done = call("--json")
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
     findings = {each["what"]: each for each in json.loads(done.output)}
     assert {"Python", "crossbev", "torch", "GPU driver", "sparse convolution", "precision"} <= set(findings)
     assert {"processor", "cache folder", "this folder", "MLflow"} <= set(findings)

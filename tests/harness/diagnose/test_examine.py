@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from harness.diagnose import examine
 from harness.diagnose.alignment import Alignment
 from harness.diagnose.latency import Latency
 from harness.evaluate.analysis import analyse
@@ -17,7 +18,6 @@ from harness.evaluate.bootstrap import DRAWS
 from harness.evaluate.detection import detection_config, held_against
 from harness.evaluate.intervals import kept_analysis
 from harness.evidence.runs import StudyRuns
-from harness.jobs import detector
 from harness.jobs.worker import run
 from harness.report.__main__ import app
 from harness.runs.folder import RunFolder
@@ -111,7 +111,7 @@ def test_examining_is_no_part_of_a_result(order, tmp_path, monkeypatch):
     found = []
     for name in ("with", "without"):
         if name == "without":
-            monkeypatch.setattr(detector, "examine", lambda *given: None)
+            monkeypatch.setattr(examine, "examine", lambda *given: None)
         folder = RunFolder(tmp_path / name)
         folder.write("job.json", order().model_dump(mode="json"))
         result = run(order(), folder, lambda: False)
