@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from harness.errors import InputError
 from harness.flags import column_groups
 from harness.report.render import PREAMBLE, Cell, Table, latex, markdown, markdown_table, show
 
