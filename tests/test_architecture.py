@@ -112,15 +112,3 @@ def test_a_file_is_one_idea(path):
     lines = len(path.read_text().splitlines())
     if lines > LONG:
         warnings.warn(f"{_name(path)} has {lines} lines; above {LONG} it may be more than one idea", stacklevel=1)
-
-
-def test_readme_maps_every_module_and_no_other():
-    tree = (ROOT / "README.md").read_text().partition("## The tree")[2].split("```")[1]
-    mapped, package = set(), ""
-    for line in tree.strip().splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            package = name
-        elif package in ("detectors/", "distill/", "harness/"):
-            mapped.add(package + name)
-    assert mapped == {_name(path) for path in MODULES}

@@ -32,16 +32,6 @@ def test_study_asks_a_question_and_plans(path):
     assert f"= {trained} trainings" in path.read_text()
 
 
-def test_the_study_that_the_readme_shows_loads(tmp_path):
-    text = (STUDIES[0].parents[1] / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
-    (tmp_path / "papers").symlink_to(STUDIES[0].parent / "papers")
-    (tmp_path / "study.yaml").write_text(text)
-    study = load_study(tmp_path / "study.yaml")
-    assert list(study.arms) == ["both", "feature", "response", "feature+response"]
-    assert study.loss("feature", "lidar->camera").weight == 2
-    assert study.loss("feature", "given->camera").weight == 1
-
-
 def _distilled():
     """Each different distillation that a study asks for: of which detectors, with which losses."""
     found = {}

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError, unknown
+from harness.jobs.fork_server import ForkedJob, ForkServer
 from harness.jobs.kind import BUSY, STOPPED, UNEXAMINED, JobOrder
 from harness.jobs.kinds import kind_of
 from harness.runs.folder import Busy, RunFolder
@@ -70,7 +70,7 @@ class JobState:
 
 @dataclass
 class _Worker:
-    process: subprocess.Popen[bytes]
+    process: ForkedJob
     slot: int
     steps_before: int = 0
     first_seen: tuple[float, int] | None = None
@@ -165,7 +165,7 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
             watch(states)
     finally:
         for worker in workers.values():
-            _ask_to_stop(worker)
+            worker.process.stop()
         for worker in workers.values():
             _end(worker)
     return states
@@ -191,17 +191,19 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
     with folder.locked():
         folder.begin(order.model_dump(mode="json"))
     newest = folder.last_step()
-    with folder.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "harness.jobs.worker", str(folder.path)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | _one_gpu(site.device, site.first_slot + slot) | {"OMP_NUM_THREADS": str(site.threads)},
-            # Ctrl-C reaches this process alone; closing the pipe is how a worker is asked to stop.
-            start_new_session=True,
-        )
+    process = _fork_server(site.threads).start(folder.path, folder.log, _one_gpu(site.device, site.first_slot + slot))
     return _Worker(process, slot, steps_before=int(newest["step"]) + 1 if newest else 0)
+
+
+_servers: dict[int, ForkServer] = {}
+"""By the number of threads. A search walks over hundreds of plans: all share one server."""
+
+
+def _fork_server(threads: int) -> ForkServer:
+    """The server that is there, or a new one."""
+    if threads not in _servers or not _servers[threads].alive:
+        _servers[threads] = ForkServer(threads)
+    return _servers[threads]
 
 
 def _one_gpu(device: str, slot: int) -> dict[str, str]:
@@ -213,14 +215,9 @@ def _one_gpu(device: str, slot: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": allowed[slot % len(allowed)]}
 
 
-def _ask_to_stop(worker: _Worker) -> None:
-    assert worker.process.stdin is not None
-    worker.process.stdin.close()
-
-
 def _end(worker: _Worker) -> None:
     """Ask a worker to stop and wait for it; one that does not answer is killed (its last checkpoint stays)."""
-    _ask_to_stop(worker)
+    worker.process.stop()
     try:
         worker.process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:

@@ -9,10 +9,12 @@ import traceback
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from lightning.fabric import Fabric
 
+from detectors.presets import PRESETS
 from harness.errors import InputError
 from harness.jobs.kind import BUSY, DONE, FAILED, STOPPED, UNEXAMINED, JobOrder
 from harness.jobs.kinds import kind_of
@@ -110,10 +112,23 @@ def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
     return DONE
 
 
-if __name__ == "__main__":
+def warm_up() -> None:
+    """Import what a job imports only where it needs it."""
+    # Nothing is computed on the meta device, so that no thread is there when jobs are forked.
+    with torch.device("meta"):
+        for spec in PRESETS.values():
+            spec.build()
+
+
+def end(path: Path) -> NoReturn:
+    """Run the job of a folder as all that this process still does."""
     settle()
-    status = main(Path(sys.argv[1]))
+    status = main(path)
     sys.stdout.flush()
     sys.stderr.flush()
     # Everything is written; to take torch and the others apart would cost every job seconds.
     os._exit(status)
+
+
+if __name__ == "__main__":
+    end(Path(sys.argv[1]))

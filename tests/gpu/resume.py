@@ -1,0 +1,65 @@
+"""A job on the card that is stopped and goes on, against one that is not, and against itself on a CPU."""
+
+import contextlib
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from harness.execute.executor import Site, open_site, order_for
+from harness.flags import Asked
+from harness.jobs.worker import run
+from harness.opened import open_study
+from harness.runs.folder import RunFolder
+from harness.train.trainer import Interrupted
+from tests.gpu.common import Rows, difference
+
+STEPS, STOP = 12, 5
+
+
+def train(site: Site, plan, job, path: Path, stop_after: int | None = None) -> None:
+    """Train one job to its end in this process, in one go or in two."""
+    folder, order = RunFolder(path), order_for(job, plan, site)
+    folder.write("job.json", order.model_dump(mode="json"))
+    if stop_after is not None:
+        with contextlib.suppress(Interrupted):
+            run(order, folder, lambda: len(folder.steps()) >= stop_after)
+        assert len(folder.steps()) == stop_after, "it did not stop"
+    run(order, folder, lambda: False)
+
+
+def main() -> None:
+    """One row a precision and pair of trainings."""
+    rows = Rows()
+    out = Path(tempfile.mkdtemp())
+    for precision in ("32-true",):
+        changes = [f"schedule.steps={STEPS}", f"schedule.precision={precision}"]
+        asked = Asked(Path("studies/smoke.yaml"), set_=changes, runs_dir=out / precision)
+        opened = open_study(asked, Console())
+        assert opened.root is not None
+        site = open_site(asked.runs_dir, opened.root, "cuda", 1, loader_workers=0)
+        jobs = sorted(opened.plan.jobs.values(), key=lambda job: len(job.spec.needs))
+        weights = {}
+        for job in jobs:
+            train(site, opened.plan, job, site.folder(job.id).path)
+            if job.spec.needs or job is jobs[-1]:
+                last = job
+        for name, where, stop in (
+            ("again", "cuda", None),
+            ("stopped and resumed", "cuda", STOP),
+            ("on a CPU", "cpu", None),
+        ):
+            train(replace(site, device=where), opened.plan, last, out / precision / name, stop)
+            weights[name] = load_file(out / precision / name / "model.safetensors")
+        first = load_file(site.folder(last.id).model)
+        for name, other in weights.items():
+            apart = difference(*(torch.cat([w.flatten().double() for w in ws.values()]) for ws in (other, first)))
+            equal = all(torch.equal(first[key], other[key]) for key in first)
+            rows.add(precision=precision, job=last.label, against=name, **{"bit-equal": equal, "weights apart": apart})
+
+
+if __name__ == "__main__":
+    main()

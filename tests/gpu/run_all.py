@@ -1,0 +1,81 @@
+"""python -m tests.gpu.run_all OUT [SECTION ...]: run the sections on a card, each in a process, and write one table.
+
+A CUDA error leaves a process unusable, and a section that hangs must not cost the others: hence a process each.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+SECTIONS = {
+    "machine": 40,
+    "steps": 60,
+    "sparse": 50,
+    "waits": 45,
+    "pooling": 40,
+    "speed": 80,
+    "resume": 70,
+    "study": 210,
+}
+"""Each with the seconds it may take."""
+
+
+def run(section: str, out: Path) -> dict:
+    """What one section came to: its lines, whether it ran to its end, and how long it took."""
+    began, lines = time.monotonic(), Path(tempfile.mkdtemp()) / "rows.jsonl"
+    command = [sys.executable, "-m", f"tests.gpu.{section}", str(lines)]
+    with (out / "gpu.log").open("a") as log:
+        print(f"== {section}", file=log, flush=True)
+        try:
+            status = subprocess.run(command, stdout=log, stderr=log, timeout=SECTIONS[section], check=False).returncode
+            ended = "ran" if status == 0 else f"exit status {status}"
+        except subprocess.TimeoutExpired:
+            ended = f"stopped after {SECTIONS[section]} s"
+    rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
+    failed = ended != "ran" or not rows or any(row.get("ok") is False for row in rows)
+    return {"section": section, "ended": ended, "failed": failed, "seconds": time.monotonic() - began, "rows": rows}
+
+
+def table(results: list[dict]) -> str:
+    """The results as Markdown."""
+    parts = [f"Run of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `tests/gpu/run_all.sh`.\n"]
+    for result in results:
+        parts.append(f"## {result['section']}\n\n{result['ended']}, {result['seconds']:.0f} s\n")
+        rows = result["rows"]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        if rows:
+            parts.append("| " + " | ".join(columns) + " |")
+            parts.append("|" + " --- |" * len(columns))
+            parts += ["| " + " | ".join(_cell(row.get(key, "")) for key in columns) + " |" for row in rows]
+            parts.append("")
+    return "\n".join(parts)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value).replace("|", "\\|")
+
+
+def main() -> int:
+    """Run what is asked; 1 where anything failed."""
+    out = Path(sys.argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for section in sys.argv[2:] or list(SECTIONS):
+        results.append(run(section, out))
+        print(f"{section}: {results[-1]['ended']}, {results[-1]['seconds']:.0f} s", flush=True)
+        # After each, so that what ran is there whatever comes next.
+        (out / "gpu.json").write_text(json.dumps(results, indent=1))
+        (out / "gpu.md").write_text(table(results))
+    return int(any(result["failed"] for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

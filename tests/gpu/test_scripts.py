@@ -1,0 +1,47 @@
+"""What can be tested of the scripts for a card without one."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from tests.gpu import run_all
+from tests.gpu.common import LARGE, cases, full_batch, large_batch, objective_of
+
+
+def test_every_section_is_a_module():
+    assert all(find_spec(f"tests.gpu.{section}") for section in run_all.SECTIONS)
+
+
+def test_section_that_fails_is_told_and_ends_with_1(tmp_path):
+    # No card here, so that the driver's own program or CUDA is missing.
+    command = [sys.executable, "-m", "tests.gpu.run_all", str(tmp_path), "machine"]
+    env_without_card = {"CUDA_VISIBLE_DEVICES": "", "PATH": "", "PYTHONPATH": str(run_all.__file__).rsplit("/", 3)[0]}
+    done = subprocess.run(command, env=env_without_card, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "machine: exit status 1" in done.stdout
+    assert "FileNotFoundError" in (tmp_path / "gpu.log").read_text()
+
+
+def test_table_shows_what_failed_and_every_column():
+    rows = [{"case": "a|b", "ok": True, "apart": 0.00012345}, {"case": "c", "ok": False, "error": "boom"}]
+    text = run_all.table([{"section": "steps", "ended": "ran", "seconds": 3.2, "rows": rows}])
+    assert "| case | ok | apart | error |" in text
+    assert "| a\\|b | yes | 0.000123 |  |" in text
+    assert "| c | **no** |  | boom |" in text
+
+
+@pytest.mark.parametrize("name", ["tiny_camera: depth", "tiny_lidar: output"])
+def test_cases_take_a_step(name):
+    _, student, teacher, losses = next(case for case in cases() if case[0] == name)
+    output = objective_of(student, teacher, losses)(full_batch(1))
+    output.total.backward()
+    assert output.raw.keys() == {"heatmap", "boxes", *losses}
+
+
+def test_made_up_cloud_has_the_points_of_ten_sweeps(rng):
+    (spec,) = (spec for spec in LARGE.values() if spec.lidar)
+    batch = large_batch(spec, 2, rng)
+    assert len(batch.lidar.values) == 2 * 10 * 34_700
+    assert batch.lidar.sample.bincount().tolist() == [347_000, 347_000]
