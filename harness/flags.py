@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.errors import InputError, unknown
+from detectors.names import unknown
 
 
 def uri_at_home(uri: str | None) -> str | None:
@@ -48,7 +48,7 @@ def column_groups(text: str | None) -> tuple[str, ...] | None:
     names = text and [name.strip() for name in text.split(",")]
     for name in names or ():
         if name not in COLUMNS:
-            raise InputError(f"--columns {text}: {unknown('group of columns', name, COLUMNS)}")
+            raise typer.BadParameter(f"--columns {text}: {unknown('group of columns', name, COLUMNS)}")
     return (COLUMNS[0], *names) if names else None
 
 

@@ -67,7 +67,7 @@ def main(
         from harness.study.first_look import first_look
 
         _check_flags(asked, bundle, examine, without_predictions, with_weights)
-        if asked.path.suffix in (".yaml", ".yml"):
+        if _is_study_file(asked.path):
             first_look(asked.path, asked.overrides)
 
         from harness.bundle.read import differing_tables
@@ -108,19 +108,26 @@ def _check_flags(
     asked: flags.Asked, bundle: Path | None, examine: bool, without_predictions: bool, with_weights: bool
 ) -> None:
     """Raise InputError for flags that say nothing beside the others."""
-    from harness.bundle.read import is_bundle
-
     contents = {"--without-predictions": without_predictions, "--with-weights": with_weights}
     if bundle is None and any(contents.values()):
         raise InputError(f"{_named(contents)}: says what goes into a bundle; add --bundle FILE.zip")
     of_study: dict[str, object] = {"--data-root": asked.data_root, "--version": asked.version, "--split": asked.split}
     of_study |= {"--seeds": asked.seeds, "--set": asked.set_, "--runs-dir": asked.runs_dir != flags.RUNS}
     of_study |= {"--bundle": bundle, "--examine": examine}
-    if is_bundle(asked.path) and any(of_study.values()):
+    if _is_study_file(asked.path) or not any(of_study.values()):
+        return
+    from harness.bundle.read import is_bundle
+
+    if is_bundle(asked.path):
         raise InputError(
             f"{_named(of_study)}: {asked.path} is a bundle, which has its study, data and runs in it; such flags are "
             "for the file of a study"
         )
+
+
+def _is_study_file(path: Path) -> bool:
+    """Whether it is called like one: what looks into it otherwise takes seconds to import."""
+    return path.suffix in (".yaml", ".yml")
 
 
 def _named(given: Mapping[str, object]) -> str:

@@ -160,7 +160,7 @@ def samples(
 def _stored(path: Path, known: str) -> Samples | None:
     """What an earlier call left, unless it is of other detectors or was damaged since."""
     try:
-        stored = _KEPT.validate_json(path.read_bytes())
+        content = _KEPT.validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
-    return stored.samples if stored.known == known else None
+    return content.samples if content.known == known else None

@@ -1,6 +1,5 @@
 """The walk over the DAG: teachers first, a failure fails its dependents alone, and the next call retries only that."""
 
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from harness.errors import InputError
 from harness.execute import executor
 from harness.execute.executor import JobState, Site, _follow, _one_gpu, _Worker, check_device, execute
+from harness.jobs.fork_server import ForkedJob
 from harness.runs.folder import Busy, Result, RunFolder
 from harness.study.load import load_study
 from harness.study.plan import plan_study
@@ -140,11 +140,10 @@ def test_the_time_left_is_unknown_until_steps_of_this_process_were_timed(site, p
     )
     state, folder = JobState(job, "running"), site.folder(job.id)
     folder.write("job.json", {})
-    with subprocess.Popen(["true"]) as process:
-        worker = _Worker(process, 0, steps_before=10)
-        for now, steps, left in ((0.0, 10, None), (60.0, 11, None), (64.0, 19, None), (70.0, 31, 34.5)):
-            monkeypatch.setattr(executor.time, "monotonic", lambda now=now: now)
-            folder.log_step(steps - 1, {"loss": 1.0})
-            _follow(state, worker, site)
-            # Twenty steps in ten seconds; starting took a minute, which says nothing.
-            assert state.seconds_left == left
+    worker = _Worker(ForkedJob.__new__(ForkedJob), 0, steps_before=10)
+    for now, steps, left in ((0.0, 10, None), (60.0, 11, None), (64.0, 19, None), (70.0, 31, 34.5)):
+        monkeypatch.setattr(executor.time, "monotonic", lambda now=now: now)
+        folder.log_step(steps - 1, {"loss": 1.0})
+        _follow(state, worker, site)
+        # Twenty steps in ten seconds; starting took a minute, which says nothing.
+        assert state.seconds_left == left

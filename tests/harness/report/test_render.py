@@ -6,11 +6,11 @@ import subprocess
 from io import StringIO
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from harness.errors import InputError
 from harness.flags import column_groups
 from harness.report.render import PREAMBLE, Cell, Table, latex, markdown, markdown_table, show
 
@@ -168,7 +168,7 @@ def test_a_pipe_gets_one_line_a_row():
 
 def test_unknown_columns_are_named_with_those_that_there_are():
     with pytest.raises(
-        InputError,
+        typer.BadParameter,
         match="--columns errors,speed: unknown group of columns 'speed'; allowed: cost, errors, metrics, paper",
     ):
         column_groups("errors,speed")
