@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import Distribution, PackageNotFoundError, distributions, requires, version
+from importlib.metadata import PackageNotFoundError, distributions, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -237,15 +237,11 @@ class Spconv:
 
 def installed_spconv() -> Spconv:
     """What there is of it here."""
-    names = sorted({_name(each) for each in distributions()})
+    names = sorted({re.sub(r"[-_.]+", "-", each.metadata["Name"] or "").lower() for each in distributions()})
     builds = tuple(name for name in names if re.fullmatch(r"spconv(-cu\d+)?", name))
     from detectors.encoders.sparse_conv import spconv_is_for_cuda
 
     return Spconv(builds, not spconv_is_for_cuda(), find_spec("spconv_triton") is not None)
-
-
-def _name(distribution: Distribution) -> str:
-    return re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
 
 
 def sparse_finding(capability: tuple[int, int] | None, spconv: Spconv) -> Finding:
