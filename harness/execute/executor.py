@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import torch
 
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError, unknown
-from harness.jobs.fork_server import ForkedJob, ForkServer
+from harness.jobs.fork_server import CLOSED, ForkedJob, ForkServer
 from harness.jobs.kind import BUSY, STOPPED, UNEXAMINED, JobOrder
 from harness.jobs.kinds import kind_of
 from harness.runs.folder import Busy, RunFolder
@@ -131,6 +132,7 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
     }
     workers: dict[str, _Worker] = {}
     not_before: dict[str, float] = {}
+    orphaned: set[str] = set()
     try:
         while any(state.status in ("waiting", "running") for state in states.values()):
             for id_, state in states.items():
@@ -158,8 +160,10 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
                     _follow(states[id_], workers[id_], site)
                     continue
                 _end(workers.pop(id_))
-                if code == BUSY:
+                # Without its server a job was stopped, with its state saved: it goes on, but is not started for ever.
+                if code == BUSY or (code == CLOSED and id_ not in orphaned):
                     states[id_].status, not_before[id_] = "waiting", time.monotonic() + RETRY_BUSY_SECONDS
+                    orphaned |= {id_} if code == CLOSED else set()
                 else:
                     _settle(states[id_], code, site)
             watch(states)
@@ -196,14 +200,16 @@ def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
 
 
 _servers: dict[int, ForkServer] = {}
-"""By the number of threads. A search walks over hundreds of plans: all share one server."""
+"""By the number of threads. A search walks over hundreds of plans, in several threads: all share one server."""
+_servers_lock = Lock()
 
 
 def _fork_server(threads: int) -> ForkServer:
     """The server that is there, or a new one."""
-    if threads not in _servers or not _servers[threads].alive:
-        _servers[threads] = ForkServer(threads)
-    return _servers[threads]
+    with _servers_lock:
+        if threads not in _servers or not _servers[threads].alive:
+            _servers[threads] = ForkServer(threads)
+        return _servers[threads]
 
 
 def _one_gpu(device: str, slot: int) -> dict[str, str]:
@@ -248,6 +254,8 @@ def _settle(state: JobState, code: int, site: Site) -> None:
             state.reason = f"its diagnosis failed, see {folder.log}; harness.report --examine tries again"
         return
     failure = folder.failure()
-    how = "was stopped" if code == STOPPED else f"ended with exit status {code}"
+    how = {STOPPED: "was stopped", CLOSED: "lost the process that starts jobs"}.get(
+        code, f"ended with exit status {code}"
+    )
     state.status = "failed"
     state.reason, state.wrong_input = failure or (f"the worker {how}; see {folder.log}", False)

@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -24,8 +25,8 @@ WARM = sys.platform != "darwin"
 """macOS's frameworks do not survive a fork, so that jobs begin with an interpreter of their own there."""
 PROGRAM = ["-m", "harness.jobs.fork_server"]
 REAP_SECONDS = 0.05
-CLOSED = -1
-"""The exit status of a job whose server is gone."""
+CLOSED = -1000
+"""The exit status of a job whose server is gone: no signal's."""
 
 
 @dataclass
@@ -84,6 +85,8 @@ class ForkServer:
         self._unread = b""
         self._jobs: dict[int, ForkedJob] = {}
         self._keys = count()
+        # A search starts and asks after jobs in several threads.
+        self._lock = threading.RLock()
         atexit.register(self.close)
 
     @property
@@ -99,7 +102,8 @@ class ForkServer:
     def start(self, folder: Path, log: Path, environment: dict[str, str]) -> ForkedJob:
         """Run the job of a folder, with these variables beside this process's, its output appended to a log."""
         job = ForkedJob(self, next(self._keys))
-        self._jobs[job.key] = job
+        with self._lock:
+            self._jobs[job.key] = job
         self.send(
             {
                 "start": job.key,
@@ -119,30 +123,33 @@ class ForkServer:
 
     def send(self, request: Mapping[str, object]) -> None:
         """Write one request; a server that is gone answers with `CLOSED` for all its jobs."""
-        with contextlib.suppress(BrokenPipeError):
+        with self._lock, contextlib.suppress(BrokenPipeError):
             self._requests.write(json.dumps(request).encode() + b"\n")
             self._requests.flush()
 
     def collect(self) -> None:
         """Take the exit statuses that have arrived."""
-        gone = not self.alive  # asked first: what it wrote before it ended is still to be read
-        with contextlib.suppress(BlockingIOError):
-            while part := os.read(self._replies, 1 << 16):
-                self._unread += part
-        *lines, self._unread = self._unread.split(b"\n")
-        for line in lines:
-            reply = json.loads(line)
-            self._jobs.pop(reply["key"]).returncode = reply["status"]
-        if gone:
-            for job in self._jobs.values():
-                job.returncode = CLOSED
-            self._jobs.clear()
+        with self._lock:
+            gone = not self.alive  # asked first: what it wrote before it ended is still to be read
+            with contextlib.suppress(BlockingIOError):
+                while part := os.read(self._replies, 1 << 16):
+                    self._unread += part
+            *lines, self._unread = self._unread.split(b"\n")
+            for line in lines:
+                reply = json.loads(line)
+                self._jobs.pop(reply["key"]).returncode = reply["status"]
+            if gone:
+                for job in self._jobs.values():
+                    job.returncode = CLOSED
+                self._jobs.clear()
 
 
 @dataclass
 class _Children:
     """The server's jobs: the process of each, and the pipe that it stops by."""
 
+    replies: int
+    """Where the server answers."""
     keys: dict[int, int] = field(default_factory=dict)
     """Of each process id."""
     pipes: dict[int, int] = field(default_factory=dict)
@@ -152,14 +159,19 @@ class _Children:
         """Start a job. In the child this does not return."""
         key, log = request["start"], request["log"]
         ear, mouth = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(ear)
+            os.close(mouth)
+            raise
         if pid:
             os.close(ear)
             self.keys[pid], self.pipes[key] = key, mouth
             return
         try:
             # Nothing of the server's is left open, or a job would keep another's pipe from closing.
-            for others in (mouth, *self.pipes.values()):
+            for others in (mouth, self.replies, *self.pipes.values()):
                 os.close(others)
             output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             for descriptor, target in ((ear, 0), (output, 1), (output, 2)):
@@ -183,15 +195,15 @@ class _Children:
             if of == key:
                 os.kill(pid, signal.SIGKILL)
 
-    def reap(self) -> list[dict[str, int]]:
-        """What has ended, and how: exit statuses, or minus the signal."""
+    def reap(self) -> list[tuple[int, int]]:
+        """The keys of what has ended, and how: exit statuses, or minus the signal."""
         ended = []
         for pid, key in list(self.keys.items()):
             waited, status = os.waitpid(pid, os.WNOHANG)
             if waited:
                 del self.keys[pid]
                 self.stop(key)
-                ended.append({"key": key, "status": os.waitstatus_to_exitcode(status)})
+                ended.append((key, os.waitstatus_to_exitcode(status)))
         return ended
 
 
@@ -200,7 +212,8 @@ def _become(request: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
-    sys.path[0] = request["cwd"]
+    if not sys.flags.safe_path:
+        sys.path[0] = request["cwd"]
     if not WARM:
         os.execv(sys.executable, [sys.executable, "-m", "harness.jobs.worker", request["folder"]])
     from harness.jobs.worker import end
@@ -210,7 +223,12 @@ def _become(request: Mapping[str, Any]) -> None:
 
 def serve(requests: int, replies: int) -> None:
     """Fork jobs until the requests end, then ask all to stop and wait for them."""
-    children, unread, open_ = _Children(), b"", True
+    children, unread, open_ = _Children(replies), b"", True
+
+    def answer(key: int, status: int) -> None:
+        with contextlib.suppress(BrokenPipeError):  # nobody is left to be told
+            os.write(replies, json.dumps({"key": key, "status": status}).encode() + b"\n")
+
     while open_ or children.keys:
         ready, _, _ = select.select([requests] if open_ else [], [], [], REAP_SECONDS if children.keys else None)
         if ready:
@@ -219,7 +237,12 @@ def serve(requests: int, replies: int) -> None:
             *lines, unread = (unread + part).split(b"\n")
             for request in map(json.loads, lines):
                 if "start" in request:
-                    children.fork(request)
+                    try:
+                        children.fork(request)
+                    except OSError as error:  # of this moment: the next one may have the memory, or the descriptors
+                        with Path(request["log"]).open("a") as log:
+                            log.write(f"no process could be made: {error}\n")
+                        answer(request["start"], 1)
                 elif "stop" in request:
                     children.stop(request["stop"])
                 else:
@@ -227,9 +250,8 @@ def serve(requests: int, replies: int) -> None:
         if not open_:
             for key in list(children.pipes):
                 children.stop(key)
-        for reply in children.reap():
-            with contextlib.suppress(BrokenPipeError):  # nobody is left to be told
-                os.write(replies, json.dumps(reply).encode() + b"\n")
+        for key, status in children.reap():
+            answer(key, status)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -57,6 +58,7 @@ def _machine(fabric: Fabric, order: JobOrder) -> dict[str, str]:
     }
 
 
+@cache
 def _commit() -> str:
     """The commit of the code that ran, with a + where files differ from it; the version where it is no checkout."""
     here = Path(__file__).parents[2]
@@ -117,10 +119,12 @@ def warm_up() -> None:
     """Import what a job imports only where it needs it."""
     for module in ("harness.diagnose.examine", "harness.evaluate.detection", "harness.evaluate.submission"):
         import_module(module)
-    # Nothing is computed on the meta device, so that no thread is there when jobs are forked.
+    # Nothing is computed on the meta device, so that no thread of torch's is there when jobs are forked.
     with torch.device("meta"):
         for spec in PRESETS.values():
             spec.build()
+    # Of the code that is loaded now: files may change while a search goes on.
+    _commit()
 
 
 def end(path: Path) -> NoReturn:

@@ -9,7 +9,8 @@ import torch
 from harness.errors import InputError
 from harness.execute import executor
 from harness.execute.executor import JobState, Site, _follow, _one_gpu, _Worker, check_device, execute
-from harness.jobs.fork_server import ForkedJob
+from harness.jobs.fork_server import CLOSED, ForkedJob
+from harness.jobs.kind import DONE
 from harness.runs.folder import Busy, Result, RunFolder
 from harness.study.load import load_study
 from harness.study.plan import plan_study
@@ -147,3 +148,37 @@ def test_the_time_left_is_unknown_until_steps_of_this_process_were_timed(site, p
         _follow(state, worker, site)
         # Twenty steps in ten seconds; starting took a minute, which says nothing.
         assert state.seconds_left == left
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_jobs_whose_server_ends_are_started_once_more(site, plan, monkeypatch, times):
+    started = []
+
+    class Ended(ForkedJob):
+        def __init__(self, code):
+            self.returncode = code
+
+        def poll(self):
+            return self.returncode
+
+        def stop(self):
+            pass
+
+    def start(plan, job, site, slot):
+        started.append(job.id)
+        if started.count(job.id) <= times:
+            return _Worker(Ended(CLOSED), slot)
+        site.folder(job.id).complete(Result({}, parameters=1, seconds=0.0, machine={}))
+        return _Worker(Ended(DONE), slot)
+
+    monkeypatch.setattr(executor, "_start", start)
+    monkeypatch.setattr(executor, "RETRY_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.0)
+    states = execute(plan, site, lambda _: None)
+    if times == 1:
+        assert {state.status for state in states.values()} == {"done"}
+    else:
+        baseline = states[_ids(plan)["baseline"]]
+        assert baseline.status == "failed"
+        assert "lost the process that starts jobs" in baseline.reason
+    assert max(map(started.count, started)) == 2

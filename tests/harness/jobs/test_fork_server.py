@@ -3,10 +3,13 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
+from harness.execute import executor
 from harness.jobs import fork_server
 from harness.jobs.fork_server import CLOSED, ForkServer
 from harness.jobs.kind import DONE, FAILED, STOPPED
@@ -86,6 +89,41 @@ def test_jobs_of_a_killed_server_stop_and_count_as_closed(server, tmp_path):
     _until(lambda: not Path(f"/proc/{child}").exists())
     job.stop()  # nobody hears it, and that is no error
     assert server.start(tmp_path / "too late", tmp_path / "log", {}).wait(60.0) == CLOSED
+
+
+def test_threads_share_a_server(monkeypatch, tmp_path):
+    monkeypatch.setattr(fork_server, "PROGRAM", ["-c", STAND_IN])
+    monkeypatch.setattr(executor, "_servers", {})
+    barrier = Barrier(6)
+
+    def ask(number):
+        barrier.wait()
+        server = executor._fork_server(1)
+        jobs = [server.start(tmp_path / "ends with 3", tmp_path / f"{number}.log", {}) for _ in range(5)]
+        return server, [job.wait(60.0) for job in jobs]
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(ask, range(6)))
+    (server,) = {server for server, _ in answers}
+    assert [statuses for _, statuses in answers] == [[3] * 5] * 6
+    server.close()
+
+
+def test_without_a_process_to_be_had_one_job_fails_and_the_next_is_tried(monkeypatch, tmp_path):
+    limited = STAND_IN.replace("main()\n", "fork, calls = os.fork, []\n") + (
+        "def scarce():\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 1: raise BlockingIOError(11, 'Resource temporarily unavailable')\n"
+        "    return fork()\n"
+        "os.fork = scarce\n"
+        "main()\n"
+    )
+    monkeypatch.setattr(fork_server, "PROGRAM", ["-c", limited])
+    server = ForkServer(threads=1)
+    assert server.start(tmp_path / "ends with 3", tmp_path / "log", {}).wait(60.0) == 1
+    assert "no process could be made: [Errno 11] Resource temporarily unavailable" in (tmp_path / "log").read_text()
+    assert server.start(tmp_path / "ends with 3", tmp_path / "log", {}).wait(60.0) == 3
+    server.close()
 
 
 def test_job_that_cannot_begin_ends_with_1_and_says_why(server, tmp_path):
