@@ -15,7 +15,7 @@ from rich.console import Console
 
 from harness import flags
 from harness.console import say
-from harness.errors import InputError, exit_2_on_input_error
+from harness.errors import InputError
 from harness.program import Program
 
 console = Console()
@@ -23,8 +23,19 @@ _say = partial(say, console)
 app = Program()
 
 
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """A batch system that ends the job says so by SIGTERM; it is taken like Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @app.command()
 @flags.asks("seeds")
+@_ended_as_by_ctrl_c()
 def main(
     asked: flags.Asked,
     trials: Annotated[
@@ -58,29 +69,11 @@ def main(
     Stop it with Ctrl-C, or kill it, and call it again to go on; call it twice at once to go twice as fast. A trial is a
     set of ordinary jobs: equal values are never trained twice, and its runs are those of any study.
     """
-    with exit_2_on_input_error():
-        if trials is not None and trials <= 0:
-            raise InputError(f"--trials {trials} is no number of trials; 1 or more")
-        if timeout is not None and not timeout > 0:
-            raise InputError(f"--timeout {timeout:g} is no time; more than 0 minutes")
-        deadline = None if timeout is None else time.monotonic() + 60 * timeout
-        chosen_study = found_study or asked.tables / f"{asked.name}_found.yaml"
-        folder = searches_dir / asked.name
-        with _ended_as_by_ctrl_c():
-            _search(asked, trials, deadline, workers, storage, folder, chosen_study, confirm, device)
-
-
-def _search(
-    asked: flags.Asked,
-    trials: int | None,
-    deadline: float | None,
-    workers: int | None,
-    storage: str | None,
-    folder: Path,
-    chosen_study: Path,
-    confirm: bool,
-    device: str,
-) -> None:
+    if trials is not None and trials <= 0:
+        raise InputError(f"--trials {trials} is no number of trials; 1 or more")
+    if timeout is not None and not timeout > 0:
+        raise InputError(f"--timeout {timeout:g} is no time; more than 0 minutes")
+    deadline = None if timeout is None else time.monotonic() + 60 * timeout
     from harness.study.first_look import first_look
 
     first_look(asked.path, asked.overrides)
@@ -102,6 +95,8 @@ def _search(
     from harness.world.roots import open_root
 
     check_device(device)
+    chosen_study = found_study or asked.tables / f"{asked.name}_found.yaml"
+    folder = searches_dir / asked.name
     opened = open_search(asked.path, asked.overrides)
     chosen = opened.trial_study({}).data
     planner = Planner(open_root(chosen, console), console)
@@ -153,16 +148,6 @@ def _search(
             raise typer.Exit(1) from None
         if not complete:
             raise typer.Exit(1)
-
-
-@contextmanager
-def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """A batch system that ends the job says so by SIGTERM; it is taken like Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":
