@@ -1,7 +1,7 @@
 """python -m harness.run STUDY.yaml: plan, execute, report."""
 
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,8 +116,7 @@ def _run(
     check_inputs(todo, site.root)
     check_store(asked.tracking_uri, opened.name)
     # Before `execute` looks which results are there: from here on harness.runs leaves them alone.
-    claim = Claim(name=asked.call, study=asked.path.resolve(), called=datetime.now(UTC), jobs=tuple(opened.plan.jobs))
-    Claims(asked.runs_dir).replace(claim)
+    Claims(asked.runs_dir).replace(Claim.now(asked.call, asked.path, opened.plan.jobs))
     mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, asked.runs_dir, console)
 
     def watch(states: "dict[str, JobState]") -> None:

@@ -108,9 +108,7 @@ def _check_flags(
     contents = {"--without-predictions": without_predictions, "--with-weights": with_weights}
     if bundle is None and any(contents.values()):
         raise InputError(f"{_named(contents)}: says what goes into a bundle; add --bundle FILE.zip")
-    of_study: dict[str, object] = {"--data-root": asked.data_root, "--version": asked.version, "--split": asked.split}
-    of_study |= {"--seeds": asked.seeds, "--set": asked.set_, "--runs-dir": asked.runs_dir != flags.RUNS}
-    of_study |= {"--bundle": bundle, "--examine": examine}
+    of_study = asked.of_study | {"--bundle": bundle, "--examine": examine}
     if _is_study_file(asked.path) or not any(of_study.values()):
         return
     from harness.bundle.read import is_bundle

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -106,8 +105,7 @@ def main(
     claims = Claims(asked.runs_dir)
 
     def claim(plan: Plan) -> None:
-        name, study = f"search {asked.call}", asked.path.resolve()
-        claims.extend(Claim(name=name, study=study, called=datetime.now(UTC), jobs=tuple(plan.jobs)))
+        claims.extend(Claim.now(f"search {asked.call}", asked.path, plan.jobs))
 
     trainer = Trainer(opened, planner, replace(several, workers=1), claim)
     trials = trials or opened.search.trials

@@ -35,10 +35,10 @@ class Mistake:
     """What a schema does not allow."""
 
     at: Location
-    key: str = ""
-    """The key that there is not; empty of any other mistake."""
+    is_key: bool = False
+    """There is no such key."""
     allowed: tuple[str, ...] = ()
-    """The keys that there are, where `key` is not one."""
+    """The keys that there are beside one that is not."""
     is_other: bool = False
     """The value is of another kind altogether, so that an alternative of the schema may be meant."""
     is_tag: bool = False
@@ -54,12 +54,7 @@ def first_look(file: Path, overrides: Iterable[str]) -> None:
     if not SCHEMA.is_file():
         return
     schema = json.loads(SCHEMA.read_bytes())
-    lines = [
-        f"{written.place(each.at)}: {unknown('key', each.key, each.allowed)}"
-        + (f" (in {'.'.join(map(str, each.at[:-1]))})" if each.at[:-1] else "")
-        for each in mistakes(written.content, schema)
-        if each.key
-    ]
+    lines = [written.unknown_key(each.at, each.allowed) for each in mistakes(written.content, schema) if each.is_key]
     lines += _unknown_names(written, schema)
     if lines and schema["$comment"] == names_hash():
         raise InputError("\n".join(lines))
@@ -191,4 +186,4 @@ def _of_object(
         if isinstance(part, dict):
             yield from _mistakes(each, part, parts, (*at, key))
         elif not part:
-            yield Mistake((*at, key), str(key), tuple(fields), is_tag=not fields)
+            yield Mistake((*at, key), is_key=True, allowed=tuple(fields), is_tag=not fields)
