@@ -135,7 +135,7 @@ def main(
             )
             _say(f"compare in a browser: {asked.again('report')} --ui")
         except (KeyboardInterrupt, Stopped):
-            mirror.stop()
+            mirror.store.stop()
             _say(
                 f"stopped; finished trials are kept in {folder.parent}, steps in {asked.runs_dir}; the same command "
                 "goes on"
