@@ -86,7 +86,7 @@ def main(
     from harness.search.loop import Stopped, TrialFailed, search
     from harness.search.objective import Trainer
     from harness.search.opened_search import open_search
-    from harness.search.report import Tell, finish
+    from harness.search.report import finish, teller
     from harness.search.trials import open_book
     from harness.study.plan import Plan
     from harness.tracking.search import SearchMirror
@@ -128,7 +128,7 @@ def main(
             book.enqueue(values, name)
         try:
             baseline = trainer.score(trainer.baseline(), lambda epoch, value: False, lambda: False, 0)
-            tell = Tell(console, book, opened.search.objective, trials, mirror)
+            tell = teller(console, book, opened.search.objective, trials, mirror)
             search(book, trainer.evaluate, trials, several.workers, deadline, tell)
             complete = finish(
                 opened, trainer, book, baseline, several, confirm, asked.tables, chosen_study, mirror, console
