@@ -45,9 +45,7 @@ class _Described(GenerateJsonSchema):
     """Pydantic's, with the docstrings of fields for their descriptions and without titles, which repeat their names."""
 
     def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
-        content = super().model_schema(schema)
-        content.pop("title", None)
-        return content
+        return {key: value for key, value in super().model_schema(schema).items() if key != "title"}
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
