@@ -56,5 +56,5 @@ def _embedded(
         return path
     console.print(f"making the embedded {what} in {path}", markup=False, highlight=False, soft_wrap=True)
     with count_progress(console, "scenes") as show:
-        make(path, data.preset, data.seed, os.cpu_count() or 1, show)
+        make(path, data.preset, data.seed, workers=os.cpu_count() or 1, progress=show)
     return path
