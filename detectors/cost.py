@@ -57,17 +57,8 @@ def measure(spec: DetectorSpec, batch_size: int, device: str, steps: int = STEPS
     )
 
 
-@dataclass(frozen=True)
-class SegmenterCost:
-    """Of one segmenter."""
-
-    parameters: int
-    step_seconds: float
-    """As of a detector."""
-
-
-def measure_segmenter(spec: SegmenterSpec, batch_size: int, device: str, steps: int = STEPS) -> SegmenterCost:
-    """Build the segmenter and train it for some steps on random images with a few square instances each."""
+def segmenter_step_seconds(spec: SegmenterSpec, batch_size: int, device: str, steps: int = STEPS) -> float:
+    """`Cost.step_seconds` of a segmenter, on random images with a few square instances each."""
     torch.manual_seed(0)
     segmenter = spec.build().to(device)
     height, width = spec.image_size
@@ -86,7 +77,7 @@ def measure_segmenter(spec: SegmenterSpec, batch_size: int, device: str, steps: 
         parts = segmenter.loss(segmenter(images), instances)
         return parts.heatmap + parts.masks
 
-    return SegmenterCost(sum(p.numel() for p in segmenter.parameters()), _time_steps(segmenter, loss, device, steps))
+    return _time_steps(segmenter, loss, device, steps)
 
 
 def _time_steps(model: torch.nn.Module, loss: Callable[[], torch.Tensor], device: str, steps: int) -> float:

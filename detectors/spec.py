@@ -47,7 +47,9 @@ _NUMBERS_ONLY = {"type": "no-info", "function": _no_look_alike}
 class Spec(BaseModel):
     """Immutable and closed: an unknown key is an error, and equal specs have equal JSON, so they can be hashed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True, use_attribute_docstrings=True
+    )
     later: ClassVar[frozenset[str]] = frozenset()
     """Fields that were added after results had been stored. At their defaults they are left out of what is written, so
     that what was trained before keeps its identity and is not trained again."""

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,8 +112,7 @@ class Study:
         site = open_site(self.asked.runs_dir, self.opened.root, device, workers, loader_workers)
         make_folder(site.runs)
         check_inputs([job for job in self.plan.jobs.values() if site.folder(job.id).result() is None], site.root)
-        jobs, path = tuple(self.plan.jobs), self.asked.path.resolve()
-        Claims(site.runs).replace(Claim(name=self.asked.call, study=path, called=datetime.now(UTC), jobs=jobs))
+        Claims(site.runs).replace(Claim.now(self.asked.call, self.asked.path, self.plan.jobs))
         with progress(self.console, site.workers) as display:
             states = execute(self.plan, site, display)
         failed = [state for state in states.values() if state.status == "failed"]

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from harness.console import print_table, say
-from harness.errors import InputError
+from harness.errors import InputError, input_error_on_os_error
 from harness.program import Program
 
 console = Console()
@@ -146,10 +146,8 @@ def schema(
     if out is None:
         print(text, end="")
         return
-    try:
+    with input_error_on_os_error(f"{out} cannot be written"):
         atomic_write(out, text.encode())
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}") from error
     _say(f"{out}: in a study beside it, an editor finds it by a line # yaml-language-server: $schema={out.name}")
 
 

@@ -32,6 +32,7 @@ app = Program()
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 DATASET_BYTES = 200e6
 """What the embedded dataset of the shipped studies takes, with its images for image teachers."""
+INSTALL_TORCH = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl"
 OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 
@@ -191,19 +192,13 @@ def torch_finding(torch: Any, gpus: list[Gpu]) -> Finding:
     if seen or not gpus or hidden in ("", "-1"):
         return Finding("torch", state)
     if not torch.version.cuda:
-        return Finding(
-            "torch",
-            state,
-            f"the driver knows {len(gpus)} GPUs, and this build of torch uses none: studies would train on the CPU",
-            "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
-        )
-    return Finding(
-        "torch",
-        state,
+        reason = f"the driver knows {len(gpus)} GPUs, and this build of torch uses none: studies would train on the CPU"
+        return Finding("torch", state, reason, f"{INSTALL_TORCH}/cu126")
+    reason = (
         f"the driver {gpus[0].driver} knows {len(gpus)} GPUs, and torch sees none: most likely it is older than "
-        f"CUDA {torch.version.cuda} needs",
-        "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126  # or a newer driver",
+        f"CUDA {torch.version.cuda} needs"
     )
+    return Finding("torch", state, reason, f"{INSTALL_TORCH}/cu126  # or a newer driver")
 
 
 def _unknown_architecture(torch: Any, capability: tuple[int, int]) -> tuple[str, str]:
@@ -213,10 +208,8 @@ def _unknown_architecture(torch: Any, capability: tuple[int, int]) -> tuple[str,
     # A kernel runs on later GPUs of its generation, too.
     if not built or any(one // 10 == capability[0] and one <= here for one in built):
         return "", ""
-    return (
-        f"torch was built for {', '.join(torch.cuda.get_arch_list())}, not for sm_{here}",
-        "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu128",
-    )
+    wrong = f"torch was built for {', '.join(torch.cuda.get_arch_list())}, not for sm_{here}"
+    return wrong, f"{INSTALL_TORCH}/cu128"
 
 
 @dataclass(frozen=True)
@@ -248,33 +241,29 @@ def sparse_finding(capability: tuple[int, int] | None, spconv: Spconv) -> Findin
     """What convolves sparse maps here, and whether that is the fastest that the GPU can have."""
     from detectors.encoders.sparse_conv import SPCONV_LAST
 
-    what, wanted = "sparse convolution", "cuda"
+    what = "sparse convolution"
     if capability is None:
         return Finding(what, "plain torch, as everywhere without CUDA")
-    if capability > SPCONV_LAST:
-        wanted = "triton"
-        if spconv.triton:
-            return Finding(what, "spconv-triton")
-        reason = "spconv's own kernels end at sm_{}{}, so that plain torch convolves, which is slow".format(
-            *SPCONV_LAST
-        )
-    elif spconv.for_cuda and not spconv.cpu_only:
-        return Finding(what, spconv.for_cuda[0])
-    elif spconv.for_cuda:
-        names = " ".join(spconv.builds)
+    is_too_new = capability > SPCONV_LAST
+    builds = () if is_too_new else spconv.for_cuda
+    if builds and not spconv.cpu_only:
+        return Finding(what, builds[0])
+    state = "spconv-triton" if spconv.triton else "plain torch"
+    if builds:
         return Finding(
             what,
-            "spconv-triton" if spconv.triton else "plain torch",
-            f"spconv's build for CPUs, of the extra cpu, was installed over {', '.join(spconv.for_cuda)}, of the extra "
+            state,
+            f"spconv's build for CPUs, of the extra cpu, was installed over {', '.join(builds)}, of the extra "
             "cuda, in the same folder",
-            f"pip uninstall -y {names} && pip install --force-reinstall --no-deps {spconv.for_cuda[0]}",
+            f"pip uninstall -y {' '.join(spconv.builds)} && pip install --force-reinstall --no-deps {builds[0]}",
         )
-    elif spconv.triton:
-        return Finding(what, "spconv-triton")
-    else:
-        reason = "no library for CUDA is installed, so that plain torch convolves, which is slow"
-    package = "spconv-triton" if wanted == "triton" else "spconv-cu126 'cumm-cu126<0.8'"
-    return Finding(what, "plain torch", reason, f"pip install {package}  # the extra {wanted}")
+    if spconv.triton:
+        return Finding(what, state)
+    reason, package, wanted = "no library for CUDA is installed", "spconv-cu126 'cumm-cu126<0.8'", "cuda"
+    if is_too_new:
+        reason, package, wanted = "spconv's own kernels end at sm_{}{}".format(*SPCONV_LAST), "spconv-triton", "triton"
+    reason += ", so that plain torch convolves, which is slow"
+    return Finding(what, state, reason, f"pip install {package}  # the extra {wanted}")
 
 
 def _machine() -> Iterator[Finding]:
@@ -283,11 +272,8 @@ def _machine() -> Iterator[Finding]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield Finding("processor", f"{cores} cores for this process, {platform.machine()}, {size_text(memory)} of memory")
     cache = platformdirs.user_cache_path("crossbev")
-    for what, folder, change in (
-        ("cache folder", cache, "export XDG_CACHE_HOME=FOLDER"),
-        ("this folder", Path.cwd(), "cd FOLDER"),
-    ):
-        yield disk_finding(what, folder, change)
+    yield disk_finding("cache folder", cache, "export XDG_CACHE_HOME=FOLDER")
+    yield disk_finding("this folder", Path.cwd(), "cd FOLDER")
 
 
 def disk_finding(what: str, folder: Path, change: str) -> Finding:

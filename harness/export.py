@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.errors import InputError, exit_2_on_input_error
+from harness.errors import InputError
 from harness.program import Program
 from harness.runs.folder import RunFolder, find_run
 
@@ -25,8 +25,7 @@ def main(
 
     A student has the parameters of its baseline: adapters, teachers and what else only training needed are left behind.
     """
-    with exit_2_on_input_error():
-        export(find_finished(runs_dir, job), out)
+    export(find_finished(runs_dir, job), out)
     typer.echo(f"exported to {out}")
 
 

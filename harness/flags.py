@@ -103,12 +103,16 @@ class Asked:
         once = [f"{flag} {value}" for flag, value in given.items() if value is not None]
         return " ".join([self.name, *once, *(f"--set {change}" for change in self.set_ or [])])
 
+    @property
+    def of_study(self) -> dict[str, object]:
+        """The flags that say what is asked and where its runs are; true of those that are given."""
+        given: dict[str, object] = {"--data-root": self.data_root, "--version": self.version, "--split": self.split}
+        return given | {"--seeds": self.seeds, "--set": self.set_, "--runs-dir": self.runs_dir != RUNS}
+
     def again(self, command: str) -> str:
         """Another command about this call of the study, in words: short, for what was typed once is at hand."""
-        given: dict[str, object] = {"--data-root": self.data_root, "--version": self.version, "--split": self.split}
-        given |= {"--seeds": self.seeds, "--set": self.set_, "--runs-dir": self.runs_dir != RUNS}
-        given |= {"--out": self.out != OUT, "--tracking-uri": self.tracking_uri != TRACKING}
-        same = ", ".join(flag for flag, value in given.items() if value)
+        places = {"--out": self.out != OUT, "--tracking-uri": self.tracking_uri != TRACKING}
+        same = ", ".join(flag for flag, value in (self.of_study | places).items() if value)
         return shlex.join(["crossbev", command, str(self.path)]) + (f" and the same {same}" if same else "")
 
     def command(self, program: str, *, places: bool = True) -> str:

@@ -1,7 +1,7 @@
 """python -m harness.run STUDY.yaml: plan, execute, report."""
 
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,6 @@ from rich.console import Console
 
 from harness import flags
 from harness.console import say
-from harness.errors import exit_2_on_input_error
 from harness.program import Program
 
 if TYPE_CHECKING:
@@ -42,29 +41,27 @@ def main(
 
     Stop it with Ctrl-C and call it again to go on. Calling it when all is done trains nothing and prints the table.
     """
-    with exit_2_on_input_error():
-        shown = flags.column_groups(columns)
-        # What takes seconds to import is imported after the arguments are known to be good.
-        from harness.study.first_look import first_look
+    shown = flags.column_groups(columns)
+    # What takes seconds to import is imported after the arguments are known to be good.
+    from harness.study.first_look import first_look
 
-        first_look(asked.path, asked.overrides)
+    first_look(asked.path, asked.overrides)
 
-        from harness.execute.executor import check_device, open_site
-        from harness.jobs.kinds import check_given
-        from harness.opened import open_study
+    from harness.execute.executor import check_device, open_site
+    from harness.jobs.kinds import check_given
+    from harness.opened import open_study
 
-        check_device(device)
-        opened = open_study(asked, console)
-        assert opened.root is not None, "of a study's file"
-        site = open_site(asked.runs_dir, opened.root, device, workers, loader_workers)
-        todo = [job for job in opened.plan.jobs.values() if site.folder(job.id).result() is None]
-        _introduce(opened, todo)
-        if dry_run:
-            check_given(todo)
-            _show_plan(opened, todo, site)
-            return
-        status = _run(asked, opened, todo, site, shown, page)
-    raise typer.Exit(status)
+    check_device(device)
+    opened = open_study(asked, console)
+    assert opened.root is not None, "of a study's file"
+    site = open_site(asked.runs_dir, opened.root, device, workers, loader_workers)
+    todo = [job for job in opened.plan.jobs.values() if site.folder(job.id).result() is None]
+    _introduce(opened, todo)
+    if dry_run:
+        check_given(todo)
+        _show_plan(opened, todo, site)
+        return
+    raise typer.Exit(_run(asked, opened, todo, site, shown, page))
 
 
 def _introduce(opened: "Opened", todo: "list[Job]") -> None:
@@ -119,8 +116,7 @@ def _run(
     check_inputs(todo, site.root)
     check_store(asked.tracking_uri, opened.name)
     # Before `execute` looks which results are there: from here on harness.runs leaves them alone.
-    claim = Claim(name=asked.call, study=asked.path.resolve(), called=datetime.now(UTC), jobs=tuple(opened.plan.jobs))
-    Claims(asked.runs_dir).replace(claim)
+    Claims(asked.runs_dir).replace(Claim.now(asked.call, asked.path, opened.plan.jobs))
     mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, asked.runs_dir, console)
 
     def watch(states: "dict[str, JobState]") -> None:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from detectors.names import no_imports
 from detectors.spec import Spec
 from harness.bundle.write import MANIFEST, MEMBER, PREDICTIONS, WEIGHTS, Environment, Manifest
-from harness.errors import InputError
+from harness.errors import InputError, first_mistake
 from harness.opened import Opened, question
 from harness.runs.folder import RunFolder
 from harness.study.papers import read_paper
@@ -215,6 +215,4 @@ def _parsed(kind: type[Content], text: bytes, path: Path, name: str) -> Content:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise InputError(f"bundle {path}: {name}: {at + ': ' if at else ''}{first['msg']}") from error
+        raise InputError(f"bundle {path}: {name}: {first_mistake(error)}") from error

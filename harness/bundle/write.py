@@ -193,9 +193,8 @@ def _papers(study: StudySpec) -> dict[str, Path]:
     members: dict[str, Path] = {}
     for number, path in enumerate(study.report.papers):
         name = re.sub(r"\W+", "_", path.stem, flags=re.ASCII)
-        members[f"papers/{name}.yaml" if f"papers/{name}.yaml" not in members else f"papers/{name}_{number}.yaml"] = (
-            path
-        )
+        taken = f"papers/{name}.yaml" in members
+        members[f"papers/{name}_{number}.yaml" if taken else f"papers/{name}.yaml"] = path
     return members
 
 

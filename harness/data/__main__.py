@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from harness.errors import InputError, exit_2_on_input_error
+from harness.errors import InputError
 from harness.program import Program
 
 console = Console()
@@ -39,11 +39,10 @@ def synthesize(
     from harness.world.nuimages import synthesize_images
     from harness.world.nuscenes import synthesize as synthesize_scenes
 
-    with exit_2_on_input_error():
-        with count_progress(console, "scenes") as show:
-            make = synthesize_images if images else synthesize_scenes
-            make(out, preset, seed, workers or os.cpu_count() or 1, show)
-        console.print(f"{out} holds preset {preset}, seed {seed}", markup=False, highlight=False, soft_wrap=True)
+    with count_progress(console, "scenes") as show:
+        make = synthesize_images if images else synthesize_scenes
+        make(out, preset, seed, workers or os.cpu_count() or 1, show)
+    console.print(f"{out} holds preset {preset}, seed {seed}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -63,47 +62,46 @@ def inspect(
     which only synthetic datasets have, a LiDAR sweep that was cut between two points goes unnoticed, and damage in the
     middle of a JPEG, too.
     """
-    with exit_2_on_input_error():
-        from harness.console import count_progress
-        from harness.data.nuimages import NuImagesRoot
-        from harness.data.root import NuScenesRoot, versions_in
-        from harness.inspect import nuimages, nuscenes
+    from harness.console import count_progress
+    from harness.data.nuimages import NuImagesRoot
+    from harness.data.root import NuScenesRoot, versions_in
+    from harness.inspect import nuimages, nuscenes
 
-        if sample is not None and picture is None:
-            raise InputError("--sample names what --picture FILE draws; give both")
+    if sample is not None and picture is None:
+        raise InputError("--sample names what --picture FILE draws; give both")
+    if picture is not None:
+        from harness.inspect.picture import check_target, draw, save
+
+        check_target(picture)
+    versions = versions_in(path)
+    if version is None and len(versions) > 1:
+        raise InputError(f"{path} has several versions: {', '.join(versions)}; choose one with --version")
+    chosen = version if version is not None else versions[0]
+    if (path / chosen / "object_ann.json").is_file():
+        if sample is not None:
+            raise InputError("--sample is for nuScenes roots; of images, --picture draws some of a split")
+        images = NuImagesRoot(path)
+        nuimages.inspect_images(images, chosen, split, fast, console)
         if picture is not None:
-            from harness.inspect.picture import check_target, draw, save
-
-            check_target(picture)
-        versions = versions_in(path)
-        if version is None and len(versions) > 1:
-            raise InputError(f"{path} has several versions: {', '.join(versions)}; choose one with --version")
-        chosen = version if version is not None else versions[0]
-        if (path / chosen / "object_ann.json").is_file():
-            if sample is not None:
-                raise InputError("--sample is for nuScenes roots; of images, --picture draws some of a split")
-            images = NuImagesRoot(path)
-            nuimages.inspect_images(images, chosen, split, fast, console)
-            if picture is not None:
-                nuimages.draw_images(images, split or chosen, picture)
-                console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
-            return
-        root = NuScenesRoot(path, chosen)
-        every = [row["token"] for row in root.devkit.sample]
-        splits = nuscenes.samples_by_split(root, split)
-        tokens = splits[split] if split is not None else every
-        if sample is not None and sample not in every:
-            raise InputError(f"sample {sample!r} is none of {root.path / root.version}")
-
-        nuscenes.print_contents(console, root, splits, tokens)
-        if picture is not None:
-            save(draw(root, sample or tokens[0]), picture)
+            nuimages.draw_images(images, split or chosen, picture)
             console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
-        rows = nuscenes.sensor_rows(root, tokens)
-        with count_progress(console, "sensor files") as show:
-            unusable = nuscenes.find_unusable(root, tokens, rows, fast, show)
-        nuscenes.print_files(console, rows, unusable)
-        nuscenes.raise_if_unusable(unusable)
+        return
+    root = NuScenesRoot(path, chosen)
+    every = [row["token"] for row in root.devkit.sample]
+    splits = nuscenes.samples_by_split(root, split)
+    tokens = splits[split] if split is not None else every
+    if sample is not None and sample not in every:
+        raise InputError(f"sample {sample!r} is none of {root.path / root.version}")
+
+    nuscenes.print_contents(console, root, splits, tokens)
+    if picture is not None:
+        save(draw(root, sample or tokens[0]), picture)
+        console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
+    rows = nuscenes.sensor_rows(root, tokens)
+    with count_progress(console, "sensor files") as show:
+        unusable = nuscenes.find_unusable(root, tokens, rows, fast, show)
+    nuscenes.print_files(console, rows, unusable)
+    nuscenes.raise_if_unusable(unusable)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from harness.data.tables import (
     table_path,
 )
 from harness.data.tune_split import cut
-from harness.errors import InputError, unknown
+from harness.errors import InputError, input_error_on_os_error, unknown
 
 if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
@@ -48,10 +48,9 @@ _TRAINING_SPLIT = {"v1.0-trainval": "train", "v1.0-mini": "mini_train"}
 
 def versions_in(path: Path) -> list[str]:
     """Names of the version folders of a dataset root; raises InputError where there is none."""
-    try:
+    # Not there, not allowed, or no possible name.
+    with input_error_on_os_error(f"dataset root {path} does not exist or cannot be read"):
         path.stat()
-    except OSError as error:  # not there, not allowed, or no possible name
-        raise InputError(f"dataset root {path} does not exist or cannot be read: {error.strerror}") from error
     if path.is_file():
         raise InputError(f"dataset root {path} is a file; expected a folder with a version folder such as v1.0-mini")
     versions = sorted(folder.name for folder in path.glob("v1.0-*") if folder.is_dir())

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from harness.errors import InputError
+from harness.errors import InputError, input_error_on_os_error
 
 LIDAR_BYTES = 20
 """A LiDAR point is x, y, z, intensity and ring, each a float32."""
@@ -41,12 +41,10 @@ def check_file(path: Path, what: str) -> None:
         path: Of a table or a sensor file.
         what: It should be, for the message.
     """
-    try:
+    with input_error_on_os_error(f"{path} cannot be read", f"; expected {what}"):  # such as a name that is too long
         if not path.is_file():
             raise InputError(f"{path} is missing; expected {what}")
         size = path.stat().st_size
-    except OSError as error:  # such as a name that is too long
-        raise InputError(f"{path} cannot be read: {error.strerror}; expected {what}") from error
     if not size:
         raise InputError(f"{path} is empty; expected {what}")
     if size < _POINTER_BYTES and path.read_bytes().startswith(LFS_POINTER):
@@ -171,10 +169,8 @@ def _radar_layout() -> dict[str, str]:
 
 def _content(path: Path, what: str) -> bytes:
     check_file(path, what)
-    try:
+    with input_error_on_os_error(f"{path} cannot be read", f"; expected {what}"):
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; expected {what}") from error
 
 
 READERS = {"camera": read_image, "lidar": read_lidar, "radar": read_radar}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.data.sensor_files import check_file
-from harness.errors import InputError
+from harness.errors import InputError, input_error_on_os_error
 
 if TYPE_CHECKING:
     from nuscenes.nuscenes import NuScenes
@@ -229,13 +229,9 @@ def check_tables(root: Path, version: str, tables: Tables) -> None:
     folder = root / version
     _check_columns(folder, tables, _COLUMNS)
     for i, row in enumerate(tables["map"]):
-        try:
-            (root / row["filename"]).stat()
-        except OSError as error:
-            where = f"{_row(folder, 'map', i)} names it as a map"
-            raise InputError(
-                f"{root / row['filename']} is missing or cannot be read: {error.strerror}; {where}"
-            ) from error
+        path, where = root / row["filename"], f"{_row(folder, 'map', i)} names it as a map"
+        with input_error_on_os_error(f"{path} is missing or cannot be read", f"; {where}"):
+            path.stat()
     mapped = {token for row in tables["map"] for token in row["log_tokens"]}
     _check_column(folder, "log", "token", tables["log"], Rule(mapped.issuperset, "in no log_tokens of map.json"))
     cameras = {row["token"] for row in tables["sensor"] if row["modality"] == "camera"}

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from harness.console import count_progress, print_table, say
-from harness.errors import InputError, exit_2_on_input_error
+from harness.errors import InputError
 from harness.program import Program
 
 if TYPE_CHECKING:
@@ -57,45 +57,44 @@ def main(
     Then analysis.json and analysis.png: every metric, what each kind of error costs, and AP by distance, visibility,
     LiDAR points and speed, with 95 % intervals over scenes; of a difference the paired one.
     """
-    with exit_2_on_input_error():
-        from detectors.batch import Inputs
-        from harness.data.root import NuScenesRoot
-        from harness.evaluate.detection import evaluate, held_against, write_metrics
-        from harness.evaluate.figure import draw_curves, draw_examples, examples
-        from harness.evaluate.result_file import read_result
+    from detectors.batch import Inputs
+    from harness.data.root import NuScenesRoot
+    from harness.evaluate.detection import evaluate, held_against, write_metrics
+    from harness.evaluate.figure import draw_curves, draw_examples, examples
+    from harness.evaluate.result_file import read_result
 
-        if resamples == 1:
-            raise InputError("--resamples 1: one draw shows no spread; allowed: 0, or 2 and more")
-        if against is not None and not resamples:
-            raise InputError("--against needs --resamples, at least 2")
-        config = _config(config_path)
-        meta, results = read_result(result_path)
-        root = NuScenesRoot(dataroot, version)
-        matched, metrics, curves = evaluate(root, eval_set, results, config)
-        del results  # a result of nuScenes is as large as its file
-        both = [matched]
-        if against is not None:
-            try:
-                both.append(held_against(root, eval_set, read_result(against)[1], config))
-            except InputError as error:
-                raise InputError(f"--against {against}: {error}") from error
-        drawn = examples(matched, plot_examples)
-        if drawn:
-            root.check_files(drawn, Inputs(lidar_sweeps=1))
+    if resamples == 1:
+        raise InputError("--resamples 1: one draw shows no spread; allowed: 0, or 2 and more")
+    if against is not None and not resamples:
+        raise InputError("--against needs --resamples, at least 2")
+    config = _config(config_path)
+    meta, results = read_result(result_path)
+    root = NuScenesRoot(dataroot, version)
+    matched, metrics, curves = evaluate(root, eval_set, results, config)
+    del results  # a result of nuScenes is as large as its file
+    both = [matched]
+    if against is not None:
         try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            write_metrics(metrics, curves, meta, output_dir)
-            if drawn:
-                draw_examples(output_dir, root, matched, config, drawn)
-            if render_curves:
-                draw_curves(output_dir, metrics, curves, config)
-            if verbose and against is None:
-                _print_metrics(metrics)
-            if resamples:
-                titles = _titles([result_path] if against is None else [result_path, against])
-                _analyse(dict(zip(titles, both, strict=True)), config, resamples, output_dir, bool(verbose))
-        except OSError as error:
-            raise InputError(f"--output_dir {output_dir} cannot be written: {error}") from error
+            both.append(held_against(root, eval_set, read_result(against)[1], config))
+        except InputError as error:
+            raise InputError(f"--against {against}: {error}") from error
+    drawn = examples(matched, plot_examples)
+    if drawn:
+        root.check_files(drawn, Inputs(lidar_sweeps=1))
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_metrics(metrics, curves, meta, output_dir)
+        if drawn:
+            draw_examples(output_dir, root, matched, config, drawn)
+        if render_curves:
+            draw_curves(output_dir, metrics, curves, config)
+        if verbose and against is None:
+            _print_metrics(metrics)
+        if resamples:
+            titles = _titles([result_path] if against is None else [result_path, against])
+            _analyse(dict(zip(titles, both, strict=True)), config, resamples, output_dir, bool(verbose))
+    except OSError as error:
+        raise InputError(f"--output_dir {output_dir} cannot be written: {error}") from error
 
 
 def _titles(paths: Sequence[Path]) -> list[str]:

@@ -39,7 +39,8 @@ def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annot
     nusc = root.devkit
     attributes = {row["token"]: row["name"] for row in nusc.attribute}
     scenes: dict[str, int] = {}
-    numbers, ego, sample_of, boxes, points, visibility = [], [], [], [], [], []
+    numbers, ego, sample_of, boxes = [], [], [], []
+    facts: list[tuple[int, int]] = []
     rack_sample: list[int] = []
     racks: list[list[float]] = []
     for number, token in enumerate(tokens):
@@ -56,8 +57,7 @@ def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annot
             if len(annotation["attribute_tokens"]) > 1:
                 raise InputError(f"annotation {annotation['token']} has more than one attribute")
             sample_of.append(number)
-            points.append(annotation["num_lidar_pts"])
-            visibility.append(_level(nusc, annotation["visibility_token"]))
+            facts.append((annotation["num_lidar_pts"], _level(nusc, annotation["visibility_token"])))
             boxes.append(
                 {
                     **{key: annotation[key] for key in ("translation", "size", "rotation")},
@@ -76,7 +76,7 @@ def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annot
         rack=np.array(racks, dtype=np.float64).reshape(-1, 10),
     )
     box_columns = columns(sample_of, boxes, tokens)
-    return split, Annotations.of(box_columns, np.array(points, dtype=np.int64), np.array(visibility, dtype=np.int64))
+    return split, Annotations.of(box_columns, *np.array(facts, dtype=np.int64).reshape(-1, 2).T)
 
 
 _LEVELS = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_v
 from detectors.spec import Spec, each_once
 from harness.data.root import NuScenesRoot
 from harness.data.tables import read_json
-from harness.errors import InputError
+from harness.errors import InputError, first_mistake
 from harness.evaluate.annotations import annotations
 from harness.evaluate.bootstrap import draws, resampled
 from harness.evaluate.columns import predictions
@@ -68,10 +68,7 @@ def read_config(path: Path) -> DetectionConfig:
     try:
         _ConfigFile.model_validate(content)
     except ValidationError as error:
-        first_error = error.errors()[0]
-        at = ".".join(str(part) for part in first_error["loc"])
-        message = first_error["msg"].removeprefix("Value error, ")
-        raise InputError(f"detection configuration {path}: {at + ': ' if at else ''}{message}") from error
+        raise InputError(f"detection configuration {path}: {first_mistake(error)}") from error
     return DetectionConfig.deserialize(content)
 
 

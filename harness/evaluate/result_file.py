@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from harness.errors import InputError
+from harness.errors import InputError, input_error_on_os_error
 
 
 class _Content(msgspec.Struct):
@@ -41,10 +41,8 @@ class _Results(Mapping[str, Any]):
 
 def read_result(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """Meta and results of a result file, or InputError."""
-    try:
+    with input_error_on_os_error(f"result file {path} cannot be read"):
         text = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"result file {path} cannot be read: {error.strerror}") from error
     try:
         fast = msgspec.json.decode(text, type=_Content)
         return fast.meta, _Results(fast.results)

@@ -8,6 +8,7 @@ import pandas as pd
 from distill.objective import DETECTION_TERMS
 from harness.diagnose.history import UNKNOWN, History
 from harness.evaluate.intervals import CLASSES, COSTS, Analysis, Estimate
+from harness.evidence.line import by_key
 from harness.evidence.results import why_unpaired
 from harness.evidence.runs import StudyRuns
 from harness.study.plan import Plan, Row
@@ -24,11 +25,8 @@ BREAKDOWN = ("path", "arm", "group", "name", "baseline", "student", "difference"
 
 def student_arms(plan: Plan) -> dict[tuple[str, str], list[Row]]:
     """The arms of all students, on the evaluation split."""
-    arms: dict[tuple[str, str], list[Row]] = {}
-    for row in plan.rows:
-        if row.role == "student" and not row.split:
-            arms.setdefault((row.path, row.arm), []).append(row)
-    return arms
+    students = [row for row in plan.rows if row.role == "student" and not row.split]
+    return {(rows[0].path, rows[0].arm): rows for rows in by_key(students, lambda row: (row.path, row.arm))}
 
 
 def terms_frame(runs: StudyRuns, arms: Arms) -> pd.DataFrame:

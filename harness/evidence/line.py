@@ -49,11 +49,28 @@ def line_name(role: str, model: str, path: str, arm: str, split: str = "") -> st
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a row of the plan came to, for itself."""
+class _Trained:
+    """What is said alike of one training and of those that differ in their seed alone."""
 
     key: Key
-    """The key of its line."""
+    parameters: float | int
+    """The detector's number of parameters; NaN without a result."""
+    published: dict[str, PublishedGain]
+    """What papers report for such a path and losses of such kinds, by their names."""
+    missing: str
+    """Why there is no result, else empty."""
+    unpaired: str
+    """Why there is no gain although there are results, else empty."""
+    warning: str
+    """What is doubtful about the training, else empty."""
+    machine: str
+    """Device kind, torch version and threads, of a line every one there was; empty without a result."""
+
+
+@dataclass(frozen=True)
+class Outcome(_Trained):
+    """What a row of the plan came to, for itself."""
+
     seed: int
     job: str
     baseline: str
@@ -62,18 +79,6 @@ class Outcome:
     """The metrics of `Line`; NaN without a result."""
     gains: dict[Metric, float]
     """In points over the baseline of the same student and seed; NaN where the two must not be subtracted."""
-    parameters: float | int
-    """The detector's number of parameters; NaN without a result."""
-    published: dict[str, PublishedGain]
-    """What papers report for such a path and losses of such kinds, by their names."""
-    missing: str
-    """Why there is no result, else empty."""
-    unpaired: str
-    """Why there is no gain although both have results, else empty."""
-    warning: str
-    """What is doubtful about the training, else empty."""
-    machine: str
-    """Device kind, torch version and threads; empty without a result."""
     draws: Draws | None
     """Draws of mAP and NDS; None where the row is not compared, or none are known."""
 
@@ -114,10 +119,9 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Line:
+class Line(_Trained):
     """What a table says of the trainings that differ in their seed alone."""
 
-    key: Key
     metrics: dict[str, Mean]
     """HEADLINE_METRICS, CLASS_AP and MASKS in points, ERRORS in the devkit's units."""
     gains: dict[Metric, Gain]
@@ -125,18 +129,6 @@ class Line:
     scenes: float | int
     """How many the intervals are over, 0 where they are over none; NaN of a line without a gain."""
     seeds: int
-    parameters: float | int
-    """The detector's number of parameters; NaN where no seed has a result."""
-    published: dict[str, PublishedGain]
-    """What papers report for such a line, by their names."""
-    missing: str
-    """Why there is no result, else empty."""
-    unpaired: str
-    """Why there is no gain although there are results, else empty."""
-    warning: str
-    """What is doubtful about a training, else empty."""
-    machine: str
-    """Every kind of machine that made it."""
     jobs: tuple[str, ...]
 
     @property

@@ -66,27 +66,20 @@ def _published(row: Row, run: Run, papers: Sequence[Paper]) -> dict[str, Publish
 
 def why_unpaired(row: Row, runs: StudyRuns) -> str:
     """Why a row must not be held against its baseline; empty where it may, or where they do not say how they began."""
-    return _unpaired(*(_began(id_, runs) for id_ in (row.job, str(row.baseline))))
+    student, baseline = (_began(id_, runs) for id_ in (row.job, str(row.baseline)))
+    if not student or not baseline:
+        return ""
+    if student["weights"] != baseline["weights"]:
+        return "its initial weights are not those of its baseline (another kind of processor, or broken random streams)"
+    batches = zip(student.get("batches", "").split(), baseline.get("batches", "").split(), strict=False)
+    # The one may be longer than the other.
+    return "its batches are not those of its baseline" if any(a != b for a, b in batches) else ""
 
 
 def _began(id_: str, runs: StudyRuns) -> dict[str, str]:
     """What the training of a job's detector began with; of a detector that is scored again, what that one did."""
     result = runs[runs.plan.detector_spec(id_).model_of or id_].result
     return {} if result is None else result.began
-
-
-def _unpaired(student: dict[str, str], baseline: dict[str, str]) -> str:
-    """Why the two must not be subtracted; empty where they began alike, or one of them does not say how."""
-    if not student or not baseline:
-        return ""
-    if student["weights"] != baseline["weights"]:
-        return "its initial weights are not those of its baseline (another kind of processor, or broken random streams)"
-    # The one may be longer than the other.
-    if any(
-        a != b for a, b in zip(student.get("batches", "").split(), baseline.get("batches", "").split(), strict=False)
-    ):
-        return "its batches are not those of its baseline"
-    return ""
 
 
 def _machine(result: Result) -> str:

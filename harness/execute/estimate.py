@@ -98,14 +98,17 @@ def _timed(site: Site) -> StepSeconds:
 
 def _time(model: DetectorSpec | SegmenterSpec, batch_size: int, device: str, threads: int) -> float:
     # With what counts operations, a third of a second to import.
-    from detectors.cost import measure, measure_segmenter
+    from detectors.cost import measure, segmenter_step_seconds
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     on = (batch_size, device, TIMED_STEPS)
-    cost = measure(model, *on) if isinstance(model, DetectorSpec) else measure_segmenter(model, *on)
+    if isinstance(model, DetectorSpec):
+        seconds = measure(model, *on).step_seconds
+    else:
+        seconds = segmenter_step_seconds(model, *on)
     torch.set_num_threads(before)
-    return cost.step_seconds
+    return seconds
 
 
 def steps_file() -> Path:

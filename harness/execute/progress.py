@@ -34,9 +34,8 @@ class Progress:
         return f"{'; '.join(running)}; {_eta(states, self._workers)}"
 
     def _table(self, states: dict[str, JobState]) -> Table:
-        table = Table(title=_eta(states, self._workers), title_justify="left")
-        for column in ("job", "id", "status", "step", "loss", "left"):
-            table.add_column(column)
+        columns = ("job", "id", "status", "step", "loss", "left")
+        table = Table(*columns, title=_eta(states, self._workers), title_justify="left")
         for id_, state in states.items():
             loss = "" if state.loss is None else f"{state.loss:.3f}"
             left = "" if state.status != "running" else _time(state.seconds_left)
@@ -60,7 +59,6 @@ def _steps(state: JobState) -> str:
 
 def _eta(states: dict[str, JobState], workers: int) -> str:
     """Done of all, and the time left if what waits takes as long as what runs."""
-    left = [s.seconds_left for s in states.values() if s.status == "running"]
     done = sum(s.status == "done" for s in states.values())
     text = f"{done} of {len(states)} jobs done"
     trainings = [
@@ -68,7 +66,7 @@ def _eta(states: dict[str, JobState], workers: int) -> str:
         for s in states.values()
         if s.status == "running" and s.seconds_left is not None and s.job.spec.steps
     ]
-    known = [seconds for seconds in left if seconds is not None]
+    known = [s.seconds_left for s in states.values() if s.status == "running" and s.seconds_left is not None]
     if not trainings:
         return text
     waiting = sum(s.status == "waiting" for s in states.values()) * sum(trainings) / len(trainings)

@@ -171,10 +171,8 @@ def print_files(console: Console, rows: list[dict[str, Any]], unusable: list[Unu
 def _class_row(annotations: Annotations, label: int, masks: list[np.ndarray]) -> list[str]:
     in_class = annotations.label == label
     counts = [str((in_class & mask).sum()) for mask in masks]
-    if label == IGNORED:
-        return ["(ignored)", *counts, *[""] * 5]
-    if not in_class.any():
-        return [CLASSES[label], *counts, *[""] * 5]
+    if label == IGNORED or not in_class.any():
+        return ["(ignored)" if label == IGNORED else CLASSES[label], *counts, *[""] * 5]
     speed = annotations.speed[in_class]
     known = ~np.isnan(speed)
     lidar, radar = annotations.lidar_points[in_class], annotations.radar_points[in_class]

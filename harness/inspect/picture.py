@@ -26,7 +26,7 @@ from detectors.geometry.boxes import CLASSES, MOVING, Boxes
 from harness.data.nuscenes import annotations, read
 from harness.data.root import CAMERAS, RADARS, NuScenesRoot
 from harness.data.sensor_files import read_image
-from harness.errors import InputError, unknown
+from harness.errors import InputError, input_error_on_os_error, unknown
 from harness.style import NIGHT, new_figure, plain
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf")
@@ -74,10 +74,8 @@ def save(figure: Figure, path: Path) -> None:
     check_target(path)
     # Thin coloured lines suffer first from JPEG's usual quality.
     options: dict[str, Any] = {"pil_kwargs": {"quality": 90}} if path.suffix.lower() in (".jpg", ".jpeg") else {}
-    try:
+    with input_error_on_os_error(f"picture {path} cannot be written"):
         figure.savefig(path, dpi=_DPI, **options)
-    except OSError as error:
-        raise InputError(f"picture {path} cannot be written: {error.strerror}") from error
 
 
 def draw(root: NuScenesRoot, token: str) -> Figure:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness import flags
 from harness.console import say
-from harness.errors import InputError, exit_2_on_input_error
+from harness.errors import InputError
 from harness.program import Program
 
 if TYPE_CHECKING:
@@ -62,44 +62,41 @@ def main(
 
     Of a bundle, without its dataset and its runs. Exit status 2 where a run is damaged: its row says so.
     """
-    unexamined = False
-    with exit_2_on_input_error():
-        from harness.study.first_look import first_look
+    from harness.study.first_look import first_look
 
-        _check_flags(asked, bundle, examine, without_predictions, with_weights)
-        if _is_study_file(asked.path):
-            first_look(asked.path, asked.overrides)
+    _check_flags(asked, bundle, examine, without_predictions, with_weights)
+    if _is_study_file(asked.path):
+        first_look(asked.path, asked.overrides)
 
-        from harness.bundle.read import differing_tables
-        from harness.bundle.write import write_bundle
-        from harness.evidence.runs import StudyRuns
-        from harness.report.write import rebuild
+    from harness.bundle.read import differing_tables
+    from harness.bundle.write import write_bundle
+    from harness.evidence.runs import StudyRuns
+    from harness.report.write import rebuild
 
-        shown = flags.column_groups(columns)
-        with _opened(asked, trust) as opened:
-            if examine:
-                unexamined = _complete(opened, device)
-            runs = StudyRuns.open(opened.plan, opened.runs_dir)
-            tables = asked.out / opened.name
-            text, arms = rebuild(opened, runs, tables, console, asked.command("harness.run", places=False), shown)
-            damaged, done = runs.damaged, [runs[id_].job for id_ in runs.results]
-            if opened.root is None:
-                _compare(differing_tables(opened, tables))
-            elif not done and not damaged:
-                _say(f"nothing of this study is trained yet; this trains it: {asked.command('harness.run')}")
-            if bundle is not None:
-                files = write_bundle(bundle, opened, runs, tables, not without_predictions, with_weights)
-                _say(f"bundle: {bundle}, {files} files of {len(done)} finished runs, {bundle.stat().st_size:,} bytes")
-            if open_ and not webbrowser.open((tables / "report.html").resolve().as_uri()):
-                _say("no browser can be started here; open the page yourself")
-            if sync or ui:
-                mirror = _mirrored(asked, opened, runs, tables, text, arms)
-                if ui:
-                    _serve(mirror, asked.tracking_uri, port)
-                else:
-                    _say(f"compare in a browser: {asked.again('report')} --ui")
-        if damaged:
-            raise typer.Exit(2)
+    shown = flags.column_groups(columns)
+    with _opened(asked, trust) as opened:
+        unexamined = examine and _complete(opened, device)
+        runs = StudyRuns.open(opened.plan, opened.runs_dir)
+        tables = asked.out / opened.name
+        text, arms = rebuild(opened, runs, tables, console, asked.command("harness.run", places=False), shown)
+        damaged, done = runs.damaged, [runs[id_].job for id_ in runs.results]
+        if opened.root is None:
+            _compare(differing_tables(opened, tables))
+        elif not done and not damaged:
+            _say(f"nothing of this study is trained yet; this trains it: {asked.command('harness.run')}")
+        if bundle is not None:
+            files = write_bundle(bundle, opened, runs, tables, not without_predictions, with_weights)
+            _say(f"bundle: {bundle}, {files} files of {len(done)} finished runs, {bundle.stat().st_size:,} bytes")
+        if open_ and not webbrowser.open((tables / "report.html").resolve().as_uri()):
+            _say("no browser can be started here; open the page yourself")
+        if sync or ui:
+            mirror = _mirrored(asked, opened, runs, tables, text, arms)
+            if ui:
+                _serve(mirror, asked.tracking_uri, port)
+            else:
+                _say(f"compare in a browser: {asked.again('report')} --ui")
+    if damaged:
+        raise typer.Exit(2)
     if unexamined:
         raise typer.Exit(1)
 
@@ -111,9 +108,7 @@ def _check_flags(
     contents = {"--without-predictions": without_predictions, "--with-weights": with_weights}
     if bundle is None and any(contents.values()):
         raise InputError(f"{_named(contents)}: says what goes into a bundle; add --bundle FILE.zip")
-    of_study: dict[str, object] = {"--data-root": asked.data_root, "--version": asked.version, "--split": asked.split}
-    of_study |= {"--seeds": asked.seeds, "--set": asked.set_, "--runs-dir": asked.runs_dir != flags.RUNS}
-    of_study |= {"--bundle": bundle, "--examine": examine}
+    of_study = asked.of_study | {"--bundle": bundle, "--examine": examine}
     if _is_study_file(asked.path) or not any(of_study.values()):
         return
     from harness.bundle.read import is_bundle

@@ -158,12 +158,9 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
         ),
     ):
         part = breakdown[breakdown["group"] == group]
+        note = "95 % CI over validation scenes only, not corrected for the number of comparisons; bold: it excludes 0."
         if len(part):
-            alone = (
-                "95 % CI over validation scenes only, not corrected for the number of comparisons; bold: it excludes 0."
-            )
-            alt = title
-            pictures.add(name, title, alt, breakdown_figure, part, head, notes=[alone])
+            pictures.add(name, title, title, breakdown_figure, part, head, notes=[note])
     shown = pictures.taken()
     words = [f"{text}." for text in runs.unreadable]
     if not shown and not words:

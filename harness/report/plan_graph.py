@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,8 +47,8 @@ def nodes(plan: Plan) -> list[Node]:
     """Every job of the plan in exactly one of them, in the plan's order."""
     numbers: dict[str, int] = {}
     node_of: dict[str, int] = {}
-    members: list[list[str]] = []
-    using: list[list[str]] = []
+    members: defaultdict[int, list[str]] = defaultdict(list)
+    using: defaultdict[int, list[str]] = defaultdict(list)
     for id_, job in plan.jobs.items():
         used = getattr(job.spec, "model_of", None) or getattr(job.spec, "segmenter", None)
         if isinstance(used, str):
@@ -60,9 +60,6 @@ def nodes(plan: Plan) -> list[Node]:
         for need in job.spec.needs:
             text = text.replace(need, f"node {node_of[need]}")
         node_of[id_] = numbers.setdefault(text, len(numbers))
-        if node_of[id_] == len(members):
-            members.append([])
-            using.append([])
         members[node_of[id_]].append(id_)
     teaching = {row.job for row in plan.rows if row.role in ("teacher", "image teacher")}
     return [
@@ -76,7 +73,7 @@ def nodes(plan: Plan) -> list[Node]:
             needs=tuple(sorted({node_of[need] for id_ in jobs for need in plan.jobs[id_].spec.needs})),
             teaches=bool(teaching & set(jobs)),
         )
-        for number, jobs in enumerate(members)
+        for number, jobs in members.items()
     ]
 
 

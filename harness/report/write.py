@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
+from harness.console import say
 from harness.evidence.effects import Ascribed, attributions, groups, unlike
 from harness.evidence.line import HEADLINE_METRICS, Line, gain_column
 from harness.evidence.provenance import commit_lines
@@ -62,15 +64,13 @@ def rebuild(
     tables = [*filter(None, main), *map(published_table, papers), cost_table(spent)]
     write(out, tables[:-1], lines, spent, ascribed)
 
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
+    tell = partial(say, console)
     for table in tables:
         if not table.group or table.group in (columns or ()):
-            say(f"\n{table.title}", "bold")
+            tell(f"\n{table.title}", "bold")
             show(table, console, columns)
     for damage in runs.damaged.values():
-        say(damage.message, "red")
+        tell(damage.message, "red")
     page = None
     if command:
         # What draws takes a second to import, and who only trains waits for none of it.
@@ -80,13 +80,13 @@ def rebuild(
         named = {table.name: table for table in tables}
         page = write_page(out, document(opened, runs, lines, ascribed, named, out, command))
     for text in runs.unreadable:
-        say(text, "yellow")
-    say("")
+        tell(text, "yellow")
+    tell("")
     for sentence in headlines(lines, study):
         console.print(sentence, style="bold", markup=False, highlight=False, soft_wrap=not console.is_terminal)
-    say(f"tables: {out}/table.md, table.tex, table.csv; cost: {out}/cost.md")
+    tell(f"tables: {out}/table.md, table.tex, table.csv; cost: {out}/cost.md")
     if page is not None:
-        say(f"page: {page}")
+        tell(f"page: {page}")
     return "\n".join(markdown(table) for table in filter(None, main)), lines
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from harness import flags
 from harness.console import age_text, print_table, say, size_text
-from harness.errors import InputError, exit_2_on_input_error, unknown
+from harness.errors import InputError, unknown
 from harness.program import Program
 from harness.runs.claims import Claim, Claims
 from harness.runs.folder import Result, find_run
@@ -44,23 +44,22 @@ def list_(
 
     A run that several studies want stands once, below all their names. The age is that of its newest file.
     """
-    with exit_2_on_input_error():
-        stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
-        _check("study", study, claims)
-        _check("state", state, STATES)
-        groups: dict[tuple[str, ...], list[StoredRun]] = {}
-        for id_, names in wanted_by(stored, claims).items():
-            if (not study or set(study) & set(names)) and (not state or stored[id_].state in state):
-                groups.setdefault(names, []).append(stored[id_])
-        # What nobody wants is last.
-        for names, runs in sorted(groups.items(), key=lambda group: (not group[0], group[0])):
-            _print(f"{', '.join(names) or 'wanted by no study'}: {_sum(runs)}")
-            _print_runs(runs)
-        shown = [run for runs in groups.values() for run in runs]
-        count = Counter(run.state for run in shown)
-        by_state = ", ".join(f"{count[each]} {each}" for each in STATES if count[each])
-        free = unneeded(stored, claims.values())
-        _print(f"{_sum(shown)}{f' ({by_state})' if shown else ''}; prune would free {_sum(free)}")
+    stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
+    _check("study", study, claims)
+    _check("state", state, STATES)
+    groups: dict[tuple[str, ...], list[StoredRun]] = {}
+    for id_, names in wanted_by(stored, claims).items():
+        if (not study or set(study) & set(names)) and (not state or stored[id_].state in state):
+            groups.setdefault(names, []).append(stored[id_])
+    # What nobody wants is last.
+    for names, runs in sorted(groups.items(), key=lambda group: (not group[0], group[0])):
+        _print(f"{', '.join(names) or 'wanted by no study'}: {_sum(runs)}")
+        _print_runs(runs)
+    shown = [run for runs in groups.values() for run in runs]
+    count = Counter(run.state for run in shown)
+    by_state = ", ".join(f"{count[each]} {each}" for each in STATES if count[each])
+    free = unneeded(stored, claims.values())
+    _print(f"{_sum(shown)}{f' ({by_state})' if shown else ''}; prune would free {_sum(free)}")
 
 
 @app.command()
@@ -71,26 +70,25 @@ def show(
     """Show all that is known of a run."""
     import yaml
 
-    with exit_2_on_input_error():
-        if len(run) < SHORTEST_START:
-            raise InputError(f"id {run!r} is too short; {SHORTEST_START} digits at least")
-        stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
-        shown = stored[find_run(runs_dir, run).path.name]
-        _print(f"{shown.id}  {shown.label}")
-        by = wanted_by(stored, claims)[shown.id]
-        facts = {
-            "state": [f"{shown.state}, {age_text(time.time() - shown.newest)} old, {size_text(shown.size)}"],
-            "wanted by": [_claim_text(name, claims[name]) for name in by] or ["no study"],
-            "needs": [_named(id_, stored) for id_ in shown.needs],
-            "needed by": [_named(id_, stored) for id_, other in stored.items() if shown.id in other.needs],
-            "failure": shown.failure.splitlines(),
-            **(_facts(shown.result) if shown.result else {}),
-            "spec": yaml.safe_dump(dict(shown.spec), sort_keys=False).splitlines() if shown.spec else [],
-            "files": [f"{size_text(size):>7}  {name}" for name, size in shown.sizes.items()],
-        }
-        for name, lines in facts.items():
-            for number, line in enumerate(lines):
-                _print(f"{'' if number else name:<11}{line}")
+    if len(run) < SHORTEST_START:
+        raise InputError(f"id {run!r} is too short; {SHORTEST_START} digits at least")
+    stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
+    shown = stored[find_run(runs_dir, run).path.name]
+    _print(f"{shown.id}  {shown.label}")
+    by = wanted_by(stored, claims)[shown.id]
+    facts = {
+        "state": [f"{shown.state}, {age_text(time.time() - shown.newest)} old, {size_text(shown.size)}"],
+        "wanted by": [_claim_text(name, claims[name]) for name in by] or ["no study"],
+        "needs": [_named(id_, stored) for id_ in shown.needs],
+        "needed by": [_named(id_, stored) for id_, other in stored.items() if shown.id in other.needs],
+        "failure": shown.failure.splitlines(),
+        **(_facts(shown.result) if shown.result else {}),
+        "spec": yaml.safe_dump(dict(shown.spec), sort_keys=False).splitlines() if shown.spec else [],
+        "files": [f"{size_text(size):>7}  {name}" for name, size in shown.sizes.items()],
+    }
+    for name, lines in facts.items():
+        for number, line in enumerate(lines):
+            _print(f"{'' if number else name:<11}{line}")
 
 
 @app.command("prune")
@@ -108,28 +106,27 @@ def prune_(
     A run that a process is in stays. What was trained before harness kept claims is wanted by no study until
     harness.run is called with its study again, which trains nothing that is there.
     """
-    with exit_2_on_input_error():
-        if older_than is not None and not older_than >= 0:
-            raise InputError(f"--older-than {older_than:g} is no number of days; 0 or more")
-        before = float("inf") if older_than is None else time.time() - older_than * DAY_SECONDS
-        stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
-        _check("study", study, claims)
-        proposed = propose(stored, claims, study or [], before)
-        if proposed.delete:
-            _print_runs(proposed.delete)
-        forget = "".join(f"forget {claim.name}, " for claim in proposed.forget)
-        question = f"{forget}delete {_sum(proposed.delete)}"
-        if dry_run:
-            _print(f"would {question}")
-            return
-        if proposed.forget or proposed.delete:
-            _ask(f"{question[0].upper()}{question[1:]}?", yes)
-        try:
-            deleted = prune(runs_dir, proposed)
-        except OSError as error:
-            raise InputError(f"{error.filename} cannot be deleted: {error.strerror}") from error
-        stayed = len(proposed.delete) - len(deleted)
-        _print(f"deleted {_sum(deleted)}{f'; {stayed} are running or wanted by now, and stay' if stayed else ''}")
+    if older_than is not None and not older_than >= 0:
+        raise InputError(f"--older-than {older_than:g} is no number of days; 0 or more")
+    before = float("inf") if older_than is None else time.time() - older_than * DAY_SECONDS
+    stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
+    _check("study", study, claims)
+    proposed = propose(stored, claims, study or [], before)
+    if proposed.delete:
+        _print_runs(proposed.delete)
+    forget = "".join(f"forget {claim.name}, " for claim in proposed.forget)
+    question = f"{forget}delete {_sum(proposed.delete)}"
+    if dry_run:
+        _print(f"would {question}")
+        return
+    if proposed.forget or proposed.delete:
+        _ask(f"{question[0].upper()}{question[1:]}?", yes)
+    try:
+        deleted = prune(runs_dir, proposed)
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be deleted: {error.strerror}") from error
+    stayed = len(proposed.delete) - len(deleted)
+    _print(f"deleted {_sum(deleted)}{f'; {stayed} are running or wanted by now, and stay' if stayed else ''}")
 
 
 def _check(flag: str, names: Iterable[str] | None, allowed: Collection[str]) -> None:

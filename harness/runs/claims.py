@@ -2,11 +2,11 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -26,6 +26,11 @@ class Claim(Spec):
     called: datetime
     """The last time."""
     jobs: tuple[Annotated[str, Field(pattern=f"^{JOB_ID}$")], ...]
+
+    @classmethod
+    def now(cls, name: str, study: Path, jobs: Iterable[str]) -> Self:
+        """The claim of a call that has just been made."""
+        return cls(name=name, study=study.resolve(), called=datetime.now(UTC), jobs=tuple(jobs))
 
 
 class Claims:

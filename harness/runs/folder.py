@@ -15,7 +15,7 @@ import msgspec
 from filelock import Timeout
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness.errors import InputError
+from harness.errors import InputError, first_mistake, input_error_on_os_error
 from harness.runs.locks import FileLock, is_held
 
 JOB_ID = "[0-9a-f]" * 16
@@ -286,9 +286,7 @@ class RunFolder:
         except OSError as error:
             raise Damaged(path, str(error.strerror)) from error
         except ValidationError as error:
-            first = error.errors()[0]
-            at = ".".join(map(str, first["loc"]))
-            raise Damaged(path, f"{at}: {first['msg']}" if at else first["msg"]) from error
+            raise Damaged(path, first_mistake(error)) from error
 
 
 _NUMBERS = msgspec.json.Decoder(dict[str, int | float])
@@ -313,10 +311,8 @@ def find_run(runs: Path, start: str) -> RunFolder:
 
 def make_folder(folder: Path) -> None:
     """The folder, before hours of training find out that it cannot be; raises InputError."""
-    try:
+    with input_error_on_os_error(f"folder {folder} cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"folder {folder} cannot be made: {error.strerror}") from error
 
 
 def atomic_write(path: Path, content: bytes) -> None:

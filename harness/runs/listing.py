@@ -91,21 +91,22 @@ def look(folder: RunFolder) -> StoredRun:
     )
 
 
-def with_needs(stored: Mapping[str, StoredRun], ids: Iterable[str]) -> set[str]:
-    """These ids and those of all that they build on, as far as it is stored."""
+def with_needs(needs: Mapping[str, Iterable[str]], ids: Iterable[str]) -> set[str]:
+    """These ids and those of all that they build on, as far as it is known what that is."""
     needed: set[str] = set()
     open_ = list(ids)
     while open_:
         id_ = open_.pop()
         if id_ not in needed:
             needed.add(id_)
-            open_ += stored[id_].needs if id_ in stored else []
+            open_ += needs.get(id_, ())
     return needed
 
 
 def wanted_by(stored: Mapping[str, StoredRun], claims: Mapping[str, Claim]) -> dict[str, tuple[str, ...]]:
     """The names of the claims that want each run, or something that builds on it."""
-    wants = {name: with_needs(stored, claim.jobs) for name, claim in claims.items()}
+    needs = {id_: run.needs for id_, run in stored.items()}
+    wants = {name: with_needs(needs, claim.jobs) for name, claim in claims.items()}
     return {id_: tuple(name for name, ids in wants.items() if id_ in ids) for id_ in stored}
 
 
@@ -116,7 +117,7 @@ def unneeded(stored: Mapping[str, StoredRun], claims: Iterable[Claim], before: f
     """
     staying = {id_ for claim in claims for id_ in claim.jobs}
     staying |= {run.id for run in stored.values() if run.state == "running" or run.newest >= before}
-    needed = with_needs(stored, staying)
+    needed = with_needs({id_: run.needs for id_, run in stored.items()}, staying)
     return [run for run in stored.values() if run.id not in needed]
 
 

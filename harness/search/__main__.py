@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from harness import flags
 from harness.console import say
-from harness.errors import InputError, exit_2_on_input_error
+from harness.errors import InputError
 from harness.program import Program
 
 console = Console()
@@ -23,8 +22,19 @@ _say = partial(say, console)
 app = Program()
 
 
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """A batch system that ends the job says so by SIGTERM; it is taken like Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @app.command()
 @flags.asks("seeds")
+@_ended_as_by_ctrl_c()
 def main(
     asked: flags.Asked,
     trials: Annotated[
@@ -58,29 +68,11 @@ def main(
     Stop it with Ctrl-C, or kill it, and call it again to go on; call it twice at once to go twice as fast. A trial is a
     set of ordinary jobs: equal values are never trained twice, and its runs are those of any study.
     """
-    with exit_2_on_input_error():
-        if trials is not None and trials <= 0:
-            raise InputError(f"--trials {trials} is no number of trials; 1 or more")
-        if timeout is not None and not timeout > 0:
-            raise InputError(f"--timeout {timeout:g} is no time; more than 0 minutes")
-        deadline = None if timeout is None else time.monotonic() + 60 * timeout
-        chosen_study = found_study or asked.tables / f"{asked.name}_found.yaml"
-        folder = searches_dir / asked.name
-        with _ended_as_by_ctrl_c():
-            _search(asked, trials, deadline, workers, storage, folder, chosen_study, confirm, device)
-
-
-def _search(
-    asked: flags.Asked,
-    trials: int | None,
-    deadline: float | None,
-    workers: int | None,
-    storage: str | None,
-    folder: Path,
-    chosen_study: Path,
-    confirm: bool,
-    device: str,
-) -> None:
+    if trials is not None and trials <= 0:
+        raise InputError(f"--trials {trials} is no number of trials; 1 or more")
+    if timeout is not None and not timeout > 0:
+        raise InputError(f"--timeout {timeout:g} is no time; more than 0 minutes")
+    deadline = None if timeout is None else time.monotonic() + 60 * timeout
     from harness.study.first_look import first_look
 
     first_look(asked.path, asked.overrides)
@@ -94,7 +86,7 @@ def _search(
     from harness.search.loop import Stopped, TrialFailed, search
     from harness.search.objective import Trainer
     from harness.search.opened_search import open_search
-    from harness.search.report import Tell, finish
+    from harness.search.report import finish, teller
     from harness.search.trials import open_book
     from harness.study.plan import Plan
     from harness.tracking.search import SearchMirror
@@ -102,6 +94,8 @@ def _search(
     from harness.world.roots import open_root
 
     check_device(device)
+    chosen_study = found_study or asked.tables / f"{asked.name}_found.yaml"
+    folder = searches_dir / asked.name
     opened = open_search(asked.path, asked.overrides)
     chosen = opened.trial_study({}).data
     planner = Planner(open_root(chosen, console), console)
@@ -111,8 +105,7 @@ def _search(
     claims = Claims(asked.runs_dir)
 
     def claim(plan: Plan) -> None:
-        name, study = f"search {asked.call}", asked.path.resolve()
-        claims.extend(Claim(name=name, study=study, called=datetime.now(UTC), jobs=tuple(plan.jobs)))
+        claims.extend(Claim.now(f"search {asked.call}", asked.path, plan.jobs))
 
     trainer = Trainer(opened, planner, replace(several, workers=1), claim)
     trials = trials or opened.search.trials
@@ -135,14 +128,14 @@ def _search(
             book.enqueue(values, name)
         try:
             baseline = trainer.score(trainer.baseline(), lambda epoch, value: False, lambda: False, 0)
-            tell = Tell(console, book, opened.search.objective, trials, mirror)
+            tell = teller(console, book, opened.search.objective, trials, mirror)
             search(book, trainer.evaluate, trials, several.workers, deadline, tell)
             complete = finish(
                 opened, trainer, book, baseline, several, confirm, asked.tables, chosen_study, mirror, console
             )
             _say(f"compare in a browser: {asked.again('report')} --ui")
         except (KeyboardInterrupt, Stopped):
-            mirror.stop()
+            mirror.store.stop()
             _say(
                 f"stopped; finished trials are kept in {folder.parent}, steps in {asked.runs_dir}; the same command "
                 "goes on"
@@ -153,16 +146,6 @@ def _search(
             raise typer.Exit(1) from None
         if not complete:
             raise typer.Exit(1)
-
-
-@contextmanager
-def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """A batch system that ends the job says so by SIGTERM; it is taken like Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from distill.weights import published_weight
-from harness.errors import InputError
+from harness.errors import input_error_on_os_error
 from harness.runs.folder import atomic_write
 from harness.search.opened_search import OpenedSearch
 from harness.study.plan import Plan, Row
@@ -119,8 +119,6 @@ def write_found(opened: OpenedSearch, values: Mapping[str, Value], out: Path, he
         content["report"]["papers"] = beside
     text = "".join(f"# {line}\n" for line in headline)
     text += "\n" + yaml.dump(content, Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120)
-    try:
+    with input_error_on_os_error(f"{out} cannot be written"):
         out.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(out, text.encode())
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}") from error

@@ -8,6 +8,7 @@ from harness.errors import InputError
 from harness.execute.executor import JobState, Site, execute
 from harness.opened import Planner
 from harness.runs.folder import RunFolder
+from harness.runs.listing import with_needs
 from harness.search.loop import Pruned, Report, Stopped, TrialFailed
 from harness.search.opened_search import OpenedSearch
 from harness.study.plan import Plan, Row
@@ -73,10 +74,10 @@ class Trainer:
         if failed is not None:
             raise TrialFailed(f"{failed.job.label} [{failed.job.id}]: {failed.reason}")
         results = [RunFolder(self.site.runs / row.job).result() for row in rows]
-        means = []
-        for metric in self.opened.search.objective:
-            values = [PERCENT * result.metrics[metric] for result in results if result is not None]
-            means.append(sum(values) / len(values))
+        means = [
+            _mean([PERCENT * result.metrics[metric] for result in results if result is not None])
+            for metric in self.opened.search.objective
+        ]
         if not all(map(math.isfinite, means)):
             raise TrialFailed(f"{' and '.join(self.opened.search.objective)} are {means}")
         return tuple(means)
@@ -100,11 +101,5 @@ def _mean(values: Sequence[float]) -> float:
 
 def _needed(plan: Plan, rows: Sequence[Row]) -> Plan:
     """The jobs of some rows and what these need, no others: a search does not train a baseline a second time."""
-    wanted: set[str] = set()
-    open_ = [row.job for row in rows]
-    while open_:
-        id_ = open_.pop()
-        if id_ not in wanted:
-            wanted.add(id_)
-            open_ += plan.jobs[id_].spec.needs
+    wanted = with_needs({id_: job.spec.needs for id_, job in plan.jobs.items()}, [row.job for row in rows])
     return Plan({id_: job for id_, job in plan.jobs.items() if id_ in wanted}, list(rows))

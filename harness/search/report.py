@@ -1,7 +1,7 @@
 """What a search says: a line a trial, and at the end what was found, confirmed, drawn and written down."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,31 +36,28 @@ from harness.study.search_spec import Value
 from harness.tracking.search import EndedTrial, SearchMirror
 
 
-class Tell:
-    """A line a trial, and its run in MLflow."""
+def teller(
+    console: Console, book: TrialBook, objective: Sequence[str], trials: int, mirror: SearchMirror
+) -> Callable[[FrozenTrial], None]:
+    """What tells how a trial ended: a line, and its run in MLflow."""
+    began, before = time.monotonic(), len(book.counted())
 
-    def __init__(
-        self, console: Console, book: TrialBook, objective: Sequence[str], trials: int, mirror: SearchMirror
-    ) -> None:
-        self._console, self._book, self._objective, self._trials = console, book, objective, trials
-        self._mirror = mirror
-        self._began, self._before = time.monotonic(), len(book.counted())
-
-    def __call__(self, ended: FrozenTrial) -> None:
-        """Say how it ended."""
-        counted = len(self._book.counted())
-        left = (self._trials - counted) * (time.monotonic() - self._began) / max(1, counted - self._before)
+    def tell(ended: FrozenTrial) -> None:
+        counted = len(book.counted())
+        left = (trials - counted) * (time.monotonic() - began) / max(1, counted - before)
         how = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(ended.state, "failed")
         given = ended.values if ended.state == TrialState.COMPLETE else ()
-        values = " ".join(f" {name} {value:.2f}" for name, value in zip(self._objective, given, strict=False))
+        values = " ".join(f" {name} {value:.2f}" for name, value in zip(objective, given, strict=False))
         fields = ", ".join(f"{key} {shown(value)}" for key, value in ended.params.items())
         reason = f" ({ended.user_attrs[REASON]})" if REASON in ended.user_attrs else ""
         say(
-            self._console,
-            f"trial {ended.number} {how}{values}{reason}: {fields}; {counted} of {self._trials}, about "
+            console,
+            f"trial {ended.number} {how}{values}{reason}: {fields}; {counted} of {trials}, about "
             f"{timedelta(seconds=round(max(0.0, left)))} left",
         )
-        follow(self._mirror, self._book, self._objective)
+        follow(mirror, book, objective)
+
+    return tell
 
 
 def follow(mirror: SearchMirror, book: TrialBook, objective: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,12 @@ PROJECT = Path(__file__).parents[2]
 STUDIES = PROJECT / "studies"
 """Where the project is checked out; an installed package has none."""
 SCHEMA = STUDIES / "study.schema.json"
-_TYPES: dict[str, type | tuple[type, ...]] = {
+_TYPES: dict[str, type] = {
     "object": dict,
     "array": list,
     "string": str,
     "boolean": bool,
     "null": type(None),
-    "number": (int, float),
-    "integer": int,
 }
 
 
@@ -36,11 +35,10 @@ class Mistake:
     """What a schema does not allow."""
 
     at: Location
-    text: str
-    key: str = ""
-    """The key that there is not; empty of any other mistake."""
+    is_key: bool = False
+    """There is no such key."""
     allowed: tuple[str, ...] = ()
-    """The keys that there are, where `key` is not one."""
+    """The keys that there are beside one that is not."""
     is_other: bool = False
     """The value is of another kind altogether, so that an alternative of the schema may be meant."""
     is_tag: bool = False
@@ -56,12 +54,7 @@ def first_look(file: Path, overrides: Iterable[str]) -> None:
     if not SCHEMA.is_file():
         return
     schema = json.loads(SCHEMA.read_bytes())
-    lines = [
-        f"{written.place(each.at)}: {unknown('key', each.key, each.allowed)}"
-        + (f" (in {'.'.join(map(str, each.at[:-1]))})" if each.at[:-1] else "")
-        for each in mistakes(written.content, schema)
-        if each.key
-    ]
+    lines = [written.unknown_key(each.at, each.allowed) for each in mistakes(written.content, schema) if each.is_key]
     lines += _unknown_names(written, schema)
     if lines and schema["$comment"] == names_hash():
         raise InputError("\n".join(lines))
@@ -126,41 +119,35 @@ def _is_spec(base: str) -> bool:
     return base.endswith("Spec") or base == "_Model"
 
 
-def mistakes(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any] | None = None) -> list[Mistake]:
+def mistakes(value: Any, schema: Mapping[str, Any]) -> list[Mistake]:
     """Where a value is not as a schema wants it: of JSON Schema what pydantic writes of our specs."""
-    return [*_mistakes(value, schema, schema if root is None else root, ())]
+    return [*_mistakes(value, schema, schema["$defs"], ())]
 
 
-def _mistakes(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], at: Location) -> Iterator[Mistake]:
+def _mistakes(value: Any, schema: Mapping[str, Any], parts: Mapping[str, Any], at: Location) -> Iterator[Mistake]:
     if "$ref" in schema:
-        yield from _mistakes(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root, at)
-    if not _is_of(value, schema):
-        yield Mistake(at, f"{value!r} is no {schema['type']}", is_other=True)
+        yield from _mistakes(value, parts[schema["$ref"].rpartition("/")[2]], parts, at)
+    if not _is_of(value, schema) or value not in schema.get("enum", [value]):
+        yield Mistake(at, is_other=True)
         return
-    if "enum" in schema and value not in schema["enum"]:
-        yield Mistake(at, f"{value!r} is none of {schema['enum']}", is_other=True)
-    if "const" in schema and value != schema["const"]:
-        yield Mistake(at, f"{value!r} is not {schema['const']!r}", is_other=True, is_tag=True)
+    is_named = not isinstance(value, str) or re.search(schema.get("pattern", ""), value)
+    if not is_named or value != schema.get("const", value):
+        yield Mistake(at, is_other=True, is_tag=True)
     if alternatives := schema.get("anyOf") or schema.get("oneOf"):
-        yield from _of_alternatives(value, alternatives, root, at)
-    match value:
-        case dict():
-            yield from _of_object(value, schema, root, at)
-        case list():
-            yield from _of_list(value, schema, root, at)
-        case str():
-            if "pattern" in schema and not re.search(schema["pattern"], value):
-                yield Mistake(at, f"{value!r} does not match {schema['pattern']}", is_other=True, is_tag=True)
-        case int() | float() if not isinstance(value, bool):
-            if not _is_inside(value, schema):
-                yield Mistake(at, f"{value} is out of range")
+        yield from _of_alternatives(value, alternatives, parts, at)
+    if isinstance(value, dict):
+        yield from _of_object(value, schema, parts, at)
+    elif isinstance(value, list):
+        first, rest = schema.get("prefixItems", []), schema.get("items", {})
+        for number, (each, part) in enumerate(zip(value, chain(first, repeat(rest)), strict=False)):
+            yield from _mistakes(each, part, parts, (*at, number))
 
 
 def _is_of(value: Any, schema: Mapping[str, Any]) -> bool:
-    if "type" not in schema:
-        return True
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    match schema["type"]:
+    match schema.get("type"):
+        case None:
+            return True
         case "number":
             return is_number
         case "integer":
@@ -170,16 +157,16 @@ def _is_of(value: Any, schema: Mapping[str, Any]) -> bool:
 
 
 def _of_alternatives(
-    value: Any, alternatives: list[Mapping[str, Any]], root: Mapping[str, Any], at: Location
+    value: Any, alternatives: list[Mapping[str, Any]], parts: Mapping[str, Any], at: Location
 ) -> Iterator[Mistake]:
-    of_each = [[*_mistakes(value, each, root, at)] for each in alternatives]
+    of_each = [[*_mistakes(value, each, parts, at)] for each in alternatives]
     if all(of_each):
         others = [any(_tells_of_another(one, at) for one in each) for each in of_each]
         meant = [each for each, is_other in zip(of_each, others, strict=True) if not is_other]
         if len(meant) == 1:
             yield from meant[0]
         else:
-            yield Mistake(at, f"{value!r} is none of what is allowed here", is_other=True)
+            yield Mistake(at, is_other=True)
 
 
 def _tells_of_another(mistake: Mistake, at: Location) -> bool:
@@ -187,37 +174,16 @@ def _tells_of_another(mistake: Mistake, at: Location) -> bool:
 
 
 def _of_object(
-    value: dict[Any, Any], schema: Mapping[str, Any], root: Mapping[str, Any], at: Location
+    value: dict[Any, Any], schema: Mapping[str, Any], parts: Mapping[str, Any], at: Location
 ) -> Iterator[Mistake]:
     fields, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     tag = schema.get("discriminator", {}).get("propertyName")
-    for key in schema.get("required", ()):
-        if key not in value:
-            yield Mistake(at, f"{key} is missing", is_other=key == tag)
+    if tag in schema.get("required", ()) and tag not in value:
+        yield Mistake(at, is_other=True)
     for key, each in value.items():
-        matching = [part for pattern, part in patterns.items() if re.search(pattern, str(key))]
-        if key in fields:
-            yield from _mistakes(each, fields[key], root, (*at, key))
-        elif matching:
-            yield from _mistakes(each, matching[0], root, (*at, key))
-        elif isinstance(rest := schema.get("additionalProperties", True), dict):
-            yield from _mistakes(each, rest, root, (*at, key))
-        elif not rest:
-            yield Mistake((*at, key), f"there is no {key}", str(key), tuple(fields), is_tag=not fields)
-
-
-def _of_list(value: list[Any], schema: Mapping[str, Any], root: Mapping[str, Any], at: Location) -> Iterator[Mistake]:
-    if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
-        yield Mistake(at, f"{len(value)} items are too few or too many")
-    first = schema.get("prefixItems", ())
-    for number, each in enumerate(value):
-        part = first[number] if number < len(first) else schema.get("items", {})
-        yield from _mistakes(each, part, root, (*at, number))
-
-
-def _is_inside(value: int | float, schema: Mapping[str, Any]) -> bool:
-    return (
-        schema.get("minimum", value) <= value <= schema.get("maximum", value)
-        and ("exclusiveMinimum" not in schema or value > schema["exclusiveMinimum"])
-        and ("exclusiveMaximum" not in schema or value < schema["exclusiveMaximum"])
-    )
+        by_pattern = (part for pattern, part in patterns.items() if re.search(pattern, str(key)))
+        part = fields.get(key, next(by_pattern, schema.get("additionalProperties", True)))
+        if isinstance(part, dict):
+            yield from _mistakes(each, part, parts, (*at, key))
+        elif not part:
+            yield Mistake((*at, key), is_key=True, allowed=tuple(fields), is_tag=not fields)

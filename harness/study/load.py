@@ -10,7 +10,7 @@ from pydantic import BaseModel, Tag, ValidationError
 from distill.loss import build_term
 from distill.objective import loss_class
 from distill.warm_start import require_same_build
-from harness.errors import InputError, unknown
+from harness.errors import InputError
 from harness.study.papers import read_paper
 from harness.study.spec import WARM_START, StudySpec
 from harness.study.written import Location, Written, read_written
@@ -81,12 +81,10 @@ def _message(
 
 def _one(written: Written, loc: Location, allowed: Iterable[str], text: str) -> str:
     """One mistake; `allowed` are the keys that there are where one is that must not be."""
-    where = written.place(loc)
-    key = ".".join(str(part) for part in loc)
     if allowed:
-        parent = ".".join(str(part) for part in loc[:-1])
-        return f"{where}: {unknown('key', str(loc[-1]), allowed)}" + (f" (in {parent})" if parent else "")
-    return f"{where}: {key + ': ' if key else ''}{text.removeprefix('Value error, ')}"
+        return written.unknown_key(loc, allowed)
+    key = ".".join(str(part) for part in loc)
+    return f"{written.place(loc)}: {key + ': ' if key else ''}{text.removeprefix('Value error, ')}"
 
 
 def _fields(model: Any, loc: Location) -> Iterable[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.errors import InputError
+from harness.errors import InputError, input_error_on_os_error
 from harness.study.jobs import (
     DataIdentity,
     DetectorJobSpec,
@@ -228,17 +228,13 @@ def _add_image_teacher(plan: Plan, study: StudySpec, name: str, data: DataIdenti
         made = job = Job(LabelsJobSpec(model=teacher.model, given=content, **labels), f"{name} · labels")
     else:
         assert teacher.labels is not None
-        try:
+        with input_error_on_os_error(f"image_teachers.{name}.labels: {teacher.labels}"):
             content = labels_hash(teacher.labels)
-        except OSError as error:
-            raise InputError(f"image_teachers.{name}.labels: {teacher.labels}: {error.strerror or error}") from error
         made = job = Job(LabelsJobSpec(given=content, **labels), f"{name} · labels", teacher.labels)
     plan.rows.append(Row("image teacher", name, "", "image teacher", (), teacher.seed, made.id, None))
     return plan.add(job)
 
 
 def _content_hash(path: Path) -> str:
-    try:
+    with input_error_on_os_error(f"teacher {path} cannot be read"):
         return content_hash(path)
-    except OSError as error:
-        raise InputError(f"teacher {path} cannot be read: {error.strerror}") from error

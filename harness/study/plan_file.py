@@ -3,6 +3,7 @@
 from pydantic import ValidationError
 
 from detectors.spec import Spec
+from harness.errors import first_mistake
 from harness.study.jobs import AnyJobSpec, Job
 from harness.study.plan import Plan, Row
 
@@ -28,8 +29,7 @@ def read_plan(text: bytes) -> Plan:
     try:
         stored = _Plan.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise ValueError(first_mistake(error)) from error
     plan = Plan()
     for id_, stored_job in stored.jobs.items():
         job = Job(stored_job.spec, stored_job.label)

@@ -1,12 +1,9 @@
 """The JSON Schema of study files, for editors and for a first look: from the specs, with their docstrings' words."""
 
-import ast
 import inspect
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import ModelSchema
 
@@ -48,30 +45,10 @@ class _Described(GenerateJsonSchema):
     """Pydantic's, with the docstrings of fields for their descriptions and without titles, which repeat their names."""
 
     def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
-        content = super().model_schema(schema)
-        content.pop("title", None)
-        for name, text in field_docs(schema["cls"]).items():
-            if name in content.get("properties", {}):
-                content["properties"][name]["description"] = text
-        return content
+        return {key: value for key, value in super().model_schema(schema).items() if key != "title"}
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
-
-
-def field_docs(model: type[BaseModel]) -> dict[str, str]:
-    """What the docstring below each field of a model says."""
-    docs: dict[str, str] = {}
-    for each in reversed(model.__mro__):
-        if not issubclass(each, BaseModel) or each is BaseModel:
-            continue
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
-        assert isinstance(tree, ast.ClassDef)
-        for field, after in zip(tree.body, tree.body[1:], strict=False):
-            match field, after:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    docs[name] = inspect.cleandoc(text)
-    return docs
 
 
 def _choice(name: str, spec: type[LossSpec]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import InputError
+from harness.errors import InputError, unknown
 from harness.study.yaml_text import read_nodes, read_yaml
 
 Location = tuple[str | int, ...]
@@ -25,6 +25,11 @@ class Written:
     def place(self, at: Location) -> str:
         """Where a key stands, or else the nearest one around it."""
         return next((self.places[at[:n]] for n in range(len(at), 0, -1) if at[:n] in self.places), str(self.file))
+
+    def unknown_key(self, at: Location, allowed: Iterable[str]) -> str:
+        """The message for a key that there is not, beside those that there are."""
+        parent = ".".join(map(str, at[:-1]))
+        return f"{self.place(at)}: {unknown('key', str(at[-1]), allowed)}" + (f" (in {parent})" if parent else "")
 
 
 def read_written(file: Path, overrides: Iterable[str] = ()) -> Written:

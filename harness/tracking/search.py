@@ -60,10 +60,6 @@ class SearchMirror:
         """Attach what the search wrote into a folder, its text as the description, and close the parent run."""
         self.store.finish(folder, "search", markdown)
 
-    def stop(self) -> None:
-        """Close the parent run of a search that was interrupted; the next call opens it again."""
-        self.store.stop()
-
     def _add(self, trial: EndedTrial) -> None:
         name = f"trial {trial.number}" + (f" · {trial.name}" if trial.name else "")
         run, complete = self.store.run({TRIAL: str(trial.number), PARENT: self.store.parent}, name, trial.began)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from harness.errors import InputError
+from harness.errors import InputError, input_error_on_os_error
 from harness.tracking.store import is_server
 
 HOST = "127.0.0.1"
@@ -63,10 +63,8 @@ def _check_free(port: int) -> None:
     with socket.socket() as probe:
         # As the server itself does: a port that was in use a minute ago is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        with input_error_on_os_error(f"--port {port} cannot be used on {HOST}", "; choose another one"):
             probe.bind((HOST, port))
-        except OSError as error:
-            raise InputError(f"--port {port} cannot be used on {HOST}: {error.strerror}; choose another one") from error
 
 
 def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -140,13 +140,17 @@ def _ground_depth(
     rays = np.einsum("ij,jhw->ihw", pose[:3, :3], np.stack([u, v, np.ones_like(u)]))
     inverse = 1 / ground_range(scene.ground, pose[:3, 3], rays, _VIEW_RANGE)
     for axis, size in ((0, HEIGHT), (1, WIDTH)):
-        place = (np.arange(size) + 0.5) / _GROUND_STEP + 0.5
-        index = place.astype(int)
-        share = (place - index).astype(np.float32)
-        share = share[:, None] if axis == 0 else share
-        inverse = inverse.take(index, axis) * (1 - share) + inverse.take(index + 1, axis) * share
+        inverse = _between(inverse, (np.arange(size) + 0.5) / _GROUND_STEP + 0.5, axis)
     with np.errstate(divide="ignore"):
         return np.where(inverse > 1 / _VIEW_RANGE, 1 / inverse, np.inf).astype(np.float32)
+
+
+def _between(grid: Float[np.ndarray, "y x"], place: Float[np.ndarray, " n"], axis: int) -> np.ndarray:
+    """The values of a grid at places along one of its axes, interpolated linearly."""
+    index = place.astype(int)
+    share = (place - index).astype(grid.dtype)
+    share = share[:, None] if axis == 0 else share
+    return grid.take(index, axis) * (1 - share) + grid.take(index + 1, axis) * share
 
 
 def _sky(scene: Scene, pose: np.ndarray, directions: np.ndarray) -> Float[np.ndarray, "h w 3"]:
@@ -195,11 +199,7 @@ def ground_texture(rng: np.random.Generator) -> Float[np.ndarray, "y x"]:
     total = np.ones((cells, cells))
     for coarse, strength in ((8, 0.06), (32, 0.05), (cells, 0.03)):
         blotches = np.pad(rng.standard_normal((coarse, coarse)), (0, 1), mode="wrap")
-        place = np.arange(cells) * coarse / cells
-        index = place.astype(int)
-        share = place - index
         for axis in (0, 1):
-            weight = share[:, None] if axis == 0 else share
-            blotches = blotches.take(index, axis) * (1 - weight) + blotches.take(index + 1, axis) * weight
+            blotches = _between(blotches, np.arange(cells) * coarse / cells, axis)
         total += strength * blotches
     return total.astype(np.float32)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import platformdirs
@@ -21,7 +20,8 @@ from harness.world.nuscenes import GENERATOR, synthesize
 
 def open_root(data: DataSpec, console: Console) -> NuScenesRoot:
     """The dataset of a study; raises InputError where it or a split of it does not exist."""
-    root = NuScenesRoot(data.root if data.root is not None else _embedded(data, console), data.version)
+    path = data.root or _embedded("synthetic", GENERATOR, "dataset", synthesize, data, console)
+    root = NuScenesRoot(path, data.version)
     for split in dict.fromkeys((data.train_split, data.eval_split, *data.also_score)):
         root.check_split(split)
     return root
@@ -29,7 +29,8 @@ def open_root(data: DataSpec, console: Console) -> NuScenesRoot:
 
 def open_images(data: ImageDataSpec, console: Console) -> NuImagesRoot:
     """The dataset of an image teacher; raises InputError where it or a split of it does not exist."""
-    root = NuImagesRoot(data.root if data.root is not None else _embedded_images(data, console))
+    path = data.root or _embedded("synthetic-images", IMAGE_GENERATOR, "images", synthesize_images, data, console)
+    root = NuImagesRoot(path)
     for split in (data.train_split, data.eval_split):
         root.check_split(split)
     return root
@@ -45,23 +46,15 @@ def find_images(console: Console) -> Callable[[ImageDataSpec], tuple[Path, str]]
     return find
 
 
-def _embedded(data: DataSpec, console: Console) -> Path:
-    make = partial(synthesize, preset=data.preset, seed=data.seed)
-    return _made(f"synthetic-{data.preset}-{data.seed}-{GENERATOR}", "dataset", make, console)
-
-
-def _embedded_images(data: ImageDataSpec, console: Console) -> Path:
-    make = partial(synthesize_images, preset=data.preset, seed=data.seed)
-    return _made(f"synthetic-images-{data.preset}-{data.seed}-{IMAGE_GENERATOR}", "images", make, console)
-
-
-def _made(name: str, what: str, make: Callable[..., None], console: Console) -> Path:
+def _embedded(
+    name: str, generator: int, what: str, make: Callable[..., None], data: DataSpec | ImageDataSpec, console: Console
+) -> Path:
     """An embedded dataset in the user's cache folder, made there where it is missing."""
-    path = platformdirs.user_cache_path("crossbev") / name
+    path = platformdirs.user_cache_path("crossbev") / f"{name}-{data.preset}-{data.seed}-{generator}"
     if (path / MANIFEST).is_file():
-        make(path)  # only makes sure that it is this dataset
+        make(path, data.preset, data.seed)  # only makes sure that it is this dataset
         return path
     console.print(f"making the embedded {what} in {path}", markup=False, highlight=False, soft_wrap=True)
     with count_progress(console, "scenes") as show:
-        make(path, workers=os.cpu_count() or 1, progress=show)
+        make(path, data.preset, data.seed, workers=os.cpu_count() or 1, progress=show)
     return path

@@ -2,8 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from harness.data.sensor_files import encode_radar
-from harness.errors import InputError
+from harness.errors import input_error_on_os_error
 from harness.world.cameras import ground_texture, render_camera
 from harness.world.lidar import scan_lidar
 from harness.world.mounts import CHANNELS, INTERVAL, calibrate, shots
@@ -96,10 +95,6 @@ def write(out: Path, path: str, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> AbstractContextManager[None]:
     """Around what writes a file or folder: a full disk or a read-only folder becomes one InputError that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    return input_error_on_os_error(f"{path} cannot be written")

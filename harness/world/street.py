@@ -180,35 +180,32 @@ def _draw_object(rng: np.random.Generator, name: str, ego: Track, time: float, r
     """One object whose distance from the ego car, at a time, is uniform over the area between two radii."""
     kind = KINDS[name]
     along, sideways = _within(rng, ego, time, reach)
-    ridden = False
+    attribute, ridden = "", False
+    speed, direction, turn = 0.0, 1, 0.0
     match name:
         case "barrier" | "traffic_cone":
-            attribute = ""
             turn = rng.choice([0.0, math.pi / 2]) + rng.normal(0, 0.15)
-            track = _lane_track(ego, along, sideways, 0.0, 1, turn, time)
         case "pedestrian":
             moving = rng.random() < 0.65
             attribute = "pedestrian.moving" if moving else "pedestrian.standing"
             speed = rng.uniform(0.6, 1.8) if moving else 0.0
-            track = _lane_track(ego, along, sideways, speed, 1, rng.uniform(-math.pi, math.pi), time)
+            turn = rng.uniform(-math.pi, math.pi)
+        case _ if -9.0 < sideways < 12.6 and rng.random() < 0.85:
+            offset, direction = min(_LANES, key=lambda lane: abs(lane[0] - sideways))
+            # Who drives in the ego's own lane keeps about its speed, or they would meet.
+            in_ego_lane = abs(offset) < 1
+            speed = ego.speed * rng.uniform(0.9, 1.1) if in_ego_lane else rng.uniform(0, 10) * (rng.random() > 0.15)
+            if kind.ridden and not in_ego_lane:
+                speed = max(2.0, 0.7 * speed)
+            ridden = bool(kind.ridden)
+            sideways = offset + rng.normal(0, 0.25)
+            attribute = "vehicle.moving" if speed > 0 else "vehicle.stopped"
         case _:
-            traffic = -9.0 < sideways < 12.6 and rng.random() < 0.85
-            if traffic:
-                offset, direction = min(_LANES, key=lambda lane: abs(lane[0] - sideways))
-                # Who drives in the ego's own lane keeps about its speed, or they would meet.
-                in_ego_lane = abs(offset) < 1
-                speed = ego.speed * rng.uniform(0.9, 1.1) if in_ego_lane else rng.uniform(0, 10) * (rng.random() > 0.15)
-                if kind.ridden:
-                    speed = max(2.0, 0.7 * speed) if not in_ego_lane else speed
-                ridden = bool(kind.ridden)
-                track = _lane_track(ego, along, offset + rng.normal(0, 0.25), speed, direction, 0.0, time)
-                attribute = "vehicle.moving" if speed > 0 else "vehicle.stopped"
-            else:
-                turn = rng.choice([0.0, math.pi / 2, math.pi, -math.pi / 2]) + rng.normal(0, 0.12)
-                track = _lane_track(ego, along, sideways, 0.0, 1, turn, time)
-                attribute = "vehicle.parked"
-            if kind.ridden:
-                attribute = "cycle.with_rider" if ridden else "cycle.without_rider"
+            turn = rng.choice([0.0, math.pi / 2, math.pi, -math.pi / 2]) + rng.normal(0, 0.12)
+            attribute = "vehicle.parked"
+    if kind.ridden:
+        attribute = "cycle.with_rider" if ridden else "cycle.without_rider"
+    track = _lane_track(ego, along, sideways, speed, direction, turn, time)
     parts = kind.ridden if ridden else kind.parts
     return Thing(name, track, _size(rng, name, ridden), parts, attribute, _paints(rng))
 

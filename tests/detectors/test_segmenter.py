@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from detectors.batch import Instances
-from detectors.cost import measure_segmenter
+from detectors.cost import segmenter_step_seconds
 from detectors.encoders.image import ImageSpec, ResNetSpec
 from detectors.heads.instance_mask import InstanceMaskSpec, mask_iou
 from detectors.presets import SEGMENTERS
@@ -101,6 +101,5 @@ def test_an_impossible_size_is_refused(spec, size):
         type(spec)(**(spec.model_dump() | {"image_size": size}))
 
 
-def test_the_cost_of_a_segmenter_counts_its_parameters(spec):
-    cost = measure_segmenter(spec, batch_size=2, device="cpu", steps=1)
-    assert cost.parameters == sum(weight.numel() for weight in spec.build().parameters())
+def test_a_step_of_a_segmenter_is_timed(spec):
+    assert 0 < segmenter_step_seconds(spec, batch_size=2, device="cpu", steps=1) < 60

@@ -13,4 +13,4 @@ def line(name, mAP, NDS, published=None, verdict=""):
     }
     path, _, arm = name.rpartition(" ")
     key = Key("student", "camera", path, arm, arm, "")
-    return Line(key, {}, gains, 12, 1, NAN, {"paper": published} if published else {}, "", "", "", "", ("0" * 16,))
+    return Line(key, NAN, {"paper": published} if published else {}, "", "", "", "", {}, gains, 12, 1, ("0" * 16,))

@@ -64,7 +64,7 @@ def test_headlines_count_what_the_table_says(planned):
         }
         gains["NDS"] = replace(gains["NDS"], agreement="inconclusive" if number else "")
         key = Key("student", "camera", "lidar->camera", f"arm {number}", "", "")
-        return Line(key, {}, gains, 12, 2, 5, {}, "", "", "", "", ())
+        return Line(key, 5, {}, "", "", "", "", {}, gains, 12, 2, ())
 
     verdicts = [
         ("not significant", "significant (better)"),
@@ -83,7 +83,7 @@ def test_headlines_count_what_the_table_says(planned):
 def test_an_answer_without_intervals_does_not_speak_of_significance(planned):
     gains = {metric: Gain(Mean(1.0, 0.1)) for metric in HEADLINE_METRICS}
     key = Key("student", "camera", "lidar->camera", "arm", "", "")
-    (found, *_) = headlines([Line(key, {}, gains, 0, 2, 5, {}, "", "", "", "", ())], planned.study)
+    (found, *_) = headlines([Line(key, 5, {}, "", "", "", "", {}, gains, 0, 2, ())], planned.study)
     assert found.startswith(
         "Whether any of 1 distilled rows gains NDS significantly is unknown: too few seeds and scenes;"
     )

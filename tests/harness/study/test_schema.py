@@ -20,10 +20,10 @@ PROJECT = Path(harness.__file__).parents[1]
 STUDIES = sorted(path for path in (PROJECT / "studies").glob("**/*.yaml") if path.parent.name != "papers")
 SMOKE = PROJECT / "studies" / "smoke.yaml"
 KNOWN = {"$ref", "anyOf", "oneOf", "type", "enum", "const", "pattern", "properties", "patternProperties", "required"}
-KNOWN |= {"additionalProperties", "discriminator", "items", "prefixItems", "minItems", "maxItems"}
-KNOWN |= {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+KNOWN |= {"additionalProperties", "discriminator", "items", "prefixItems"}
 SAY_NOTHING = {"$schema", "$comment", "$defs", "default", "description", "format"}
-LEFT_TO_THE_SPECS = {"minLength", "maxLength", "minProperties"}
+LEFT_TO_THE_SPECS = {"minLength", "maxLength", "minProperties", "minItems", "maxItems"}
+LEFT_TO_THE_SPECS |= {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 
 
 @pytest.fixture(scope="module")
