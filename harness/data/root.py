@@ -56,18 +56,16 @@ def versions_in(path: Path) -> list[str]:
         raise InputError(f"dataset root {path} is a file; expected a folder with a version folder such as v1.0-mini")
     versions = sorted(folder.name for folder in path.glob("v1.0-*") if folder.is_dir())
     if not versions and all(table_path(path, table).exists() for table in TABLES):
-        raise InputError(f"{path} is a version folder; the dataset root is the folder that it is in")
+        raise InputError(f"{path} is a version folder; give its parent folder as the dataset root")
     if not versions:
-        raise InputError(f"{path} is no nuScenes root: it has no version folder such as v1.0-trainval or v1.0-mini")
+        raise InputError(f"{path} is not a nuScenes root: it has no version folder such as v1.0-trainval or v1.0-mini")
     return versions
 
 
 def check_whole(path: Path) -> None:
     """Raise InputError for a synthetic root that was not finished."""
     if (path / MARKER).is_file() and not (path / MANIFEST).is_file():
-        raise InputError(
-            f"{path} is an unfinished synthetic dataset: `python -m harness.data synthesize` makes it whole"
-        )
+        raise InputError(f"{path} is an unfinished synthetic dataset; `python -m harness.data synthesize` completes it")
 
 
 def read_splits(path: Path, what: str) -> dict[str, list[str]]:

@@ -99,7 +99,7 @@ def align(
     Both are in eval mode and on the device, and the samples carry what either asks for.
     """
     if other.spec.grid != teacher.spec.grid:
-        raise InputError(f"maps of different ground cannot be compared: {teacher.spec.grid!r} and {other.spec.grid!r}")
+        raise InputError(f"maps of different grids cannot be compared: {teacher.spec.grid!r} and {other.spec.grid!r}")
     widths: dict[Level, tuple[int, int]] = {
         "low": (teacher.spec.low_channels, other.spec.low_channels),
         "high": (teacher.spec.high_channels, other.spec.high_channels),

@@ -55,8 +55,8 @@ def main(
     """Score a nuScenes detection result as the devkit does, with confidence intervals and the cost of errors.
 
     The command writes metrics_summary.json and metrics_details.json, equal to the devkit's, with plots/*.pdf and
-    examples/*.png. It then writes analysis.json and analysis.png: all metrics, the cost of each kind of error, and AP by
-    distance, visibility, LiDAR points and speed, with 95 % intervals over scenes. Differences have paired intervals.
+    examples/*.png. It also writes analysis.json and analysis.png: all metrics, the cost of each kind of error, AP by
+    distance, visibility, LiDAR points and speed, and 95 % CIs over scenes. The CIs of differences are paired.
     """
     with exit_2_on_input_error():
         from detectors.batch import Inputs
@@ -151,7 +151,7 @@ def _analyse(results: dict[str, Any], config: Any, resamples: int, out: Path, ve
         else:
             _say(
                 f"± is the standard error, brackets the 95 % interval, of {resamples:,} draws of {first.scenes} "
-                "scenes; AP, mAP and NDS in points. The intervals are not corrected: one in twenty misses the true value."
+                "scenes; AP, mAP and NDS in points. One in twenty intervals misses the true value."
             )
     _say(f"metrics: {out}, and as a picture: {out / 'analysis.png'}")
 

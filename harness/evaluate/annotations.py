@@ -111,4 +111,4 @@ def _store(path: Path, known: str, split: Split, truth: Annotations) -> None:
         keep_arrays(path, FORMAT, {"known": known}, **arrays)
     except OSError as error:
         # A score does not depend on it.
-        logging.getLogger(__name__).warning("the annotations cannot be kept in %s: %s", path, error.strerror)
+        logging.getLogger(__name__).warning("the annotations cannot be stored in %s: %s", path, error.strerror)

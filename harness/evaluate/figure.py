@@ -26,7 +26,7 @@ from harness.style import BLUE, FAINT, GREY, INK, new_figure, plain, quiet
 _COLORS = (BLUE, GREY)
 _PANELS = (
     (CLASSES, "AP by class"),
-    (COSTS, "what errors cost, AP at {threshold:g} m"),
+    (COSTS, "cost of errors, AP at {threshold:g} m"),
     ("distance", "AP at {threshold:g} m by distance"),
     ("visibility", "by visibility"),
     ("LiDAR points", "by LiDAR points"),

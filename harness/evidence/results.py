@@ -80,12 +80,12 @@ def _unpaired(student: dict[str, str], baseline: dict[str, str]) -> str:
     if not student or not baseline:
         return ""
     if student["weights"] != baseline["weights"]:
-        return "its initial weights are not those of its baseline (another kind of processor, or broken random streams)"
+        return "its initial weights differ from its baseline's (another kind of processor, or broken random streams)"
     # The one may be longer than the other.
     if any(
         a != b for a, b in zip(student.get("batches", "").split(), baseline.get("batches", "").split(), strict=False)
     ):
-        return "its batches are not those of its baseline"
+        return "its batches differ from those of its baseline"
     return ""
 
 

@@ -83,7 +83,9 @@ def check_device(device: str) -> None:
     if device not in here:
         raise InputError(f"--device: {unknown('device', device, here)}")
     if not here[device]:
-        raise InputError(f"--device {device}: this machine has none; it has: {', '.join(d for d in here if here[d])}")
+        raise InputError(
+            f"--device {device}: this machine has no such device; allowed: {', '.join(d for d in here if here[d])}"
+        )
 
 
 def open_site(
@@ -139,7 +141,7 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
                     failed = next((needed for needed in needs if needed.status == "failed"), None)
                     if failed is not None:
                         state.status, state.wrong_input = "failed", failed.wrong_input
-                        state.reason = f"what it builds on failed ({failed.job.label})"
+                        state.reason = f"a job that it needs failed ({failed.job.label})"
                     elif all(n.status == "done" for n in needs) and time.monotonic() > not_before.get(id_, 0):
                         if site.folder(id_).result() is not None:
                             # Another study has trained it meanwhile.
@@ -245,7 +247,7 @@ def _settle(state: JobState, code: int, site: Site) -> None:
     if folder.result() is not None:
         state.status = "done"
         if code == UNEXAMINED:
-            state.reason = f"its diagnosis failed, see {folder.log}; harness.report --examine tries again"
+            state.reason = f"its diagnostics failed, see {folder.log}; harness.report --examine tries again"
         return
     failure = folder.failure()
     how = "was stopped" if code == STOPPED else f"ended with exit status {code}"

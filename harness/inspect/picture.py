@@ -66,7 +66,7 @@ def check_target(path: Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"picture {path}: folder {path.parent} does not exist")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"picture {path} cannot be written to")
+        raise InputError(f"picture {path} is not writable")
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -23,18 +23,18 @@ JOB_ID = "[0-9a-f]" * 16
 
 
 _EXAMINED = re.compile(rf"analysis\.npz|latency\.json|alignment-{JOB_ID}\.json")
-"""What is found out from the other files of a run (`harness.diagnose`), and can be again."""
+"""Files of the diagnostics (`harness.diagnose`), which can be computed again from the other files of a run."""
 _T = TypeVar("_T")
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Damaged(InputError):
-    """A file of a run folder is torn, or says something else than such a file does."""
+    """A file of a run folder is incomplete or has unexpected content."""
 
     def __init__(self, path: Path, why: str) -> None:
         remedy = f"delete its folder {path.parent}, and the next harness.run of its study trains it again"
         if _EXAMINED.fullmatch(path.name):
-            remedy = "harness.report --examine makes it again"
+            remedy = "harness.report --examine computes it again"
         super().__init__(f"{path} is damaged ({why}); {remedy}")
         self.path = path
 
@@ -176,7 +176,7 @@ class RunFolder:
         """The order that `begin` left; raises Damaged where that is no mapping."""
         content = self._read(self.order, _as_mapping)
         if content is None:
-            raise InputError(f"{self.order} is missing; a run folder is made by harness.run")
+            raise InputError(f"{self.order} is missing; only harness.run makes run folders")
         return content
 
     def label(self) -> str:
@@ -272,7 +272,7 @@ class RunFolder:
                 content = msgspec.convert(json.loads(line), dict[str, int | float])
             except (ValueError, msgspec.MsgspecError) as error:
                 where = "its last line" if number is None else f"line {number}"
-                raise Damaged(self.step_log, f"{where} is no mapping of names to numbers") from error
+                raise Damaged(self.step_log, f"{where} is not a mapping of names to numbers") from error
         if type(content.get("step")) is not int:
             raise Damaged(self.step_log, f"line {number or 'at its end'} has no number of a step")
         return content
@@ -307,8 +307,8 @@ def find_run(runs: Path, start: str) -> RunFolder:
         return matching[0]
     shown = ", ".join(folder.path.name for folder in (matching or folders)[:5]) or "none"
     if matching:
-        raise InputError(f"{len(matching)} runs in {runs} begin with {start!r}: {shown}; give more of the id")
-    raise InputError(f"{runs} holds no run whose id begins with {start!r}; the first of its {len(folders)}: {shown}")
+        raise InputError(f"the ids of {len(matching)} runs in {runs} begin with {start!r}: {shown}; give more digits")
+    raise InputError(f"{runs} contains no run whose id begins with {start!r}; the first of its {len(folders)}: {shown}")
 
 
 def make_folder(folder: Path) -> None:

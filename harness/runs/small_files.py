@@ -39,7 +39,7 @@ def read_arrays(path: Path, what: str) -> dict[str, np.ndarray] | None:
         with path.open("rb") as raw, np.load(raw) as file:
             return {name: file[name] for name in file.files}
     except _UNREADABLE as torn:
-        raise Damaged(path, f"no {what} can be read from it: {' '.join(str(torn).split())}") from torn
+        raise Damaged(path, f"it does not contain readable {what}: {' '.join(str(torn).split())}") from torn
 
 
 def keep_arrays(path: Path, form: int, header: dict[str, Any], **arrays: np.ndarray) -> None:

@@ -63,7 +63,7 @@ def search(
             failures = failures + 1 if ended.state == TrialState.FAIL else 0
             if failures >= MOST_FAILURES:
                 reason = ended.user_attrs[REASON]
-                raise TrialFailed(f"{failures} trials in a row failed, the last one for: {reason}")
+                raise TrialFailed(f"{failures} trials failed in a row; reason of the last one: {reason}")
 
     def work(worker: int) -> None:
         while not stop.is_set() and (deadline is None or time.monotonic() < deadline):

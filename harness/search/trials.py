@@ -213,7 +213,7 @@ class TrialBook:
             study.set_user_attr(IDENTITY, written)
         elif stored != written:
             raise InputError(
-                f"storage {where} holds another search of the name {self._folder.name!r}: "
+                f"storage {where} contains a different search named {self._folder.name!r}: "
                 f"{_first_difference(json.loads(stored), json.loads(written))}; choose another --searches-dir or "
                 "--storage"
             )
@@ -285,7 +285,7 @@ def _mend(path: Path) -> None:
     for number, line in enumerate([*lines, unfinished], 1):
         if not (line.startswith(_LINE[: len(line)]) and (number > len(lines) or _is_json(line))):
             raise InputError(
-                f"{path}:{number} is no line of a search's journal: {line[:40]!r}; put a copy of the journal in its "
+                f"{path}:{number} is not a line of a search journal: {line[:40]!r}; put a copy of the journal in its "
                 "place, or choose another --searches-dir"
             )
     if unfinished:
@@ -330,7 +330,7 @@ def _first_difference(stored: Any, asked: Any, at: str = "") -> str:
         below = f"{at}.{key}" if at else key
         return _first_difference(stored.get(key, _ABSENT), asked.get(key, _ABSENT), below)
     there, here = ("absent" if value is _ABSENT else json.dumps(value)[:120] for value in (stored, asked))
-    return f"{at} is {there} there, {here} here"
+    return f"{at} is {there} there and {here} here"
 
 
 _ABSENT = object()

@@ -47,7 +47,7 @@ def _require_possible(study: StudySpec, path: str) -> None:
     student = study.students[ends.student].detector_spec
     teacher = study.teachers[ends.teacher].detector_spec if ends.teacher else None
     if teacher is not None and teacher.grid != student.grid:
-        raise InputError(f"path {path}: teacher and student see different ground: {teacher.grid!r}, {student.grid!r}")
+        raise InputError(f"path {path}: teacher and student have different grids: {teacher.grid!r}, {student.grid!r}")
     try:
         student.inputs.joined(teacher.inputs if teacher else student.inputs)
     except ValueError as error:

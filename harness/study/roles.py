@@ -59,11 +59,11 @@ class _Model(Spec):
     def _is_one_of_two(self) -> Self:
         if (self.preset is None) == (self.detector is None):
             given = "both are" if self.preset else "neither is"
-            raise ValueError(f"a teacher or student is either a preset or a detector; {given} given")
+            raise ValueError(f"a teacher or student needs either a preset or a detector; {given} given")
         if self.detector is not None and (unused := self.model_fields_set & {"set", "keyframes"}):
-            raise ValueError(f"{min(unused)} belongs to a preset; a detector says it in its own fields")
+            raise ValueError(f"{min(unused)} changes a preset; set it in the fields of the detector instead")
         if "keyframes" in self.model_fields_set and "camera.keyframes" in self.set:
-            raise ValueError("keyframes and set's camera.keyframes say the same; leave one of them out")
+            raise ValueError("keyframes and camera.keyframes of set are the same; leave one of them out")
         if self.keyframes > 1 and self.detector_spec.camera is None:
             raise ValueError(f"keyframes belong to cameras; preset {self.preset!r} has none")
         return self
@@ -82,9 +82,9 @@ class TeacherSpec(_Model):
     @model_validator(mode="after")
     def _weights_have_no_seed(self) -> Self:
         if self.checkpoint is not None and self.seed == "paired":
-            raise ValueError("a teacher that is given as a checkpoint is one for all; its seed cannot be 'paired'")
+            raise ValueError("a teacher from a checkpoint is the same for all students; its seed cannot be 'paired'")
         if self.checkpoint is not None and not self.trained:
-            raise ValueError("a teacher is either given as a checkpoint or not trained")
+            raise ValueError("checkpoint and trained: false exclude each other; leave one of them out")
         return self
 
     def seed_for(self, student_seed: int) -> int:
@@ -132,10 +132,14 @@ class ImageScheduleSpec(ScheduleSpec):
     @model_validator(mode="after")
     def _is_of_images(self) -> Self:
         if self.distillation_warmup:
-            raise ValueError("distillation_warmup means nothing to an image teacher: nobody teaches it")
+            raise ValueError(
+                "distillation_warmup has no effect on an image teacher, which has no teacher; leave it out"
+            )
         of_images = {name: getattr(self.augment, name) for name in ("mirror_probability", "image")}
         if self.augment != AugmentSpec(**of_images):
-            raise ValueError("of augment only mirror_probability and image mean something to an image teacher")
+            raise ValueError(
+                "of augment, only mirror_probability and image affect an image teacher; leave out the others"
+            )
         return self
 
 
@@ -162,10 +166,10 @@ class ImageTeacherSpec(Spec):
         given = [name for name in ("preset", "model", "labels") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"an image teacher needs one of preset, model and labels, not {' and '.join(given) or 'none'}"
+                f"an image teacher needs exactly one of preset, model and labels, not {' and '.join(given) or 'none'}"
             )
         if self.preset is None and (unused := self.model_fields_set & {"data", "schedule", "seed"}):
-            raise ValueError(f"{min(unused)} belongs to an image teacher that is trained here, one with a preset")
+            raise ValueError(f"{min(unused)} applies only to an image teacher with a preset, which is trained here")
         return self
 
     @property

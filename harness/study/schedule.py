@@ -75,7 +75,7 @@ class ScheduleSpec(Spec):
     @model_validator(mode="after")
     def _length_is_given_once(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs, and one of them")
+            raise ValueError("give exactly one of steps and epochs")
         return self
 
     def for_samples(self, samples: int) -> Self:

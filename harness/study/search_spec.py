@@ -33,11 +33,11 @@ class Range(Spec):
         if self.low >= self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"on a log scale low has to be above 0, not {self.low:g}")
+            raise ValueError(f"on a log scale, low must be above 0, not {self.low:g}")
         if self.log and self.step is not None:
-            raise ValueError("a range on a log scale has no step")
+            raise ValueError("a range on a log scale cannot have a step")
         if self.step is not None and self.step > self.high - self.low:
-            raise ValueError(f"step {self.step:g} leads from low {self.low:g} beyond high {self.high:g}")
+            raise ValueError(f"step {self.step:g} is larger than the range from low {self.low:g} to high {self.high:g}")
         if self.whole and any(number % 1 for number in (self.low, self.high, self.step or 1)):
             raise ValueError("a range of whole numbers needs whole bounds and a whole step")
         return self
@@ -117,8 +117,8 @@ def _with_ranges(value: Any) -> Any:
         low, high = map(int, ends.groups()) if ends else (0, 0)
         if not low < high < low + MOST_SEEDS:
             raise ValueError(
-                f"{each!r} stands for no seeds; allowed: whole numbers of 0 or more, and ranges such as 0-2, "
-                f"which is 0, 1, 2 and goes up, over {MOST_SEEDS} seeds at most"
+                f"{each!r} is neither a seed nor a range; allowed: whole numbers of 0 or more, and ranges such as 0-2, "
+                f"which is 0, 1, 2, with at most {MOST_SEEDS} seeds"
             )
         seeds += range(low, high + 1)
     return seeds or value
@@ -189,7 +189,7 @@ class SearchSpec(Spec):
         ):
             raise ValueError(f"a grid needs a step in every range; space.{open_[0]} has none")
         if len(self.objective) > 1 and self.pruner != "none":
-            raise ValueError("trials of two objectives cannot be pruned; allowed: pruner: none")
+            raise ValueError("trials with two objectives cannot be pruned; allowed: pruner: none")
         return self
 
 

@@ -76,7 +76,7 @@ class LossChoice(Spec):
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
             if not number and value != PUBLISHED:
                 raise ValueError(
-                    f"{value!r} is no weight; allowed: a number of 0 or more, {PUBLISHED!r} for the published one, "
+                    f"{value!r} is not a weight; allowed: a number of 0 or more, {PUBLISHED!r} for the published one, "
                     "or {PATH: weight, ...}"
                 )
         return weight
@@ -214,10 +214,12 @@ class StudySpec(Spec):
             try:
                 loss_class(choice.loss or name)
             except ValueError as error:
-                hint = "" if choice.loss else "; a name of your own needs a field loss that says which one it is"
+                hint = (
+                    "" if choice.loss else "; a loss under your own name needs the field loss with the name of the loss"
+                )
                 raise ValueError(f"{error}{hint}") from error
             if name in DETECTION_TERMS or term_name(choice.loss or name) in DETECTION_TERMS:
-                raise ValueError(f"a loss cannot be called {name!r}: that is a term of the detection loss")
+                raise ValueError(f"a loss cannot be named {name!r}: that is a term of the detection loss")
         return losses
 
     @field_validator("arms")
@@ -230,7 +232,9 @@ class StudySpec(Spec):
             if arm in ("baseline", "teacher"):
                 raise ValueError(f"an arm cannot be named {arm!r}: every table has a row of that name")
             if not names:
-                raise ValueError(f"arm {arm!r} has no loss; the student without any is the baseline of every study")
+                raise ValueError(
+                    f"arm {arm!r} has no loss; the student without losses is the baseline, which every study has"
+                )
             for name in names:
                 if name not in declared and name != WARM_START:
                     raise ValueError(f"arm {arm!r}: {unknown('loss', name, [*declared, WARM_START])}")
@@ -256,9 +260,9 @@ class StudySpec(Spec):
     @model_validator(mode="after")
     def _paths_lead_somewhere(self) -> Self:
         if bool(self.paths) != bool(self.arms):
-            raise ValueError("paths and arms belong together: a path without an arm, or an arm without a path, is idle")
+            raise ValueError("paths and arms belong together: give both, or neither")
         if both := self.teachers.keys() & self.image_teachers.keys():
-            raise ValueError(f"{min(both)!r} is a teacher and an image teacher; give one of them another name")
+            raise ValueError(f"{min(both)!r} is the name of a teacher and of an image teacher; rename one of them")
         for path in self.paths:
             teachers, student = path.split("->")
             for teacher in teachers.split("+"):
@@ -270,7 +274,7 @@ class StudySpec(Spec):
                 raise ValueError(f"path {path!r}: {unknown('student', student, self.students)}")
             if "+" in teachers and None in (self.ends(path).teacher, self.ends(path).image_teacher):
                 raise ValueError(
-                    f"path {path!r}: two teachers at once are a detector, one of {', '.join(self.teachers) or 'none'}, "
+                    f"path {path!r}: two teachers must be a detector, one of {', '.join(self.teachers) or 'none'}, "
                     f"and an image teacher, one of {', '.join(self.image_teachers) or 'none'}"
                 )
             self._require_asked_teachers(path)
@@ -287,7 +291,7 @@ class StudySpec(Spec):
                     if path != OTHERS and path not in possible:
                         raise ValueError(f"losses.{name}.{field}: {unknown('path', str(path), [*possible, OTHERS])}")
         if len({self.ends(path) for path in self.paths}) < len(self.paths):
-            raise ValueError(f"paths {list(self.paths)} name one twice")
+            raise ValueError(f"paths {list(self.paths)} contain a path twice")
         return self
 
     def _require_asked_teachers(self, path: str) -> None:
@@ -301,6 +305,6 @@ class StudySpec(Spec):
                         ("an image teacher", self.image_teachers) if ends.teacher else ("a detector", self.teachers)
                     )
                     raise ValueError(
-                        f"path {path!r}, arm {arm!r}: {name!r} learns from {kind}, and the path begins with none; "
+                        f"path {path!r}, arm {arm!r}: {name!r} needs {kind} as its teacher, but the path has none; "
                         f"of this study: {', '.join(known) or 'none'}"
                     )

@@ -41,7 +41,8 @@ def make_database(file: Path, fill: Callable[[str], object]) -> None:
             aside = _free(file)
             file.rename(aside)
             print(
-                f"{file} was left by a call that was stopped; set aside as {aside}, a new one is made", file=sys.stderr
+                f"{file} is incomplete, because a call was stopped; moved to {aside} and replaced by a new file",
+                file=sys.stderr,
             )
         begun.rename(file)
 

@@ -51,7 +51,7 @@ def check_store(uri: str, experiment: str) -> None:
         except (OSError, ValueError) as error:
             # A port that is no number is a ValueError.
             raise InputError(
-                f"{named}: the MLflow server does not answer ({error}); start it, or name another store such as "
+                f"{named}: the MLflow server does not answer ({error}); start it, or choose another store such as "
                 "sqlite:///mlflow.db"
             ) from error
     try:
@@ -62,13 +62,13 @@ def check_store(uri: str, experiment: str) -> None:
         # SQLAlchemy's, a driver's, or MLflow's own: all of them mean that this store is of no use here.
         reason = without_password(" ".join(str(error).split()))[:300]
         raise InputError(
-            f"{named} cannot be used: {reason}; allowed: sqlite:///FILE, another database that SQLAlchemy knows, or "
+            f"{named} cannot be used: {reason}; allowed: sqlite:///FILE, another database that SQLAlchemy supports, or "
             "http://HOST:PORT of a server"
         ) from error
     if there is not None and there.lifecycle_stage == "deleted":
         raise InputError(
-            f"{named}: experiment {experiment!r} was deleted, and MLflow keeps its name; restore it (mlflow "
-            f"experiments restore --experiment-id {there.experiment_id}), remove it for good (mlflow gc), or name "
+            f"{named}: experiment {experiment!r} was deleted, but MLflow reserves its name; restore it (mlflow "
+            f"experiments restore --experiment-id {there.experiment_id}), remove it permanently (mlflow gc), or choose "
             "another store"
         )
 
@@ -126,7 +126,11 @@ class Store:
         except Exception as error:
             # MLflow, its database, a driver that is missing: whatever it is, the run folders have the results.
             self._alive = False
-            self._console.print(f"MLflow is not mirrored any more: {error}", markup=False, style="yellow")
+            self._console.print(
+                f"the mirror in MLflow stopped: {error}",
+                markup=False,
+                style="yellow",
+            )
 
     def once(self, what: object, mirror: Callable[[], None]) -> None:
         """Do something with the store, as `attempt`, unless it was done before."""

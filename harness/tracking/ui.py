@@ -79,7 +79,7 @@ def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
         else:
             return
     last = log.read_text(errors="replace").strip().splitlines()[-1:]
-    raise InputError(f"the MLflow UI does not start: {''.join(last) or 'it says nothing'}")
+    raise InputError(f"the MLflow UI does not start: {''.join(last) or 'it printed nothing'}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
