@@ -18,7 +18,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "runs": "harness.runs.__main__",
         "export": "harness.export",
     },
-    "Lists": dict.fromkeys(("studies", "paths", "losses", "presets"), "harness.catalogue"),
+    "Available parts": dict.fromkeys(("studies", "paths", "losses", "presets"), "harness.catalogue"),
     "Your machine and editor": {"doctor": "harness.doctor", "schema": "harness.catalogue"},
 }
 """Maps the panels of the help to their commands, and each command to its module."""
@@ -60,7 +60,7 @@ def main(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Ablation benchmark of cross-modality distillation for BEV detectors: studies in, tables out."""
+    """Plan, train, score and report ablations of cross-modality distillation for BEV 3D object detectors."""
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ def torch_finding(torch: Any, gpus: list[Gpu]) -> Finding:
     return Finding(
         "torch",
         state,
-        f"the driver {gpus[0].driver} knows {len(gpus)} GPUs, and torch sees none: most likely it is older than "
+        f"the driver {gpus[0].driver} reports {len(gpus)} GPUs, but torch sees none: it is probably older than "
         f"CUDA {torch.version.cuda} needs",
         "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126  # or a newer driver",
     )

@@ -85,7 +85,7 @@ class PseudoLabels:
                 raise InputError(f"{self.folder} has no labels of the training image {row['filename']}")
             if labelled.size != (row["height"], row["width"]):
                 raise InputError(
-                    f"{self.folder}: labels of {row['filename']} are for {labelled.size[1]} x {labelled.size[0]} pixels; "
+                    f"{self.folder}: labels of {row['filename']} have {labelled.size[1]} x {labelled.size[0]} pixels; "
                     f"the image has {row['width']} x {row['height']}"
                 )
 

@@ -330,7 +330,7 @@ def _first_difference(stored: Any, asked: Any, at: str = "") -> str:
         below = f"{at}.{key}" if at else key
         return _first_difference(stored.get(key, _ABSENT), asked.get(key, _ABSENT), below)
     there, here = ("absent" if value is _ABSENT else json.dumps(value)[:120] for value in (stored, asked))
-    return f"{at} is {there} there and {here} here"
+    return f"{at} is {there} there, {here} here"
 
 
 _ABSENT = object()

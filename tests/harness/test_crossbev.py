@@ -116,7 +116,7 @@ def test_studies_are_listed_with_question_size_and_whether_they_are_answered():
 def test_a_folder_without_studies_is_named(tmp_path):
     done = CliRunner().invoke(app, ["studies", "--studies-dir", str(tmp_path)])
     assert done.exit_code == 2
-    assert f"--studies-dir {tmp_path}: there is no study in it" in done.output
+    assert f"--studies-dir {tmp_path}: the folder contains no study" in done.output
 
 
 def test_the_schema_is_printed_or_written(tmp_path):
@@ -131,4 +131,4 @@ def test_the_schema_is_printed_or_written(tmp_path):
 def test_a_wrong_study_is_told_by_the_one_command_as_by_its_module():
     done = CliRunner().invoke(app, ["run", str(STUDIES / "smoke.yaml"), "--seeds", "x"])
     assert done.exit_code == 2
-    assert "error: --set seeds: seeds: 'x' stands for no seeds" in done.output
+    assert "error: --set seeds: seeds: 'x' is neither a seed nor a range" in done.output

@@ -283,5 +283,5 @@ def test_losses_that_a_log_could_not_tell_apart_are_refused(study):
     chosen = (
         "losses={a: {loss: feature, weight: 1}, relation: {loss: feature, weight: 1}, b: {loss: relation, weight: 1}}"
     )
-    with pytest.raises(InputError, match="two losses that a log would call 'relation'"):
+    with pytest.raises(InputError, match="two losses of an arm would be named 'relation' in logs"):
         _plan(study(chosen, "arms={one: [a, relation, b]}"))
