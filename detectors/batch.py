@@ -1,4 +1,4 @@
-"""Sample and Batch: what goes into a detector, and Inputs: how much of it a detector asks for."""
+"""Sample and Batch: the input of a detector, and Inputs: the sensors that a detector needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace

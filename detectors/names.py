@@ -1,4 +1,4 @@
-"""Names that a user writes: what one stands for, also in somebody else's package, and the message where it is none."""
+"""Resolves names in a study, including names in other packages, and reports unknown ones."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Named detector specs: what a study calls by name and may override. `python -m detectors.presets` lists them."""
+"""Named detector specs that a study may use and change. `python -m detectors.presets` lists them."""
 
 from typing import Annotated
 

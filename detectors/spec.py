@@ -1,4 +1,4 @@
-"""Spec: the frozen, strict pydantic model that every configurable part of the project is described by."""
+"""Spec: the frozen and strict pydantic model of every configurable part of the project."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar

@@ -1,4 +1,4 @@
-"""Depth supervision: where a LiDAR return falls into an image, the camera's depth is known."""
+"""Depth supervision: LiDAR returns in an image supervise the camera's depth."""
 
 import torch
 import torch.nn as nn

@@ -1,4 +1,4 @@
-"""Objective: a student's detection loss plus what a frozen teacher adds to it, weighted; and the table of losses."""
+"""Objective: a student's detection loss plus the weighted terms of a frozen teacher; the table of losses."""
 
 import hashlib
 import inspect

@@ -60,7 +60,7 @@ def main(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Plan, train, score and report ablations of cross-modality distillation for BEV 3D object detectors."""
+    """Ablation benchmark for cross-modality distillation of BEV 3D object detectors."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""~ where no shell has expanded it: in a study's file, and behind the = of a flag."""
+"""Expands ~ where no shell does: in a study file, and after the = of a flag."""
 
 from pathlib import Path
 from typing import Annotated

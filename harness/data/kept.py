@@ -1,4 +1,4 @@
-"""Kept: what was decoded once stays in memory, as far as it fits."""
+"""Keeps decoded samples in memory, as far as they fit."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar

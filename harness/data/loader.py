@@ -1,4 +1,4 @@
-"""Samples to Batches: the same ones for the same seed, wherever a training was interrupted and whoever loads them."""
+"""Collates samples to batches, which depend on the seed only, not on interruptions or on the number of processes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

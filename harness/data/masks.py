@@ -1,4 +1,4 @@
-"""Instance masks as run lengths, in the two spellings that there are: nuImages' (base64) and COCO's."""
+"""Converts instance masks in run lengths, in nuImages' spelling (base64) and COCO's."""
 
 import base64
 import math

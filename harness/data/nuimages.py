@@ -1,4 +1,4 @@
-"""A nuImages root: single images with instance masks, from which an image teacher learns; synthetic and real alike."""
+"""Reads a nuImages root, synthetic or real: single images with instance masks, for image teachers."""
 
 import hashlib
 from collections.abc import Iterator

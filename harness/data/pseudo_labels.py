@@ -1,4 +1,4 @@
-"""Pseudo labels of an image teacher: files of instances as COCO writes them, checked against a root, read by image."""
+"""Pseudo labels of an image teacher: COCO files of instances, checked against a root and read by image."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""A nuScenes root on disk: its version, tables, splits and files, checked so that what is wrong with it is named."""
+"""A nuScenes root on disk: its version, tables, splits and files, with checks that name what is wrong."""
 
 import hashlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Sensor files as arrays: JPEG images, LiDAR `.pcd.bin` and RADAR `.pcd`, each read whole or refused by name."""
+"""Reads sensor files as arrays: JPEG images, LiDAR `.pcd.bin` and RADAR `.pcd`; damaged ones raise an error."""
 
 import math
 import re

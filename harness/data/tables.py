@@ -1,4 +1,4 @@
-"""The thirteen tables of a nuScenes root: opened by the devkit, or what is wrong with them said by row and key."""
+"""Reads the thirteen tables of a nuScenes root through the devkit; errors name row and key."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Latency: how long a detector takes from a sample to its boxes."""
+"""Latency: measures the time from a sample to its boxes."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""What a detector is looked at on: a device, in the precision that it is scored in."""
+"""The device and precision on which a detector is examined."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""Annotations of a split as columns; they are kept in the cache folder, so that the tables are read once."""
+"""Annotations of a split as columns, stored in the cache folder so that the tables are read only once."""
 
 import hashlib
 import logging

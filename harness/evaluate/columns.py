@@ -1,4 +1,4 @@
-"""Boxes of a whole split as columns, made of nuScenes' mappings, checked and filtered as the devkit does."""
+"""Converts the boxes of a split from nuScenes' mappings to columns, and checks and filters them as the devkit does."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Matches to the devkit's metrics, to the last bit of every AP: the same sums in the same order, of columns."""
+"""Computes the devkit's metrics from matches in columns; every AP is equal in every bit."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""Runs to the outcomes of a study, one a training, and to their costs; and outcomes to the lines of its tables."""
+"""Converts the runs of a study to outcomes and costs, and outcomes to the lines of its tables."""
 
 import math
 from collections.abc import Iterable, Sequence

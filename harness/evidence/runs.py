@@ -1,4 +1,4 @@
-"""The runs of a study, each opened once: all that tables, figures and page say of a training comes from here."""
+"""Reads each run of a study once, for tables, figures and the page."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The walk over the DAG: one worker process a job, as many at once as asked for; nothing finished is run again."""
+"""Runs the jobs of a plan in the order of its DAG, several at once; finished jobs are not run again."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ TIMED_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Site:
-    """Where and on what a study runs."""
+    """Folders, device and processes of a study's execution."""
 
     runs: Path
     root: NuScenesRoot
@@ -59,13 +59,13 @@ class JobState:
     job: Job
     status: Status
     reason: str = ""
-    """Why it failed."""
+    """Reason of the failure."""
     wrong_input: bool = False
-    """It failed for something that the user has to mend."""
+    """Whether wrong input caused the failure."""
     step: int = 0
     loss: float | None = None
     seconds_left: float | None = None
-    """Seconds that its training has left, by the newest steps."""
+    """Remaining seconds of its training, estimated from the latest steps."""
 
 
 @dataclass
@@ -218,7 +218,7 @@ def _one_gpu(device: str, slot: int) -> dict[str, str]:
 
 
 def _end(worker: _Worker) -> None:
-    """Ask a worker to stop and wait for it; one that does not answer is killed (its last checkpoint stays)."""
+    """Ask a worker to stop and wait for it; kill it if it does not answer. Its last checkpoint stays."""
     worker.process.stop()
     try:
         worker.process.wait(STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""What a nuScenes root holds, in numbers, and which of its sensor files cannot be used."""
+"""Inspects a nuScenes root: counts its content, and finds missing and damaged sensor files."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What every kind of job has: an order, an outcome, and a `Kind` that checks, orders, runs and estimates it."""
+"""Kind: the interface of a kind of job, which checks, orders, runs and estimates it."""
 
 import time
 from abc import ABC, abstractmethod

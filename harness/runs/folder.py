@@ -1,4 +1,4 @@
-"""Run folders: layout, locks, atomic completion, reading results. A folder with a result is a finished job, always."""
+"""Run folders: layout, locks, atomic completion, and reading of results. A folder with a result is a finished job."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Small files of numbers, in run folders and in the cache: written whole, and read in one way."""
+"""Reads and writes small files of numbers in run folders and in the cache, always as a whole."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""The loop of a search: ask for values, have them trained, tell what came of it; several at once if so wanted."""
+"""The loop of a search: get values, train them, and report the result; several trials at once."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What a trial is worth: its student trained as an ordinary job of an ordinary plan, scored on scenes that choose."""
+"""Evaluates a trial: trains its student as an ordinary job, and scores it on the scenes of the search."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""OpenedSearch: a study, the search in it, and the studies that its trials are."""
+"""OpenedSearch: a study with its search, and the studies of its trials."""
 
 import json
 import math

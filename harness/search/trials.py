@@ -1,4 +1,4 @@
-"""The book of a search: Optuna's study in its storage, who owns which trial, and what became of the others."""
+"""TrialBook: Optuna's study in its storage, the owners of trials, and interrupted trials."""
 
 import hashlib
 import json

@@ -1,6 +1,6 @@
-"""A first look at a study: keys and names that there are not, told before the seconds that importing torch takes.
+"""Checks the keys and names of a study against its JSON Schema, before torch is imported.
 
-It knows what may be written from the JSON Schema beside the shipped studies. What it lets pass, the specs check.
+It uses the JSON Schema beside the included studies. The specs then check everything else.
 """
 
 import ast
@@ -18,7 +18,7 @@ from harness.study.written import Location, Written, read_written
 
 PROJECT = Path(__file__).parents[2]
 STUDIES = PROJECT / "studies"
-"""Where the project is checked out; an installed package has none."""
+"""Root of the checkout, which an installed package lacks."""
 SCHEMA = STUDIES / "study.schema.json"
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -33,7 +33,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Mistake:
-    """What a schema does not allow."""
+    """A violation of a schema."""
 
     at: Location
     text: str

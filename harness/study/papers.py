@@ -1,4 +1,4 @@
-"""Published numbers that tables show beside ours, each with a mark of how sure it is; one YAML a paper."""
+"""Published numbers that tables show beside ours, each marked by how certain it is; one YAML file per paper."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -29,13 +29,13 @@ Metric = Literal["mAP", "NDS"]
 
 
 class PublishedGain(Spec):
-    """What a paper reports for a path over the same student without distillation, in points."""
+    """The published gain on a path over the same student without distillation, in points."""
 
     path: str
     """Sensors of teacher and student in alphabetical order, such as camera+lidar->camera."""
     losses: tuple[str, ...]
     mAP: float | Direction | None = None
-    """Or only whether it was one, where a source says that much; None where it says nothing."""
+    """Only the direction, if the source has no number; None if it has neither."""
     NDS: float | Direction | None = None
     mark: Mark
 

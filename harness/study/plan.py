@@ -1,4 +1,4 @@
-"""StudySpec to a DAG of jobs: what has to be trained, each thing once, and which table row shows it."""
+"""Plans a study: the jobs that it needs, each once, as a DAG, and the table row of each job."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""YAML that means what it looks like: 1e-3 is a number, and a number in another base than ten is refused."""
+"""Reads YAML without its surprises: 1e-3 is a number, and numbers in other bases than ten are rejected."""
 
 import re
 from collections.abc import Iterator

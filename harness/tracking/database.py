@@ -1,4 +1,4 @@
-"""MLflow's SQLite file, made whole: a first call that is killed, or two at once, leave none that blocks later ones."""
+"""Creates MLflow's SQLite file as a whole, so that interrupted or simultaneous calls leave no damaged one."""
 
 import os
 import sqlite3

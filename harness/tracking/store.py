@@ -1,4 +1,4 @@
-"""Store: an MLflow tracking store, in which what is mirrored twice is there once, and which no study fails with."""
+"""Store: an MLflow tracking store that stores nothing twice and never stops a study."""
 
 import hashlib
 import logging

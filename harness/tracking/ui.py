@@ -1,4 +1,4 @@
-"""The MLflow UI of a store, on this machine alone, and links to what is worth comparing in it."""
+"""Serves the MLflow UI of a store on this machine, and prints links to comparisons."""
 
 import json
 import os

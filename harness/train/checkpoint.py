@@ -1,4 +1,4 @@
-"""Save and load models as safetensors with their spec; loading is strict and names what does not fit."""
+"""Saves and loads models as safetensors with their spec. Loading is strict and names each mismatch."""
 
 import json
 from pathlib import Path

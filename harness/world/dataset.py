@@ -1,4 +1,4 @@
-"""A synthetic dataset on disk, whatever is in it: made once, whole or not trusted, the same bytes for any workers."""
+"""Writes a synthetic dataset to disk, completely or not at all, with the same bytes for any number of workers."""
 
 import json
 import multiprocessing
