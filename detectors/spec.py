@@ -12,7 +12,7 @@ Several = TypeVar("Several", bound=Sequence[Any])
 def each_once(values: Several) -> Several:
     """The values, for a field's ``AfterValidator``; ValueError where two of them are equal."""
     if len(set(values)) < len(values):
-        raise ValueError(f"{list(values)} name one twice")
+        raise ValueError(f"{list(values)} contain a value twice")
     return values
 
 

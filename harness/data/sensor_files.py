@@ -35,11 +35,11 @@ _POINTER_BYTES = 1024
 
 
 def check_file(path: Path, what: str) -> None:
-    """Raise InputError where a file is missing, empty or a git-LFS pointer; cheap enough for a whole dataset.
+    """Raise InputError if a file is missing, empty or a git-LFS pointer. This is cheap enough for a whole dataset.
 
     Args:
-        path: Of a table or a sensor file.
-        what: It should be, for the message.
+        path: A table or a sensor file.
+        what: The expected content, for the message.
     """
     try:
         if not path.is_file():
@@ -56,7 +56,7 @@ def check_file(path: Path, what: str) -> None:
 
 
 def check_sensor_file(path: Path, modality: str, what: str) -> None:
-    """As `check_file`, and a LiDAR sweep must have the size of whole points."""
+    """Check a file as `check_file` does; a LiDAR sweep must also have a whole number of points."""
     check_file(path, what)
     if modality == "lidar":
         _check_lidar_size(path, path.stat().st_size)
@@ -78,7 +78,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def check_image_size(path: Path, image: UInt8[np.ndarray, "h w 3"], row: Mapping[str, Any]) -> None:
-    """Raise InputError where an image has not the size that its sample_data row, and so its calibration, speaks of."""
+    """Raise InputError if the size of an image differs from that in its sample_data row, and so of its calibration."""
     height, width = image.shape[:2]
     stated = (row.get("width") or width, row.get("height") or height)
     if (width, height) != stated:
@@ -133,7 +133,7 @@ def read_radar(path: Path) -> np.ndarray:
 
 
 def _announced(path: Path, lines: Mapping[str, str]) -> int:
-    """The number of points that a PCD's header speaks of; they may stand in several rows."""
+    """Return the number of points in a PCD's header, which may be in several rows."""
     size = {key: lines.get(key, "").strip() for key in ("WIDTH", "HEIGHT", "POINTS")}
     if not all(re.fullmatch(r"[0-9]{1,12}", text) for text in size.values()):
         raise InputError(f"{path} is truncated: its header lacks a whole number for WIDTH, HEIGHT or POINTS")

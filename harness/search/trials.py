@@ -73,7 +73,7 @@ class TrialBook:
             self.study.enqueue_trial(dict(values), user_attrs={NAME: name}, skip_if_exists=True)
 
     def ask(self, wanted: int) -> Trial | None:
-        """The next trial, ours; None where so many are counted or on their way, or where a grid has no more."""
+        """Start the next trial; None if enough trials are finished or in progress, or a grid is exhausted."""
         with self._lock:
             self.reap()
             trials = self.study.get_trials(deepcopy=False)
@@ -127,11 +127,11 @@ class TrialBook:
                 self.study.enqueue_trial(values, user_attrs={NAME: name, AGAIN: trial.number})
 
     def running(self) -> list[FrozenTrial]:
-        """Trials that some process is at, as far as is known."""
+        """Trials in progress, as far as is known."""
         return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def turn(self) -> FileLock:
-        """A lock for what only one thread of one process may do at a time."""
+        """A lock that one thread of one process holds at a time."""
         return FileLock(self._folder / "turn.lock")
 
     def counted(self) -> list[FrozenTrial]:
@@ -144,7 +144,7 @@ class TrialBook:
         return list(self.study.best_trials) if complete else []
 
     def importances(self) -> dict[str, float]:
-        """How much each field matters for the first objective; empty where too few trials differ to say so."""
+        """Importance of each field for the first objective; empty if too few trials differ."""
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len({json.dumps(trial.params, sort_keys=True) for trial in complete}) < 4 or len(self._search.space) < 2:
             return {}

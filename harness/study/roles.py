@@ -61,7 +61,7 @@ class _Model(Spec):
             given = "both are" if self.preset else "neither is"
             raise ValueError(f"a teacher or student needs either a preset or a detector; {given} given")
         if self.detector is not None and (unused := self.model_fields_set & {"set", "keyframes"}):
-            raise ValueError(f"{min(unused)} changes a preset; set it in the fields of the detector instead")
+            raise ValueError(f"{min(unused)} is for presets only; change the fields of the detector instead")
         if "keyframes" in self.model_fields_set and "camera.keyframes" in self.set:
             raise ValueError("keyframes and camera.keyframes of set are the same; leave one of them out")
         if self.keyframes > 1 and self.detector_spec.camera is None:

@@ -291,7 +291,7 @@ class StudySpec(Spec):
                     if path != OTHERS and path not in possible:
                         raise ValueError(f"losses.{name}.{field}: {unknown('path', str(path), [*possible, OTHERS])}")
         if len({self.ends(path) for path in self.paths}) < len(self.paths):
-            raise ValueError(f"paths {list(self.paths)} contain a path twice")
+            raise ValueError(f"paths {list(self.paths)} contain a value twice")
         return self
 
     def _require_asked_teachers(self, path: str) -> None:
@@ -305,6 +305,6 @@ class StudySpec(Spec):
                         ("an image teacher", self.image_teachers) if ends.teacher else ("a detector", self.teachers)
                     )
                     raise ValueError(
-                        f"path {path!r}, arm {arm!r}: {name!r} needs {kind} as its teacher, but the path has none; "
+                        f"path {path!r}, arm {arm!r}: {name!r} needs {kind}, but the path has none; "
                         f"of this study: {', '.join(known) or 'none'}"
                     )

@@ -74,7 +74,7 @@ def check_store(uri: str, experiment: str) -> None:
 
 
 def _experiments(uri: str) -> None:
-    """Ask for the experiments, for which MLflow makes the tables of a new database."""
+    """List the experiments, which makes MLflow create the tables of a new database."""
     _client(uri).search_experiments(max_results=1)
 
 
@@ -114,11 +114,11 @@ class Store:
 
     @property
     def alive(self) -> bool:
-        """Whether nothing went wrong with it so far."""
+        """Whether the store has worked so far."""
         return self._alive
 
     def attempt(self, mirror: Callable[[], None]) -> None:
-        """Do something with the store, unless it failed before: that ends the mirroring, not the program."""
+        """Run an action on the store unless it failed before. A failure ends the mirroring, not the program."""
         if not self._alive:
             return
         try:
@@ -133,7 +133,7 @@ class Store:
             )
 
     def once(self, what: object, mirror: Callable[[], None]) -> None:
-        """Do something with the store, as `attempt`, unless it was done before."""
+        """Run an action on the store as `attempt` does, unless it was done before."""
         if what not in self._mirrored:
             self._mirrored.add(what)
             self.attempt(mirror)
@@ -174,7 +174,7 @@ class Store:
         self._client.log_batch(run, tags=[RunTag(as_key(key), value) for key, value in tags.items()])
 
     def metrics(self, run: str, values: Mapping[str, float | int]) -> None:
-        """Final metrics, those that are numbers; what is there already is not written again."""
+        """Log final metrics that are numbers and not yet stored."""
         from mlflow.entities import Metric
 
         values = {as_key(key): value for key, value in values.items()}

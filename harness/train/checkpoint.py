@@ -25,7 +25,7 @@ def save_model(path: Path, model: Detector | Segmenter) -> None:
 
 
 def check_checkpoint(path: Path, spec: DetectorSpec | SegmenterSpec) -> None:
-    """Raise InputError where the file does not hold exactly the tensors of this model, or not numbers in them."""
+    """Raise InputError if the file does not contain exactly the tensors of this model with finite numbers."""
     metadata, shapes = _header(path)
     if difference := _difference(metadata.get("classes", list(CLASSES)), list(CLASSES), "classes"):
         raise InputError(f"checkpoint {path} has other classes or another order of classes: {difference}")

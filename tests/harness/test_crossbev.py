@@ -105,9 +105,7 @@ def test_studies_are_listed_with_question_size_and_whether_they_are_answered():
     rows = {row["study"]: row for row in json.loads(crossbev("studies", "--json"))}
     assert set(rows) == {path.stem for path in STUDIES.glob("*.yaml")}
     smoke = {"study": "smoke", "jobs": 3, "trainings": 3, "rows": 3, "reported": False}
-    question = (
-        "Does everything between a YAML and a table work? Plumbing only: after three steps no number means anything."
-    )
+    question = "Does everything from a study file to a table work? The numbers are meaningless after three steps."
     assert rows["smoke"] == smoke | {"question": question}
     assert rows["paths"]["reported"]
     assert f"smoke: {question} [3 trainings, 3 rows, no results yet]" in crossbev("studies")

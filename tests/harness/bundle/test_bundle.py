@@ -215,7 +215,7 @@ def test_a_member_that_is_there_twice_is_refused(bundle, tmp_path):
     shutil.copy(bundle, tmp_path / "twice.zip")
     with ZipFile(tmp_path / "twice.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("plan.json", "{}")
-    assert "has plan.json twice" in _refused(tmp_path / "twice.zip")
+    assert "contains plan.json twice" in _refused(tmp_path / "twice.zip")
 
 
 def test_what_would_unpack_to_too_much_is_refused_before_it_is_unpacked(bundle, rewritten, monkeypatch):

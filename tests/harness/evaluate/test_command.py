@@ -258,7 +258,7 @@ CONFIG_CHANGES = [
     ({"class_range": {"car": 50}}, "class_range must have exactly these classes"),
     ({"dist_ths": []}, "dist_ths"),
     ({"dist_ths": ["a", 2.0]}, "dist_ths.0"),
-    ({"dist_ths": [2.0, 2.0]}, "dist_ths: [2.0, 2.0] name one twice"),
+    ({"dist_ths": [2.0, 2.0]}, "dist_ths: [2.0, 2.0] contain a value twice"),
     ({"dist_ths": [0.5, 1.0]}, "dist_th_tp 2.0 is none of"),
     ({"mean_ap_weight": -5}, "mean_ap_weight"),
     ({"more": 1}, "more"),

@@ -246,7 +246,7 @@ def test_one_seed_ascribes_nothing_to_a_loss(study):
     of_one = [each for each in trained(values) if each.seed == 0]
     for given, said in (
         (of_one, "Their 95 % CI is unknown"),
-        (with_draws(of_one), "95 % CI over scenes; p (Holm): corrected"),
+        (with_draws(of_one), "95 % CI over scenes. p (Holm): corrected"),
     ):
         notes = " ".join(attribution_table(attributions(groups(given), study)).notes)
         assert said in notes

@@ -144,7 +144,7 @@ def test_a_folder_under_another_jobs_name_is_not_taken_for_it(report, folder, jo
     assert status == 2
     assert f"its job.json describes run {jobs['teacher', 0]}" in said
     lines = _lines(folder)
-    assert lines["student"]["missing"] == "is of another job"
+    assert lines["student"]["missing"] == "belongs to another job"
     assert lines["student"]["NDS"] == ""
 
 

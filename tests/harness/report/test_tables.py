@@ -269,7 +269,7 @@ def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
     assert "[a] cuda (H200)" in out.getvalue()
 
 
-@pytest.mark.parametrize(("what", "said"), [("weights", "initial weights"), ("batches", "batches are not")])
+@pytest.mark.parametrize(("what", "said"), [("weights", "initial weights"), ("batches", "batches differ")])
 def test_runs_that_began_otherwise_are_not_subtracted(plan, study, finish, what, said):
     runs = finish()
     for row in plan.rows:
@@ -314,7 +314,7 @@ def test_what_is_doubtful_about_a_training_is_said_below_the_table(plan, study, 
     folder = RunFolder(runs / row.job)
     folder.complete(replace(folder.result(), warnings={"adversarial": "its discriminator has won"}))
     text = markdown(summary(outcomes(StudyRuns.open(plan, runs))), study)
-    assert "lidar->camera feature: doubtful: loss 'adversarial': its discriminator has won." in text
+    assert "Warning for lidar->camera feature: loss 'adversarial': its discriminator has won." in text
 
 
 def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan, study, finish):
@@ -327,7 +327,7 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
     lines = summary(outcomes(StudyRuns.open(plan, runs)))
     table = verdicts_table(lines, study)
     assert [cell.text for cell in table.rows[0][1:]] == ["mAP", "+0.0", *[""] * 7]
-    assert "over seeds; p (Holm): corrected for the 1 gains" in table.notes[0]
+    assert "over seeds. p (Holm): corrected for the 1 gains" in table.notes[0]
     told = headlines(lines, study)
     assert told[0] == (
         "None of 1 distilled rows gains NDS significantly (Holm, 95 %); "

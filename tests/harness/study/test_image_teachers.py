@@ -318,7 +318,7 @@ def caption_line(load, plan, tmp_path):
 
 def test_caption_says_what_the_image_teacher_is_and_how_good(caption_line):
     trained = caption_line({"AP": 0.25, "AP50": 0.5}, f"{IMAGES}.seed=7")
-    assert "Image teacher images: tiny_segmenter of seed 7" in trained
+    assert "Image teacher images: tiny_segmenter, seed 7" in trained
     assert "mask AP 25.0, AP50 50.0 (percent, on v1.0-synthetic-images/val" in trained
     assert "mask AP not run" in caption_line({})
 
@@ -355,15 +355,15 @@ MISTAKES = {
     ),
     "no image teacher on the path": (
         ["paths=[lidar->camera]", "arms={instance: [instance]}"],
-        ["path 'lidar->camera', arm 'instance': 'instance' learns from an image teacher", "of this study: images"],
+        ["path 'lidar->camera', arm 'instance': 'instance' needs an image teacher", "of this study: images"],
     ),
     "no detector on the path": (
         ["paths=[images->camera]", "arms={modal: [feature]}"],
-        ["path 'images->camera', arm 'modal': 'feature' learns from a detector", "of this study: lidar"],
+        ["path 'images->camera', arm 'modal': 'feature' needs a detector", "of this study: lidar"],
     ),
     "warm start without a detector": (
         ["paths=[images->camera]", "arms={warm: [warm_start, instance]}"],
-        ["'warm_start' learns from a detector"],
+        ["'warm_start' needs a detector"],
     ),
     "lidar student": (
         ["students={lidar: {preset: tiny_lidar}}", "paths=[images->lidar]", "arms={instance: [instance]}"],

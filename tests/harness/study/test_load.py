@@ -78,7 +78,7 @@ def test_any_field_of_a_loss_may_differ_by_path(load):
         ("weight: 2.0", "weight: -2.0", ["study.yaml:9", "losses.feature.weight", "-2.0 is not a weight"]),
         ("weight: 2.0", "weight: much", ["study.yaml:9", "'much' is not a weight"]),
         ("both:", "'a|b':", ["study.yaml:13", "a|b"]),
-        ("lidar -> camera]", "lidar -> camera, lidar->camera]", ["name one twice"]),
+        ("lidar -> camera]", "lidar -> camera, lidar->camera]", ["contain a value twice"]),
         ("paths: [lidar -> camera]", "paths: []", ["belong together"]),
         ("steps: 5", "steps: 0", ["study.yaml:2", "schedule.steps", "greater than 0"]),
         ("steps: 5", "steps: 5, steps: 6", ["study.yaml:2", "'steps' is already given"]),
@@ -310,7 +310,10 @@ def test_a_mistake_in_a_detector_names_the_key_and_what_is_allowed(refusal, give
 
 def test_a_detector_written_out_leaves_nothing_to_set(refusal):
     given = {"detector": PRESETS["tiny_lidar"].model_dump(mode="json")}
-    for more, words in (({"set": {"lidar.sweeps": 1}}, "set belongs"), ({"preset": "tiny_lidar"}, "both are given")):
+    for more, words in (
+        ({"set": {"lidar.sweeps": 1}}, "set is for presets"),
+        ({"preset": "tiny_lidar"}, "both are given"),
+    ):
         assert words in refusal(STUDY.replace("{preset: tiny_lidar}", json.dumps(given | more)))
 
 

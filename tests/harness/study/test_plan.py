@@ -179,7 +179,7 @@ def test_scoring_on_another_split_trains_nothing_more(study):
 
 
 def test_a_split_is_scored_once(study):
-    with pytest.raises(InputError, match="name one twice"):
+    with pytest.raises(InputError, match="contain a value twice"):
         study("data.also_score=[synthetic_train, synthetic_train]")
 
 
