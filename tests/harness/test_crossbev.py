@@ -78,7 +78,7 @@ def test_losses_are_listed_with_what_they_do_and_whose_they_are():
     rows = {row["loss"]: row for row in json.loads(crossbev("losses", "--json"))}
     assert list(rows) == list(LOSSES)
     assert all(row["what"] and row["source"] for row in rows.values())
-    assert rows["relation"]["what"] == "copy how the parts of an object relate, not what their features are"
+    assert rows["relation"]["what"] == "copy the relations between the parts of an object, not their features"
     assert rows["relation"]["source"] == "UniDistill's relation loss"
     assert rows["depth"]["source"].startswith("Explicit depth supervision as in BEVDepth (Li et al., AAAI 2023)")
     assert [name for name, row in rows.items() if row["asks"] == "an image teacher"] == ["instance"]

@@ -419,14 +419,14 @@ def test_every_unusable_file_is_named_up_to_twenty(root, inspect):
         root.unshared(name).unlink()
     result = CliRunner().invoke(app, ["inspect", str(root.path), "--fast"])
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[0] == "error: 3 sensor files cannot be used:"
+    assert result.stderr.splitlines()[0] == "error: 3 sensor files are missing or damaged:"
     assert sorted(line.split(" ")[0] for line in result.stderr.splitlines()[1:]) == sorted(
         str(root.path / name) for name in names[:3]
     )
     for name in names[3:25]:
         root.unshared(name).unlink()
     result = CliRunner().invoke(app, ["inspect", str(root.path), "--fast"])
-    assert result.stderr.splitlines()[0] == "error: 25 sensor files cannot be used:"
+    assert result.stderr.splitlines()[0] == "error: 25 sensor files are missing or damaged:"
     assert result.stderr.splitlines()[-1] == "... and 5 more"
     assert len(result.stderr.splitlines()) == 22
 
