@@ -1,4 +1,4 @@
-"""Sample and Batch: what goes into a detector, and Inputs: how much of it a detector asks for."""
+"""Sample and Batch: the input of a detector, and Inputs: the sensors that a detector needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -41,7 +41,7 @@ class Inputs:
             reads = "image_size" if name == "keyframes" else name  # which says nothing without cameras
             wanted = [getattr(each, name) for each in (self, other) if getattr(each, reads)]
             if len(set(wanted)) > 1:
-                raise ValueError(f"one detector wants {name} {wanted[0]}, the other {wanted[1]}")
+                raise ValueError(f"one detector needs {name} {wanted[0]}, the other {wanted[1]}")
             if wanted:
                 values[name] = wanted[0]
         return type(self)(**values)
@@ -169,7 +169,7 @@ class Batch:
         carried = {"camera": self.views, "lidar": self.lidar, "radar": self.radar}
         missing = sorted(sensor for sensor in sensors if carried[sensor] is None)
         if missing:
-            raise ValueError(f"the batch carries no {' and no '.join(missing)}")
+            raise ValueError(f"the batch has no {' and no '.join(missing)}")
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
@@ -190,13 +190,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
     for sensor in ("views", "lidar", "radar", "instances"):
         for sample in samples:
             if (getattr(sample, sensor) is None) != (getattr(samples[0], sensor) is None):
-                raise ValueError(f"of samples {samples[0].token} and {sample.token} one carries {sensor}, one does not")
+                raise ValueError(f"only one of the samples {samples[0].token} and {sample.token} has {sensor}")
     views = [sample.views for sample in samples if sample.views is not None]
     for sample, seen in zip(samples, views, strict=False):
         if seen.images.shape != views[0].images.shape:
             raise ValueError(
-                f"sample {sample.token} carries {_shape(seen)}, sample {samples[0].token} {_shape(views[0])}: "
-                "every sample of a batch needs as many images, of one size"
+                f"sample {sample.token} has {_shape(seen)}, sample {samples[0].token} has {_shape(views[0])}: "
+                "all samples of a batch need the same number and size of images"
             )
     boxes, is_box = pad_boxes([sample.boxes for sample in samples])
     return Batch(

@@ -1,7 +1,7 @@
-"""Checks of indices, for operations that do not check them: on where the environment has CROSSBEV_CHECK=1.
+"""Checks the indices of operations that do not check them, if the environment has CROSSBEV_CHECK=1.
 
 An index past the end of a table reads or writes whatever lies behind it: a wrong number, or a crash somewhere else. The
-checks cost a pass over every index, so that trainings go without; the test run has them on.
+checks cost a pass over every index, so they are off in trainings and on in tests.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The block that BEV maps and images are convolved by, wherever no other one is asked for."""
+"""The default convolution block for BEV maps and images."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""What a detector costs: parameters, operations, memory of its maps and time of a training step."""
+"""Measures the cost of a detector: parameters, operations, memory of its maps and time of a training step."""
 
 import math
 import statistics

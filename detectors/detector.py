@@ -37,7 +37,7 @@ class DetectorSpec(Spec):
         if not names:
             raise ValueError("a detector needs a sensor: camera, lidar or radar")
         if (len(names) > 1) != (self.fusion is not None):
-            raise ValueError(f"fusion belongs to detectors of two or more sensors; this one has {', '.join(names)}")
+            raise ValueError(f"fusion is for detectors with two or more sensors; this one has {', '.join(names)}")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Names that a user writes: what one stands for, also in somebody else's package, and the message where it is none."""
+"""Resolves names in a study, including names in other packages, and reports unknown ones."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -60,11 +60,9 @@ def named(what: str, name: str, table: Mapping[str, T], group: str, is_one: Call
         return table[name]
     places = {point.value for point in entry_points(group=group) if point.name == name}
     if len(places) > 1:
-        raise ValueError(
-            f"{what} {name!r} is offered by several packages: {', '.join(sorted(places))}; name one of these"
-        )
+        raise ValueError(f"several packages offer {what} {name!r}: {', '.join(sorted(places))}; use one of these names")
     if not places and ":" not in name:
-        raise ValueError(f"{unknown(what, name, {*table, *offered(group)})}, or one of your own as package.module:Name")
+        raise ValueError(f"{unknown(what, name, {*table, *offered(group)})}, or package.module:Name of your own")
     if not places and (reason := _refusal.get()):
         raise ValueError(f"{what} {name!r} is not imported: {reason}")
     return _imported(what, places.pop() if places else name, is_one, needed)
@@ -84,5 +82,5 @@ def _imported(what: str, place: str, is_one: Callable[[Any], bool], needed: str)
         fitting = [key for key, each in vars(module).items() if is_one(each)]
         raise ValueError(f"{what} {place!r}: {unknown('name', attribute, fitting)} (in {module_name})") from None
     if not is_one(value):
-        raise ValueError(f"{what} {place!r} is of type {type(value).__name__}, but it has to be {needed}")
+        raise ValueError(f"{what} {place!r} is of type {type(value).__name__}; expected {needed}")
     return value

@@ -1,4 +1,4 @@
-"""DetectorOutput: what comes out of a detector, every intermediate map included."""
+"""DetectorOutput: the output of a detector, including every intermediate map."""
 
 from dataclasses import dataclass
 

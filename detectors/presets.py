@@ -1,4 +1,4 @@
-"""Named detector specs: what a study calls by name and may override. `python -m detectors.presets` lists them."""
+"""Named detector specs that a study may use and change. `python -m detectors.presets` lists them."""
 
 from typing import Annotated
 
@@ -97,9 +97,9 @@ SEGMENTERS = {
 
 
 def main(
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples of a training step.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per training step.")] = 8,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="On a CPU.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads on a CPU.")] = 1,
 ) -> None:
     """Every preset with its parameters, operations of a sample, BEV map and time of a training step."""
     import torch

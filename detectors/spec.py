@@ -1,4 +1,4 @@
-"""Spec: the frozen, strict pydantic model that every configurable part of the project is described by."""
+"""Spec: the frozen and strict pydantic model of every configurable part of the project."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -12,7 +12,7 @@ Several = TypeVar("Several", bound=Sequence[Any])
 def each_once(values: Several) -> Several:
     """The values, for a field's ``AfterValidator``; ValueError where two of them are equal."""
     if len(set(values)) < len(values):
-        raise ValueError(f"{list(values)} name one twice")
+        raise ValueError(f"{list(values)} contain a value twice")
     return values
 
 

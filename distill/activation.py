@@ -1,4 +1,4 @@
-"""Activation distillation: a decoder on the student's BEV map predicts where the teacher's is active, and how much."""
+"""Activation distillation: a decoder on the student's BEV map predicts the teacher's activations."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Adapters: the student's map in the teacher's width, so that the two can be compared channel by channel."""
+"""Adapters: project the student's map to the width of the teacher's, so that channels can be compared."""
 
 from typing import Literal
 

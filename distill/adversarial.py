@@ -1,4 +1,4 @@
-"""Adversarial training: the student's BEV features become such that nobody can tell them from the teacher's."""
+"""Adversarial training: the student learns BEV features that a discriminator takes for the teacher's."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -35,7 +35,7 @@ class AdversarialSpec(DetectorLossSpec):
     level: Level = "low"
     judges: Literal["cells", "map"] = "cells"
     reversal: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """How much of the discriminator's gradient the student gets, reversed."""
+    """Strength of the reversed gradient of the discriminator."""
     width: int = Field(default=32, ge=1)
     """Channels inside the discriminator."""
     adapter: AdapterKind = "none"

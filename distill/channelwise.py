@@ -1,4 +1,4 @@
-"""Channel-wise distillation: each channel of a BEV map is active where the teacher's is."""
+"""Channel-wise distillation: match where each channel of the teacher's BEV map is active."""
 
 import torch
 import torch.nn as nn

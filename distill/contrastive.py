@@ -1,4 +1,4 @@
-"""Contrastive distillation: to the student a point looks as it looks to the teacher, and not as others do."""
+"""Contrastive distillation: pull each point's feature towards the teacher's, and away from those of other points."""
 
 import torch
 import torch.nn as nn

@@ -1,4 +1,4 @@
-"""Depth supervision: where a LiDAR return falls into an image, the camera's depth is known."""
+"""Depth supervision: LiDAR returns in an image supervise the camera's depth."""
 
 import torch
 import torch.nn as nn
@@ -26,9 +26,9 @@ class DepthSpec(DetectorLossSpec):
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DepthTerm":
         """The term between one student and one teacher, of which it takes no more than that its LiDAR is there."""
         if student.camera is None:
-            raise ValueError("a student without a camera has no depths")
+            raise ValueError("depth supervision needs a student with a camera; this one has none")
         if teacher.lidar is None:
-            raise ValueError("depths are known where the teacher has a LiDAR; this one has none")
+            raise ValueError("depth supervision needs a teacher with a LiDAR; this one has none")
         return DepthTerm(student.camera.lift(student.grid))
 
 

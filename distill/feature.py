@@ -66,9 +66,9 @@ class FeatureSpec(DetectorLossSpec):
     norm: Norm = "l1"
     adapter: AdapterKind = "none"
     points: PointOrder = "on_box"
-    """Of nine points alone."""
+    """Applies only to region: points."""
     min_overlap: float = Field(default=0.1, gt=0, lt=1)
-    """Of a Gaussian region alone: how wide it is, as in ``ResponseSpec``."""
+    """Applies only to region: gaussian: the width of the Gaussian, as in ``ResponseSpec``."""
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module:
         """The term between one student and one teacher."""

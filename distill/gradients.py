@@ -1,4 +1,4 @@
-"""Pull: how strongly each term of an objective pulls at the student, and whether the way the detection loss does."""
+"""Measures the gradient of each term on the student, and its cosine to the gradient of the detection loss."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""X-IS: the student's image features also learn to segment what an image teacher sees, before they are lifted."""
+"""X-IS: train the student's image features to segment the instances of an image teacher, before the view transform."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ from detectors.outputs import DetectorOutput
 from distill.loss import ImageLossSpec
 
 Confidence = Literal["masks", "none"]
-"""What the teacher's scores weigh: each mask's own error, or nothing."""
+"""Whether the teacher's scores weigh the error of each mask."""
 
 
 class InstanceSpec(ImageLossSpec):

@@ -1,4 +1,4 @@
-"""LossSpec: what every distillation loss is to a study and to an objective, and the two kinds of teacher it may ask."""
+"""LossSpec: the interface of every distillation loss, for the two kinds of teachers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

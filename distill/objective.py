@@ -1,4 +1,4 @@
-"""Objective: a student's detection loss plus what a frozen teacher adds to it, weighted; and the table of losses."""
+"""Objective: a student's detection loss plus the weighted terms of a frozen teacher; the table of losses."""
 
 import hashlib
 import inspect
@@ -171,16 +171,16 @@ def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[
         if not _is_loss(type(spec)):
             raise ValueError(f"loss {name!r}: {type(spec).__name__} is neither a DetectorLossSpec nor an ImageLossSpec")
         if name in DETECTION_TERMS:
-            raise ValueError(f"a loss cannot be called {name!r}: that is a term of the detection loss")
+            raise ValueError(f"a loss cannot be named {name!r}: that is a term of the detection loss")
     asking = [name for name, spec in losses.items() if isinstance(spec, DetectorLossSpec)]
     if teacher is None:
         if asking:
             raise ValueError(f"losses {', '.join(asking)} need a teacher")
         return
     if not asking:
-        raise ValueError("a teacher without losses would only cost time; name losses or leave it out")
+        raise ValueError("a teacher without losses has no effect; add losses or leave it out")
     if teacher.spec.grid != student.spec.grid:
-        raise ValueError(f"teacher and student see different ground: {teacher.spec.grid!r} and {student.spec.grid!r}")
+        raise ValueError(f"teacher and student have different grids: {teacher.spec.grid!r} and {student.spec.grid!r}")
     if {id(p) for p in teacher.parameters()} & {id(p) for p in student.parameters()}:
         raise ValueError("teacher and student share parameters: freezing the one would freeze the other")
 

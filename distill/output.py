@@ -1,4 +1,4 @@
-"""Output distillation: the boxes that the teacher is sure of are annotations, too."""
+"""Output distillation: the teacher's confident boxes serve as annotations."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
 
 Confidence = Literal["boxes", "none"]
-"""What the teacher's scores weigh: each box's own error, or nothing."""
+"""Whether the teacher's scores weigh the error of each box."""
 
 
 class OutputSpec(DetectorLossSpec):
@@ -33,7 +33,7 @@ class OutputSpec(DetectorLossSpec):
     confidence: Confidence = "boxes"
     """The paper weighs, and has a row without."""
     annotations: bool = True
-    """Whether the detection loss on annotations stays beside it; the paper has a row without."""
+    """Whether the student also learns from annotations; the paper has a row without."""
 
     @property
     def keeps_annotations(self) -> bool:

@@ -1,4 +1,4 @@
-"""Regions: where teacher and student are compared, which is at the annotated objects inside the grid."""
+"""Regions: where teacher and student are compared, at annotated objects inside the grid."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ from detectors.heads.center_loss import center_targets
 from detectors.outputs import DetectorOutput
 
 Level = Literal["low", "high"]
-"""Which BEV map: what enters the BEV neck, or what leaves it."""
+"""The BEV map: the input of the BEV neck (low) or its output (high)."""
 
 Norm = Literal["l1", "l2"]
 """Absolute or squared difference."""

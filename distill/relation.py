@@ -1,4 +1,4 @@
-"""Relation distillation: copy how the parts of an object relate, not what their features are."""
+"""Relation distillation: copy the relations between the parts of an object, not their features."""
 
 import torch
 import torch.nn as nn

@@ -17,10 +17,10 @@ from distill.loss import DetectorLossSpec
 from distill.regions import center_gaussians, mean_over_region
 
 Parts = Literal["joint", "split"]
-"""How the gaps of class scores and of box maps are put together."""
+"""How the gaps of class scores and of box maps are combined."""
 
 Scores = Literal["best", "all"]
-"""Which class scores are compared in a cell: the best of each model, or that of every class."""
+"""Whether the best class score of each model or all class scores are compared in a cell."""
 
 
 def response_loss(
@@ -77,7 +77,7 @@ class ResponseSpec(DetectorLossSpec):
     region: Literal["gaussian", "map"] = "gaussian"
     """Around centres, or every cell alike, which the paper compares it with."""
     min_overlap: float = Field(default=0.1, gt=0, lt=1)
-    """How wide the Gaussian around a centre is; as in ``CenterHeadSpec``, but without its least radius."""
+    """The width of the Gaussian around a centre, as in ``CenterHeadSpec`` but without its minimum radius."""
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "ResponseTerm":
         """The term between one student and one teacher."""

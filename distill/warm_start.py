@@ -1,4 +1,4 @@
-"""Warm start: what teacher and student share begins as the teacher knows it."""
+"""Warm start: the student's neck and head start as copies of the teacher's."""
 
 from detectors.detector import Detector, DetectorSpec
 

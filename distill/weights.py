@@ -1,7 +1,7 @@
 """The balance weights that UniDistill publishes for its four paths, by the sensors of teacher and student."""
 
 PUBLISHED = "unidistill"
-"""What a study writes in place of a weight to take the published one of the path."""
+"""The value of a weight in a study that stands for the published weight of the path."""
 
 UNIDISTILL: dict[str, dict[str, float]] = {
     "camera+lidar->lidar": {"feature": 10.0, "relation": 1.0, "response": 10.0},

@@ -1,4 +1,4 @@
-"""A study in, a table out; from Python: `harness.open_study`."""
+"""Turns a study into trainings and tables. From Python, use `harness.open_study`."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""crossbev COMMAND, or python -m harness COMMAND: every command of the project under one name."""
+"""crossbev COMMAND, or python -m harness COMMAND: one program with all commands of the project."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -18,23 +18,23 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "runs": "harness.runs.__main__",
         "export": "harness.export",
     },
-    "What there is": dict.fromkeys(("studies", "paths", "losses", "presets"), "harness.catalogue"),
+    "Available parts": dict.fromkeys(("studies", "paths", "losses", "presets"), "harness.catalogue"),
     "Your machine and editor": {"doctor": "harness.doctor", "schema": "harness.catalogue"},
 }
-"""Panels of the help to commands, and the module of each."""
+"""Maps the panels of the help to their commands, and each command to its module."""
 _MODULES = {name: module for commands in COMMANDS.values() for name, module in commands.items()}
 _PANELS = {name: panel for panel, commands in COMMANDS.items() for name in commands}
 
 
 class Commands(TyperGroup):
-    """The commands of COMMANDS; a module is imported when its command is called, or listed with its help."""
+    """The commands of COMMANDS. A module is imported when its command is called or listed in the help."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands = dict.fromkeys(_MODULES)  # type: ignore[assignment]  # in the order of the help
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command by its name; None where there is none."""
+        """Return the command of that name, or None."""
         if cmd_name not in _MODULES:
             return None
         command = typer.main.get_command(import_module(_MODULES[cmd_name]).app)
@@ -57,10 +57,10 @@ def _show_version(wanted: bool) -> bool:
 @app.callback()
 def main(
     _: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Ask what cross-modality distillation of BEV detectors gains: a study in, a table out."""
+    """Ablation benchmark for cross-modality distillation of BEV 3D object detectors."""
 
 
 if __name__ == "__main__":

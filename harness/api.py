@@ -1,4 +1,4 @@
-"""A study from Python, as in a notebook: open it, train what it lacks, look at its lines, write its report."""
+"""Opens a study from Python, as in a notebook: train it, read its lines, and write its report."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TrainingFailed(RuntimeError):
-    """Jobs of a study failed; the message names each with its reason. What is finished stays, and counts next time."""
+    """Jobs of a study failed. The message names each with its reason. Finished jobs are kept and not repeated."""
 
 
 def open_study(
@@ -33,14 +33,14 @@ def open_study(
     runs_dir: str | Path = flags.RUNS,
     console: Console | None = None,
 ) -> "Study":
-    """Open a study, as `crossbev run` does before it trains anything.
+    """Open a study as `crossbev run` does, without training.
 
-    Ten lines of a notebook:
+    An example for a notebook:
 
     >>> import harness
     >>> study = harness.open_study("studies/smoke.yaml", seeds=[0, 1], runs_dir="runs")
-    >>> [job.label for job in study.plan.jobs.values()]  # what it takes; equal jobs of all studies share one run
-    >>> study.run(workers=2)  # trains what is not there yet; stop it, and call it again to go on
+    >>> [job.label for job in study.plan.jobs.values()]  # the jobs of the plan
+    >>> study.run(workers=2)  # trains what is missing; interrupt it and call it again to resume
     >>> lines = study.lines()
     >>> lines[["role", "model", "path", "NDS", "gain_NDS"]]
     >>> gains = lines[lines.role == "student"].set_index("path").gain_NDS
@@ -48,17 +48,17 @@ def open_study(
     >>> study.report("reports/smoke")  # table.md, table.csv, report.html and their figures
 
     Args:
-        study: Its file.
-        seeds: Instead of the study's, as numbers or as a text such as 0-2.
-        data_root: A nuScenes root; an embedded world if not given, which is made in a cache folder on first use.
+        study: The study file.
+        seeds: Seeds to use instead of the study's, as numbers or as a text such as 0-2.
+        data_root: A nuScenes root. By default the embedded world, which is made in the cache folder on first use.
         version: Version folder in the root.
-        split: TRAIN:EVAL splits, or one for both.
+        split: TRAIN:EVAL splits, or one name for both.
         set: Values of the study's fields by dotted key, such as ``{"schedule.steps": 100}``.
-        runs_dir: Run folders.
-        console: Is told what takes long; the terminal, or the notebook, if not given.
+        runs_dir: Folder of the run folders.
+        console: Shows the progress of slow steps. By default the terminal or the notebook.
 
     Raises:
-        harness.errors.InputError: The study, its dataset or something that is given to it is not as it has to be.
+        harness.errors.InputError: The study, its dataset or another input is wrong.
     """
     from harness.opened import open_study as open_asked
 
@@ -77,7 +77,7 @@ def open_study(
 
 @dataclass(frozen=True)
 class Study:
-    """A study with its plan and its runs; `open_study` makes it."""
+    """A study with its plan and its runs, made by `open_study`."""
 
     asked: flags.Asked
     opened: "Opened"
@@ -85,21 +85,21 @@ class Study:
 
     @property
     def plan(self) -> "Plan":
-        """Its jobs, each of which is trained once, and the rows of its table."""
+        """The plan: the jobs, each trained once, and the rows of the table."""
         return self.opened.plan
 
     def run(self, workers: int | None = None, device: str = "auto", loader_workers: int | None = None) -> None:
-        """Train and score what is not there yet. MLflow is told nothing; `crossbev report STUDY.yaml --sync` does that.
+        """Train and score what is missing. Nothing is written to MLflow; `crossbev report STUDY.yaml --sync` does that.
 
         Args:
-            workers: Trainings at once; one a GPU, or one a core, if not given.
+            workers: Trainings at once. By default one per GPU, or one per core without a GPU.
             device: auto, cpu, cuda or mps.
-            loader_workers: Processes that load data for each training; some on GPUs and none on a CPU, if not given.
+            loader_workers: Data-loading processes per training. By default some on a GPU, none on a CPU.
 
         Raises:
-            harness.errors.InputError: Something that a job needs is missing; nothing was trained.
-            TrainingFailed: Some jobs failed, after all others have been done.
-            KeyboardInterrupt: After the trainings have saved their state.
+            harness.errors.InputError: Input of a job is missing; nothing was trained.
+            TrainingFailed: Jobs failed; all others are finished.
+            KeyboardInterrupt: Ctrl-C was pressed; the trainings have saved their state.
         """
         from harness.execute.executor import check_device, execute, open_site
         from harness.execute.progress import progress
@@ -121,9 +121,9 @@ class Study:
             raise (InputError if all(state.wrong_input for state in failed) else TrainingFailed)(reasons)
 
     def lines(self) -> "pd.DataFrame":
-        """The lines of its table, as table.csv has them: means over seeds, gains in points, intervals, verdicts.
+        """Return the lines of the table with the columns of table.csv: means over seeds, gains in pp, CIs, verdicts.
 
-        A line whose trainings are not done has its reason in the column `missing`, and NaN for numbers.
+        A line without finished trainings has the reason in the column `missing`, and NaN for numbers.
         """
         from harness.evidence.results import groups, outcomes, summary
         from harness.evidence.runs import StudyRuns
@@ -135,7 +135,7 @@ class Study:
         return frame(summary(trained, groups(trained)))
 
     def report(self, out: str | Path | None = None) -> Path:
-        """Write its tables, figures and page; the folder, which is reports/STUDY if none is given."""
+        """Write tables, figures and page; return their folder, by default reports/STUDY."""
         from harness.evidence.runs import StudyRuns
         from harness.report.write import rebuild
 

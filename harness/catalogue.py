@@ -1,4 +1,4 @@
-"""python -m harness.catalogue losses | paths | presets | studies | schema: what there is to choose from."""
+"""python -m harness.catalogue losses | paths | presets | studies | schema: list what a study can choose from."""
 
 import inspect
 import json
@@ -19,20 +19,18 @@ console = Console()
 _say = partial(say, console)
 app = Program(no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="As JSON, a list of objects.")]
-StudiesDir = Annotated[
-    Path | None, typer.Option(help="A folder of studies; those that are shipped, or ./studies, if not given.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, a list of objects.")]
+StudiesDir = Annotated[Path | None, typer.Option(help="Folder of studies. Default: the included ones, else ./studies.")]
 
 
 @app.callback()
 def main() -> None:
-    """Losses, paths, presets and studies that there are, and the schema of studies."""
+    """List losses, paths, presets and studies, and print the JSON Schema of studies."""
 
 
 @app.command()
 def losses(as_json: Json = False) -> None:
-    """List the distillation losses that a study can name: what each does, and whose it is."""
+    """List the distillation losses, with what each does and its source."""
     from distill.loss import DetectorLossSpec
     from distill.objective import LOSSES
 
@@ -47,12 +45,12 @@ def losses(as_json: Json = False) -> None:
     ]
     _print(rows, as_json, names=4)
     if not as_json:
-        _say("Fields: crossbev schema. One of your own: package.module:Spec, see CONTRIBUTING.md.")
+        _say("crossbev schema lists the fields. A loss of your own is package.module:Spec; see CONTRIBUTING.md.")
 
 
 @app.command()
 def presets(as_json: Json = False) -> None:
-    """List the detectors and image teachers that a study can name, with their sensors and parameters."""
+    """List the detectors and image teachers, with their sensors and number of parameters."""
     import torch
 
     from detectors.presets import PRESETS, SEGMENTERS
@@ -83,7 +81,7 @@ def presets(as_json: Json = False) -> None:
 
 @app.command()
 def paths(studies_dir: StudiesDir = None, as_json: Json = False) -> None:
-    """List from which sensors to which a teacher can teach, and the studies that ask about it."""
+    """List the distillation paths from sensors to sensors, with the studies of each path."""
     from detectors.presets import PRESETS
     from harness.study.load import load_study
     from harness.study.spec import IMAGES
@@ -107,14 +105,14 @@ def paths(studies_dir: StudiesDir = None, as_json: Json = False) -> None:
 
 @app.command()
 def studies(studies_dir: StudiesDir = None, as_json: Json = False) -> None:
-    """List the studies that are shipped: the question, what it takes, and whether its results are reported."""
+    """List the included studies, with question, number of trainings, and whether results are reported."""
     from harness.opened import question
     from harness.study.load import load_study
     from harness.study.plan import plan_study
 
     rows = []
     for file in _files(studies_dir):
-        # Of any dataset: how many jobs there are does not depend on it.
+        # The number of jobs does not depend on the dataset.
         plan = plan_study(load_study(file), "", lambda: 1, lambda data: (Path(), ""))
         rows.append(
             {
@@ -136,9 +134,9 @@ def studies(studies_dir: StudiesDir = None, as_json: Json = False) -> None:
 
 @app.command()
 def schema(
-    out: Annotated[Path | None, typer.Argument(metavar="FILE", help="Where to write it; printed if not given.")] = None,
+    out: Annotated[Path | None, typer.Argument(metavar="FILE", help="File to write. Default: print.")] = None,
 ) -> None:
-    """Print or write the JSON Schema of study files, for an editor that completes and checks while you type."""
+    """Print or write the JSON Schema of study files, with which editors complete and check keys."""
     from harness.runs.folder import atomic_write
     from harness.study.schema import study_schema
 
@@ -148,7 +146,7 @@ def schema(
         return
     with input_error_on_os_error(f"{out} cannot be written"):
         atomic_write(out, text.encode())
-    _say(f"{out}: in a study beside it, an editor finds it by a line # yaml-language-server: $schema={out.name}")
+    _say(f"wrote {out}; for editors, start a study in the same folder with # yaml-language-server: $schema={out.name}")
 
 
 def _files(folder: Path | None) -> list[Path]:
@@ -157,12 +155,12 @@ def _files(folder: Path | None) -> list[Path]:
     folder = folder or (STUDIES if STUDIES.is_dir() else Path("studies"))
     files = sorted(folder.glob("*.yaml"))
     if not files:
-        raise InputError(f"--studies-dir {folder}: there is no study in it, a file such as paths.yaml")
+        raise InputError(f"--studies-dir {folder}: the folder contains no study, which is a file such as paths.yaml")
     return files
 
 
 def _first_sentence(text: str) -> str:
-    """Of a docstring, up to the first full stop or semicolon."""
+    """The beginning of a docstring, up to the first full stop or semicolon."""
     line = " ".join(text.partition("\n\n")[0].split())
     ends = [at for at in (line.find(". "), line.find("; ")) if at > 0]
     return line[: min(ends, default=len(line))].rstrip(".")

@@ -1,4 +1,4 @@
-"""What every command prints in one way: tables as wide as they need, sizes, ages, and progress with the time left."""
+"""Prints tables, sizes, ages and progress in the same way for all commands."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +17,12 @@ LINE_EVERY_SECONDS = 10.0
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """A line as it is: brackets are no markup, numbers get no colour, and only the terminal breaks it."""
+    """Print a line without markup, colours of numbers or line breaks of its own."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> None:
-    """A table, names left and numbers right; so many columns are names."""
+    """Make a table whose first columns are names, aligned left, and whose other columns are numbers, aligned right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number < names else "right", no_wrap=True)
@@ -32,7 +32,7 @@ def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence
 
 
 def print_whole(console: Console, table: Table, wrap: bool = False) -> None:
-    """Print a table of which no cell is cut; in a narrow terminal its cells may wrap between words."""
+    """Print a table without cutting cells; in a narrow terminal, cells may wrap between words."""
     # A cut number is worse than a wrapped line: the table takes the width it needs, whatever the terminal has.
     needed = Measurement.get(console, console.options.update(width=1000), table)
     width = max(needed.minimum if wrap else needed.maximum, console.width)
@@ -40,7 +40,7 @@ def print_whole(console: Console, table: Table, wrap: bool = False) -> None:
 
 
 def size_text(count: int) -> str:
-    """Bytes as people read them: 812 B, 4.1 kB, 145 MB."""
+    """Format a number of bytes: 812 B, 4.1 kB, 145 MB."""
     size, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if size < 999.5:
@@ -50,7 +50,7 @@ def size_text(count: int) -> str:
 
 
 def age_text(seconds: float) -> str:
-    """A time that has passed, in its largest unit: 40 s, 5 min, 3 h, 2 d."""
+    """Format a duration in its largest unit: 40 s, 5 min, 3 h, 2 d."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""python -m harness.doctor: what this machine has, what of it would stop or slow a study, and what mends that."""
+"""python -m harness.doctor: check this machine for problems that would stop or slow a study, and name the remedy."""
 
 import json
 import os
@@ -31,31 +31,31 @@ app = Program()
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 DATASET_BYTES = 200e6
-"""What the embedded dataset of the shipped studies takes, with its images for image teachers."""
+"""Size of the embedded dataset of the included studies, with the images for image teachers."""
 INSTALL_TORCH = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl"
 OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing of this machine."""
+    """One checked property of this machine."""
 
     what: str
     state: str
     wrong: str = ""
-    """How it would stop a study, or slow it without a word; empty where it would not."""
+    """How it would stop a study or slow it silently; empty if it would not."""
     mend: str = ""
-    """The command that mends it."""
+    """The command that fixes it."""
 
 
 @app.command()
 def main(
     tracking_uri: flags.TrackingUri = flags.TRACKING,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a list of objects.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a list of objects.")] = False,
 ) -> None:
-    """Show what this machine has for studies, what is wrong with it, and the command that mends that.
+    """Check the installation, GPU, memory, disks and MLflow database, and name a command that fixes each problem.
 
-    Exit status 1 where something would stop a study, or slow it without saying so. Nothing is changed.
+    The exit status is 1 if a problem would stop a study or slow it silently. The command changes nothing.
     """
     findings = [*examine(tracking_uri)]
     wrong = [each for each in findings if each.wrong]
@@ -64,16 +64,16 @@ def main(
     else:
         print_table(console, ["what", "state"], [[each.what, each.state] for each in findings], names=2)
         for each in wrong:
-            _say(f"wrong: {each.what}: {each.wrong}", style="red")
+            _say(f"problem: {each.what}: {each.wrong}", style="red")
             _say(f"  {each.mend}")
         if not wrong:
-            _say("nothing is wrong")
+            _say("no problems found")
     if wrong:
         raise typer.Exit(1)
 
 
 def examine(tracking_uri: str) -> Iterator[Finding]:
-    """All that is looked at, in the order of the table."""
+    """Yield all findings in the order of the table."""
     yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
     yield from _packages()
     yield from _compute()
@@ -82,7 +82,7 @@ def examine(tracking_uri: str) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """This package, what it requires, and how far the versions are those of constraints.txt."""
+    """Check this package, its requirements, and how many versions agree with constraints.txt."""
     missing = sorted({name for name in _required() if _version(name) is None})
     state = f"{_version('crossbev') or 'not installed'}, {Path(__file__).parent}"
     install = (
@@ -91,7 +91,7 @@ def _packages() -> Iterator[Finding]:
     yield Finding(
         "crossbev",
         state,
-        f"it needs what is not installed: {', '.join(missing)}" if missing else "",
+        f"required packages are not installed: {', '.join(missing)}" if missing else "",
         f"{install}  # after: pip uninstall -y crossbev" if missing else "",
     )
     if CONSTRAINTS.is_file():
@@ -101,12 +101,13 @@ def _packages() -> Iterator[Finding]:
         installed = sum(here is not None for here in there.values())
         named = ", ".join(f"{name} {here} ({pinned[name]})" for name, here in others.items())
         yield Finding(
-            "versions", f"{installed - len(others)} of {installed} as in constraints.txt; others: {named or 'none'}"
+            "versions",
+            f"{installed - len(others)} of {installed} packages as in constraints.txt; others: {named or 'none'}",
         )
 
 
 def _required() -> list[str]:
-    """Names of what the package requires without any extra; none where it is not installed."""
+    """Names of the packages required without any extra; none if crossbev is not installed."""
     try:
         lines = requires("crossbev") or []
     except PackageNotFoundError:
@@ -134,7 +135,7 @@ def _version(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as its driver names it."""
+    """A GPU as reported by its driver."""
 
     name: str
     memory: str
@@ -142,7 +143,7 @@ class Gpu:
 
 
 def gpus_of_driver() -> list[Gpu]:
-    """The GPUs that the driver knows, whatever torch can do with them; none where there is no driver."""
+    """The GPUs that the driver reports, even if torch cannot use them; none without a driver."""
     if (program := shutil.which("nvidia-smi")) is None:
         return []
     query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
@@ -152,12 +153,14 @@ def gpus_of_driver() -> list[Gpu]:
 
 
 def _compute() -> Iterator[Finding]:
-    """Torch, what it sees, what convolves sparse maps, and how exact it is."""
+    """Check torch, its devices, the library for sparse convolution, and the numerical precision."""
     gpus = gpus_of_driver()
     known = "; ".join(f"{gpu.name}, {gpu.memory}" for gpu in gpus)
     yield Finding("GPU driver", f"{gpus[0].driver}: {known}" if gpus else "none for NVIDIA GPUs")
     if find_spec("torch") is None:
-        yield Finding("torch", "not installed", "nothing runs without it", "pip install torch")
+        yield Finding(
+            "torch", "not installed", "torch is not installed, and nothing runs without it", "pip install torch"
+        )
         return
     import torch
 
@@ -184,7 +187,7 @@ def _compute() -> Iterator[Finding]:
 
 
 def torch_finding(torch: Any, gpus: list[Gpu]) -> Finding:
-    """Torch's build, and whether it sees the GPUs that the driver knows."""
+    """Check torch's build, and whether it can use the GPUs that the driver reports."""
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     state = f"{torch.__version__}, built for {built}; sees {seen} CUDA devices"
@@ -192,17 +195,19 @@ def torch_finding(torch: Any, gpus: list[Gpu]) -> Finding:
     if seen or not gpus or hidden in ("", "-1"):
         return Finding("torch", state)
     if not torch.version.cuda:
-        reason = f"the driver knows {len(gpus)} GPUs, and this build of torch uses none: studies would train on the CPU"
+        reason = (
+            f"the driver reports {len(gpus)} GPUs, but this build of torch is for CPUs: studies would train on the CPU"
+        )
         return Finding("torch", state, reason, f"{INSTALL_TORCH}/cu126")
     reason = (
-        f"the driver {gpus[0].driver} knows {len(gpus)} GPUs, and torch sees none: most likely it is older than "
+        f"the driver {gpus[0].driver} reports {len(gpus)} GPUs, but torch sees none: it is probably older than "
         f"CUDA {torch.version.cuda} needs"
     )
     return Finding("torch", state, reason, f"{INSTALL_TORCH}/cu126  # or a newer driver")
 
 
 def _unknown_architecture(torch: Any, capability: tuple[int, int]) -> tuple[str, str]:
-    """What is wrong with torch's build for a GPU, and what mends it; both empty if nothing."""
+    """The problem of torch's build with a GPU, and the command that fixes it; both empty if there is none."""
     built = [int(match[1]) for name in torch.cuda.get_arch_list() if (match := re.fullmatch(r"sm_(\d+)a?", name))]
     here = 10 * capability[0] + capability[1]
     # A kernel runs on later GPUs of its generation, too.
@@ -214,12 +219,12 @@ def _unknown_architecture(torch: Any, capability: tuple[int, int]) -> tuple[str,
 
 @dataclass(frozen=True)
 class Spconv:
-    """What is installed for sparse convolutions on CUDA."""
+    """The installed packages for sparse convolution on CUDA."""
 
     builds: tuple[str, ...] = ()
     """Distributions of spconv, such as spconv-cu126; spconv alone is the build for CPUs."""
     cpu_only: bool = False
-    """The module spconv is the build for CPUs, whatever distributions there are."""
+    """Whether the module spconv is the build for CPUs."""
     triton: bool = False
 
     @property
@@ -229,7 +234,7 @@ class Spconv:
 
 
 def installed_spconv() -> Spconv:
-    """What there is of it here."""
+    """Detect the packages of this environment."""
     names = sorted({re.sub(r"[-_.]+", "-", each.metadata["Name"] or "").lower() for each in distributions()})
     builds = tuple(name for name in names if re.fullmatch(r"spconv(-cu\d+)?", name))
     from detectors.encoders.sparse_conv import spconv_is_for_cuda
@@ -238,12 +243,12 @@ def installed_spconv() -> Spconv:
 
 
 def sparse_finding(capability: tuple[int, int] | None, spconv: Spconv) -> Finding:
-    """What convolves sparse maps here, and whether that is the fastest that the GPU can have."""
+    """Check which library convolves sparse maps, and whether a faster one exists for the GPU."""
     from detectors.encoders.sparse_conv import SPCONV_LAST
 
     what = "sparse convolution"
     if capability is None:
-        return Finding(what, "plain torch, as everywhere without CUDA")
+        return Finding(what, "plain torch, as there is no CUDA")
     is_too_new = capability > SPCONV_LAST
     builds = () if is_too_new else spconv.for_cuda
     if builds and not spconv.cpu_only:
@@ -267,7 +272,7 @@ def sparse_finding(capability: tuple[int, int] | None, spconv: Spconv) -> Findin
 
 
 def _machine() -> Iterator[Finding]:
-    """Cores, memory and the disks that a study writes to."""
+    """Check cores, memory and the disks that a study writes to."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield Finding("processor", f"{cores} cores for this process, {platform.machine()}, {size_text(memory)} of memory")
@@ -277,55 +282,53 @@ def _machine() -> Iterator[Finding]:
 
 
 def disk_finding(what: str, folder: Path, change: str) -> Finding:
-    """Whether a study can write to a folder, and how much.
+    """Check whether a study can write to a folder, and how much space is free.
 
     Args:
         what: The folder, for people.
-        folder: It need not be there yet.
-        change: The command that chooses another one.
+        folder: The folder, which need not exist yet.
+        change: The command that chooses another folder.
     """
     there = next(each for each in (folder, *folder.parents) if each.exists())
     free = shutil.disk_usage(there).free
     state = f"{folder}, {size_text(free)} free"
     mend = f"{change}  # another folder, one with room"
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        return Finding(what, state, "it cannot be written to", mend)
+        return Finding(what, state, "the folder is not writable", mend)
     if free < DATASET_BYTES:
         return Finding(what, state, f"an embedded dataset takes {size_text(int(DATASET_BYTES))}", mend)
     return Finding(what, state)
 
 
 def _database(uri: str) -> Finding:
-    """MLflow's database: whether this MLflow can use it."""
+    """Check whether this version of MLflow can use the database."""
     from harness.tracking.database import sqlite_file
 
     what, file = "MLflow", sqlite_file(uri)
     if file is None:
-        return Finding(what, f"{_version('mlflow')}; --tracking-uri is no SQLite file, and is not looked at")
+        return Finding(what, f"{_version('mlflow')}; --tracking-uri is not an SQLite file, so it is not checked")
     if not file.exists():
-        return Finding(what, f"{_version('mlflow')}; {file} is made by the first study")
+        return Finding(what, f"{_version('mlflow')}; the first study creates {file}")
     aside = f"mv {file} {file}.aside  # a new one is made; crossbev report STUDY.yaml --sync fills it"
     try:
         with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
             sound = database.execute("pragma quick_check(1)").fetchone()[0]
             (revision,) = database.execute("select version_num from alembic_version").fetchone()
     except (sqlite3.Error, TypeError) as error:
-        return Finding(what, str(file), f"it is no database of MLflow: {error}", aside)
+        return Finding(what, str(file), f"it is not an MLflow database: {error}", aside)
     if sound != "ok":
         return Finding(what, str(file), f"it is damaged: {sound}", aside)
     state = f"{_version('mlflow')}; {file}, {size_text(file.stat().st_size)}"
     known = migrations()
     if revision not in known:
-        return Finding(what, state, "it was written by a newer MLflow", "pip install --upgrade mlflow")
+        return Finding(what, state, "a newer MLflow wrote it", "pip install --upgrade mlflow")
     if revision in known.values():
-        return Finding(
-            what, state, "its tables are those of an older MLflow, which this one refuses", f"mlflow db upgrade {uri}"
-        )
+        return Finding(what, state, "an older MLflow wrote it, and this version refuses it", f"mlflow db upgrade {uri}")
     return Finding(what, state)
 
 
 def migrations() -> Mapping[str, str | None]:
-    """The revisions of MLflow's tables, each with the one before it; MLflow itself takes seconds to import."""
+    """Read the revisions of MLflow's tables, each with its predecessor, without importing MLflow."""
     package = find_spec("mlflow")
     assert package is not None
     assert package.origin is not None

@@ -1,4 +1,4 @@
-"""InputError: what a user wrote or passed is wrong; programs print its one message and exit with 2."""
+"""InputError: the user's input is wrong. Programs print its message and exit with status 2."""
 
 import re
 import sys
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class InputError(ValueError):
-    """Names the file, key or value that is wrong and what is allowed. Never a bug of ours."""
+    """Wrong input. The message names the file, key or value and what is allowed."""
 
 
 def without_password(url: str) -> str:
@@ -39,7 +39,7 @@ def input_error_on_os_error(what: str, hint: str = "") -> Iterator[None]:
 
 @contextmanager
 def exit_2_on_input_error() -> Iterator[None]:
-    """Around a command's body: an InputError becomes one line on stderr and exit status 2, without a traceback."""
+    """Turn an InputError in a command into one line on stderr and exit status 2, without a traceback."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""python -m harness.export JOB OUT: the trained detector alone, without what only its training needed."""
+"""python -m harness.export JOB OUT: write a trained detector without the parts that only its training needed."""
 
 import json
 import shutil
@@ -17,34 +17,34 @@ app = Program()
 
 @app.command()
 def main(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its beginning; `--dry-run` lists them.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
-    runs_dir: Annotated[Path, typer.Option(help="Where the run folders are.")] = Path("runs"),
+    job: Annotated[str, typer.Argument(metavar="JOB", help="A job id or its beginning; `--dry-run` lists the ids.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the files.")],
+    runs_dir: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
 ) -> None:
     """Write model.safetensors, detector.json (its spec) and origin.json (job, losses, metrics) to OUT.
 
-    A student has the parameters of its baseline: adapters, teachers and what else only training needed are left behind.
+    The exported student has the parameters of its baseline, without teachers, adapters and other training-only parts.
     """
     export(find_finished(runs_dir, job), out)
     typer.echo(f"exported to {out}")
 
 
 def find_finished(runs: Path, start: str) -> RunFolder:
-    """The finished run whose id begins so, or InputError."""
+    """Return the finished run whose id begins so, or raise InputError."""
     folder = find_run(runs, start)
     if folder.result() is None:
-        raise InputError(f"run {folder.path.name} is not finished; harness.run goes on with it")
+        raise InputError(f"run {folder.path.name} is not finished; harness.run resumes it")
     return folder
 
 
 def export(folder: RunFolder, out: Path) -> None:
-    """Copy a finished run's detector to a new folder, which is there whole or not at all."""
+    """Copy a finished run's detector to a new folder, which appears only when it is complete."""
     from harness.jobs.kind import JobOrder
     from harness.study.jobs import DetectorJobSpec
     from harness.train.checkpoint import open_detector
 
     if out.exists():
-        raise InputError(f"{out} is there already; OUT must be a new folder")
+        raise InputError(f"{out} already exists; OUT must be a new folder")
     order = JobOrder.model_validate(folder.job())
     if not isinstance(order.spec, DetectorJobSpec):
         raise InputError(f"run {folder.path.name} ({order.label}) is no detector; only detectors are exported")

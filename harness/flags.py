@@ -1,4 +1,4 @@
-"""Flags that mean the same in every command, and `Asked`: a study with what they change in it."""
+"""Flags that all commands share, and `Asked`: a study file with the changes that the flags make."""
 
 import inspect
 import json
@@ -16,35 +16,37 @@ from detectors.names import unknown
 
 
 def uri_at_home(uri: str | None) -> str | None:
-    """The address of a store, if one is given, whose file may begin with ~."""
+    """Expand a ~ at the beginning of the file of a store's address."""
     if uri is None:
         return None
     before, slashes, file = uri.rpartition(":///")
     return before + slashes + os.path.expanduser(file)
 
 
-StudyPath = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The question, such as studies/paths.yaml.")]
-DataRoot = Annotated[Path | None, typer.Option(help="A nuScenes root; an embedded world if not given.")]
+StudyPath = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study file, such as studies/paths.yaml.")]
+DataRoot = Annotated[Path | None, typer.Option(help="A nuScenes root. Default: the embedded world.")]
 Version = Annotated[str | None, typer.Option(help="Version folder in the root, such as v1.0-trainval.")]
-Split = Annotated[str | None, typer.Option(help="TRAIN:EVAL splits, or one for both; the version's own if not given.")]
-RunsDir = Annotated[Path, typer.Option(help="Run folders; equal jobs of all studies share one.")]
-Out = Annotated[Path, typer.Option(help="Tables go to OUT/STUDY.")]
+Split = Annotated[str | None, typer.Option(help="TRAIN:EVAL splits, or one for both. Default: those of the version.")]
+RunsDir = Annotated[Path, typer.Option(help="Folder of the run folders, which all studies share.")]
+Out = Annotated[Path, typer.Option(help="Folder of the reports. Tables are written to OUT/STUDY.")]
 TrackingUri = Annotated[str, typer.Option(help="MLflow tracking store.", callback=uri_at_home)]
-Seeds = Annotated[str | None, typer.Option(help="Instead of the study's, such as 0,1,2 or 0-2.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as schedule.steps=100.")]
+Seeds = Annotated[str | None, typer.Option(help="Seeds to use instead of the study's, such as 0,1,2 or 0-2.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one value: KEY=VALUE, such as schedule.steps=100.")
+]
 Columns = Annotated[
     str | None,
-    typer.Option(help="Columns of the tables: metrics, and any of errors, paper, cost; as many as fit if not given."),
+    typer.Option(help="Columns to print, from metrics, errors, paper and cost. Default: as many as fit."),
 ]
 COLUMNS = ("metrics", "errors", "paper", "cost")
-"""Groups of columns, the first of which is always there; a terminal shows further ones as far as it is wide enough."""
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+"""Groups of columns. The first is always shown; a terminal shows the others if it is wide enough."""
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")]
 
 RUNS, OUT, TRACKING = Path("runs"), Path("reports"), "sqlite:///mlflow.db"
 
 
 def column_groups(text: str | None) -> tuple[str, ...] | None:
-    """The groups of columns that --columns names, such as metrics,errors; None where it is not given."""
+    """Parse --columns, such as metrics,errors, to groups of columns; None if it is not given."""
     names = text and [name.strip() for name in text.split(",")]
     for name in names or ():
         if name not in COLUMNS:
@@ -54,7 +56,7 @@ def column_groups(text: str | None) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class Asked:
-    """A study as a command line asks for it. Its fields are flags: see `asks`."""
+    """A study as a command line requests it. Each field is a flag; see `asks`."""
 
     path: StudyPath
     data_root: DataRoot = None
@@ -68,7 +70,7 @@ class Asked:
 
     @property
     def name(self) -> str:
-        """The study's name: tables, experiments and searches are called by it."""
+        """The name of the study, which its tables, experiments and searches share."""
         return self.path.stem
 
     @property
@@ -78,7 +80,7 @@ class Asked:
 
     @property
     def overrides(self) -> list[str]:
-        """What the flags change in the study, for `load_study`."""
+        """The changes that the flags make to the study, for `load_study`."""
         changes = list(self.set_ or [])
         if self.seeds is not None:
             changes.append(f"seeds=[{self.seeds}]")
@@ -96,7 +98,7 @@ class Asked:
 
     @property
     def call(self) -> str:
-        """How people tell this call of the study from others: ``paths --seeds 0,1,2``."""
+        """A readable name of this call of the study: ``paths --seeds 0,1,2``."""
         # Absolute, for a relative path is another dataset elsewhere.
         root = self.data_root and self.data_root.resolve()
         given = {"--data-root": root, "--version": self.version, "--split": self.split, "--seeds": self.seeds}
@@ -110,17 +112,17 @@ class Asked:
         return given | {"--seeds": self.seeds, "--set": self.set_, "--runs-dir": self.runs_dir != RUNS}
 
     def again(self, command: str) -> str:
-        """Another command about this call of the study, in words: short, for what was typed once is at hand."""
+        """Describe another command for this call of the study, without repeating the values of its flags."""
         places = {"--out": self.out != OUT, "--tracking-uri": self.tracking_uri != TRACKING}
         same = ", ".join(flag for flag, value in (self.of_study | places).items() if value)
         return shlex.join(["crossbev", command, str(self.path)]) + (f" and the same {same}" if same else "")
 
     def command(self, program: str, *, places: bool = True) -> str:
-        """A command about this study, for a shell.
+        """A shell command for this study.
 
         Args:
             program: Its module, such as harness.report.
-            places: Also say where runs, tables and MLflow's store are, where that is not the default.
+            places: Whether to include the flags of runs, tables and MLflow's store that differ from their defaults.
         """
         chosen = (
             ("--runs-dir", self.runs_dir, RUNS),
@@ -133,11 +135,11 @@ class Asked:
 
 
 def asks(*without: str, path: Any = StudyPath) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a Typer command the flags of `Asked`, gathered into its parameter ``asked``.
+    """Add the flags of `Asked` to a Typer command, which receives them as its parameter ``asked``.
 
     Args:
-        without: Fields of `Asked` that this command does not have.
-        path: The annotation of its argument, where it takes something else than a study's file.
+        without: Fields of `Asked` that this command lacks.
+        path: The annotation of the argument, if the command accepts more than a study file.
     """
 
     def decorate(main: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""~ where no shell has expanded it: in a study's file, and behind the = of a flag."""
+"""Expands ~ where no shell does: in a study file, and after the = of a flag."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ def expanded(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError as error:
         raise ValueError(
-            f"{path}: ~ stands for a home folder, and this one is not known; write the whole path, from / on"
+            f"{path}: the home folder that ~ stands for is unknown; write the full path, starting with /"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A study, opened: its dataset, its plan and where its runs lie; the same for run, report and search."""
+"""An opened study: dataset, plan and run folders, for run, report and search."""
 
 import re
 from dataclasses import dataclass
@@ -21,42 +21,42 @@ class Opened:
     """A study, its plan and its runs."""
 
     name: str
-    """The study's name; its tables go into a folder of that name."""
+    """Name of the study, and of the folder of its tables."""
     study: StudySpec
     plan: Plan
     runs_dir: Path
     root: NuScenesRoot | None
-    """The dataset; None where it is not at hand, as for a bundle."""
+    """The dataset; None for a bundle."""
     question: str = ""
-    """What the study asks, in words; empty where it does not say."""
+    """The question of the study as text; empty if it has none."""
     stored_tables: Path | None = None
-    """Folder of an earlier report, with its pictures of the dataset: of a bundle, which has no dataset."""
+    """Folder of the report in a bundle, whose pictures are used because a bundle has no dataset."""
 
 
 class Planner:
-    """Plans studies on one dataset, whose tables are read once for all of them: a search plans by the hundred."""
+    """Plans studies on one dataset and reads its tables only once, because a search makes hundreds of plans."""
 
     def __init__(self, root: NuScenesRoot, console: Console) -> None:
         self.root = root
         self.fingerprint = root.fingerprint()
         self.samples = cache(root.count)
-        """Counts those of a split."""
+        """Counts the samples of a split."""
         self._images = cache(find_images(console))
 
     def plan(self, study: StudySpec) -> Plan:
-        """The plan of a study whose splits are of this dataset."""
+        """Plan a study on this dataset."""
         return plan_study(study, self.fingerprint, partial(self.samples, study.data.train_split), self._images)
 
 
 def open_study(asked: Asked, console: Console) -> Opened:
-    """The study of a command line.
+    """Open the study of a command line.
 
     Args:
-        asked: What the command line says.
-        console: Told where an embedded dataset has to be made first.
+        asked: The study with its flags.
+        console: Shows that an embedded dataset is being made.
 
     Raises:
-        InputError: The study, its dataset or something that is given to it is not as it has to be.
+        InputError: The study, its dataset or another input is wrong.
     """
     study = load_study(asked.path, asked.overrides)
     root = open_root(study.data, console)
@@ -65,7 +65,7 @@ def open_study(asked: Asked, console: Console) -> Opened:
 
 
 def question(study: Path) -> str:
-    """The first comment of a study's file, without what it says of its plan; empty where there is none."""
+    """Return the first comment of a study file without its sentence about the plan; empty if there is none."""
     comment = takewhile(lambda line: line.startswith("#"), study.read_text("utf-8").splitlines())
     text = " ".join(line.lstrip("# ").rstrip() for line in comment)
     return re.sub(r"\s*\bPlan\b[^:]*:.*?\b\d+ trainings?\b.*?\.(?=\s|$)", "", text).strip()

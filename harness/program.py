@@ -1,4 +1,4 @@
-"""Program: a command line of ours, which runs in surroundings that were made for other programs."""
+"""Program: a command line that works in the surroundings of other programs, such as notebooks."""
 
 import io
 import os

@@ -26,20 +26,20 @@ app = Program()
 @flags.asks()
 def main(
     asked: flags.Asked,
-    workers: Annotated[int | None, typer.Option(min=1, help="Trainings at once; as many as GPUs, or cores.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trainings at once. Default: one per GPU or core.")] = None,
     loader_workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that load data for each training; 0 on a CPU if not given.")
+        int | None, typer.Option(min=0, help="Data-loading processes per training. Default on a CPU: 0.")
     ] = None,
     device: flags.Device = "auto",
     columns: flags.Columns = None,
-    page: Annotated[
-        bool, typer.Option(help="Write the report's page: 5 to 10 CPU-seconds, less the next time.")
-    ] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is done; run nothing.")] = False,
+    page: Annotated[bool, typer.Option(help="Write report.html, which takes 5 to 10 CPU-seconds.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and a time estimate; train nothing.")
+    ] = False,
 ) -> None:
-    """Train what the study needs and does not have yet, score it, and print the table.
+    """Train and score what a study still needs, print its tables and write its report.
 
-    Stop it with Ctrl-C and call it again to go on. Calling it when all is done trains nothing and prints the table.
+    Press Ctrl-C to stop; the same command resumes. After the last training, the command only prints the tables again.
     """
     shown = flags.column_groups(columns)
     # What takes seconds to import is imported after the arguments are known to be good.
@@ -71,15 +71,15 @@ def _introduce(opened: "Opened", todo: "list[Job]") -> None:
         f"(a loop over rows would train {plan.looped_trainings})"
     )
     for what, names in (
-        ("teacher that no arm asks", opened.study.unused_teachers),
-        ("student without a path", opened.study.unused_students),
+        ("teachers that no arm uses", opened.study.unused_teachers),
+        ("students without a path", opened.study.unused_students),
     ):
         if names:
-            _say(f"{what}, not trained: {', '.join(names)}")
+            _say(f"not trained: {what}: {', '.join(names)}")
 
 
 def _show_plan(opened: "Opened", todo: "list[Job]", site: "Site") -> None:
-    """Every job, and how long those that are not done will take."""
+    """Print every job, and the estimated time of those that are not finished."""
     from harness.execute.estimate import estimate
 
     for job in opened.plan.jobs.values():
@@ -87,8 +87,8 @@ def _show_plan(opened: "Opened", todo: "list[Job]", site: "Site") -> None:
     if todo:
         needed = estimate(opened.plan, todo, site)
         _say(
-            f"about {timedelta(seconds=round(needed.seconds))} with {site.workers} workers; by finished jobs alike: "
-            f"{needed.by_runs} of {len(todo)} jobs; by steps timed on random input: the others"
+            f"estimated time: {timedelta(seconds=round(needed.seconds))} with {site.workers} workers; "
+            f"{needed.by_runs} of {len(todo)} jobs estimated from similar finished jobs, the others from timed steps"
         )
 
 
@@ -100,7 +100,7 @@ def _run(
     columns: tuple[str, ...] | None,
     page: bool,
 ) -> int:
-    """Execute and report; the exit status: 0, 1 where a job failed, 2 where all that failed did so by wrong input."""
+    """Execute and report. Return the exit status: 0, 1 if a job failed, 2 if all failures are due to wrong input."""
     from harness.evidence.runs import StudyRuns
     from harness.execute.executor import execute
     from harness.execute.progress import progress
@@ -129,12 +129,12 @@ def _run(
             watch(states)
     except KeyboardInterrupt:
         mirror.store.stop()
-        _say(f"stopped; finished steps are kept in {asked.runs_dir}; the same command goes on")
+        _say(f"stopped; {asked.runs_dir} contains all finished steps; the same command resumes")
         raise typer.Exit(130) from None
 
     failed = [state for state in states.values() if state.status == "failed"]
     _say_what_went_wrong(states.values())
-    _say(f"compare in MLflow with --ui: {asked.again('report')}")
+    _say(f"to compare the runs in MLflow, add --ui: {asked.again('report')}")
     command = asked.command("harness.run", places=False) if page else ""
     runs = StudyRuns.open(opened.plan, asked.runs_dir)
     text, arms = rebuild(opened, runs, asked.tables, console, command, columns)
@@ -148,7 +148,7 @@ def _say_what_went_wrong(states: "Collection[JobState]") -> None:
             _say(f"failed: {state.job.label} [{state.job.id}]: {state.reason}", style="red")
     for state in states:
         if state.status == "done" and state.reason:
-            _say(f"done, but {state.job.label} [{state.job.id}]: {state.reason}", style="yellow")
+            _say(f"warning: {state.job.label} [{state.job.id}] is done, but {state.reason}", style="yellow")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One look of all figures: ink, colours that are told apart, dashes, quiet axes, and names in which a $ is a $."""
+"""The common look of all figures: ink, colours that colour-blind readers can distinguish, dashes and quiet axes."""
 
 from typing import TYPE_CHECKING, Literal
 

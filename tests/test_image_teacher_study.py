@@ -131,7 +131,7 @@ def test_table_shows_detectors_and_its_caption_the_mask_ap_of_the_image_teacher(
     assert "image teacher" not in table
     assert "lidar+images->camera all" in table
     said = f"mask AP {100 * metrics['AP']:.1f}, AP50 {100 * metrics['AP50']:.1f} (points, on v1.0-synthetic-images/val"
-    assert "Image teacher images: tiny_segmenter of seed 0 for every student" in caption
+    assert "Image teacher images: tiny_segmenter, seed 0, for every student" in caption
     assert said in caption
     assert said in first
 

@@ -196,7 +196,7 @@ def test_a_tracking_store_that_breaks_meanwhile_does_not_cost_the_study(tmp_path
     mirror.follow(plan.jobs.values())
     assert not mirror.store.alive
     mirror.finish(tmp_path, "a table", [], failed=False)
-    assert said.getvalue().count("MLflow is not mirrored any more") == 1
+    assert said.getvalue().count("the mirror in MLflow stopped") == 1
 
 
 def test_dry_run_shows_the_plan_and_runs_nothing(first, crossbev, workplace):
@@ -205,7 +205,7 @@ def test_dry_run_shows_the_plan_and_runs_nothing(first, crossbev, workplace):
     assert run.returncode == 0
     assert "3 jobs, 1 to run" in run.stdout
     # The finished student of another weight tells the time.
-    assert "by finished jobs alike: 1 of 1 jobs" in run.stdout
+    assert "1 of 1 jobs estimated from similar finished jobs" in run.stdout
     assert len(list(workplace.glob("runs/*/job.json"))) == 3
 
 

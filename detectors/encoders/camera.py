@@ -30,7 +30,7 @@ class CameraSpec(Spec):
     """Along the optical axis, metres."""
     depth_bins: int = Field(ge=1)
     channels: int
-    """Of the BEV map."""
+    """Channels of the BEV map."""
     keyframes: int = Field(default=1, ge=1, le=8)
     """The newest and the ones before it: their features are lifted into the present BEV frame, each keyframe's into a
     map of its own, and the maps are put together."""

@@ -1,4 +1,4 @@
-"""Fusion: the BEV maps of several sensors into one."""
+"""Fusion: joins the BEV maps of several sensors to one."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -16,9 +16,9 @@ class FusionSpec(Spec):
     """Each map normalised on its own, all of them concatenated and convolved (BEVFusion's way)."""
 
     channels: int = Field(ge=1)
-    """Of the fused map."""
+    """Channels of the fused map."""
     kernel: Literal[1, 3] = 3
-    """Of the convolution, in cells."""
+    """Kernel size of the convolution, in cells."""
 
     def build(self, in_channels: Sequence[int]) -> "Fusion":
         """The module with fresh weights, for maps of these widths."""

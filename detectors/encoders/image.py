@@ -91,7 +91,7 @@ class ImageSpec(Spec):
 
     backbone: Annotated[ResNetSpec | SwinSpec, Field(discriminator="kind")]
     channels: PositiveInt
-    """Of the pyramid's output."""
+    """Channels of the pyramid's output."""
 
     def build(self) -> "ImageEncoder":
         """The encoder with fresh weights."""

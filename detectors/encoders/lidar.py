@@ -24,7 +24,7 @@ class LidarSpec(Spec):
     """
 
     sweeps: int = Field(default=1, ge=1)
-    """Of the keyframe and before it; every point carries its age."""
+    """Sweeps of the keyframe and before it. Every point has its age."""
     voxels_per_cell: int = Field(ge=1)
     """Along x and along y; a power of two."""
     height_bins: int = Field(ge=1)
@@ -34,7 +34,7 @@ class LidarSpec(Spec):
     depths: tuple[PositiveInt, ...] = Field(min_length=1)
     """Submanifold convolutions of each level."""
     channels: int
-    """Of the BEV map."""
+    """Channels of the BEV map."""
 
     @model_validator(mode="after")
     def _levels_reach_the_grid(self) -> Self:

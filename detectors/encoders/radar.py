@@ -1,4 +1,4 @@
-"""RADAR encoder: returns to pillars, one BEV cell each, and a few convolutions that spread what little they hold."""
+"""RADAR encoder: returns to pillars, one BEV cell each, and a few convolutions that spread their sparse features."""
 
 from itertools import pairwise
 
@@ -21,13 +21,13 @@ class RadarSpec(Spec):
     """A pillar encoder: what is said of each return, the maximum over a cell, then 3x3 convolutions."""
 
     sweeps: int = Field(default=3, ge=1)
-    """Of each RADAR, of the keyframe and before it."""
+    """Sweeps of each RADAR, the keyframe's and earlier ones."""
     width: int = Field(ge=1)
-    """Of a return's features and of the convolutions between."""
+    """Channels of a return's features and of the hidden convolutions."""
     depth: int = Field(default=2, ge=1)
     """Convolutions; a RADAR sees a corner of what a box covers, and each of them reaches a cell further."""
     channels: int
-    """Of the BEV map."""
+    """Channels of the BEV map."""
 
     def build(self, grid: BevGrid) -> "RadarEncoder":
         """The encoder with fresh weights."""

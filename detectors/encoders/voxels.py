@@ -1,4 +1,4 @@
-"""Points to voxels: one sort, and the mean of what fell into each voxel."""
+"""Converts points to voxels: one sort, and the mean of the points in each voxel."""
 
 import torch
 import torch.nn.functional as F

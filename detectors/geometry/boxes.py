@@ -1,4 +1,4 @@
-"""Boxes: the one convention for classes, sizes, yaw and velocity, and what follows from it (corners, keypoints)."""
+"""Boxes: the convention for classes, sizes, yaw and velocity, with corners and keypoints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""Lift: which BEV cell each depth bin of each image feature falls into, and in which order the cells add them up."""
+"""Lift: finds the BEV cell of each depth bin of each image feature, and the order of summation in a cell."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""Overlap of boxes seen from above: the intersection over union of turned rectangles."""
+"""Overlap of boxes seen from above: the intersection over union of rotated rectangles."""
 
 import torch
 from einops import rearrange

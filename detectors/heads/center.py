@@ -64,11 +64,11 @@ class CenterHeadSpec(Spec):
     max_boxes: int = Field(default=300, ge=1, le=500)
     """Peaks taken from a sample over all classes; the nuScenes evaluation accepts 500."""
     nms: Literal["circle", "rotated"] = "circle"
-    """Whether a worse box of the same class falls for its centre being near, or for overlapping."""
+    """Whether non-maximum suppression compares the distance of centres or the overlap of boxes."""
     nms_radius: tuple[float, ...] = (2.0, 3.0, 3.0, 3.0, 3.0, 0.4, 0.9, 0.9, 0.4, 1.0)
-    """Of circles, metres, in the order of CLASSES: of two closer centres of a class the better one stays."""
+    """Radii for centres, metres, in the order of CLASSES. Of two closer centres of a class, the better one stays."""
     nms_overlap: float = Field(default=0.2, gt=0, lt=1)
-    """Of rotated boxes: of two with a larger intersection over union, seen from above, the better one stays."""
+    """Largest BEV overlap of two boxes (intersection over union). Of two boxes above it, the better one stays."""
 
     @model_validator(mode="after")
     def _one_radius_a_class(self) -> Self:

@@ -1,4 +1,4 @@
-"""Instance segmentation in the perspective view: object centres, and for each a small network that draws its mask."""
+"""Instance segmentation in the perspective view: object centres, and a small network per object for its mask."""
 
 import math
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class InstanceMaskSpec(Spec):
 
     width: PositiveInt
     mask_channels: PositiveInt = 8
-    """Of the features that all masks of an image are drawn from, and of the layers that draw them."""
+    """Channels of the mask features of an image, and of the layers that predict the masks from them."""
     mask_weight: float = Field(default=2.0, ge=0)
-    """Of the masks' loss beside that of the centres."""
+    """Weight of the mask loss relative to the loss of the centres."""
     prior: float = Field(default=0.02, gt=0, lt=1)
     """Probability of every class in every cell before training."""
     min_overlap: float = Field(default=0.3, gt=0, lt=1)
@@ -49,9 +49,9 @@ class InstanceDecodeSpec(Spec):
 
     score_threshold: float = Field(default=0.05, ge=0, lt=1)
     max_instances: int = Field(default=50, ge=1, le=255)
-    """Of an image."""
+    """Most instances of an image."""
     nms_overlap: float = Field(default=0.5, gt=0, lt=1)
-    """Of two masks of a class with a larger intersection over union, the better one stays."""
+    """Largest overlap of two masks of a class. Of two masks above it, the better one stays."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reading a bundle, which may be a stranger's: nothing of it is used before name, size and checksum are checked."""
+"""Reads bundles, which may come from strangers: name, size and checksum of each file are checked before its use."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ LARGEST_TEXT = 64 * 2**20
 LARGEST_ARRAYS = 2**30
 """Bytes of the arrays in a file of NumPy's, which is packed once more."""
 _CHUNK = 2**20
-_UNTRUSTED = "that would run code of another package; --trust does so, where you trust whoever wrote the bundle"
+_UNTRUSTED = "importing it would run code of another package; add --trust if you trust the author of the bundle"
 # What no table is made from is checked, but stays in the bundle.
 _STAYS = (PREDICTIONS, WEIGHTS)
 _TORN = (BadZipFile, OSError, EOFError, RuntimeError, ValueError, OverflowError, struct.error, zlib.error)
@@ -46,27 +46,27 @@ Content = TypeVar("Content", bound=Spec)
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a file is meant to be one, a study's file being the other choice."""
+    """Whether a file is meant as a bundle rather than a study file."""
     return path.suffix == ".zip" or is_zipfile(path)
 
 
 @contextmanager
 def unbundled(path: Path, trusted: bool = False) -> Iterator[Opened]:
-    """What a bundle holds, in a folder that is there for as long as the block lasts.
+    """Unpack a bundle to a folder that exists as long as the block lasts.
 
     Args:
         path: The bundle.
         trusted: Whether modules that its study names as ``package.module:Name`` may be imported, which runs them.
 
     Raises:
-        InputError: It is no bundle, a damaged one, or names modules and is not trusted.
+        InputError: It is not a bundle, is damaged, or names modules without being trusted.
     """
     try:
         archive = ZipFile(path)
     except FileNotFoundError as error:
         raise InputError(f"bundle {path} does not exist") from error
     except _TORN as error:
-        raise InputError(f"{path} is no bundle, or a torn one: {error}") from error
+        raise InputError(f"{path} is not a bundle, or is incomplete: {error}") from error
     with archive, tempfile.TemporaryDirectory(prefix="crossbev-bundle-") as folder:
         manifest = _check_members(archive, path)
         for info in archive.infolist():
@@ -76,7 +76,7 @@ def unbundled(path: Path, trusted: bool = False) -> Iterator[Opened]:
 
 
 def differing_tables(opened: Opened, made: Path) -> list[str]:
-    """The tables of an opened bundle that are not, byte for byte, those that were made from it again.
+    """Return the tables of an opened bundle that differ from the rebuilt ones in any byte.
 
     Args:
         opened: From `unbundled`.
@@ -95,12 +95,12 @@ def _check_members(archive: ZipFile, path: Path) -> Manifest:
     infos = archive.infolist()
     for info in infos:
         if not re.fullmatch(MEMBER, info.filename, re.ASCII):
-            raise InputError(f"bundle {path}: {info.filename!r} is no name for a file of a bundle")
+            raise InputError(f"bundle {path}: {info.filename!r} is not an allowed name for a file of a bundle")
         if info.flag_bits & 1 or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-            raise InputError(f"bundle {path}: {info.filename} is encrypted, or packed in a way that bundles are not")
+            raise InputError(f"bundle {path}: {info.filename} is encrypted or neither stored nor deflated")
     count = Counter(info.filename for info in infos)
     if twice := [name for name in count if count[name] > 1]:
-        raise InputError(f"bundle {path} has {twice[0]} twice")
+        raise InputError(f"bundle {path} contains {twice[0]} twice")
     size, packed = sum(info.file_size for info in infos), path.stat().st_size
     if size > LARGEST or (size > SUSPICIOUS and size > MOST_TIMES * packed):
         raise InputError(
@@ -109,16 +109,16 @@ def _check_members(archive: ZipFile, path: Path) -> Manifest:
         )
     if MANIFEST not in count:
         raise InputError(
-            f"{path} is no bundle: it has no {MANIFEST}; python -m harness.report STUDY.yaml --bundle FILE"
+            f"{path} is not a bundle: it has no {MANIFEST}. To write one: harness.report STUDY.yaml --bundle FILE.zip"
         )
     manifest = _parsed(Manifest, _text(archive, MANIFEST, path), path, MANIFEST)
     if missing := sorted(manifest.files.keys() - count.keys()):
         raise InputError(f"bundle {path}: {missing[0]} is missing")
     if added := sorted(count.keys() - manifest.files.keys() - {MANIFEST}):
-        raise InputError(f"bundle {path}: {added[0]} was added to it: {MANIFEST} does not list it")
+        raise InputError(f"bundle {path}: {added[0]} is not listed in {MANIFEST}, so it was added later")
     for name in ("study.yaml", "plan.json", "environment.json"):
         if name not in manifest.files:
-            raise InputError(f"bundle {path}: {name} is missing, also in its {MANIFEST}")
+            raise InputError(f"bundle {path}: {name} is missing, and {MANIFEST} does not list it")
     return manifest
 
 
@@ -136,7 +136,7 @@ def _unpack(archive: ZipFile, info: ZipInfo, manifest: Manifest, path: Path, fol
     except _TORN as error:
         raise InputError(f"bundle {path}: {name} cannot be read: {error}") from error
     if (size, digest.hexdigest()) != (expected.size, expected.sha256):
-        raise InputError(f"bundle {path}: {name} is not what was written: its SHA-256 is not that of {MANIFEST}")
+        raise InputError(f"bundle {path}: {name} was changed: its SHA-256 differs from that in {MANIFEST}")
     if name.endswith(".npz"):
         _check_arrays(to, path, name)
 
@@ -170,11 +170,11 @@ def _opened(path: Path, folder: Path, manifest: Manifest, trusted: bool) -> Open
 def _date_results(path: Path, plan: Plan, runs: Path, environment: Environment) -> None:
     """Give the results the times at which the runs were finished."""
     if strange := {run.name for run in runs.glob("*")} - plan.jobs.keys():
-        raise InputError(f"bundle {path}: runs/{min(strange)} is of no job in its plan.json")
+        raise InputError(f"bundle {path}: runs/{min(strange)} belongs to no job of its plan.json")
     for id_, finished in environment.finished_at.items():
         result = RunFolder(runs / id_).result_file
         if id_ not in plan.jobs or not result.is_file():
-            raise InputError(f"bundle {path}: environment.json speaks of run {id_}, which has no result in it")
+            raise InputError(f"bundle {path}: environment.json lists run {id_}, which has no result in the bundle")
         os.utime(result, (finished.timestamp(), finished.timestamp()))
 
 
@@ -190,16 +190,16 @@ def _study(path: Path, folder: Path, manifest: Manifest, trusted: bool) -> Study
         raise InputError(f"bundle {path}: study.yaml: {' '.join(str(error).split())}") from error
     for paper in study.report.papers:
         if paper.as_posix() not in papers:
-            raise InputError(f"bundle {path}: study.yaml names {paper}, which is not in it")
+            raise InputError(f"bundle {path}: study.yaml names {paper}, which the bundle lacks")
         read_paper(folder / paper)
     report = study.report.model_copy(update={"papers": tuple(folder / paper for paper in study.report.papers)})
     return study.model_copy(update={"report": report})
 
 
 def _refuse_aliases(text: str) -> None:
-    """Raise ValueError for a text that repeats parts of itself: a few lines of it may stand for gigabytes."""
+    """Raise ValueError for YAML with aliases, because a few lines of it could expand to gigabytes."""
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-        raise ValueError("an alias (*NAME) has no place in a bundle")
+        raise ValueError("an alias (*NAME) is not allowed in a bundle")
 
 
 def _text(archive: ZipFile, name: str, path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""A bundle: one zip file with all that a study's tables are made from, and what it takes to train it again."""
+"""Writes a bundle: one zip file with everything that the tables of a study need, and the recipe of its trainings."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ class Environment(Spec):
 
 
 def write_bundle(path: Path, opened: Opened, runs: StudyRuns, tables: Path, predictions: bool, weights: bool) -> int:
-    """Write a bundle so that it is either whole or not there; how many files it has.
+    """Write a bundle, which appears only when it is complete; return its number of files.
 
     Equal studies, runs and tables give equal bytes, in one environment.
 
@@ -88,7 +88,7 @@ def write_bundle(path: Path, opened: Opened, runs: StudyRuns, tables: Path, pred
     if path.suffix != ".zip":
         raise InputError(f"--bundle {path}: a bundle is a .zip file")
     for damage in runs.damaged.values():
-        raise InputError(f"no bundle is written: {damage.message}")
+        raise InputError(f"no bundle was written: {damage.message}")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,9 @@ def write_bundle(path: Path, opened: Opened, runs: StudyRuns, tables: Path, pred
                 members = {}
                 for name, content in _contents(opened, runs, tables, predictions, weights):
                     if not re.fullmatch(MEMBER, name, re.ASCII):
-                        raise InputError(f"no bundle is written: {name!r} is no name for a file of one")
+                        raise InputError(
+                            f"no bundle was written: {name!r} is not an allowed name for a file of a bundle"
+                        )
                     members[name] = Member(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
                     _add(archive, name, content)
                 manifest = Manifest(crossbev=version("crossbev"), study=opened.name, files=members)
@@ -225,24 +227,24 @@ def _readme(opened: Opened, runs: StudyRuns, environment: Environment) -> str:
     if study.data.root is None:
         data = "The dataset is the embedded world, which the first call makes."
     else:
-        data = "The dataset is not embedded: say `--data-root` where it lies; plan.json has its fingerprint."
+        data = "The dataset is not embedded: add `--data-root` with its folder. plan.json contains its fingerprint."
     return f"""# Bundle of the study {opened.name}
 
 Written by crossbev {version("crossbev")}: {finished} of {len(opened.plan.jobs)} jobs are finished. {commits}
 
-The tables again, compared with those in tables/, without a dataset, a GPU or another file:
+To rebuild the tables and compare them with those in tables/, without a dataset, a GPU or another file:
 
     python -m harness.report BUNDLE.zip --out reports
 
-The trainings again:
+To repeat the trainings:
 
     git checkout {usual.removesuffix("+") or "COMMIT"}
     unzip BUNDLE.zip -d bundle
     python -m harness.run bundle/study.yaml
 
-{data}{f" Also needed, at the place that study.yaml names: {', '.join(given)}." if given else ""}
+{data}{f" These files are also needed, at the paths in study.yaml: {', '.join(given)}." if given else ""}
 
-study.yaml has the question with all that was overridden, plan.json every job with its spec and every row,
-environment.json packages, commits, machines and times, runs/JOB/ what each job left, manifest.json the SHA-256 of every
-file (it finds damage, not forgery).
+study.yaml contains the study with its overrides, plan.json every job with its spec and every row, environment.json
+packages, commits, machines and times, runs/JOB/ the files of each job, and manifest.json the SHA-256 of every file,
+which detects damage but not forgery.
 """

@@ -1,4 +1,4 @@
-"""python -m harness.data synthesize OUT | inspect ROOT: write the embedded dataset, or look into any one."""
+"""python -m harness.data synthesize OUT | inspect ROOT: write the embedded dataset, or check any dataset."""
 
 import os
 from pathlib import Path
@@ -16,23 +16,23 @@ app = Program(no_args_is_help=True)
 
 @app.callback()
 def main() -> None:
-    """Datasets in nuScenes and nuImages format."""
+    """Make or check datasets in nuScenes and nuImages format."""
 
 
 @app.command()
 def synthesize(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder, or one of an interrupted call.")],
-    preset: Annotated[str, typer.Option(help="tiny or small (for studies), or smoke (for tests).")] = "tiny",
-    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Scenes rendered at once; all cores if not given.")] = None,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder, or that of an interrupted call.")],
+    preset: Annotated[str, typer.Option(help="Size: tiny or small (for studies), or smoke (for tests).")] = "tiny",
+    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Scenes at once. Default: one per core.")] = None,
     images: Annotated[
-        bool, typer.Option("--images", help="Instead: single images of other scenes with instance masks, as nuImages.")
+        bool, typer.Option("--images", help="Write single images with instance masks instead, in nuImages format.")
     ] = False,
 ) -> None:
-    """Write the synthetic world of a seed as a nuScenes root, version v1.0-synthetic.
+    """Write the embedded dataset of a preset and seed as a nuScenes root, version v1.0-synthetic.
 
-    With --images as a nuImages root, version v1.0-synthetic-images. The bytes depend on preset and seed alone. A
-    dataset that is there already is left as it is.
+    With --images, write a nuImages root, version v1.0-synthetic-images. Equal presets and seeds give equal bytes. A
+    finished dataset is left as it is.
     """
     # Imported here so that --help is instant, and that worker processes do not load torch.
     from harness.console import count_progress
@@ -47,20 +47,20 @@ def synthesize(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="ROOT", help="A dataset in nuScenes format, real or synthetic.")],
-    version: Annotated[str | None, typer.Option(help="Its version folder; the only one if not given.")] = None,
-    split: Annotated[str | None, typer.Option(help="Look at this split alone.")] = None,
+    path: Annotated[Path, typer.Argument(metavar="ROOT", help="A nuScenes or nuImages root, real or synthetic.")],
+    version: Annotated[str | None, typer.Option(help="Version folder in the root. Default: the only one.")] = None,
+    split: Annotated[str | None, typer.Option(help="Check this split only.")] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Look at the sizes of sensor files; do not decode them.")
+        bool, typer.Option("--fast", help="Check only the sizes of sensor files, without decoding.")
     ] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw a sample into this file: png, jpg or pdf.")] = None,
-    sample: Annotated[str | None, typer.Option(help="Token of the sample to draw; the first one if not given.")] = None,
+    sample: Annotated[str | None, typer.Option(help="Token of the sample to draw. Default: the first one.")] = None,
 ) -> None:
-    """Check every table and sensor file of a nuScenes or nuImages root, and count what is in it.
+    """Check and count every table and sensor file of a nuScenes or nuImages root.
 
-    What is missing or damaged is named, and the exit status is 2. Nothing is written but the picture. Without hashes,
-    which only synthetic datasets have, a LiDAR sweep that was cut between two points goes unnoticed, and damage in the
-    middle of a JPEG, too.
+    The command names missing and damaged files, and the exit status is then 2. It writes nothing except the picture.
+    Only synthetic datasets have hashes of their files. Without hashes, two kinds of damage go unnoticed: a LiDAR sweep
+    that was cut between two points, and damage in the middle of a JPEG.
     """
     from harness.console import count_progress
     from harness.data.nuimages import NuImagesRoot
@@ -68,7 +68,7 @@ def inspect(
     from harness.inspect import nuimages, nuscenes
 
     if sample is not None and picture is None:
-        raise InputError("--sample names what --picture FILE draws; give both")
+        raise InputError("--sample chooses what --picture draws; add --picture FILE")
     if picture is not None:
         from harness.inspect.picture import check_target, draw, save
 
@@ -79,7 +79,9 @@ def inspect(
     chosen = version if version is not None else versions[0]
     if (path / chosen / "object_ann.json").is_file():
         if sample is not None:
-            raise InputError("--sample is for nuScenes roots; of images, --picture draws some of a split")
+            raise InputError(
+                "--sample is for nuScenes roots only; for a nuImages root, --picture draws some images of a split"
+            )
         images = NuImagesRoot(path)
         nuimages.inspect_images(images, chosen, split, fast, console)
         if picture is not None:

@@ -1,4 +1,4 @@
-"""Augmentation of a training sample: images, matrices, points and boxes are moved together, so geometry stays true."""
+"""Augments training samples: images, matrices, points and boxes are transformed together."""
 
 import math
 from collections.abc import Sequence

@@ -1,15 +1,15 @@
-"""Kept: what was decoded once stays in memory, as far as it fits."""
+"""Keeps decoded samples in memory, as far as they fit."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 CACHE_BYTES = 2**30
-"""Decoded samples are kept up to this size; a larger dataset is decoded anew each epoch."""
+"""Decoded samples are kept up to this size. A larger dataset is decoded again in each epoch."""
 Decoded = TypeVar("Decoded")
 
 
 class Kept(Generic[Decoded]):
-    """What was decoded, by its index in a split; what would not fit any more is decoded whenever it is asked for."""
+    """Decoded samples by their index in a split. Samples that do not fit are decoded on each use."""
 
     def __init__(self, decode: Callable[[int], Decoded], nbytes: Callable[[Decoded], int]) -> None:
         """Begin with nothing; `nbytes` says how large something is that was decoded."""
@@ -20,7 +20,7 @@ class Kept(Generic[Decoded]):
         self._total = 0
 
     def __getitem__(self, index: int) -> Decoded:
-        """What is kept of an index, or else decoded now."""
+        """Return the sample of an index, from memory or decoded now."""
         if index in self._by_index:
             return self._by_index[index]
         decoded = self._decode(index)

@@ -1,4 +1,4 @@
-"""Samples to Batches: the same ones for the same seed, wherever a training was interrupted and whoever loads them."""
+"""Collates samples to batches, which depend on the seed only, not on interruptions or on the number of processes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -45,13 +45,13 @@ class SampleSet:
         return collate([self.drawn(index, seed) for index, seed in zip(indices, seeds, strict=True)])
 
     def plain(self, index: int) -> Sample:
-        """A sample as it is; needs a set without augmentation, as that changes how images are kept."""
+        """Return a sample without augmentation. The set must have none, because it changes how images are stored."""
         if self.augmentation is not None:
             raise RuntimeError("samples of a set with augmentation cannot be had as they are")
         return self.cache[index]
 
     def drawn(self, index: int, seed: int) -> Sample:
-        """A sample as a training sees it: varied by the draw of a seed."""
+        """Return a sample for training, augmented by the draw of a seed."""
         sample = self.cache[index]
         if self.augmentation is None:
             return sample

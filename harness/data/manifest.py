@@ -1,4 +1,4 @@
-"""The names of the two files by which a dataset that this project wrote is told from a stranger's folder."""
+"""Names of the two files that mark a dataset of this project."""
 
 MARKER = ".crossbev-synthetic.json"
 """Written first: tells an unfinished dataset of ours from a stranger's folder."""

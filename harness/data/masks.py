@@ -1,4 +1,4 @@
-"""Instance masks as run lengths, in the two spellings that there are: nuImages' (base64) and COCO's."""
+"""Converts instance masks in run lengths, in nuImages' spelling (base64) and COCO's."""
 
 import base64
 import math
@@ -83,14 +83,14 @@ def _runs(segmentation: Segmentation, size: tuple[int, int]) -> list[int]:
     runs: Any = _decompressed(counts) if isinstance(counts, str | bytes) else counts
     well_formed = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
     if not well_formed or sum(runs) != math.prod(size):
-        raise ValueError(f"the run lengths of a mask are not those of {math.prod(size)} pixels")
+        raise ValueError(f"the run lengths of a mask do not add up to {math.prod(size)} pixels")
     return list(runs)
 
 
 def _check_polygons(polygons: Any, size: tuple[int, int]) -> None:
     reach = 2 * max(size)
     if not isinstance(polygons, list) or not polygons:
-        raise ValueError("no mask in COCO's format: neither run lengths nor a list of polygons")
+        raise ValueError("a mask is not in COCO's format: it is neither run lengths nor a list of polygons")
     for corners in polygons:
         numbers = isinstance(corners, list) and all(type(place) in (int, float) for place in corners)
         if (
@@ -99,7 +99,7 @@ def _check_polygons(polygons: Any, size: tuple[int, int]) -> None:
             or len(corners) % 2
             or not all(-reach <= place <= reach for place in corners)
         ):
-            raise ValueError("a polygon of a mask is no list x, y, x, y, ... of three corners or more in the image")
+            raise ValueError("a polygon of a mask is not a list x, y, x, y, ... of three or more corners in the image")
 
 
 def _decompressed(counts: str | bytes) -> list[int]:
@@ -109,7 +109,7 @@ def _decompressed(counts: str | bytes) -> list[int]:
     for character in counts if isinstance(counts, bytes) else counts.encode("utf-8"):
         bits = character - 48
         if not 0 <= bits < 64:
-            raise ValueError(f"run lengths of a mask hold {chr(character)!r}, which is none of COCO's characters")
+            raise ValueError(f"run lengths of a mask contain {chr(character)!r}, which is not one of COCO's characters")
         value |= (bits & 0x1F) << shift
         shift += 5
         if not bits & 0x20:
@@ -127,7 +127,7 @@ def from_nuimages(mask: Mapping[str, Any]) -> Rle:
     try:
         return {"size": mask["size"], "counts": base64.b64decode(mask["counts"], validate=True)}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"no mask in nuImages' format: {error!r}") from error
+        raise ValueError(f"a mask is not in nuImages' format: {error!r}") from error
 
 
 def box_around(mask: Bool[np.ndarray, "h w"]) -> list[int]:

@@ -1,4 +1,4 @@
-"""A nuImages root: single images with instance masks, from which an image teacher learns; synthetic and real alike."""
+"""Reads a nuImages root, synthetic or real: single images with instance masks, for image teachers."""
 
 import hashlib
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _COLUMNS: Columns = {
     "object_ann": {
         "sample_data_token": Reference("sample_data"),
         "category_token": Reference("category"),
-        "mask": Rule(lambda values: {type(value) for value in values} <= {dict, type(None)}, "no object or null"),
+        "mask": Rule(lambda values: {type(value) for value in values} <= {dict, type(None)}, "not an object or null"),
     },
 }
 
@@ -95,7 +95,9 @@ class NuImagesRoot:
         labels = {row["token"]: detection_class(row["name"]) for row in tables["category"]}
         if not any(labels.values()):
             known = ", ".join(sorted(row["name"] for row in tables["category"]))
-            raise InputError(f"{table_path(folder, 'category')}: none of {known} is one of the ten detection classes")
+            raise InputError(
+                f"{table_path(folder, 'category')}: none of its categories {known} is one of the ten detection classes"
+            )
         wanted = set(self._splits(version)[name]) if name else set(names.values())
         shown: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         for row in tables["object_ann"]:

@@ -1,4 +1,4 @@
-"""A nuScenes root through the devkit to Samples, synthetic and real alike.
+"""Reads samples of a nuScenes root, synthetic or real, through the devkit.
 
 The BEV frame of a sample is the ego frame at the time of its LIDAR_TOP keyframe (x forward, y left, z up, metres). This
 file is the only place that decides so: sensors and boxes are moved into it here, and `global_from_bev` leads back.

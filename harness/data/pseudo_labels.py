@@ -1,4 +1,4 @@
-"""Pseudo labels of an image teacher: files of instances as COCO writes them, checked against a root, read by image."""
+"""Pseudo labels of an image teacher: COCO files of instances, checked against a root and read by image."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -63,7 +63,7 @@ class PseudoLabels:
         self.images: dict[str, LabelledImage] = {}
         files = label_files(folder)
         if not files:
-            raise InputError(f"{folder} is no folder with a .json file of labels in COCO's format")
+            raise InputError(f"{folder} is not a folder with a .json file of labels in COCO's format")
         for file in files:
             self._add(file)
 
@@ -76,16 +76,16 @@ class PseudoLabels:
         """
         if strangers := self.images.keys() - set(known):
             raise InputError(
-                f"{self.folder}: {min(strangers)!r} is no image of the dataset ({len(strangers)} such); file_name must "
+                f"{self.folder}: {min(strangers)!r} is not in the dataset ({len(strangers)} such); file_name must "
                 "be a path in its root, such as samples/CAM_FRONT/....jpg"
             )
         for row in rows:
             labelled = self.images.get(row["filename"])
             if labelled is None:
-                raise InputError(f"{self.folder} has no labels of {row['filename']}, an image that is trained on")
+                raise InputError(f"{self.folder} has no labels of the training image {row['filename']}")
             if labelled.size != (row["height"], row["width"]):
                 raise InputError(
-                    f"{self.folder}: {row['filename']} is labelled as {labelled.size[1]} x {labelled.size[0]} pixels; "
+                    f"{self.folder}: labels of {row['filename']} have {labelled.size[1]} x {labelled.size[0]} pixels; "
                     f"the image has {row['width']} x {row['height']}"
                 )
 
@@ -112,7 +112,7 @@ class PseudoLabels:
             names = {row["id"]: row["file_name"] for row in content["images"]}
             sizes = {row["file_name"]: (int(row["height"]), int(row["width"])) for row in content["images"]}
             if len(sizes) < len(content["images"]) or len(names) < len(content["images"]):
-                raise InputError(f"{file}: two rows of its images have one id or one file_name")
+                raise InputError(f"{file}: two rows of its images have the same id or file_name")
             instances_of: dict[str, list[tuple[int, float, Any]]] = {name: [] for name in names.values()}
             for row in content["annotations"]:
                 if row["category_id"] not in numbers:
@@ -129,10 +129,10 @@ class PseudoLabels:
         except InputError:
             raise  # is a ValueError, and says what is wrong
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"{file} is no file of instances in COCO's format: {error!r}") from error
+            raise InputError(f"{file} is not a file of instances in COCO's format: {error!r}") from error
         for name, instances in instances_of.items():
             if name in self.images:
-                raise InputError(f"{self.folder}: {name} is labelled twice, the second time in {file.name}")
+                raise InputError(f"{self.folder}: {name} has labels in two files, the second one is {file.name}")
             self.images[name] = LabelledImage(sizes[name], tuple(sorted(instances, key=lambda each: -each[1])))
 
 

@@ -1,4 +1,4 @@
-"""A nuScenes root on disk: its version, tables, splits and files, checked so that what is wrong with it is named."""
+"""A nuScenes root on disk: its version, tables, splits and files, with checks that name what is wrong."""
 
 import hashlib
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ _TRAINING_SPLIT = {"v1.0-trainval": "train", "v1.0-mini": "mini_train"}
 
 
 def versions_in(path: Path) -> list[str]:
-    """Names of the version folders of a dataset root; raises InputError where there is none."""
+    """Return the names of the version folders of a dataset root; raise InputError if there is none."""
     # Not there, not allowed, or no possible name.
     with input_error_on_os_error(f"dataset root {path} does not exist or cannot be read"):
         path.stat()
@@ -55,18 +55,16 @@ def versions_in(path: Path) -> list[str]:
         raise InputError(f"dataset root {path} is a file; expected a folder with a version folder such as v1.0-mini")
     versions = sorted(folder.name for folder in path.glob("v1.0-*") if folder.is_dir())
     if not versions and all(table_path(path, table).exists() for table in TABLES):
-        raise InputError(f"{path} is a version folder; the dataset root is the folder that it is in")
+        raise InputError(f"{path} is a version folder; give its parent folder as the dataset root")
     if not versions:
-        raise InputError(f"{path} is no nuScenes root: it has no version folder such as v1.0-trainval or v1.0-mini")
+        raise InputError(f"{path} is not a nuScenes root: it has no version folder such as v1.0-trainval or v1.0-mini")
     return versions
 
 
 def check_whole(path: Path) -> None:
-    """Raise InputError for a synthetic root that was not finished."""
+    """Raise InputError for an unfinished synthetic root."""
     if (path / MARKER).is_file() and not (path / MANIFEST).is_file():
-        raise InputError(
-            f"{path} is an unfinished synthetic dataset: `python -m harness.data synthesize` makes it whole"
-        )
+        raise InputError(f"{path} is an unfinished synthetic dataset; `python -m harness.data synthesize` completes it")
 
 
 def read_splits(path: Path, what: str) -> dict[str, list[str]]:
@@ -79,13 +77,13 @@ def read_splits(path: Path, what: str) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class NuScenesRoot:
-    """An existing dataset root and version; the devkit opens it when it is first read."""
+    """An existing dataset root and version, opened by the devkit on first use."""
 
     path: Path
     version: str
 
     def __post_init__(self) -> None:
-        """Raise InputError where the folder cannot be a nuScenes root of this version."""
+        """Raise InputError if the folder is not a nuScenes root of this version."""
         versions = versions_in(self.path)
         # Any name is allowed, but it must be that of a folder right here: not "", nor "..".
         if self.version not in {folder.name for folder in self.path.iterdir() if folder.is_dir()}:
@@ -99,7 +97,7 @@ class NuScenesRoot:
 
     @cached_property
     def devkit(self) -> "NuScenes":
-        """The devkit's own view of the root; raises InputError where a table is damaged."""
+        """The devkit's object for the root; raises InputError if a table is damaged."""
         return open_tables(self.path, self.version)
 
     @cached_property
@@ -194,7 +192,7 @@ class NuScenesRoot:
                     checked.add(row["filename"])
 
     def check_annotations(self, split: str, tokens: list[str]) -> None:
-        """Raise InputError for a split that nothing can be learned from or scored on, such as nuScenes' test."""
+        """Raise InputError for a split without annotations, such as nuScenes' test."""
         if not any(self.devkit.get("sample", token)["anns"] for token in tokens):
             raise InputError(f"split {split!r} of {self._folder} has no annotation")
 
@@ -212,7 +210,7 @@ class NuScenesRoot:
         return rows
 
     def no_keyframe(self, token: str, channel: str) -> str:
-        """The message for a sample that lacks one."""
+        """Return the message about a sample without a keyframe of a channel."""
         return f"{table_path(self._folder, 'sample_data')}: sample {token} has no keyframe of {channel}"
 
     def keyframes(self, token: str, count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sensor files as arrays: JPEG images, LiDAR `.pcd.bin` and RADAR `.pcd`, each read whole or refused by name."""
+"""Reads sensor files as arrays: JPEG images, LiDAR `.pcd.bin` and RADAR `.pcd`; damaged ones raise an error."""
 
 import math
 import re
@@ -35,11 +35,11 @@ _POINTER_BYTES = 1024
 
 
 def check_file(path: Path, what: str) -> None:
-    """Raise InputError where a file is missing, empty or a git-LFS pointer; cheap enough for a whole dataset.
+    """Raise InputError if a file is missing, empty or a git-LFS pointer. This is cheap enough for a whole dataset.
 
     Args:
-        path: Of a table or a sensor file.
-        what: It should be, for the message.
+        path: A table or a sensor file.
+        what: The expected content, for the message.
     """
     with input_error_on_os_error(f"{path} cannot be read", f"; expected {what}"):  # such as a name that is too long
         if not path.is_file():
@@ -54,7 +54,7 @@ def check_file(path: Path, what: str) -> None:
 
 
 def check_sensor_file(path: Path, modality: str, what: str) -> None:
-    """As `check_file`, and a LiDAR sweep must have the size of whole points."""
+    """Check a file as `check_file` does; a LiDAR sweep must also have a whole number of points."""
     check_file(path, what)
     if modality == "lidar":
         _check_lidar_size(path, path.stat().st_size)
@@ -64,7 +64,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """A JPEG image, RGB."""
     content = _content(path, "a JPEG image")
     if not content.startswith(b"\xff\xd8"):
-        raise InputError(f"{path} is no JPEG image: it begins with {content[:8]!r}")
+        raise InputError(f"{path} is not a JPEG image: it begins with {content[:8]!r}")
     # OpenCV pads what is cut off with grey and says nothing.
     is_complete = content.rstrip(b"\0").endswith(b"\xff\xd9")
     # Calibrations know of no orientation tag, and the devkit ignores it, too.
@@ -76,13 +76,13 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def check_image_size(path: Path, image: UInt8[np.ndarray, "h w 3"], row: Mapping[str, Any]) -> None:
-    """Raise InputError where an image has not the size that its sample_data row, and so its calibration, speaks of."""
+    """Raise InputError if the size of an image differs from that in its sample_data row, and so of its calibration."""
     height, width = image.shape[:2]
     stated = (row.get("width") or width, row.get("height") or height)
     if (width, height) != stated:
         raise InputError(
             f"{path} has {width} x {height} pixels, but {stated[0]} x {stated[1]} by sample_data.json; "
-            "its calibration fits no other size"
+            "its calibration is for that size only"
         )
 
 
@@ -94,17 +94,17 @@ def read_lidar(path: Path) -> Float[np.ndarray, "p 5"]:
     intensity, ring = points[:, 3], points[:, 4]
     # A file of other columns, or of doubles, may have the size of whole points.
     if not np.isfinite(points).all():
-        raise InputError(f"{path} holds a NaN or an infinity: {_LIDAR_LAYOUT}")
+        raise InputError(f"{path} contains NaN or infinity; {_LIDAR_LAYOUT}")
     if not ((ring >= 0) & (ring <= 255) & (ring == np.floor(ring))).all():
-        raise InputError(f"{path} has rings that are no whole numbers from 0 to 255: {_LIDAR_LAYOUT}")
+        raise InputError(f"{path} has rings that are not whole numbers from 0 to 255; {_LIDAR_LAYOUT}")
     if not ((intensity >= 0) & (intensity <= 255)).all():
-        raise InputError(f"{path} has intensities outside of 0 to 255: {_LIDAR_LAYOUT}")
+        raise InputError(f"{path} has intensities outside of 0 to 255; {_LIDAR_LAYOUT}")
     return points
 
 
 def _check_lidar_size(path: Path, size: int) -> None:
     if size % LIDAR_BYTES:
-        raise InputError(f"{path} is truncated: {size} bytes are no whole number of points of {LIDAR_BYTES} bytes")
+        raise InputError(f"{path} is truncated: {size} bytes are not a whole number of points of {LIDAR_BYTES} bytes")
 
 
 def read_radar(path: Path) -> np.ndarray:
@@ -114,30 +114,30 @@ def read_radar(path: Path) -> np.ndarray:
     lines = dict(line.split(" ", 1) for line in header.decode("ascii", "replace").splitlines() if " " in line)
     wanted = _radar_layout()
     if not mark or {key: lines.get(key) for key in wanted} != wanted:
-        raise InputError(f"{path} is no binary PCD with the 18 fields of a nuScenes RADAR: {' '.join(_RADAR_KINDS)}")
+        raise InputError(f"{path} is not a binary PCD with the 18 fields of a nuScenes RADAR: {' '.join(_RADAR_KINDS)}")
     count = _announced(path, lines)
     if len(body) < count * RADAR_FIELDS.itemsize:
         raise InputError(
-            f"{path} is truncated: {count} points of {RADAR_FIELDS.itemsize} bytes are announced, "
-            f"{len(body)} bytes follow"
+            f"{path} is truncated: its header announces {count} points of {RADAR_FIELDS.itemsize} bytes, "
+            f"but {len(body)} bytes follow"
         )
     returns = np.frombuffer(body, RADAR_FIELDS, count=count)
     # nuScenes writes a sweep without returns as one return of NaNs: PCD cannot be empty.
     if len(returns) and any(map(math.isnan, returns[0].item())):
         return returns[:0]
     if not all(np.isfinite(returns[name]).all() for name in ("x", "y", "z", "rcs", "vx_comp", "vy_comp")):
-        raise InputError(f"{path} holds a NaN or an infinity")
+        raise InputError(f"{path} contains NaN or infinity")
     return returns
 
 
 def _announced(path: Path, lines: Mapping[str, str]) -> int:
-    """The number of points that a PCD's header speaks of; they may stand in several rows."""
+    """Return the number of points in a PCD's header, which may be in several rows."""
     size = {key: lines.get(key, "").strip() for key in ("WIDTH", "HEIGHT", "POINTS")}
     if not all(re.fullmatch(r"[0-9]{1,12}", text) for text in size.values()):
         raise InputError(f"{path} is truncated: its header lacks a whole number for WIDTH, HEIGHT or POINTS")
     width, height, points = map(int, size.values())
     if width * height != points:
-        raise InputError(f"{path} contradicts itself: WIDTH {width} x HEIGHT {height} are not POINTS {points}")
+        raise InputError(f"{path} has a contradictory header: WIDTH {width} x HEIGHT {height} is not POINTS {points}")
     return points
 
 

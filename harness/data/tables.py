@@ -1,4 +1,4 @@
-"""The thirteen tables of a nuScenes root: opened by the devkit, or what is wrong with them said by row and key."""
+"""Reads the thirteen tables of a nuScenes root through the devkit; errors name row and key."""
 
 import json
 from collections import Counter
@@ -41,9 +41,9 @@ class Reference:
         """The rule, given the tokens of all tables."""
         known = {*tokens[self.table], ""} if self.optional else tokens[self.table]
         if self.many:
-            wrong = f"no list of tokens of {self.table}.json"
+            wrong = f"not a list of tokens of {self.table}.json"
             return Rule(lambda values: _are(values, list) and _are_among(chain.from_iterable(values), known), wrong)
-        return Rule(lambda values: _are_among(values, known), f"the token of no row of {self.table}.json")
+        return Rule(lambda values: _are_among(values, known), f"not the token of a row of {self.table}.json")
 
 
 def _are(values: Iterable, *kinds: type) -> bool:
@@ -80,11 +80,11 @@ def _one_of(*names: str) -> Rule:
 TEXT = Rule(lambda values: _are(values, str), "no string")
 NUMBER = Rule(
     lambda values: _are(values, int) and all(-(2**63) <= end(values, default=0) < 2**63 for end in (min, max)),
-    "no whole number of 64 bits",
+    "not a whole number of 64 bits",
 )
-_FLAG = Rule(lambda values: _are(values, bool), "no true or false")
+_FLAG = Rule(lambda values: _are(values, bool), "not true or false")
 _LIST = Rule(lambda values: _are(values, list), "no list")
-_TEXTS = Rule(lambda values: _are(values, list) and _are(chain.from_iterable(values), str), "no list of strings")
+_TEXTS = Rule(lambda values: _are(values, list) and _are(chain.from_iterable(values), str), "not a list of strings")
 _POINT = Rule(lambda values: _are_numbers(values, 3), "no list of 3 finite numbers")
 _SIZE = Rule(
     lambda values: _are_numbers(values, 3) and min(map(min, values), default=1) > 0,
@@ -175,7 +175,7 @@ def check_table_files(folder: Path) -> None:
             file.seek(-min(64, path.stat().st_size), 2)
             last = file.read().rstrip()
         if not (first.startswith(b"[") and last.endswith(b"]")):
-            raise InputError(f"{path} is truncated or no nuScenes table: expected a JSON list, from [ to ]")
+            raise InputError(f"{path} is truncated or not a nuScenes table: expected a JSON list, from [ to ]")
 
 
 def open_tables(root: Path, version: str) -> "NuScenes":
@@ -239,14 +239,14 @@ def check_tables(root: Path, version: str, tables: Tables) -> None:
         matrix = row["camera_intrinsic"]
         if row["sensor_token"] in cameras and not (len(matrix) == 3 and _are_numbers(matrix, 3)):
             where = f"{_row(folder, 'calibrated_sensor', i)}: camera_intrinsic {_short(matrix)}"
-            raise InputError(f"{where} is no 3 x 3 matrix, but its sensor is a camera")
+            raise InputError(f"{where} is not a 3 x 3 matrix, but its sensor is a camera")
 
 
 def _rows(folder: Path, table: str) -> list[dict[str, Any]]:
     """A table read by ourselves; its files have been looked at before, so that it begins and ends as a list."""
     rows = read_json(table_path(folder, table))
     if not isinstance(rows, list):
-        raise InputError(f"{table_path(folder, table)} is no table: expected a JSON list, from [ to ]")
+        raise InputError(f"{table_path(folder, table)} is not a table: expected a JSON list, from [ to ]")
     if not _are(rows, dict):
         index = next(i for i, row in enumerate(rows) if type(row) is not dict)
         raise InputError(f"{_row(folder, table, index)} must be an object, not {_short(rows[index])}")
@@ -256,7 +256,7 @@ def _rows(folder: Path, table: str) -> list[dict[str, Any]]:
 def _tokens(folder: Path, table: str, rows: list[dict[str, Any]]) -> set[str]:
     """The tokens of a table that has rows where it must, all of them with a token of their own."""
     if not rows and table not in _MAY_BE_EMPTY:
-        raise InputError(f"{table_path(folder, table)} has no row; expected at least one")
+        raise InputError(f"{table_path(folder, table)} has no rows; expected at least one")
     _check_column(folder, table, "token", rows, TEXT)
     column = _column(folder, table, "token", rows)
     tokens = set(column)

@@ -1,6 +1,6 @@
-"""A tune split for real nuScenes, cut from its training scenes: what is chosen on it is reported on others.
+"""Cuts a split for tuning from the training scenes of real nuScenes, so that reported scenes stay unused.
 
-nuScenes has no such split, and the user's root is not ours to write into: the cut is made anew each time, the same.
+nuScenes has no such split, and the user's root must not be changed. The same cut is therefore computed on each call.
 """
 
 import hashlib

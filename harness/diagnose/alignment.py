@@ -1,8 +1,8 @@
-"""Alignment: linear CKA of two detectors' BEV maps, where objects are and where none is.
+"""Alignment: linear CKA of two detectors' BEV maps, in the foreground and in the background.
 
 CKA is that of Kornblith et al. (Similarity of Neural Network Representations Revisited, ICML 2019): with X (n, p) and
-Y (n, q) the features of the same n cells, each column less its mean, ``|Y'X|^2 / (|X'X| |Y'Y|)`` in Frobenius norms.
-It is 1 where one is a rotation of the other, times a number, and does not ask for equal widths.
+Y (n, q) the centred features of the same n cells, it is ``|Y'X|^2 / (|X'X| |Y'Y|)`` in Frobenius norms.
+It is 1 if one is a scaled rotation of the other, and it does not need equal widths.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _CONSTANT = 1e-12
 
 
 class Alignment(Spec):
-    """How alike the maps of a teacher and of another detector are."""
+    """Similarity of the maps of a teacher and of another detector."""
 
     form: Literal[1] = 1
     weights: tuple[str, str]
@@ -99,7 +99,7 @@ def align(
     Both are in eval mode and on the device, and the samples carry what either asks for.
     """
     if other.spec.grid != teacher.spec.grid:
-        raise InputError(f"maps of different ground cannot be compared: {teacher.spec.grid!r} and {other.spec.grid!r}")
+        raise InputError(f"maps of different grids cannot be compared: {teacher.spec.grid!r} and {other.spec.grid!r}")
     widths: dict[Level, tuple[int, int]] = {
         "low": (teacher.spec.low_channels, other.spec.low_channels),
         "high": (teacher.spec.high_channels, other.spec.high_channels),

@@ -1,4 +1,4 @@
-"""Examine: what is found out once about a finished job and kept in its run folder; no part of its result."""
+"""Computes the diagnostics of a finished job and stores them in its run folder, separate from its result."""
 
 from collections.abc import Sequence
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""A training in a few equal parts: means of its losses, of their shares and of the cosines of their gradients."""
+"""Averages the log of a training over a few equal parts: losses, shares and cosines of gradients."""
 
 import zlib
 from collections.abc import Mapping, Sequence

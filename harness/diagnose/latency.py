@@ -1,4 +1,4 @@
-"""Latency: how long a detector takes from a sample to its boxes."""
+"""Latency: measures the time from a sample to its boxes."""
 
 import statistics
 import time
@@ -18,14 +18,14 @@ class Latency(Spec):
 
     form: Literal[1] = 1
     milliseconds: float
-    """Median over samples of forward pass and decoding, one sample at a time; loading does not count."""
+    """Median time of forward pass and decoding, one sample at a time, without loading."""
     samples: int
     device: str
     threads: int
 
 
 def measure_latency(detector: Detector, samples: SampleSet, machine: Machine) -> Latency:
-    """Time a detector in eval mode on each of these samples, after some that do not count."""
+    """Time a detector in eval mode on each of these samples, after some warm-up passes."""
     batches = [batch.to(machine.device) for batch in evaluation_batches(samples, batch_size=1)]
     milliseconds = []
     for batch in (*batches[:WARM_UP], *batches):

@@ -1,4 +1,4 @@
-"""What a detector is looked at on: a device, in the precision that it is scored in."""
+"""The device and precision on which a detector is examined."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,11 +13,11 @@ from detectors.outputs import DetectorOutput
 
 @dataclass(frozen=True)
 class Machine:
-    """A device and how it computes."""
+    """A device and its precision."""
 
     device: torch.device
     name: str
-    """The name that results give it: cpu (x86_64), cuda (NVIDIA H200)."""
+    """Its name in results: cpu (x86_64), cuda (NVIDIA H200)."""
     threads: int
     autocast: Callable[[], AbstractContextManager]
     """Around every forward pass."""
@@ -30,7 +30,7 @@ class Machine:
             return detector(batch)
 
     def wait(self) -> None:
-        """Until all that was asked of the device is done."""
+        """Wait until the device has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":

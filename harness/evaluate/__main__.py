@@ -1,4 +1,4 @@
-"""python -m harness.evaluate RESULT.json: a result's metrics, how sure they are, and their causes."""
+"""python -m harness.evaluate RESULT.json: metrics of a result with confidence intervals, and the cost of its errors."""
 
 import os
 import re
@@ -25,37 +25,38 @@ app = Program()
 @app.command()
 def main(
     result_path: Annotated[Path, typer.Argument(metavar="RESULT.json", help="A nuScenes detection result file.")],
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where metrics, analysis and pictures go.")],
-    eval_set: Annotated[str, typer.Option("--eval_set", help="A split of nuScenes or of the root's own.")] = "val",
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder for metrics, analysis and pictures.")],
+    eval_set: Annotated[str, typer.Option("--eval_set", help="Split to score.")] = "val",
     dataroot: Annotated[Path, typer.Option("--dataroot", help="A nuScenes root.")] = Path("/data/sets/nuscenes"),
-    version: Annotated[str, typer.Option("--version", help="Its version folder.")] = "v1.0-trainval",
+    version: Annotated[str, typer.Option("--version", help="Version folder in the root.")] = "v1.0-trainval",
     config_path: Annotated[
         Path | None,
         typer.Option(
             "--config_path",
-            help="A detection configuration's file, or a study's name for one such as within_16m; else CVPR 2019's.",
+            help="A detection configuration: a file, or a name such as within_16m. Default: CVPR 2019.",
         ),
     ] = None,
     plot_examples: Annotated[
         int,
-        typer.Option("--plot_examples", min=0, help="How many samples to draw with their boxes (needs LiDAR files)."),
+        typer.Option("--plot_examples", min=0, help="Number of samples to draw with their boxes (needs LiDAR)."),
     ] = 10,
-    render_curves: Annotated[int, typer.Option("--render_curves", min=0, max=1, help="Draw the curves, too.")] = 1,
-    verbose: Annotated[int, typer.Option("--verbose", min=0, max=1, help="Print the metrics.")] = 1,
+    render_curves: Annotated[int, typer.Option("--render_curves", min=0, max=1, help="1: draw the curves.")] = 1,
+    verbose: Annotated[int, typer.Option("--verbose", min=0, max=1, help="1: print the metrics.")] = 1,
     against: Annotated[
         Path | None,
         typer.Option(
-            "--against", metavar="OTHER.json", help="Another result of the split, to be subtracted from this."
+            "--against", metavar="OTHER.json", help="Another result of the same split; also report the difference."
         ),
     ] = None,
     resamples: Annotated[
-        int, typer.Option("--resamples", min=0, help="Draws of scenes for the intervals; 0: the devkit's files alone.")
+        int, typer.Option("--resamples", min=0, help="Draws of scenes for the intervals; 0: only the devkit's files.")
     ] = 1000,
 ) -> None:
-    """Write metrics_summary.json and metrics_details.json, equal to the devkit's, with plots/*.pdf and examples/*.png.
+    """Score a nuScenes detection result as the devkit does, with confidence intervals and the cost of errors.
 
-    Then analysis.json and analysis.png: every metric, what each kind of error costs, and AP by distance, visibility,
-    LiDAR points and speed, with 95 % intervals over scenes; of a difference the paired one.
+    The command writes metrics_summary.json and metrics_details.json, equal to the devkit's, with plots/*.pdf and
+    examples/*.png. It also writes analysis.json and analysis.png: all metrics, the cost of each kind of error, AP by
+    distance, visibility, LiDAR points and speed, and 95 % CIs over scenes. The CIs of differences are paired.
     """
     from detectors.batch import Inputs
     from harness.data.root import NuScenesRoot
@@ -64,9 +65,9 @@ def main(
     from harness.evaluate.result_file import read_result
 
     if resamples == 1:
-        raise InputError("--resamples 1: one draw shows no spread; allowed: 0, or 2 and more")
+        raise InputError("--resamples 1: one draw has no spread; allowed: 0, or 2 and more")
     if against is not None and not resamples:
-        raise InputError("--against needs --resamples, at least 2")
+        raise InputError("--against needs --resamples 2 or more")
     config = _config(config_path)
     meta, results = read_result(result_path)
     root = NuScenesRoot(dataroot, version)
@@ -98,7 +99,7 @@ def main(
 
 
 def _titles(paths: Sequence[Path]) -> list[str]:
-    """What the results are called: what their jobs are, or the names of their files, or of their folders."""
+    """Names for the results: the labels of their jobs, or the names of their files or folders."""
     from harness.runs.folder import RunFolder
 
     folders = [path.absolute().parent for path in paths]
@@ -131,7 +132,7 @@ def _print_metrics(metrics: Any) -> None:
 
 
 def _analyse(results: dict[str, Any], config: Any, resamples: int, out: Path, verbose: bool) -> None:
-    """Analyse one result or two, write what is found, and print it."""
+    """Analyse one result or two, then write and print the analysis."""
     from harness.evaluate.analysis import analyse, write_analysis
     from harness.evaluate.figure import draw_analysis
     from harness.evaluate.intervals import MIN_SCENES
@@ -149,7 +150,7 @@ def _analyse(results: dict[str, Any], config: Any, resamples: int, out: Path, ve
         else:
             _say(
                 f"± is the standard error, brackets the 95 % interval, of {resamples:,} draws of {first.scenes} "
-                "scenes; AP, mAP and NDS in points. Each interval stands for itself: one of twenty misses the truth."
+                "scenes; AP, mAP and NDS in points. One in twenty intervals misses the true value."
             )
     _say(f"metrics: {out}, and as a picture: {out / 'analysis.png'}")
 

@@ -1,4 +1,4 @@
-"""Everything there is to say of a result or of two: metrics, what its errors cost, and AP by what objects are like."""
+"""Analyses one result or two: metrics, cost of errors, and AP by properties of objects."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -25,14 +25,14 @@ def analyse(
     threads: int = 1,
     show: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Analysis]:
-    """Analyses of results of one split, in the same draws.
+    """Analyse results of one split in the same draws of scenes.
 
     Args:
         results: Each matched with the annotations of the split.
         config: Of the metrics.
         resamples: Number of draws of scenes.
         threads: Parts are counted side by side.
-        show: Is told how many parts are done, and how many there are.
+        show: Called with the number of finished parts and of all parts.
     """
     scenes = results[0].split.scenes
     copies = draws(scenes, resamples)

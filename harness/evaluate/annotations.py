@@ -1,4 +1,4 @@
-"""Annotations of a split as columns; they are kept in the cache folder, so that the tables are read once."""
+"""Annotations of a split as columns, stored in the cache folder so that the tables are read only once."""
 
 import hashlib
 import logging
@@ -111,4 +111,4 @@ def _store(path: Path, known: str, split: Split, truth: Annotations) -> None:
         keep_arrays(path, FORMAT, {"known": known}, **arrays)
     except OSError as error:
         # A score does not depend on it.
-        logging.getLogger(__name__).warning("the annotations cannot be kept in %s: %s", path, error.strerror)
+        logging.getLogger(__name__).warning("the annotations cannot be stored in %s: %s", path, error.strerror)

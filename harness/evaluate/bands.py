@@ -1,11 +1,11 @@
-"""AP by what the annotations are like: distance, visibility, LiDAR points and speed.
+"""AP by properties of the annotations: distance, visibility, LiDAR points and speed.
 
-Boxes are matched once, among all. In a band count its annotations, the boxes that find one of them, and the false
-positives that are in it themselves. A box has a distance and a speed of its own, but no visibility and no points: of
-these, every band has the false positives in proportion to its share of the class's annotations, as in the normalised
-precision of Hoiem et al. (Diagnosing Error in Object Detectors, ECCV 2012), for a band with few annotations would else
-have the false positives of all. AP is that of the threshold of the true-positive errors, 2 m in nuScenes'
-configurations, in the mean over the classes that the band has.
+All boxes are matched together, once. A band counts its annotations, the boxes that match one of them, and the false
+positives whose own value lies in the band. A box has a distance and a speed, but no visibility and no number of points.
+For these two, each band gets a share of the false positives in proportion to its share of the annotations, as in
+the normalised precision of Hoiem et al. (Diagnosing Error in Object Detectors, ECCV 2012). Otherwise a band with few
+annotations would get all false positives. AP is computed at the threshold of the true-positive errors, 2 m in nuScenes'
+configurations, and averaged over the classes that occur in the band.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""How sure a metric is: the bootstrap over scenes, for the samples of a scene resemble each other.
+"""The bootstrap over scenes, which estimates the uncertainty of metrics. Samples of a scene resemble each other.
 
-A draw takes as many scenes as the split has, with replacement. Its metrics are those that the devkit would compute of
-the drawn scenes, each copy as scenes of its own; since matching never crosses samples, no box is matched again: a copy
+A draw takes as many scenes as the split has, with replacement. Its metrics are those that the devkit would compute for
+the drawn scenes, with each copy as a separate scene. Matching never crosses samples, so no box is matched again; a copy
 counts its matches once more. Two results that are drawn with the same scenes can be subtracted draw by draw.
 """
 

@@ -1,4 +1,4 @@
-"""Loops over boxes that numba compiles; nothing else, as it cannot compile functions whose types the tests check."""
+"""Loops over boxes for numba, which cannot compile functions with checked types."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

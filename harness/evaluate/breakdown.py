@@ -1,12 +1,12 @@
-"""Which errors cost what: the breakdown of TIDE (Bolya et al., ECCV 2020), carried from overlaps to centre distances.
+"""Cost of each kind of error: TIDE's breakdown (Bolya et al., ECCV 2020), with centre distances instead of overlaps.
 
-Everything is looked at with the threshold of the true-positive errors, 2 m in nuScenes' configurations. A box farther
-than twice that from an annotation has nothing to do with it. A false positive is, by the first that holds,
+The threshold is that of the true-positive errors, 2 m in nuScenes' configurations. Annotations farther from a box than
+twice the threshold are ignored. A false positive belongs to the first of these kinds whose condition holds:
 
-- a duplicate, where an annotation of its class is within the threshold: a better box has found it;
-- a classification error, where one of another class is;
-- a localisation error, where one of its class is within twice the threshold;
-- both, where one of another class is;
+- duplicate, if an annotation of its class is within the threshold, which a better box has matched;
+- classification, if an annotation of another class is within the threshold;
+- localisation, if an annotation of its class is within twice the threshold;
+- both, if an annotation of another class is within twice the threshold;
 - background.
 
 An annotation is missed if no box finds it, and no classification or localisation error is nearest to it. What a kind

@@ -1,4 +1,4 @@
-"""Boxes of a whole split as columns, made of nuScenes' mappings, checked and filtered as the devkit does."""
+"""Converts the boxes of a split from nuScenes' mappings to columns, and checks and filters them as the devkit does."""
 
 import math
 import re
@@ -114,14 +114,14 @@ def predictions(results: Any, split: Split, max_boxes: int, in_file_order: bool 
     if missing := numbers.keys() - results.keys():
         raise InputError(f"the results lack {len(missing)} samples of the split, such as {min(missing)}")
     if extra := results.keys() - numbers.keys():
-        raise InputError(f"the results have {len(extra)} samples that the split has not, such as {min(extra)}")
+        raise InputError(f"the results have {len(extra)} samples that are not in the split, such as {min(extra)}")
     parts: list[BoxColumns] = []
     sample_of: list[int] = []
     chunk: list[Any] = []
     for token in results if in_file_order else split.tokens:
         boxes = results[token]
         if not isinstance(boxes, list):
-            raise InputError(f"sample {token}: its boxes are no list")
+            raise InputError(f"sample {token}: its boxes are not a list")
         if len(boxes) > max_boxes:
             raise InputError(f"sample {token} has {len(boxes)} boxes; at most {max_boxes} are allowed")
         chunk += boxes
@@ -178,7 +178,7 @@ def columns(sample: Sequence[int], boxes: Sequence[Any], tokens: Sequence[str]) 
     for number, named in zip(sample, values["sample_token"], strict=True):
         if named != tokens[number]:
             raise InputError(
-                f"sample {tokens[number]}: a box has sample_token {named!r}, which has to be that of its sample"
+                f"sample {tokens[number]}: a box has sample_token {named!r}; it must be that of its sample"
             )
 
     def floats(name: str, shape: int) -> np.ndarray:
@@ -206,7 +206,7 @@ def _what_is_wrong(box: Any, name: str) -> str:
         return f"a box is {type(box).__name__}, not a mapping with {', '.join(needed)}"
     if not name:
         return f"a box lacks {next(name for name in needed if name not in box)}"
-    return f"{name} of a box has another shape or type than nuScenes': {box[name]!r}"[:200]
+    return f"{name} of a box has the wrong shape or type: {box[name]!r}"[:200]
 
 
 def _yaw(rotation: np.ndarray) -> np.ndarray:

@@ -56,9 +56,9 @@ class _ConfigFile(Spec):
     @model_validator(mode="after")
     def _classes_and_thresholds_fit(self) -> Self:
         if self.class_range.keys() != set(DETECTION_NAMES):
-            raise ValueError(f"class_range has to name each of {', '.join(DETECTION_NAMES)}, and no other")
+            raise ValueError(f"class_range must have exactly these classes: {', '.join(DETECTION_NAMES)}")
         if self.dist_th_tp not in self.dist_ths:
-            raise ValueError(f"dist_th_tp {self.dist_th_tp} is none of dist_ths {self.dist_ths}")
+            raise ValueError(f"dist_th_tp {self.dist_th_tp} is not one of dist_ths {self.dist_ths}")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: an analysis with its intervals; and the devkit's own, of curves and of samples."""
+"""Draws an analysis with its intervals, and the devkit's own pictures of curves and samples."""
 
 import random
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from harness.style import BLUE, FAINT, GREY, INK, new_figure, plain, quiet
 _COLORS = (BLUE, GREY)
 _PANELS = (
     (CLASSES, "AP by class"),
-    (COSTS, "what errors cost, AP at {threshold:g} m"),
+    (COSTS, "cost of errors, AP at {threshold:g} m"),
     ("distance", "AP at {threshold:g} m by distance"),
     ("visibility", "by visibility"),
     ("LiDAR points", "by LiDAR points"),
@@ -35,7 +35,7 @@ _PANELS = (
 
 
 def draw_analysis(path: Path, analyses: dict[str, Analysis], threshold: float) -> None:
-    """Write the picture of one result; or of two, with what the first has more at the right.
+    """Draw one result, or two with their difference (first minus second) at the right.
 
     Args:
         path: Picture.

@@ -1,7 +1,7 @@
-"""Numbers in draws of scenes, to standard errors and intervals, and the files that keep them for tables and figures.
+"""Computes standard errors and intervals from draws of scenes, and stores the draws for tables and figures.
 
-A 95 % interval is the value and as many standard errors to both sides as Student's distribution says for that many
-scenes; docs/evaluation.md shows how often such intervals hold what they should.
+A 95 % interval is the value plus and minus the standard error times the quantile of Student's distribution for this
+number of scenes. docs/evaluation.md shows the coverage of such intervals.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from harness.runs.folder import Damaged
 from harness.runs.small_files import keep_arrays, kept_arrays, read_arrays, write_arrays
 
 METRICS, CLASSES, COSTS = "metrics", "class", "what errors cost"
-"""Groups of an analysis, beside those of `harness.evaluate.bands`."""
+"""Groups of an analysis, in addition to those of `harness.evaluate.bands`."""
 LEVEL = 0.95
 MIN_SCENES = 10
-"""With fewer scenes that have anything to count, an interval is not to be trusted, and there is none."""
+"""Fewest scenes with something to count for which an interval is computed; with fewer, it would be too short."""
 _ANALYSIS_FORM = 1
 
 
@@ -38,11 +38,11 @@ class Count:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with what is known of its error; NaN where there are too few scenes to know anything."""
+    """A value with its standard error and interval; NaN if there are too few scenes."""
 
     value: float
     low: float
-    """Of the 95 % interval."""
+    """Lower end of the 95 % interval."""
     high: float
     standard_error: float
 

@@ -1,4 +1,4 @@
-"""Matches to the devkit's metrics, to the last bit of every AP: the same sums in the same order, of columns."""
+"""Computes the devkit's metrics from matches in columns; every AP is equal in every bit."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,7 +51,7 @@ class Matched:
 def compare(split: Split, truth: Annotations, predicted: BoxColumns, config: DetectionConfig) -> Matched:
     """Filter both as the devkit does, and match."""
     if config.dist_fcn != "center_distance":
-        raise ValueError(f"only center_distance is known, not {config.dist_fcn!r}")
+        raise ValueError(f"dist_fcn {config.dist_fcn!r} is not supported; allowed: center_distance")
     truth = truth.where(scored(truth, split, config))
     # Of equal scores the later first, as the devkit sorts.
     later_first = scored(predicted, split, config).nonzero()[0][::-1]

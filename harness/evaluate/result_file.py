@@ -30,7 +30,7 @@ class _Results(Mapping[str, Any]):
         try:
             return json.loads(bytes(raw))  # a number too large: infinity to Python, which is named as such
         except (ValueError, RecursionError) as error:
-            raise InputError(f"sample {token}: its boxes are no JSON: {error}") from error
+            raise InputError(f"sample {token}: its boxes are not valid JSON: {error}") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._raw)
@@ -52,8 +52,8 @@ def read_result(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"result file {path} is no JSON: {error}") from error
+        raise InputError(f"result file {path} is not valid JSON: {error}") from error
     for key in ("meta", "results"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):
-            raise InputError(f"result file {path} has no mapping {key!r}; a result file has meta and results")
+            raise InputError(f"result file {path} has no mapping {key!r}; expected the mappings meta and results")
     return content["meta"], content["results"]

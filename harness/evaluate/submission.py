@@ -1,4 +1,4 @@
-"""Boxes to a nuScenes result file: global frame, width before length, attribute names from class and speed."""
+"""Converts boxes to a nuScenes result file: global frame, width before length, attributes from class and speed."""
 
 import json
 from collections.abc import Mapping

@@ -1,11 +1,11 @@
-"""Attribution: which loss caused a gain, as far as the design of a study separates their effects.
+"""Attribution: estimates the effect of each loss, as far as the design of a study separates the losses.
 
 With v(S) the metric of the arm that uses the set S of losses (a warm start counts as one; v of the empty set is the
 baseline's), of n losses of which every set is an arm (a full factorial):
 
 - the main effect of i is the mean of v(S + i) - v(S) over all sets S without i;
 - the interaction of i and j is the mean of v(S + i + j) - v(S + i) - v(S + j) + v(S) over all sets S without both: what
-  the one gains more where the other is there;
+  the one gains more when the other is present;
 - the Shapley value of i (Shapley, 1953) is the mean gain of adding i, over all orders in which the n could be added;
   the values of all add up to the gain of the whole.
 
@@ -36,9 +36,9 @@ class Part:
 
     kind: Kind
     what: tuple[str, ...]
-    """One loss, the two that interact, or all that are added."""
+    """One loss, two that interact, or all that are added."""
     to: tuple[str, ...] | None
-    """The losses that something is added to; None of another kind."""
+    """The losses to which something is added; None for other kinds."""
     effect: Effect
 
 
@@ -61,7 +61,7 @@ def is_factorial(arms: Mapping[Losses, str], order: tuple[str, ...]) -> bool:
 
 
 def additions(arms: Mapping[Losses, str], order: tuple[str, ...]) -> dict[Name, Contrast]:
-    """What adding losses to others does, of all pairs of arms with none in between; added to none, it is a gain."""
+    """Effects of adding losses to others, for all pairs of arms without an arm in between."""
 
     def ordered(losses: Losses) -> tuple[str, ...]:
         return tuple(name for name in order if name in losses)

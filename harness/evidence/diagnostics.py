@@ -1,4 +1,4 @@
-"""Diagnostics beside the gain: what the runs of some arms kept of their trainings, errors and maps, as tidy frames."""
+"""Collects the diagnostics of arms in data frames: trainings, errors and BEV maps."""
 
 from collections.abc import Mapping, Sequence
 

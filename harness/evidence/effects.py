@@ -1,4 +1,4 @@
-"""Statistics of a study's outcomes: gains with confidence intervals, p values and verdicts, and attribution."""
+"""Computes the statistics of a study's outcomes: gains with 95 % CI, p values and verdicts, and attribution."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,19 +19,19 @@ BETTER, WORSE = "significant (better)", "significant (worse)"
 
 @dataclass(frozen=True)
 class Group:
-    """The arms of one student on one split that have a result for every seed, and began alike: what can be compared."""
+    """The comparable arms of one student on one split: they have a result for every seed and started alike."""
 
     model: str
     split: str
     names: dict[Key, str]
-    """What a line of the table is called in the blocks: by its trainings, as two lines may be of the same ones."""
+    """The name of each line in the blocks. Lines of the same trainings share a name."""
     baselines: dict[Key, str]
     """The name of each line's baseline in the blocks."""
     blocks: dict[Metric, Blocks]
     """Blocks of mAP and of NDS, in points."""
 
     def contrast(self, key: Key) -> dict[str, float] | None:
-        """A line less its baseline; None where the two are not there, or are the same trainings."""
+        """Contrast of a line and its baseline; None if one is missing or both are the same trainings."""
         name, baseline = self.names.get(key), self.baselines.get(key)
         if name is None or baseline is None or name == baseline or baseline not in self.names.values():
             return None
@@ -43,7 +43,7 @@ class Group:
         return Effect.unknown() if contrast is None else self.blocks[metric].effect(contrast)
 
     def detectable(self, metric: Metric) -> float:
-        """The minimum detectable effect (MDE) of this study at 80 % power, in points; NaN where nothing is known."""
+        """The minimum detectable effect (MDE) of this study at 80 % power, in pp; NaN if unknown."""
         spreads = [self.gain(key, metric).spread for key in self.baselines if self.contrast(key)]
         if not spreads:
             return math.nan
@@ -53,7 +53,7 @@ class Group:
 
 
 def groups(trained: Sequence[Outcome]) -> list[Group]:
-    """The students of a study, each on each split on which it is scored."""
+    """Return one group for each student and each split on which it is scored."""
     students = [outcome for outcome in trained if outcome.key.role in ("baseline", "control", "student")]
     return [_group(part) for part in by_key(students, lambda outcome: (outcome.key.model, outcome.key.split))]
 
@@ -93,7 +93,7 @@ def _blocks(arms: Mapping[str, Sequence[Outcome]], metric: Metric, scenes: int, 
 
 
 def verdict(effect: Effect, adjusted: float) -> str:
-    """Whether a gain is significant at ALPHA, by itself and after Holm's correction; empty where its p is unknown."""
+    """Return the verdict on a gain at ALPHA, before and after Holm's correction; empty if its p is unknown."""
     if math.isnan(effect.p):
         return ""
     if adjusted < ALPHA:
@@ -102,14 +102,14 @@ def verdict(effect: Effect, adjusted: float) -> str:
 
 
 def foremost(published: Mapping[str, PublishedGain]) -> tuple[str, PublishedGain | None]:
-    """The published gain that counts, with its paper: the first that was read for certain, else the first."""
+    """Return the published gain to compare with, and its paper: the first that was read for certain, else the first."""
     return next(
         (item for item in published.items() if item[1].mark == "read"), next(iter(published.items()), ("", None))
     )
 
 
 def agreement(effect: Effect, published: PublishedGain | None, metric: Metric) -> str:
-    """How our gain compares with a published one; empty where that is not read for certain, or ours has no interval."""
+    """Compare our gain with a published one; empty if that was not read for certain or ours has no interval."""
     if published is None or published.mark != "read" or math.isnan(effect.low):
         return ""
     direction = published.direction(metric)
@@ -125,9 +125,9 @@ def agreement(effect: Effect, published: PublishedGain | None, metric: Metric) -
 
 
 def gains(compared: Sequence[Group], published: Mapping[Key, PublishedGain]) -> dict[Key, dict[Metric, Gain]]:
-    """The gains of each line that has a baseline, with their errors; NaN where results are missing or unpaired.
+    """Return the gains of each line that has a baseline, with statistics; NaN if results are missing or unpaired.
 
-    p values are adjusted for all gains of the table but those on further splits, which are no result.
+    p values are adjusted for all gains of the table except those on further splits, which are not results.
 
     Args:
         compared: `groups` of a study.
@@ -151,38 +151,38 @@ def gains(compared: Sequence[Group], published: Mapping[Key, PublishedGain]) -> 
 
 
 def unlike(compared: Sequence[Group]) -> list[str]:
-    """A warning for each arm whose seeds vary more than those of the student's other arms: its 95 % CI is too short."""
+    """Return a warning for each arm whose seeds vary more than those of the student's other arms."""
     lines = []
     for group in compared:
         for metric, blocks in group.blocks.items():
             for name, p in blocks.unlike().items():
                 of = next(key for key, called in group.names.items() if called == name)
                 what = f"{of.path or group.model} {of.arm}" + (f" on {group.split}" if group.split else "")
-                so = "its 95 % CI is too short, those of the others too long"
+                so = "its 95 % CI is too short and those of the others are too long"
                 if of.role == "baseline":
                     so = "the 95 % CIs of all gains over it are too short"
                 lines.append(
-                    f"{what}: its seeds vary more in {metric} than those of other arms (F test, p {p:.1g}); {so}."
+                    f"{what}: its seeds vary more in {metric} than those of other arms (F test, p {p:.1g}), so {so}."
                 )
     return lines
 
 
 @dataclass(frozen=True)
 class Ascribed:
-    """What is ascribed to the losses of a path, in one metric."""
+    """An effect of losses on one path, in one metric."""
 
     path: str
     metric: Metric
     part: Part
     holm: float
-    """p adjusted for all parts of the study; NaN of a Shapley value."""
+    """p adjusted for all parts of the study; NaN for a Shapley value."""
 
 
 def attributions(compared: Sequence[Group], study: StudySpec) -> list[Ascribed]:
-    """The parts of every path whose arms tell two losses or more apart, p adjusted after Holm.
+    """Return the effects of losses on every path whose arms separate two or more losses, with Holm-adjusted p.
 
-    Shapley values are all but the same contrasts as main effects; to ask twice would only make every answer harder to
-    hear.
+    Shapley values are nearly the same contrasts as main effects. They are not tested, because further tests would only
+    reduce the power of the others.
     """
     order = tuple(dict.fromkeys(name for names in study.arms.values() for name in names))
     parts = [
@@ -198,7 +198,7 @@ def attributions(compared: Sequence[Group], study: StudySpec) -> list[Ascribed]:
 
 
 def _arms_by_path(group: Group, study: StudySpec) -> dict[str, dict[Losses, str]]:
-    """The name in the blocks of every set of losses on every path; the empty set is the baseline's."""
+    """Map every set of losses on every path to its name in the blocks; the empty set is the baseline."""
     by_path: dict[str, dict[Losses, str]] = {}
     for key, name in group.names.items():
         if key.role == "student":

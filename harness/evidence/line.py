@@ -1,4 +1,4 @@
-"""What a table is made of, typed: outcomes of trainings, and lines of those that differ in their seed alone."""
+"""Typed content of tables: outcomes of trainings, and lines of trainings that differ only in the seed."""
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ CLASS_AP = {f"AP/{name}": name for name in CLASSES}
 
 
 class Key(NamedTuple):
-    """What the trainings of a line agree in."""
+    """The properties that the trainings of a line share."""
 
     role: str
     model: str
@@ -38,7 +38,7 @@ class Key(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What a table calls the line."""
+        """Name of the line in a table."""
         return line_name(self.role, self.model, self.path, self.arm, self.split)
 
 
@@ -99,7 +99,7 @@ class Gain:
 
     mean: Mean
     scenes: float | int = float("nan")
-    """How many the interval is over, 0 where it is over none."""
+    """Number of scenes that the interval covers; 0 if it covers none."""
     low: float = float("nan")
     """End of the 95 % interval, as is `high`."""
     high: float = float("nan")
@@ -110,7 +110,7 @@ class Gain:
     """Minimum detectable effect (MDE) at 80 % power."""
     verdict: str = ""
     agreement: str = ""
-    """What it says of a published gain."""
+    """Agreement with a published gain."""
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -120,7 +120,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Line(_Trained):
-    """What a table says of the trainings that differ in their seed alone."""
+    """A line of a table: trainings that differ only in the seed."""
 
     metrics: dict[str, Mean]
     """HEADLINE_METRICS, CLASS_AP and MASKS in points, ERRORS in the devkit's units."""

@@ -1,4 +1,4 @@
-"""Provenance: which version of the code made which rows of a table."""
+"""Finds out which version of the code made which rows of a table."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ def made_by(runs: StudyRuns) -> dict[str, list[tuple[str, int]]]:
 
 
 def commit_lines(runs: StudyRuns) -> list[str]:
-    """For a caption: which commits made which rows, where it was more than one; else nothing."""
+    """Return a sentence for a caption if several commits made the rows; else nothing."""
     made = made_by(runs)
     if len(made) < 2:
         return []
@@ -29,13 +29,13 @@ def commit_lines(runs: StudyRuns) -> list[str]:
     clauses = [f"{commit} made {_rows(made[commit], count)}" for commit in others]
     modified = any(commit.endswith("+") for commit in made)
     return [
-        f"Made by more than one version of the code: {'; '.join(clauses)}; {usual} made all others."
-        + (" + stands for changes on top of a commit." if modified else "")
+        f"More than one version of the code made these rows: {'; '.join(clauses)}; {usual} made all others."
+        + (" A + marks uncommitted changes on top of a commit." if modified else "")
     ]
 
 
 def _rows(rows: list[tuple[str, int]], count: Counter[str]) -> str:
-    """The rows of a commit, with their seeds where it did not make all of them."""
+    """Name the rows of a commit, with seeds if it did not make all of them."""
     seeds = {name: [str(seed) for row, seed in rows if row == name] for name in count}
     suffixes = {name: "" if len(made) == count[name] else f" (seed {', '.join(made)})" for name, made in seeds.items()}
     return ", ".join(f"{name}{which}" for name, which in suffixes.items() if seeds[name])

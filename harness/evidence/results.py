@@ -1,4 +1,4 @@
-"""Runs to the outcomes of a study, one a training, and to their costs; and outcomes to the lines of its tables."""
+"""Converts the runs of a study to outcomes and costs, and outcomes to the lines of its tables."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from harness.study.plan import Row
 
 
 def outcomes(runs: StudyRuns, papers: Sequence[Paper] = ()) -> list[Outcome]:
-    """What each row of the plan came to, in its order."""
+    """Return the outcome of each row of the plan, in its order."""
     return [_outcome(row, runs, papers) for row in runs.plan.rows]
 
 
@@ -55,7 +55,7 @@ def _outcome(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> Outcome:
 
 
 def _published(row: Row, run: Run, papers: Sequence[Paper]) -> dict[str, PublishedGain]:
-    """What papers report for such a path and losses of such kinds, whatever the study calls them."""
+    """Return the published gains for this path and these kinds of losses, independent of their names in the study."""
     spec = run.job.spec
     if not isinstance(spec, DetectorJobSpec) or not row.published_as:
         return {}
@@ -65,15 +65,15 @@ def _published(row: Row, run: Run, papers: Sequence[Paper]) -> dict[str, Publish
 
 
 def why_unpaired(row: Row, runs: StudyRuns) -> str:
-    """Why a row must not be held against its baseline; empty where it may, or where they do not say how they began."""
+    """Return the reason why a row has no gain over its baseline; empty if it may have one."""
     student, baseline = (_began(id_, runs) for id_ in (row.job, str(row.baseline)))
     if not student or not baseline:
         return ""
     if student["weights"] != baseline["weights"]:
-        return "its initial weights are not those of its baseline (another kind of processor, or broken random streams)"
+        return "its initial weights differ from its baseline's (another kind of processor, or broken random streams)"
     batches = zip(student.get("batches", "").split(), baseline.get("batches", "").split(), strict=False)
     # The one may be longer than the other.
-    return "its batches are not those of its baseline" if any(a != b for a, b in batches) else ""
+    return "its batches differ from those of its baseline" if any(a != b for a, b in batches) else ""
 
 
 def _began(id_: str, runs: StudyRuns) -> dict[str, str]:
@@ -89,14 +89,14 @@ def _machine(result: Result) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the trainings of a line cost, in means over those that are finished; NaN of what none of them knows."""
+    """Cost of the trainings of a line, averaged over the finished ones; NaN if unknown."""
 
     role: str
     model: str
     path: str
     arm: str
     seeds: int
-    """Those that are finished."""
+    """Number of finished seeds."""
     parameters: float
     """The detector's number of parameters."""
     latency_ms: float
@@ -112,7 +112,7 @@ class Cost:
 
 
 def costs(runs: StudyRuns) -> list[Cost]:
-    """What each training of the plan cost, those that differ only in seed as one."""
+    """Return the cost of each training of the plan; trainings that differ only in the seed are averaged."""
     trained = [row for row in runs.plan.rows if not row.split and runs[row.job].job.spec.steps]
     finished = [row for row in trained if runs[row.job].result is not None]
     return [_cost(rows, runs) for rows in by_key(finished, lambda row: (row.role, row.model, row.path, row.arm))]
@@ -178,7 +178,7 @@ def _line(seeds: Sequence[Outcome], sure: dict[Metric, Gain]) -> Line:
 
 
 def _mean(values: Sequence[float]) -> Mean:
-    """Over all of them: a mean over fewer seeds than were asked for would pass for that of all."""
+    """Average over all seeds; NaN if one is missing, so that a mean never covers fewer seeds than it states."""
     return Mean(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
 
 

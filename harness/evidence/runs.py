@@ -1,4 +1,4 @@
-"""The runs of a study, each opened once: all that tables, figures and page say of a training comes from here."""
+"""Reads each run of a study once, for tables, figures and the page."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -39,19 +39,19 @@ class Run:
     job: Job
     folder: RunFolder
     result: Result | None = None
-    """None while the job is not finished."""
+    """The result; None while the job is not finished."""
     damage: Damage | None = None
     failure: str = ""
-    """Why the last attempt ended without a result; empty where none did."""
+    """Reason why the last attempt ended without a result; empty if it did not."""
     finished_at: float = float("nan")
     """Seconds since 1970; NaN while the job is not finished."""
     draws: Draws | None = None
     step_seconds: float = float("nan")
     """Median duration of a step of the training; NaN of a job without steps and of one that is not finished."""
     history: History | None = None
-    """The training in a few parts; None of a job without steps and of one that is not finished."""
+    """Log of the training, averaged over parts; None for a job without steps or an unfinished one."""
     latency: Latency | None = None
-    """None where it was never measured."""
+    """The latency; None if it was not measured."""
     unreadable: list[Damaged] = field(default_factory=list)
     """Files of the diagnostics that were asked for so far, and say nothing; no number of a table needs them."""
 
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def missing(self) -> str:
-        """Why there is no result, in the words of a table's cell; empty where there is one."""
+        """Reason for a missing result, for a cell of a table; empty if there is a result."""
         if self.damage is not None:
             return self.damage.short
         if self.result is not None:
@@ -71,14 +71,14 @@ class Run:
 
     @property
     def reason(self) -> str:
-        """Why it failed; empty where it did not."""
+        """Reason of the failure; empty if it did not fail."""
         if self.state != "failed":
             return ""
         return self.damage.message if self.damage else self.failure
 
     @cached_property
     def state(self) -> State:
-        """What became of the job; a process that owns its folder is at work on it."""
+        """State of the job. It is running if a process owns its folder."""
         if self.result is not None:
             return "done"
         if self.folder.in_use():
@@ -87,27 +87,27 @@ class Run:
 
     @cached_property
     def analysis(self) -> Analysis | None:
-        """What the errors of a finished detector cost, draw by draw: a large file, read when somebody asks for it."""
+        """Cost of the errors of a finished detector in each draw, from a large file that is read on first use."""
         path = self.folder.analysis
         return _noted(path, kept_analysis(path), self.unreadable) if self.result is not None else None
 
     @cached_property
     def alignments(self) -> dict[str, Alignment]:
-        """How like the detectors of other jobs this one is, by their ids."""
+        """Similarity to the detectors of other jobs, by their ids."""
         files = {path.stem.partition("-")[2]: path for path in self.folder.path.glob("alignment-*.json")}
         read = {id_: _noted(path, kept_model(path, Alignment), self.unreadable) for id_, path in files.items()}
         return {id_: alignment for id_, alignment in read.items() if alignment is not None}
 
 
 def _noted(path: Path, content: Content | None, unreadable: list[Damaged]) -> Content | None:
-    """What a file of the diagnostics says; one that is there and says nothing is put down."""
+    """Read a file of the diagnostics, and record it if it is unreadable."""
     if content is None and path.is_file():
         unreadable.append(Damaged(path, "it cannot be read, or another version wrote it"))
     return content
 
 
 def open_run(job: Job, folder: RunFolder) -> Run:
-    """Read a run folder; one that does not exist is that of a job which was not run."""
+    """Read a run folder. If it does not exist, the job was not run."""
     try:
         if (damage := other_job(folder, job.label)) is not None:
             return Run(job, folder, damage=damage)
@@ -151,7 +151,7 @@ class StudyRuns(Mapping[str, Run]):
 
     plan: Plan
     folder: Path
-    """The folder of the run folders."""
+    """Folder of the run folders."""
     by_job: Mapping[str, Run]
 
     @classmethod
@@ -161,17 +161,17 @@ class StudyRuns(Mapping[str, Run]):
 
     @property
     def damaged(self) -> dict[str, Damage]:
-        """The damage of each run that must not be believed, by the id of its job."""
+        """Damage of each unusable run, by the id of its job."""
         return {id_: run.damage for id_, run in self.items() if run.damage is not None}
 
     @property
     def unreadable(self) -> list[str]:
-        """What there is to say of each file of the diagnostics that was asked for so far and says nothing."""
+        """Messages about the files of the diagnostics that were unreadable so far."""
         return [f"{run.job.label}: {damaged}" for run in self.values() for damaged in run.unreadable]
 
     @property
     def results(self) -> dict[str, Result]:
-        """The result of each finished job whose run may be believed, by its id."""
+        """Results of the finished jobs with intact runs, by job id."""
         return {id_: run.result for id_, run in self.items() if run.result is not None}
 
     def __getitem__(self, id_: str) -> Run:

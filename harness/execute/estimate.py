@@ -1,4 +1,4 @@
-"""How long a plan will take: by finished jobs of the same kind, else by timing a few steps of the detectors."""
+"""Estimates the time of a plan from similar finished jobs, or from a few timed training steps."""
 
 import json
 import platform

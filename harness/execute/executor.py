@@ -1,4 +1,4 @@
-"""The walk over the DAG: one worker process a job, as many at once as asked for; nothing finished is run again."""
+"""Runs the jobs of a plan in the order of its DAG, several at once; finished jobs are not run again."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ TIMED_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Site:
-    """Where and on what a study runs."""
+    """Folders, device and processes of a study's execution."""
 
     runs: Path
     root: NuScenesRoot
@@ -60,13 +60,13 @@ class JobState:
     job: Job
     status: Status
     reason: str = ""
-    """Why it failed."""
+    """Reason of the failure."""
     wrong_input: bool = False
-    """It failed for something that the user has to mend."""
+    """Whether wrong input caused the failure."""
     step: int = 0
     loss: float | None = None
     seconds_left: float | None = None
-    """Seconds that its training has left, by the newest steps."""
+    """Remaining seconds of its training, estimated from the latest steps."""
 
 
 @dataclass
@@ -84,7 +84,9 @@ def check_device(device: str) -> None:
     if device not in here:
         raise InputError(f"--device: {unknown('device', device, here)}")
     if not here[device]:
-        raise InputError(f"--device {device}: this machine has none; it has: {', '.join(d for d in here if here[d])}")
+        raise InputError(
+            f"--device {device}: this machine has no such device; allowed: {', '.join(d for d in here if here[d])}"
+        )
 
 
 def open_site(
@@ -141,7 +143,7 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
                     failed = next((needed for needed in needs if needed.status == "failed"), None)
                     if failed is not None:
                         state.status, state.wrong_input = "failed", failed.wrong_input
-                        state.reason = f"what it builds on failed ({failed.job.label})"
+                        state.reason = f"a job that it needs failed ({failed.job.label})"
                     elif all(n.status == "done" for n in needs) and time.monotonic() > not_before.get(id_, 0):
                         if site.folder(id_).result() is not None:
                             # Another study has trained it meanwhile.
@@ -222,7 +224,7 @@ def _one_gpu(device: str, slot: int) -> dict[str, str]:
 
 
 def _end(worker: _Worker) -> None:
-    """Ask a worker to stop and wait for it; one that does not answer is killed (its last checkpoint stays)."""
+    """Ask a worker to stop and wait for it; kill it if it does not answer. Its last checkpoint stays."""
     worker.process.stop()
     try:
         worker.process.wait(STOP_SECONDS)
@@ -251,7 +253,7 @@ def _settle(state: JobState, code: int, site: Site) -> None:
     if folder.result() is not None:
         state.status = "done"
         if code == UNEXAMINED:
-            state.reason = f"its diagnosis failed, see {folder.log}; harness.report --examine tries again"
+            state.reason = f"its diagnostics failed, see {folder.log}; harness.report --examine tries again"
         return
     failure = folder.failure()
     how = {STOPPED: "was stopped", CLOSED: "lost the process that starts jobs"}.get(

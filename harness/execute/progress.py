@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live table in a terminal, plain lines anywhere else."""
+"""Shows the progress of a study: a live table in a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,7 +58,7 @@ def _steps(state: JobState) -> str:
 
 
 def _eta(states: dict[str, JobState], workers: int) -> str:
-    """Done of all, and the time left if what waits takes as long as what runs."""
+    """Return finished of all jobs, and the time left if waiting jobs take as long as running ones."""
     done = sum(s.status == "done" for s in states.values())
     text = f"{done} of {len(states)} jobs done"
     trainings = [

@@ -1,4 +1,4 @@
-"""What a nuImages root holds: images and instances of each split, files that cannot be used, and pictures."""
+"""Inspects a nuImages root: counts images and instances of each split, checks files, and draws pictures."""
 
 from collections import Counter
 from collections.abc import Callable

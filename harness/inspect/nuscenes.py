@@ -1,4 +1,4 @@
-"""What a nuScenes root holds, in numbers, and which of its sensor files cannot be used."""
+"""Inspects a nuScenes root: counts its content, and finds missing and damaged sensor files."""
 
 import hashlib
 import os
@@ -129,7 +129,9 @@ def raise_if_unusable(unusable: list[Unusable]) -> None:
     if len(unusable) > _SHOWN:
         lines.append(f"... and {len(unusable) - _SHOWN} more")
     raise InputError(
-        "\n".join([f"{len(unusable)} sensor files cannot be used:" if len(unusable) > 1 else lines.pop(0), *lines])
+        "\n".join(
+            [f"{len(unusable)} sensor files are missing or damaged:" if len(unusable) > 1 else lines.pop(0), *lines]
+        )
     )
 
 
@@ -217,5 +219,5 @@ def _what_is_wrong(root: Path, row: dict[str, Any], fast: bool, hashes: dict[str
         return str(error)
     expected = hashes.get(row["filename"])
     if expected is not None and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-        return f"{path} is damaged: its hash is not the one in {MANIFEST}"
+        return f"{path} is damaged: its hash differs from that in {MANIFEST}"
     return None

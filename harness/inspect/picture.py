@@ -1,6 +1,6 @@
-"""Samples and images as pictures: what the cameras, the LiDAR and the RADARs saw, and the annotated boxes on it.
+"""Draws samples and images: camera images, LiDAR and RADAR, with the annotated boxes.
 
-It is drawn from what the reader returns and nothing else: where boxes lie on objects and points, its frames are right.
+It draws only what the reader returns. If boxes lie on objects and points, the reader's frames are right.
 """
 
 import math
@@ -66,7 +66,7 @@ def check_target(path: Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"picture {path}: folder {path.parent} does not exist")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"picture {path} cannot be written to")
+        raise InputError(f"picture {path} is not writable")
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -175,7 +175,7 @@ def _batches(folder: RunFolder, tokens: list[str], batch_size: int) -> str:
     # By chance, one shuffle of eight samples in forty thousand is no shuffle; of fewer it would be too many.
     full = min(len(seen), len(tokens) // batch_size)
     if full * batch_size >= 8 and seen[:full] == unshuffled[:full]:
-        raise RuntimeError("the training samples come in the order of their split: nothing shuffles them")
+        raise RuntimeError("the training samples are not shuffled: they have the order of their split")
     return " ".join(f"{name:08x}" for name in seen)
 
 

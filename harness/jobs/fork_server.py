@@ -1,6 +1,6 @@
-"""A process that has imported what jobs need and is forked for each: jobs start in a tenth of a second, not in fifteen.
+"""A process that imports what jobs need once, and is forked for each job, which then starts in a tenth of a second.
 
-`ForkServer` is the caller's side, `python -m harness.jobs.fork_server` the other. The server trains nothing and never
+`ForkServer` is the caller's side, `python -m harness.jobs.fork_server` the server. The server trains nothing and never
 touches CUDA, so that its children may. Requests and replies are lines of JSON on its standard input and output.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 WARM = sys.platform != "darwin"
-"""macOS's frameworks do not survive a fork, so that jobs begin with an interpreter of their own there."""
+"""Whether jobs are forked. On macOS, frameworks do not survive a fork, so each job starts its own interpreter."""
 PROGRAM = ["-m", "harness.jobs.fork_server"]
 REAP_SECONDS = 0.05
 CLOSED = -1000

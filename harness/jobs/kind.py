@@ -1,4 +1,4 @@
-"""What every kind of job has: an order, an outcome, and a `Kind` that checks, orders, runs and estimates it."""
+"""Kind: the interface of a kind of job, which checks, orders, runs and estimates it."""
 
 import time
 from abc import ABC, abstractmethod
@@ -83,7 +83,7 @@ class Outcome:
     warnings: dict[str, str] = field(default_factory=dict)
     began: dict[str, str] = field(default_factory=dict)
     diagnose: Callable[[], None] = lambda: None
-    """What is left to do that is no part of the result."""
+    """The work after the result, such as diagnostics."""
 
 
 class Kind(ABC, Generic[AJobSpec]):
@@ -110,16 +110,16 @@ class Kind(ABC, Generic[AJobSpec]):
     def run(
         self, order: JobOrder, spec: AJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
-        """Do it, or go on where an earlier attempt stopped.
+        """Run the job, or resume where an earlier attempt stopped.
 
         Raises:
             Interrupted: `stop` returned True; the state is saved.
-            InputError: For what the user has to mend.
+            InputError: The user's input is wrong.
         """
 
     @abstractmethod
     def estimate(self, spec: AJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
-        """Seconds that it will take, from those of steps."""
+        """Estimate the seconds of the job from those of steps."""
 
 
 def count_parameters(model: torch.nn.Module) -> int:

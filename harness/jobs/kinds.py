@@ -1,4 +1,4 @@
-"""The kinds of jobs by their specs: a new kind is a file here, a spec in `harness.study.jobs` and a line of KINDS."""
+"""The table of kinds of jobs. A new kind needs a file here, a spec in `harness.study.jobs` and a line of KINDS."""
 
 from pathlib import Path
 from typing import Any

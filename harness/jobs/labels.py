@@ -1,4 +1,4 @@
-"""Jobs of labels: what an image teacher sees in the images of the detection data, or labels made elsewhere."""
+"""Jobs of labels: an image teacher labels the images of the detection data, or given labels are copied."""
 
 import shutil
 import time

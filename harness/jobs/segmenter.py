@@ -1,4 +1,4 @@
-"""Jobs of image teachers that are trained here: a segmenter on images of their own, scored by mask AP."""
+"""Jobs of image teachers that are trained here: a segmenter on its own images, scored by mask AP."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

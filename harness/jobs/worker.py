@@ -27,7 +27,7 @@ from harness.train.trainer import Interrupted
 
 
 def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
-    """Train and score, or go on where an earlier attempt stopped; write the result, and only then look into it."""
+    """Train and score, or resume an earlier attempt; write the result, then the diagnostics."""
     commit = _commit()
     fabric = open_device(order.device, order.spec.precision, order.threads)
     outcome = kind_of(order.spec).run(order, order.spec, fabric, folder, stop)
@@ -75,7 +75,7 @@ def _commit() -> str:
 
 
 def main(path: Path) -> int:
-    """Run the job of a folder. It stops, with its state saved, when standard input is closed: the parent is gone."""
+    """Run the job of a folder. When standard input is closed, the parent is gone: save the state and stop."""
     folder = RunFolder(path)
     gone = threading.Event()
 
@@ -95,7 +95,7 @@ def main(path: Path) -> int:
 
 
 def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
-    """Run the job of a folder that this process owns, and record how it ended."""
+    """Run the job of a folder that this process owns, and record the outcome."""
     try:
         if folder.result() is None:
             run(JobOrder.model_validate(folder.job()), folder, stop)
@@ -116,7 +116,7 @@ def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
 
 
 def warm_up() -> None:
-    """Import what a job imports only where it needs it."""
+    """Import the modules that a job imports late."""
     for module in ("harness.diagnose.examine", "harness.evaluate.detection", "harness.evaluate.submission"):
         import_module(module)
     # Nothing is computed on the meta device, so that no thread of torch's is there when jobs are forked.
@@ -128,7 +128,7 @@ def warm_up() -> None:
 
 
 def end(path: Path) -> NoReturn:
-    """Run the job of a folder as all that this process still does."""
+    """Run the job of a folder and end the process."""
     settle()
     status = main(path)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""python -m harness.report STUDY.yaml: the tables again from what is stored, also while it runs; or from a bundle."""
+"""python -m harness.report STUDY.yaml: rebuild the report from stored runs or from a bundle, without training."""
 
 import tempfile
 import threading
@@ -27,7 +27,7 @@ console = Console()
 _say = partial(say, console)
 app = Program()
 StudyOrBundle = Annotated[
-    Path, typer.Argument(metavar="STUDY.yaml|FILE.zip", help="The question, or a bundle that --bundle wrote.")
+    Path, typer.Argument(metavar="STUDY.yaml|FILE.zip", help="A study file, or a bundle that --bundle wrote.")
 ]
 
 
@@ -35,32 +35,35 @@ StudyOrBundle = Annotated[
 @flags.asks(path=StudyOrBundle)
 def main(
     asked: flags.Asked,
-    sync: Annotated[bool, typer.Option("--sync", help="Rebuild the study's runs in MLflow, too.")] = False,
+    sync: Annotated[bool, typer.Option("--sync", help="Also rebuild the study's runs in MLflow.")] = False,
     ui: Annotated[
-        bool, typer.Option("--ui", help="The same, and open MLflow on them: prints links that compare them.")
+        bool, typer.Option("--ui", help="As --sync, then open MLflow and print links to compare runs.")
     ] = False,
     examine: Annotated[
         bool,
-        typer.Option("--examine", help="Find out what runs lack for the diagnostics, from their weights and boxes."),
+        typer.Option("--examine", help="Compute missing diagnostics from stored weights and boxes."),
     ] = False,
-    device: Annotated[str, typer.Option(help="What --examine looks on: auto, cpu, cuda or mps.")] = "auto",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the UI, on 127.0.0.1.")] = 5000,
+    device: Annotated[str, typer.Option(help="Device for --examine: auto, cpu, cuda or mps.")] = "auto",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow on 127.0.0.1, for --ui.")] = 5000,
     bundle: Annotated[
-        Path | None, typer.Option(metavar="FILE.zip", help="Also write all that the tables are made from to one file.")
+        Path | None, typer.Option(metavar="FILE.zip", help="Also write a bundle: one file that rebuilds the tables.")
     ] = None,
     without_predictions: Annotated[
-        bool, typer.Option("--without-predictions", help="Leave predicted boxes out of the bundle, most of its size.")
+        bool, typer.Option("--without-predictions", help="Omit the predicted boxes, most of the bundle's size.")
     ] = False,
-    with_weights: Annotated[bool, typer.Option("--with-weights", help="Add trained detectors to the bundle.")] = False,
+    with_weights: Annotated[
+        bool, typer.Option("--with-weights", help="Add the trained detectors to the bundle.")
+    ] = False,
     columns: flags.Columns = None,
-    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open report.html in the browser.")] = False,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Import the modules that a bundle's study names, which runs them.")
+        bool, typer.Option("--trust", help="Allow a bundle to import modules, which runs their code.")
     ] = False,
 ) -> None:
-    """Print and write the tables of a study from its finished runs; rows without one say so. Nothing is trained.
+    """Write the report of a study from its finished runs, and print its tables. Nothing is trained.
 
-    Of a bundle, without its dataset and its runs. Exit status 2 where a run is damaged: its row says so.
+    A row without a finished run states the reason. A bundle (FILE.zip) needs neither the dataset nor the runs. The exit
+    status is 2 if a run is damaged; its row names the damage.
     """
     from harness.study.first_look import first_look
 
@@ -83,18 +86,18 @@ def main(
         if opened.root is None:
             _compare(differing_tables(opened, tables))
         elif not done and not damaged:
-            _say(f"nothing of this study is trained yet; this trains it: {asked.command('harness.run')}")
+            _say(f"this study has no finished training yet; to train it: {asked.command('harness.run')}")
         if bundle is not None:
             files = write_bundle(bundle, opened, runs, tables, not without_predictions, with_weights)
             _say(f"bundle: {bundle}, {files} files of {len(done)} finished runs, {bundle.stat().st_size:,} bytes")
         if open_ and not webbrowser.open((tables / "report.html").resolve().as_uri()):
-            _say("no browser can be started here; open the page yourself")
+            _say(f"no browser can be started here; open {tables / 'report.html'} yourself")
         if sync or ui:
             mirror = _mirrored(asked, opened, runs, tables, text, arms)
             if ui:
                 _serve(mirror, asked.tracking_uri, port)
             else:
-                _say(f"compare in a browser: {asked.again('report')} --ui")
+                _say(f"to compare the runs in a browser: {asked.again('report')} --ui")
     if damaged:
         raise typer.Exit(2)
     if unexamined:
@@ -104,10 +107,10 @@ def main(
 def _check_flags(
     asked: flags.Asked, bundle: Path | None, examine: bool, without_predictions: bool, with_weights: bool
 ) -> None:
-    """Raise InputError for flags that say nothing beside the others."""
+    """Raise InputError for flags that have no effect together with the others."""
     contents = {"--without-predictions": without_predictions, "--with-weights": with_weights}
     if bundle is None and any(contents.values()):
-        raise InputError(f"{_named(contents)}: says what goes into a bundle; add --bundle FILE.zip")
+        raise InputError(f"{_named(contents)}: this applies to a bundle only; add --bundle FILE.zip")
     of_study = asked.of_study | {"--bundle": bundle, "--examine": examine}
     if _is_study_file(asked.path) or not any(of_study.values()):
         return
@@ -115,13 +118,13 @@ def _check_flags(
 
     if is_bundle(asked.path):
         raise InputError(
-            f"{_named(of_study)}: {asked.path} is a bundle, which has its study, data and runs in it; such flags are "
-            "for the file of a study"
+            f"{_named(of_study)}: {asked.path} is a bundle, which contains its study, data and runs; "
+            "these flags are for study files only"
         )
 
 
 def _is_study_file(path: Path) -> bool:
-    """Whether it is called like one: what looks into it otherwise takes seconds to import."""
+    """Whether the suffix is that of a study file; a look into the file would cost seconds of imports."""
     return path.suffix in (".yaml", ".yml")
 
 
@@ -132,7 +135,7 @@ def _named(given: Mapping[str, object]) -> str:
 
 @contextmanager
 def _opened(asked: flags.Asked, trust: bool) -> "Iterator[Opened]":
-    """What the report is made from."""
+    """Open the study or the bundle that the report is made from."""
     from harness.bundle.read import is_bundle, unbundled
     from harness.opened import open_study
 
@@ -144,15 +147,15 @@ def _opened(asked: flags.Asked, trust: bool) -> "Iterator[Opened]":
 
 
 def _compare(differing: Sequence[str]) -> None:
-    """Say whether the tables are those of the bundle."""
+    """Print whether the tables equal those of the bundle."""
     if differing:
-        _say(f"not as in the bundle, which another version of the code may have written: {', '.join(differing)}")
+        _say(f"these differ from the bundle, perhaps written by another version of the code: {', '.join(differing)}")
     else:
-        _say("byte for byte the tables of the bundle")
+        _say("the tables equal those of the bundle byte for byte")
 
 
 def _complete(opened: "Opened", device: str) -> bool:
-    """Examine what is finished; whether that failed anywhere."""
+    """Examine the finished jobs; return whether any examination failed."""
     from harness.evidence.runs import StudyRuns
     from harness.execute.executor import check_device
     from harness.report.complete import complete
@@ -169,7 +172,7 @@ def _complete(opened: "Opened", device: str) -> bool:
 def _mirrored(
     asked: flags.Asked, opened: "Opened", runs: "StudyRuns", tables: Path, text: str, lines: "Sequence[Line]"
 ) -> "Mirror":
-    """The study's runs in MLflow, as they are in the run folders."""
+    """Mirror the study's run folders to MLflow."""
     from harness.tracking.store import check_store
     from harness.tracking.study import Mirror
 
@@ -181,7 +184,7 @@ def _mirrored(
 
 
 def _serve(mirror: "Mirror", tracking_uri: str, port: int) -> None:
-    """Have the UI on until somebody presses Ctrl-C."""
+    """Serve the UI until Ctrl-C is pressed."""
     from harness.tracking.search import complete_trials
     from harness.tracking.store import is_server
     from harness.tracking.ui import compare_link, serving

@@ -1,4 +1,4 @@
-"""What a study found, in a few sentences that follow from its table and nothing else."""
+"""Summarises the answer of a study in a few sentences, using its table only."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from harness.report.tables import SYNTHETIC, interval_text
 from harness.study.spec import StudySpec
 
 NAMED = 3
-"""Rows that a sentence names."""
+"""Largest number of rows that a sentence names."""
 
 
 def headlines(lines: Sequence[Line], study: StudySpec) -> list[str]:
-    """The answer, and how far it goes: missing rows, the minimum detectable effect, published gains."""
+    """Return the answer and its limits: missing rows, the minimum detectable effect, published gains."""
     missing = sum(line.missing != "" for line in lines)
     sentences = [f"{missing} of {len(lines)} rows have no result yet."] if missing else []
     sentences += filter(None, [answer(lines, study)])
@@ -39,7 +39,7 @@ def answer(lines: Sequence[Line], study: StudySpec) -> str:
         return ""
     better, worse = ([line for line in rows if line.gains["NDS"].verdict == side] for side in (BETTER, WORSE))
     if not any(line.gains["NDS"].verdict for line in rows):
-        text = f"Whether any of {len(rows)} distilled rows gains NDS significantly is unknown: too few seeds and scenes"
+        text = f"Too few seeds and scenes to test whether any of {len(rows)} distilled rows gains NDS"
     elif better:
         verb = "gains" if len(better) == 1 else "gain"
         text = f"{len(better)} of {len(rows)} distilled rows {verb} NDS significantly (Holm, 95 %): {_named(better)}"
@@ -52,7 +52,7 @@ def answer(lines: Sequence[Line], study: StudySpec) -> str:
     size = f"{gain.mean.value:+.1f} pp {interval_text(gain.low, gain.high)}".rstrip()
     text += f"; largest gain: {best.name} {size}; {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
     covers = len(study.seeds) == 1 and not math.isnan(gain.low)
-    return f"{text}{', so that intervals cover the choice of validation scenes only' if covers else ''}."
+    return f"{text}{', so intervals cover the choice of validation scenes only' if covers else ''}."
 
 
 def _named(lines: Sequence[Line]) -> str:

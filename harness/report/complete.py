@@ -1,4 +1,4 @@
-"""Complete: whatever a study's finished runs lack for the diagnostics, from stored weights and predictions."""
+"""Computes missing diagnostics of a study's finished runs from stored weights and predictions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,19 +24,19 @@ from harness.train.device import machine, open_device
 
 @dataclass
 class Completion:
-    """What was done, and why something was not, by the job's label and id."""
+    """Counts what was computed, and gives the reason for each failure by the job's label and id."""
 
     done: int = 0
     there: int = 0
-    """Was kept before."""
+    """Number of files that were already stored."""
     busy: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
-        """For people."""
-        lines = [f"examined: {self.done} new, {self.there} there before"]
-        lines += [f"{name}: in use by another process; call again when it is done" for name in self.busy]
+        """A readable summary, one line for each problem."""
+        lines = [f"examined: {self.done} new, {self.there} already stored"]
+        lines += [f"{name}: in use by another process; repeat the command when it has finished" for name in self.busy]
         lines += [f"{name}: not examined: {reason}" for name, reason in self.failed.items()]
         return "\n".join(lines)
 
@@ -46,7 +46,7 @@ class _Task:
     name: str
     folder: RunFolder
     needs: tuple[str, Inputs, int]
-    """Split, inputs and number of the samples that it looks at."""
+    """Split, inputs and number of its samples."""
     is_done: Callable[[], bool]
     do: Callable[[SampleSet], None]
 
@@ -54,14 +54,14 @@ class _Task:
 def complete(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, console: Console) -> Completion:
     """Examine the finished detectors of a plan, and compare students and their baselines with the students' teachers.
 
-    Each thing is kept in its run folder as soon as it is known, so that an interrupted call costs what it was at.
+    Each file is stored in its run folder at once, so an interrupted call loses only the current one.
 
     Args:
-        runs: Of the plan, as they are before.
+        runs: The runs of the plan, read before the call.
         root: The dataset that the plan was made for.
-        device: A Fabric accelerator; on it latencies are measured.
-        threads: Of this process.
-        console: Is shown the progress.
+        device: A Fabric accelerator, on which latencies are measured.
+        threads: Threads of this process.
+        console: Shows the progress.
     """
     completion = Completion()
     # One set may keep a gigabyte of decoded samples, which serve the next task, too, where that needs the same.
@@ -89,8 +89,8 @@ def complete(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, con
 
 
 def _tasks(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, completion: Completion) -> list[_Task]:
-    """One for every finished detector, and for every finished pair; what cannot be compared is told right away."""
-    # A run that must not be believed is not worth a look; the report says what is wrong with it.
+    """Return a task for every finished detector and pair; record pairs that cannot be compared as failed."""
+    # Damaged runs are skipped; the report names their damage.
     finished = {id_: run for id_, run in runs.items() if run.result and isinstance(run.job.spec, DetectorJobSpec)}
     specs = {id_: runs.plan.detector_spec(id_) for id_ in finished}
     names = {id_: f"{run.job.label} [{id_}]" for id_, run in finished.items()}

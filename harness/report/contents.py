@@ -1,4 +1,4 @@
-"""What the page of a study shows, and in which order."""
+"""Chooses the sections of a study's page, and their order."""
 
 import math
 from collections.abc import Sequence
@@ -38,16 +38,16 @@ def document(
     out: Path,
     command: str,
 ) -> Page:
-    """The page, its figures written as files, too.
+    """Build the page, and write its figures to files.
 
     Args:
-        opened: What it is about.
-        runs: Of its plan.
+        opened: The study.
+        runs: The runs of its plan.
         lines: Summary of the results.
         ascribed: Attribution of the gains.
-        tables: By name.
+        tables: Tables by name.
         out: Folder of the report.
-        command: That makes all of it again.
+        command: The command that repeats the study.
     """
     pictures = Pictures(out / "figures")
     published = [table for name, table in tables.items() if name.startswith("published")]
@@ -57,7 +57,7 @@ def document(
         pictures.add(
             "forest",
             "Gains over the baseline with 95 % CI",
-            f"{len(gains)} arms in mAP and NDS; the numbers are those of the table above",
+            f"{len(gains)} arms in mAP and NDS; the table above contains the numbers",
             forest,
             gains,
             notes=["Filled: the 95 % CI excludes 0. Hollow diamond: published gain on nuScenes."],
@@ -90,23 +90,23 @@ def document(
         plan_graph,
         nodes(opened.plan),
         {id_: run.state for id_, run in runs.items()},
-        notes=["A box is a training, or several that differ in the seed alone; lines lead from teacher to student."],
+        notes=["A box is a training, or several that differ only in the seed. Lines lead from teacher to student."],
     )
     sections += [Section("Plan", (), pictures.taken()), Section("Cost", [tables["cost"]])]
     if opened.stored_tables and (opened.stored_tables / PICTURES).is_file():
         atomic_write(out / PICTURES, (opened.stored_tables / PICTURES).read_bytes())
     seen = samples(opened.root, opened.study, runs, trio(runs), out)
-    note = "The figures are in the folder figures beside this page, too, as SVG and PDF."
+    note = "The folder figures next to this page contains every figure as SVG and PDF."
     sentences = headlines(lines, opened.study)
     return Page(opened.name, opened.question, sentences, sections, runs, seen, command, (note,))
 
 
 SHOWN = 4
-"""Arms of which diagnostics are drawn: nobody reads more."""
+"""Largest number of arms in the figures of diagnostics."""
 
 
 def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> list[Section]:
-    """The diagnostics, as far as the runs have kept them (docs/diagnostics.md)."""
+    """Build the section of diagnostics from what the runs store (docs/diagnostics.md)."""
     students = [line for line in lines if line.key.role == "student" and not line.key.split]
     chosen = {(line.key.path, line.key.arm) for line in sorted(students, key=_smallness)[:SHOWN]}
     arms = {arm: rows for arm, rows in student_arms(runs.plan).items() if arm in chosen}
@@ -116,9 +116,9 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
     for name, title, alt, note, draw, frame in (
         (
             "progress",
-            "Detection loss during training, baseline less student",
-            "Curves of the baseline's detection loss less the student's, of the same batches",
-            "Above 0: the student has the lower detection loss on the training batches, which is no score.",
+            "Detection loss during training, baseline minus student",
+            "Curves of the baseline's detection loss minus the student's, on the same batches",
+            "Above 0: the student's detection loss on the training batches is lower. This does not measure accuracy.",
             progress_figure,
             progress,
         ),
@@ -158,7 +158,7 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
         ),
     ):
         part = breakdown[breakdown["group"] == group]
-        note = "95 % CI over validation scenes only, not corrected for the number of comparisons; bold: it excludes 0."
+        note = "95 % CI over validation scenes only, not corrected for multiple comparisons; bold: it excludes 0."
         if len(part):
             pictures.add(name, title, title, breakdown_figure, part, head, notes=[note])
     shown = pictures.taken()
@@ -166,20 +166,22 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
     if not shown and not words:
         return []
     if len(students) > SHOWN:
-        words.append(f"Shown: the {SHOWN} of {len(students)} arms whose NDS differs most from the baseline's.")
+        words.append(
+            f"The figures show the {SHOWN} of {len(students)} arms whose NDS differs most from the baseline's."
+        )
     if breakdown.empty or alignment.empty:
-        words.append("Runs that were never examined lack a part of this; `harness.report --examine` adds it.")
+        words.append("Some runs have no diagnostics yet; `harness.report --examine` computes them.")
     return [Section("Diagnostics", (), shown, words)]
 
 
 def _smallness(line: Line) -> float:
-    """Order by the size of the gain, the largest first and what has none last."""
+    """Sort key: the largest absolute gain first, lines without a gain last."""
     gain = line.gains["NDS"].mean.value
     return math.inf if math.isnan(gain) else -abs(gain)
 
 
 def _means_by_set(lines: Sequence[Line], study: StudySpec, path: str) -> dict[tuple[str, ...], float]:
-    """NDS of every set of losses on a path, each in one order, the baseline's of the empty one."""
+    """NDS of every set of losses on a path, with sorted names; the empty set is the baseline."""
     student = study.ends(path).student
     means = {}
     for line in lines:

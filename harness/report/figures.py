@@ -1,4 +1,4 @@
-"""The plots of results: gains with their confidence intervals, and interactions of losses."""
+"""Draws the results: gains with their confidence intervals, and interactions of losses."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations

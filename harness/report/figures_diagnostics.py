@@ -1,4 +1,4 @@
-"""Figures of the diagnostics, one function each, made from the frames of `harness.evidence.diagnostics`."""
+"""Draws the figures of the diagnostics from the frames of `harness.evidence.diagnostics`."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ _COLUMNS = 3
 
 
 def terms_figure(terms: pd.DataFrame) -> "Figure":
-    """Share of each term of the loss over the training, stacked, in the mean over seeds; a panel an arm."""
+    """Draw the share of each term of the loss over the training, stacked, averaged over seeds; one panel per arm."""
     colors = _DETECTION | _colors(terms)
     figure, panels = _panels(terms, "Share of each term in the loss", "step", "share of the loss (%)")
     for axes, part in panels:
@@ -38,8 +38,8 @@ def terms_figure(terms: pd.DataFrame) -> "Figure":
 
 
 def cosines_figure(terms: pd.DataFrame) -> "Figure":
-    """Cosine of each distillation term's gradient to the detection loss's over the training; a panel an arm."""
-    title = "Gradient of each term: cosine to the detection loss's, on the weights before the low-level BEV map"
+    """Draw the cosine between the gradients of each term and of the detection loss; one panel per arm."""
+    title = "Cosine between the gradients of each term and of the detection loss, before the low-level BEV map"
     figure, panels = _panels(terms[terms["cosine"].notna()], title, "step", "cosine")
     for axes, part in panels:
         axes.axhline(0, color=INK, linewidth=0.8)
@@ -52,11 +52,11 @@ def cosines_figure(terms: pd.DataFrame) -> "Figure":
 
 
 def progress_figure(progress: pd.DataFrame) -> "Figure":
-    """How far students are ahead in the detection loss over the training, with a band over seeds; a panel a path."""
-    title = "Detection loss of the baseline less that of the student"
+    """Draw the baseline's minus the student's detection loss over the training; one panel per path."""
+    title = "Detection loss of the baseline minus that of the student"
     arms = list(dict.fromkeys(progress["arm"]))
     height = 1.2 + 2.6 * max(1, math.ceil(progress["path"].nunique() / 2)) + 0.1 * len(arms)
-    figure, panels = _panels(progress, title, "step", "ahead by (loss)", by=("path",), columns=2, height=height)
+    figure, panels = _panels(progress, title, "step", "difference in loss", by=("path",), columns=2, height=height)
     styles = {arm: (_TERMS[n % len(_TERMS)], DASHES[n // len(_TERMS) % len(DASHES)]) for n, arm in enumerate(arms)}
     for axes, part in panels:
         axes.axhline(0, color=INK, linewidth=0.8)
@@ -67,7 +67,7 @@ def progress_figure(progress: pd.DataFrame) -> "Figure":
 
 
 def alignment_figure(alignment: pd.DataFrame) -> "Figure":
-    """Linear CKA with the teacher of each arm's student and of its baseline, in means over seeds; a panel a map."""
+    """Draw the linear CKA of students and baselines with the teacher, averaged over seeds; one panel per map."""
     frame = alignment.assign(line=[" ".join(pair) for pair in zip(alignment["path"], alignment["arm"], strict=True)])
     lines = list(dict.fromkeys(frame["line"]))
     height = 1.0 + 2 * (0.5 + 0.26 * max(len(lines), 1))
@@ -86,11 +86,11 @@ def alignment_figure(alignment: pd.DataFrame) -> "Figure":
 
 
 def breakdown_figure(breakdown: pd.DataFrame, title: str) -> "Figure":
-    """Numbers of one group of the baseline and the student, and the difference; a panel an arm."""
+    """Draw one group of numbers for baseline and student, with the difference; one panel per arm."""
     names = list(dict.fromkeys(breakdown["name"]))
     count = breakdown.groupby(["path", "arm"]).ngroups
     height = 0.9 + math.ceil(count / _COLUMNS) * (0.65 + 0.24 * len(names))
-    figure, panels = _panels(breakdown, f"{title}; right: student less baseline (pp)", "percent", height=height)
+    figure, panels = _panels(breakdown, f"{title}; right: student minus baseline (pp)", "percent", height=height)
     for axes, part in panels:
         rows = part.set_index("name").reindex(names)
         at = np.arange(len(names))
@@ -123,7 +123,7 @@ def _panels(
     height: float | None = None,
     one_scale: bool = True,
 ) -> tuple["Figure", Iterator[tuple["Axes", pd.DataFrame]]]:
-    """A figure and the axes of each part of a frame, labelled at the outside; all have the same y axis.
+    """Make a figure with one axes for each part of a frame, labelled at the outside, with a common y axis.
 
     Args:
         frame: Not empty.

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no network, no folder beside it, no script to be read."""
+"""Writes the report as one HTML file that needs no network and no other file."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

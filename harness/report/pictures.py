@@ -1,4 +1,4 @@
-"""How the figures of a report are saved, for its page and for a paper; and kept, so that none is drawn twice."""
+"""Saves the figures of a report for its page and for papers, and draws none twice."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A plan as a picture: what is trained, what needs what, and how far it is."""
+"""Draws a plan as a graph of trainings with their dependencies and states."""
 
 import json
 import re

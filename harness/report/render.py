@@ -1,4 +1,4 @@
-"""Tables, and how each is written: Markdown, LaTeX, a terminal; without dates or paths, so equal results are equal."""
+"""Tables in Markdown, LaTeX and the terminal, without dates and paths, so equal results give equal files."""
 
 import re
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""Samples as detectors see them: points and images, encoded once, with hits, misses and false alarms over them."""
+"""Draws samples with detections: points and images, encoded once, with hits, misses and false alarms on top."""
 
 import base64
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ _ROWS = (0, 1, 2, 5, 4, 3)
 def draw_samples(
     root: NuScenesRoot, study: StudySpec, runs: StudyRuns, detectors: Mapping[str, str], count: int
 ) -> Samples:
-    """Hits, misses and false alarms of detectors in a few samples of the evaluation split.
+    """Draw hits, misses and false alarms of detectors in a few samples of the evaluation split.
 
     Args:
         root: The dataset.
@@ -75,10 +75,10 @@ def draw_samples(
         )
     scores = ", ".join(f"{value:.2f} ({name})" for name, value in thresholds.items())
     words = (
-        f"The same samples of {study.data.eval_split} as each detector sees them. Shown are detections with a score of "
-        f"at least {scores}: for each detector the score with its best F1 over the whole split. A hit is nearer than "
-        f"{DISTANCE:g} m to an annotation of its class that no better one has found. From above, ahead is up, a circle "
-        "is 10 m from the next; what lies beyond the scored range is not drawn.",
+        f"Each detector's output on the same samples of {study.data.eval_split}. The pictures show detections with a "
+        f"score of at least {scores}, the threshold with the detector's best F1 over the whole split. A detection is a "
+        f"hit if it is nearer than {DISTANCE:g} m to an annotation of its class that no better detection has matched. "
+        "From above, forward is up and circles are 10 m apart. Objects beyond the scored range are not drawn.",
     )
     return Samples(words, tuple(shown))
 

@@ -1,4 +1,4 @@
-"""Which samples a page shows as several detectors see them, and the file that keeps what was drawn of them."""
+"""Chooses the samples of a page, and stores their drawings in a file."""
 
 import hashlib
 import json
@@ -127,38 +127,38 @@ def samples(
     out: Path,
     count: int = 3,
 ) -> Samples:
-    """Pictures of a few samples of the evaluation split, from the file that keeps them where it is of these detectors.
+    """Return pictures of a few samples of the evaluation split, from the stored file if it is of these detectors.
 
     Args:
-        root: The dataset; None where it is not here.
-        study: Whose split and scoring ranges apply.
-        runs: Of the study, with the detections in their folders.
-        detectors: What a detector is called to its job.
+        root: The dataset, or None.
+        study: The study with split and scoring ranges.
+        runs: Its runs, with the detections in their folders.
+        detectors: Job ids by the shown name of the detector.
         out: Folder of the report.
-        count: Samples.
+        count: Number of samples.
     """
     if not detectors:
-        return Samples(("No student is done yet whose teacher and baseline are done, too.",))
+        return Samples(("No finished student has a finished teacher and baseline yet.",))
     known = hashlib.sha256(json.dumps([FORMAT, study.data.eval_split, count, *detectors.items()]).encode()).hexdigest()
     stored = _stored(out / FILE, known)
     if stored is not None:
         return stored
     if root is None:
-        return Samples(("The dataset is not here, so there are no pictures of it.",))
+        return Samples(("The bundle contains no pictures, and the dataset is not available.",))
     # It takes seconds to import what draws.
     from harness.report.sample_drawing import draw_samples
 
     try:
         drawn = draw_samples(root, study, runs, detectors, count)
     except InputError as error:
-        return Samples((f"There are no pictures: {error}.",))
+        return Samples((f"The samples could not be drawn: {error}.",))
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / FILE, _KEPT.dump_json(_Kept(known, drawn)))
     return drawn
 
 
 def _stored(path: Path, known: str) -> Samples | None:
-    """What an earlier call left, unless it is of other detectors or was damaged since."""
+    """Read the stored pictures; None if they are of other detectors or damaged."""
     try:
         content = _KEPT.validate_json(path.read_bytes())
     except (OSError, ValidationError):

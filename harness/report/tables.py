@@ -1,4 +1,4 @@
-"""The tables of a report: results, AP by class, significance, attribution, cost, and published results."""
+"""Builds the tables of a report: results, AP by class, significance, attribution, cost, and published results."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
 from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range
 
 IMAGE_TEACHER = "image teacher"
-"""A row that the table does not show, as it has no boxes; its details speak of it."""
+"""Role of a row that the table omits because it has no boxes; the details describe it."""
 _SHORT = {"not significant": "n.s.", BETTER: "better", WORSE: "worse", "significant before correction": "uncorr."}
 """Verdicts in a narrow terminal."""
 ONE_SEED = "One seed: the interval covers the choice of validation scenes only."
@@ -36,7 +36,7 @@ SYNTHETIC = "These are numbers of the embedded synthetic world, not of nuScenes.
 
 
 def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str] = ()) -> Table:
-    """Every row of the study, as the papers have it; with further details below the legend."""
+    """Build the table of all rows of the study in the form of papers, with further details below the legend."""
     papers = list(dict.fromkeys(name for line in lines for name in line.published))
     published = [f"{paper} gain {metric}" for paper in papers for metric in HEADLINE_METRICS]
     gained = [f"gain {metric}" for metric in HEADLINE_METRICS]
@@ -85,7 +85,7 @@ def _mean_cell(line: Line, metric: str, form: str, best: set[tuple[Key, str]]) -
 
 
 def class_table(lines: Sequence[Line]) -> Table | None:
-    """AP of every class; None where no run has any."""
+    """Build the table of AP by class; None if no run has any."""
     shown = [line for line in lines if not all(math.isnan(line.metrics[name].value) for name in CLASS_AP)]
     rows = [
         [Cell(line.name, jobs=line.jobs), *(_mean_cell(line, n, "{:.1f}", set()) for n in CLASS_AP)] for line in shown
@@ -96,7 +96,7 @@ def class_table(lines: Sequence[Line]) -> Table | None:
 
 
 def _best(shown: Sequence[Line]) -> set[tuple[Key, str]]:
-    """Lines and columns that no other line of the same student and split is better in, as they are shown."""
+    """Return the best rounded values: pairs of line and column without a better line of that student and split."""
     best = set()
     compared = [line for line in shown if line.key.role in ("baseline", "control", "student")]
     for lines in by_key(compared, lambda line: (line.key.model, line.key.split)):
@@ -111,11 +111,11 @@ def _best(shown: Sequence[Line]) -> set[tuple[Key, str]]:
 
 
 def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str] = ()) -> Table | None:
-    """Significance and minimum detectable effect of each gain, beside what a paper reports; None without any gain.
+    """Build the table of significance, MDE and published gain of each gain; None without any gain.
 
     Args:
-        lines: Of the table.
-        study: Of which they are.
+        lines: The lines of the table.
+        study: Their study.
         unlike: Warnings about arms whose seeds vary more than others'.
     """
     header = ("row", "metric", "gain", "95 % CI", "p", "p (Holm)", "verdict", "MDE", "paper", "vs paper")
@@ -148,19 +148,19 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
     if not rows:
         return None
     notes = [
-        f"Gain and 95 % CI in pp; p: two-sided test of no gain, over {_over(_sampled(_known(lines)))}; p (Holm): "
-        f"corrected for the {family} gains of this table. Significant (better) or (worse): p (Holm) < {ALPHA}; "
-        f"significant before correction: only p < {ALPHA}. MDE: minimum detectable effect in pp, the smallest true "
-        f"gain that is found with p < {ALPHA} at {POWER:.0%} power. Not significant does not mean no gain."
+        f"Gain and 95 % CI in pp. p: two-sided test of no gain over {_over(_sampled(_known(lines)))}. p (Holm): "
+        f"corrected for the {family} gains of this table. Significant (better) or (worse): p (Holm) < {ALPHA}. "
+        f"Significant before correction: only p < {ALPHA}. MDE: minimum detectable effect in pp, the smallest true "
+        f"gain that is detected with p < {ALPHA} at {POWER:.0%} power. Not significant does not mean no gain."
         + (f" {ONE_SEED}" if len(study.seeds) < 2 else ""),
     ]
     if any(row[9].text for row in rows):
-        notes.append("vs paper: our gain against a published one whose number or sign was read for certain.")
+        notes.append("vs paper: comparison with a published gain whose number or sign was read for certain.")
     return Table.of("verdicts", "Significance", header, rows, [*notes, *unlike], groups=groups)
 
 
 def attribution_table(ascribed: Sequence[Ascribed]) -> Table | None:
-    """Effects of the losses; None where the arms cannot separate them."""
+    """Build the table of the effects of losses; None if the arms cannot separate them."""
     if not ascribed:
         return None
     rows: list[list[Cell]] = []
@@ -175,34 +175,35 @@ def attribution_table(ascribed: Sequence[Ascribed]) -> Table | None:
     kinds = {each.part.kind for each in ascribed}
     effects = [each.part.effect for each in ascribed]
     known = [(effect.seeds, effect.scenes) for effect in effects if not math.isnan(effect.p)]
-    notes = ["Effects in pp; their errors are unknown."]
+    notes = ["Effects in pp. Their 95 % CI is unknown."]
     if known:
-        notes = [f"Effects in pp with 95 % CI over {_over(known)}; p (Holm): corrected for all effects of this table."]
+        notes = [f"Effects in pp with 95 % CI over {_over(known)}. p (Holm): corrected for all effects of this table."]
     if max(effect.seeds for effect in effects) == 1:
         notes.append(ONE_SEED)
     if "main effect" in kinds:
         notes.append(
             "Main effect: mean gain of adding a loss, over all sets of the other losses. Interaction: how much larger "
-            "the gain of one loss is where the other is present. Shapley value: mean gain of adding a loss, over all "
-            "orders of adding; the values sum to the gain of all losses together. It is close to the main effect, and "
-            "not tested again."
+            "the gain of one loss is when the other is present. Shapley value: mean gain of adding a loss, over all "
+            "orders of adding; the values sum to the gain of all losses together. It is close to the main effect and "
+            "therefore not tested separately."
         )
     if "added" in kinds:
         notes.append(
-            "Added: the difference between an arm and the next smaller one; not every set of losses is an arm."
+            "Added: the difference between an arm and the next smaller one. Other effects cannot be separated, because "
+            "not every set of losses is an arm."
         )
     return Table.of("attribution", "Ablation (attribution)", header, rows, notes)
 
 
 def part_text(part: Part) -> str:
-    """An effect, in words; losses are joined by a +."""
+    """Name an effect; losses are joined by a +."""
     if part.to is not None:
         return f"{'+'.join(part.what)}, added to {'+'.join(part.to)}"
     return f"{part.kind} of {' and '.join(part.what)}"
 
 
 def p_text(p: float) -> str:
-    """Two digits, three where they tell on which side of 5 % it is, and of what is small no more than that it is."""
+    """Format p with two digits, with three near 5 %, and as an upper bound if it is tiny."""
     if math.isnan(p):
         return ""
     if 0.045 <= p < 0.055:
@@ -211,12 +212,12 @@ def p_text(p: float) -> str:
 
 
 def interval_text(low: float, high: float) -> str:
-    """Its ends; empty where it is not known."""
+    """Format the ends of an interval; empty if unknown."""
     return "" if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
 
 
 def published_table(paper: Paper) -> Table:
-    """What a paper reports, each number with its mark."""
+    """Build the table of a paper's numbers, each with its mark."""
     header = ["row", "dataset", *HEADLINE_METRICS, *ERRORS, "source"]
     rows: list[list[Cell]] = []
     for row in paper.rows:
@@ -233,7 +234,7 @@ def published_table(paper: Paper) -> Table:
 
 
 def cost_table(costs: Sequence[Cost]) -> Table:
-    """What each training cost, which differs from machine to machine and from run to run."""
+    """Build the table of the cost of trainings, which varies between machines and runs."""
     header = ["row", "seeds", "parameters", "inference (ms)", "step (ms)", "minutes", "CPU minutes", "peak memory (MB)"]
     rows = [
         [
@@ -249,14 +250,14 @@ def cost_table(costs: Sequence[Cost]) -> Table:
         for cost in costs
     ]
     notes = [
-        "Training and scoring together, means over seeds; step: median time; peak memory: the largest of any seed. "
-        "Inference: median time from one sample to its boxes; the machine may have had other work.",
+        "Minutes: training and scoring together, mean over seeds. Step: median time. Peak memory: the largest of all "
+        "seeds. Inference: median time from one sample to its boxes. Other work on the machine increases all times.",
     ]
     return Table.of("cost", "Cost", header, rows, notes, group="cost")
 
 
 def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
-    """What a reader has to know about every number of the table."""
+    """Return the sentences below the table, which apply to all of its numbers."""
     data, schedule = study.data, study.schedule
     ranges = (
         "nuScenes' class ranges (50, 40, 30 m)"
@@ -270,9 +271,9 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
         f"seeds {', '.join(map(str, study.seeds))}.",
         " ".join(
             [
-                "mAP and NDS in percent, gains in percentage points (pp); ±: standard deviation over seeds; errors as "
-                "nuScenes defines them, lower is better. Gain: difference to the baseline, the same student with the "
-                "same seed trained without a teacher. Bold: best rows of a student.",
+                "mAP and NDS in percent, gains in percentage points (pp). ±: standard deviation over seeds. Errors are "
+                "nuScenes' true-positive errors; lower is better. Gain: difference from the baseline, the same student "
+                "with the same seed trained without a teacher. Bold: best rows of a student.",
                 *interval_notes(lines),
             ]
         ),
@@ -281,22 +282,24 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
         sentences.append(SYNTHETIC)
     if data.also_score:
         sentences.append(
-            f"Rows that name a split ({', '.join(data.also_score)}) are the same models scored on it; "
-            f"on {data.train_split} they show memorisation, not a result."
+            f"Rows that name a split ({', '.join(data.also_score)}) show the same models scored on that split. "
+            f"Scores on {data.train_split} measure memorisation, not accuracy."
         )
     if data.train_split == data.eval_split:
-        sentences.append("Scored on the samples it was trained on: a check of the plumbing, not a result.")
-    sentences += [f"{line.name}: no gain, because {line.unpaired}." for line in lines if line.unpaired]
-    sentences += [f"{line.name}: doubtful: {line.warning}." for line in lines if line.warning]
+        sentences.append(
+            "The models are scored on their training samples: this tests the pipeline and is not a result."
+        )
+    sentences += [f"{line.name} has no gain: {line.unpaired}." for line in lines if line.unpaired]
+    sentences += [f"Warning for {line.name}: {line.warning}." for line in lines if line.warning]
     kinds = _machines(lines)
     if len(kinds) > 1:
         named = "; ".join(f"[{letter}] {kind}" for kind, letter in kinds.items())
-        sentences.append(f"Made on more than one kind of machine, which alone changes numbers a little: {named}.")
+        sentences.append(f"The rows were made on different kinds of machines, which changes numbers slightly: {named}.")
     return sentences
 
 
 def run_details(lines: Sequence[Line], study: StudySpec) -> list[str]:
-    """Teachers, arms and columns of papers, in words."""
+    """Describe teachers, arms and columns of papers in sentences."""
     sentences = [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
     sentences += [_image_teacher(line, study) for line in lines if line.key.role == IMAGE_TEACHER]
     if used := dict.fromkeys(name for losses in study.arms.values() for name in losses):
@@ -305,22 +308,27 @@ def run_details(lines: Sequence[Line], study: StudySpec) -> list[str]:
     sentences += [f"Arm {arm}: {', '.join(losses)}." for arm, losses in study.arms.items() if arm != "+".join(losses)]
     if study.schedule.distillation_warmup and study.paths:
         share = study.schedule.distillation_warmup
-        sentences.append(f"Warm-up: the weights of the losses grow from 0 in the first {share:.0%} of the training.")
+        sentences.append(
+            f"Warm-up: the weights of the losses grow from 0 during the first {share:.0%} of the training."
+        )
     if published := [gain for line in lines for gain in line.published.values()]:
         if any(WARM_START in losses for losses in study.arms.values()):
-            sentences.append("Students of the papers do not begin as copies of a teacher.")
+            sentences.append("The students in the papers do not start as copies of a teacher.")
         marks = {SIGNS[gain.mark] for gain in published}
         signs = [meaning for sign, meaning in MEANINGS.items() if sign in marks]
         sentences.append(
             " ".join(
-                ["Columns of a paper: the gain in pp that it reports on nuScenes for this path and losses.", *signs]
+                [
+                    "Columns of a paper: the gain in pp that it reports on nuScenes for this path and these losses.",
+                    *signs,
+                ]
             )
         )
     return sentences
 
 
 def interval_notes(lines: Sequence[Line]) -> list[str]:
-    """What the brackets behind gains mean; nothing where no gain has an interval."""
+    """Explain the brackets after gains; nothing if no gain has an interval."""
     known = _known(lines)
     if not known:
         return []
@@ -328,9 +336,9 @@ def interval_notes(lines: Sequence[Line]) -> list[str]:
     means = {
         "seeds and scenes": ".",
         "scenes": f". {ONE_SEED}",
-        "seeds": f" alone: there are fewer than {MIN_SCENES} scenes, or runs without bootstrap draws of them.",
+        "seeds": f" only, because there are fewer than {MIN_SCENES} scenes or a run has no bootstrap draws.",
     }[over]
-    return [f"In brackets: 95 % CI of the mean gain over {over}{means}"]
+    return [f"Brackets: 95 % CI of the mean gain over {over}{means}"]
 
 
 def _has_interval(line: Line) -> bool:
@@ -338,7 +346,7 @@ def _has_interval(line: Line) -> bool:
 
 
 def _known(lines: Sequence[Line]) -> list[Line]:
-    """The lines whose gain has an interval; on the evaluation split, where there are any."""
+    """The lines whose gain has an interval, on the evaluation split if possible."""
     known = [line for line in lines if _has_interval(line)]
     return [line for line in known if not line.key.split] or known
 
@@ -348,24 +356,24 @@ def _sampled(lines: Sequence[Line]) -> list[tuple[int, float | int]]:
 
 
 def _over(sampled: Sequence[tuple[int, float | int]]) -> str:
-    """What the intervals of effects, by their numbers of seeds and of scenes, are over."""
+    """Name what the intervals of effects cover, given their numbers of seeds and scenes."""
     varies = {"seeds": max(seeds for seeds, _ in sampled) > 1, "scenes": all(scenes > 0 for _, scenes in sampled)}
     return " and ".join(name for name, is_so in varies.items() if is_so)
 
 
 def _teacher(name: str, study: StudySpec) -> str:
-    """Which teacher of that name the students learned from."""
+    """Describe a teacher."""
     teacher = study.teachers[name]
     if teacher.checkpoint is not None:
-        return f"Teacher {name}: the same given weights for every student."
+        return f"Teacher {name}: given weights, the same for every student."
     state = "" if teacher.trained else ", untrained (a control)"
     if teacher.seed == "paired":
-        return f"Teacher {name}: for every student the one of its own seed{state}."
-    return f"Teacher {name}: the one of seed {teacher.seed} for every student{state}."
+        return f"Teacher {name}: each student learns from the teacher of its own seed{state}."
+    return f"Teacher {name}: seed {teacher.seed}, the same for every student{state}."
 
 
 def _image_teacher(line: Line, study: StudySpec) -> str:
-    """What an image teacher is, and how good."""
+    """Describe an image teacher and its mask AP."""
     name = line.key.model
     teacher = study.image_teachers[name]
     if teacher.preset is None:
@@ -375,30 +383,30 @@ def _image_teacher(line: Line, study: StudySpec) -> str:
     precision, loose = (line.metrics[name].value for name in MASKS)
     scored = line.missing if math.isnan(precision) else f"{precision:.1f}, AP50 {loose:.1f}"
     return (
-        f"Image teacher {name}: {teacher.preset} of seed {teacher.seed} for every student, trained on images of "
+        f"Image teacher {name}: {teacher.preset}, seed {teacher.seed}, for every student, trained on images of "
         f"{where} ({teacher.data.train_split}); mask AP {scored} (percent, on {teacher.data.eval_split}, objects over "
         f"{SMALLEST_PX} pixels)."
     )
 
 
 def _loss(name: str, study: StudySpec) -> str:
-    """A loss with the fields that the study sets."""
+    """Describe a loss with the fields that the study sets."""
     if name == WARM_START:
-        return f"{name} (neck and head begin as copies of the teacher's)"
+        return f"{name} (neck and head start as copies of the teacher's)"
     choice = study.losses[name]
     kind = f"{choice.loss}: " if choice.loss else ""
     return f"{name} ({kind}{', '.join(f'{field} {_values(given)}' for field, given in choice.by_path().items())})"
 
 
 def _values(given: dict[str, object]) -> str:
-    """One value, or those by path, whatever is left last."""
+    """Format one value, or the values by path with `others` last."""
     if set(given) == {OTHERS}:
         return str(given[OTHERS])
     return " / ".join(f"{value} on {path}" for path, value in sorted(given.items(), key=lambda item: item[0] == OTHERS))
 
 
 def published_text(gain: PublishedGain | None, metric: Metric) -> str:
-    """A published gain with its mark, or its direction."""
+    """Format a published gain with its mark, or its direction."""
     if gain is None:
         return ""
     points = gain.points(metric)
@@ -406,26 +414,26 @@ def published_text(gain: PublishedGain | None, metric: Metric) -> str:
 
 
 def _machines(lines: Sequence[Line]) -> dict[str, str]:
-    """Every kind of machine of the table, with a letter to name it."""
+    """Assign a letter to every kind of machine of the table."""
     kinds = sorted({kind for line in lines for kind in line.machine.split("; ") if kind})
     return dict(zip(kinds, "abcdefghijklmnopqrstuvwxyz", strict=False))
 
 
 def _cell(text: str, value: float | int | None, best: bool = False, jobs: tuple[str, ...] = ()) -> Cell:
-    """A number as it is shown, and as it is sorted."""
+    """Make a cell of a number, shown as text and sorted by value."""
     known = None if value is None or math.isnan(value) else float(value)
     return Cell(text, known, best, jobs)
 
 
 def mean_text(mean: Mean, form: str) -> str:
-    """Mean, and the standard deviation over seeds where there are several; empty where nothing is to be said."""
+    """Format a mean, with the standard deviation if there are several seeds; empty if unknown."""
     if math.isnan(mean.value):
         return ""
     return form.format(mean.value) + ("" if math.isnan(mean.std) else " ± " + form.replace("+", "").format(mean.std))
 
 
 def gain_text(gain: Gain) -> str:
-    """Mean, standard deviation and 95 % CI, as far as they are known."""
+    """Format mean, standard deviation and 95 % CI, as far as known."""
     return f"{mean_text(gain.mean, '{:+.1f}')} {interval_text(gain.low, gain.high)}".rstrip()
 
 

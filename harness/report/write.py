@@ -1,4 +1,4 @@
-"""Rebuild: a study's report from its run folders, to files and to the terminal."""
+"""Rebuilds a study's report from its run folders, as files and in the terminal."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -37,14 +37,14 @@ def rebuild(
     command: str = "",
     columns: Sequence[str] | None = None,
 ) -> tuple[str, list[Line]]:
-    """Write the report into a folder, and print its tables and its answer.
+    """Write the report to a folder, and print its tables and its answer.
 
     Args:
         opened: What it is about.
         runs: Of its plan.
         out: Folder.
         console: For the tables.
-        command: That makes all of it again: then the page is written, too, which takes seconds.
+        command: The command that repeats the study. If it is empty, the page is not written, which saves seconds.
         columns: Groups of columns to print; by default what fits.
 
     Returns:
@@ -104,12 +104,12 @@ def write(
 
 
 def csv(lines: Sequence[Line]) -> str:
-    """The lines of the table as a file."""
+    """Format the lines of the table as CSV."""
     return _text(frame(lines))
 
 
 def frame(lines: Sequence[Line]) -> pd.DataFrame:
-    """The lines of the table with all digits that mean anything; of papers what they report, with its mark."""
+    """Return the lines of the table as a data frame with all significant digits and published gains."""
     return rounded(pd.DataFrame(map(_columns, lines)))
 
 
@@ -129,7 +129,7 @@ def attribution_csv(parts: Sequence[Ascribed]) -> str:
 
 
 def _columns(line: Line) -> dict[str, str | float | int]:
-    """A line as a row of table.csv."""
+    """Convert a line to a row of table.csv."""
     columns: dict[str, str | float | int] = dict(line.key._asdict())
     columns |= {name: mean.value for name, mean in line.means.items()}
     columns |= {f"{name}_std": mean.std for name, mean in line.means.items()}
@@ -147,7 +147,7 @@ def _columns(line: Line) -> dict[str, str | float | int]:
 
 
 def rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    """Numbers with six digits behind the point; p values with four in all, for none of them is 0."""
+    """Format numbers with six decimals, and p values with four significant digits, because none of them is 0."""
     numbers = frame.round(6)
     for name in frame.columns:
         if name.rpartition("_")[2] in ("p", "holm"):

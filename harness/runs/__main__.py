@@ -1,4 +1,4 @@
-"""python -m harness.runs list | show ID | prune: what is stored, who wants it, and how to be rid of the rest."""
+"""python -m harness.runs list | show ID | prune: list stored runs and their claims, and delete unclaimed runs."""
 
 import sys
 import time
@@ -26,23 +26,25 @@ app = Program(no_args_is_help=True)
 
 DAY_SECONDS = 86400.0
 SHORTEST_START = 4
-"""Digits of an id: what is shorter was hardly meant to be one."""
+"""Fewest digits of an id; a shorter text is hardly meant as one."""
 
 
 @app.callback()
 def main() -> None:
-    """Stored runs. A study claims its runs when harness.run or harness.search is called with it."""
+    """List, show and delete stored runs. A call of harness.run or harness.search claims the runs of its study."""
 
 
 @app.command("list")
 def list_(
     runs_dir: flags.RunsDir = flags.RUNS,
-    study: Annotated[list[str] | None, typer.Option(help="Only what this study wants; several are possible.")] = None,
-    state: Annotated[list[str] | None, typer.Option(help=f"Only this state: {', '.join(STATES)}.")] = None,
+    study: Annotated[list[str] | None, typer.Option(help="Only runs that this study claims. Repeatable.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help=f"Only runs in this state: {', '.join(STATES)}. Repeatable.")
+    ] = None,
 ) -> None:
-    """List runs by the studies that want them, and what no study wants.
+    """List runs by the studies that claim them, and runs that no study claims.
 
-    A run that several studies want stands once, below all their names. The age is that of its newest file.
+    A run that several studies claim is listed once, under all their names. The age is that of its newest file.
     """
     stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
     _check("study", study, claims)
@@ -51,9 +53,9 @@ def list_(
     for id_, names in wanted_by(stored, claims).items():
         if (not study or set(study) & set(names)) and (not state or stored[id_].state in state):
             groups.setdefault(names, []).append(stored[id_])
-    # What nobody wants is last.
+    # Runs without a claim come last.
     for names, runs in sorted(groups.items(), key=lambda group: (not group[0], group[0])):
-        _print(f"{', '.join(names) or 'wanted by no study'}: {_sum(runs)}")
+        _print(f"{', '.join(names) or 'claimed by no study'}: {_sum(runs)}")
         _print_runs(runs)
     shown = [run for runs in groups.values() for run in runs]
     count = Counter(run.state for run in shown)
@@ -64,21 +66,21 @@ def list_(
 
 @app.command()
 def show(
-    run: Annotated[str, typer.Argument(metavar="ID", help="A run's id, or its beginning, of four digits at least.")],
+    run: Annotated[str, typer.Argument(metavar="ID", help="A run's id, or its first four or more digits.")],
     runs_dir: flags.RunsDir = flags.RUNS,
 ) -> None:
-    """Show all that is known of a run."""
+    """Show everything that is known about a run."""
     import yaml
 
     if len(run) < SHORTEST_START:
-        raise InputError(f"id {run!r} is too short; {SHORTEST_START} digits at least")
+        raise InputError(f"id {run!r} is too short; give at least {SHORTEST_START} digits")
     stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
     shown = stored[find_run(runs_dir, run).path.name]
     _print(f"{shown.id}  {shown.label}")
     by = wanted_by(stored, claims)[shown.id]
     facts = {
         "state": [f"{shown.state}, {age_text(time.time() - shown.newest)} old, {size_text(shown.size)}"],
-        "wanted by": [_claim_text(name, claims[name]) for name in by] or ["no study"],
+        "claimed by": [_claim_text(name, claims[name]) for name in by] or ["no study"],
         "needs": [_named(id_, stored) for id_ in shown.needs],
         "needed by": [_named(id_, stored) for id_, other in stored.items() if shown.id in other.needs],
         "failure": shown.failure.splitlines(),
@@ -94,27 +96,27 @@ def show(
 @app.command("prune")
 def prune_(
     runs_dir: flags.RunsDir = flags.RUNS,
-    study: Annotated[list[str] | None, typer.Option(help="Forget what this study wants; several are possible.")] = None,
+    study: Annotated[list[str] | None, typer.Option(help="Also drop the claims of this study. Repeatable.")] = None,
     older_than: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Keep what was written in the last so many.")
+        float | None, typer.Option(metavar="DAYS", help="Keep runs that were written in the last DAYS days.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted; delete nothing.")] = False,
 ) -> None:
-    """Delete runs that no study wants and nothing wanted builds on; list them and ask before.
+    """Delete runs that no study claims and no claimed run needs. List them and ask first.
 
-    A run that a process is in stays. What was trained before harness kept claims is wanted by no study until
-    harness.run is called with its study again, which trains nothing that is there.
+    Runs in progress stay. Runs of a version without claims count as unclaimed: call harness.run with their study first,
+    which claims them and trains nothing again.
     """
     if older_than is not None and not older_than >= 0:
-        raise InputError(f"--older-than {older_than:g} is no number of days; 0 or more")
+        raise InputError(f"--older-than {older_than:g} is not a number of days; allowed: 0 or more")
     before = float("inf") if older_than is None else time.time() - older_than * DAY_SECONDS
     stored, claims = stored_runs(runs_dir), Claims(runs_dir).read()
     _check("study", study, claims)
     proposed = propose(stored, claims, study or [], before)
     if proposed.delete:
         _print_runs(proposed.delete)
-    forget = "".join(f"forget {claim.name}, " for claim in proposed.forget)
+    forget = "".join(f"drop the claim of {claim.name}, " for claim in proposed.forget)
     question = f"{forget}delete {_sum(proposed.delete)}"
     if dry_run:
         _print(f"would {question}")
@@ -126,7 +128,7 @@ def prune_(
     except OSError as error:
         raise InputError(f"{error.filename} cannot be deleted: {error.strerror}") from error
     stayed = len(proposed.delete) - len(deleted)
-    _print(f"deleted {_sum(deleted)}{f'; {stayed} are running or wanted by now, and stay' if stayed else ''}")
+    _print(f"deleted {_sum(deleted)}{f'; {stayed} stay: they are running or claimed now' if stayed else ''}")
 
 
 def _check(flag: str, names: Iterable[str] | None, allowed: Collection[str]) -> None:
@@ -136,13 +138,13 @@ def _check(flag: str, names: Iterable[str] | None, allowed: Collection[str]) -> 
 
 
 def _ask(question: str, yes: bool) -> None:
-    """Go on if a person agrees, or has done so; else the command ends."""
+    """Ask for consent, unless --yes gave it; end the command without it."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InputError(f"{question} nobody is there to be asked; pass --yes")
+        raise InputError(f"{question} There is no terminal to confirm this; pass --yes")
     if not typer.confirm(question):
-        _print("nothing was changed")
+        _print("nothing was deleted")
         raise typer.Exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Which study wants which runs: a claim for each call, kept beside the run folders; what no claim wants may go."""
+"""Records which study needs which runs: one claim for each call, stored beside the run folders."""
 
 import hashlib
 from collections import Counter
@@ -17,14 +17,14 @@ from harness.runs.locks import FileLock
 
 
 class Claim(Spec):
-    """The runs that one call of a study wants."""
+    """The runs that one call of a study needs."""
 
     name: str
-    """The call, for people: ``paths --seeds 0,1,2``, ``search loss_weights``."""
+    """The call as text: ``paths --seeds 0,1,2``, ``search loss_weights``."""
     study: Path
-    """Its file, for two studies may have one name."""
+    """The study file, because two studies may have the same name."""
     called: datetime
-    """The last time."""
+    """Time of the last call."""
     jobs: tuple[Annotated[str, Field(pattern=f"^{JOB_ID}$")], ...]
 
     @classmethod
@@ -34,16 +34,16 @@ class Claim(Spec):
 
 
 class Claims:
-    """The claims of a runs folder, which several processes may write at the same time."""
+    """The claims of a runs folder. Several processes may write them at the same time."""
 
     def __init__(self, runs: Path) -> None:
         self._folder = runs / "studies"
 
     def read(self) -> dict[str, Claim]:
-        """All of them by name, with the study's file where several have one name.
+        """Return all claims by name, with the study file if several have the same name.
 
         Raises:
-            InputError: For what is no claim, or a torn one: what it cannot read might want any run.
+            InputError: A file is not a claim or is incomplete. It might claim any run, so nothing may be deleted.
         """
         paths = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
         claims = [self._read(path) for path in paths if not path.name.startswith(".")]
@@ -51,24 +51,24 @@ class Claims:
         return {each.name if count[each.name] == 1 else f"{each.name} ({each.study})": each for each in claims}
 
     def replace(self, claim: Claim) -> None:
-        """Write a claim; what an earlier one of the same call wanted besides, it wants no more."""
+        """Write a claim in place of an earlier one of the same call."""
         with self.locked():
             self._write(claim)
 
     def extend(self, claim: Claim) -> None:
-        """Write a claim that wants what an earlier one of the same call wanted, too."""
+        """Write a claim that also keeps the runs of an earlier one of the same call."""
         with self.locked():
             path = self._path(claim)
             earlier = self._read(path).jobs if path.exists() else ()
             self._write(claim.model_copy(update={"jobs": tuple(dict.fromkeys(earlier + claim.jobs))}))
 
     def forget(self, claim: Claim) -> None:
-        """Delete a claim; to be called while they are locked."""
+        """Delete a claim. The caller holds the lock."""
         self._path(claim).unlink()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes a claim for as long as the block lasts."""
+        """Keep others from writing claims as long as the block lasts."""
         make_folder(self._folder)
         with FileLock(self._folder / ".lock"):
             yield
@@ -81,13 +81,13 @@ class Claims:
         try:
             claim = Claim.model_validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} is no claim of a study, or a damaged one{_DELETE}") from error
+            raise InputError(f"{path} is not a claim of a study, or is damaged{_DELETE}") from error
         if self._path(claim) != path:
-            raise InputError(f"{path} is a claim under another name than {self._path(claim).name}{_DELETE}")
+            raise InputError(f"{path} contains a claim that belongs into {self._path(claim).name}{_DELETE}")
         return claim
 
     def _write(self, claim: Claim) -> None:
         atomic_write(self._path(claim), claim.model_dump_json(indent=1).encode())
 
 
-_DELETE = "; delete it, and call its study again, which trains nothing that is there"
+_DELETE = "; delete it and call harness.run with its study again, which trains no finished job again"

@@ -1,4 +1,4 @@
-"""Run folders: layout, locks, atomic completion, reading results. A folder with a result is a finished job, always."""
+"""Run folders: layout, locks, atomic completion, and reading of results. A folder with a result is a finished job."""
 
 import json
 import os
@@ -19,29 +19,29 @@ from harness.errors import InputError, first_mistake, input_error_on_os_error
 from harness.runs.locks import FileLock, is_held
 
 JOB_ID = "[0-9a-f]" * 16
-"""What a job's id, and so a run folder, is called: a pattern for globs and regular expressions alike."""
+"""Pattern of a job id, and so of the name of a run folder, for globs and regular expressions."""
 
 
 _EXAMINED = re.compile(rf"analysis\.npz|latency\.json|alignment-{JOB_ID}\.json")
-"""What is found out from the other files of a run (`harness.diagnose`), and can be again."""
+"""Files of the diagnostics (`harness.diagnose`), which can be computed again from the other files of a run."""
 _T = TypeVar("_T")
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Damaged(InputError):
-    """A file of a run folder is torn, or says something else than such a file does."""
+    """A file of a run folder is incomplete or has unexpected content."""
 
     def __init__(self, path: Path, why: str) -> None:
         remedy = f"delete its folder {path.parent}, and the next harness.run of its study trains it again"
         if _EXAMINED.fullmatch(path.name):
-            remedy = "harness.report --examine makes it again"
+            remedy = "harness.report --examine computes it again"
         super().__init__(f"{path} is damaged ({why}); {remedy}")
         self.path = path
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished job knows about itself."""
+    """The result of a finished job."""
 
     # What is read has to be of these fields and types, and nothing else.
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
@@ -51,13 +51,13 @@ class Result:
     parameters: Annotated[int, Field(ge=0)]
     """Parameters of the detector alone; adapters and teachers do not count."""
     seconds: _Seconds
-    """Training and scoring, over all its interruptions."""
+    """Wall time of training and scoring, over all interruptions."""
     machine: dict[str, str]
     """Device kind, torch version, threads, peak memory, commit of the code."""
     cpu_seconds: _Seconds | None = None
     """Like `seconds`, but processor time of the job's own process, all its threads together."""
     warnings: dict[str, str] = field(default_factory=dict)
-    """What is doubtful about the training, by the name of the loss."""
+    """Warnings about the training, by the name of the loss."""
     began: dict[str, str] = field(default_factory=dict)
     """Hash of a trained detector's initial weights, and names of its first batches: equal for all arms of a seed."""
 
@@ -70,7 +70,7 @@ class _Failure:
 
 @dataclass(frozen=True)
 class Order:
-    """What the order of a job says; its specs as JSON, for they may be of another version of this code."""
+    """The order of a job. Its specs are JSON, because they may be of another version of the code."""
 
     label: str
     spec: dict[str, Any]
@@ -79,18 +79,18 @@ class Order:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the files of a run folder say, as far as they can be read."""
+    """The content of a run folder, as far as it can be read."""
 
     order: Order | None
     result: Result | None
     failure: str | None
-    """Why the last attempt failed; None where it did not."""
+    """Reason why the last attempt failed; None if it did not."""
     damaged: bool
-    """Whether one of them is torn, or says something else than such a file does."""
+    """Whether one of the files is incomplete or has unexpected content."""
 
 
 def _json_as(kind: Any) -> Callable[[bytes], Any]:
-    """What reads JSON of a kind; it is made when first asked, for no --help has to wait for it."""
+    """Return the reader of a kind of JSON, made on first use so that --help stays fast."""
     adapter = cache(partial(TypeAdapter, kind))
     return lambda content: adapter().validate_json(content)
 
@@ -117,77 +117,77 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.order = path / "job.json"
-        """What to do."""
+        """File with the order of the job."""
         self.result_file = path / "result.json"
-        """What came of it, once it is done."""
+        """File with the result of the finished job."""
         self.failure_file = path / "failure.json"
-        """Why the last attempt failed."""
+        """File with the reason of the last failure."""
         self.step_log = path / "metrics.jsonl"
-        """Its metrics, a line a step."""
+        """File with the metrics, one line per step."""
         self.summary = path / "metrics_summary.json"
-        """Its score, as the devkit writes it."""
+        """File with the scores in the devkit's format."""
         self.lock = path / "lock"
-        """What a process holds that owns the folder."""
+        """Lock file of the process that owns the folder."""
         self.model = path / "model.safetensors"
-        """The detector's weights."""
+        """File with the detector's weights."""
         self.labels = path / "labels"
         """Folder of an image teacher's pseudo labels."""
         self.state = path / "state.pt"
-        """What an interrupted training continues from."""
+        """File with the state from which an interrupted training resumes."""
         self.log = path / "log.txt"
-        """What the worker printed."""
+        """File with the output of the worker."""
         self.draws = path / "draws.npz"
-        """Its metrics in draws of scenes."""
+        """File with the metrics in draws of scenes."""
         self.analysis = path / "analysis.npz"
-        """What its errors cost and AP by class and distance, in draws of scenes."""
+        """File with the cost of errors, AP by class and AP by distance, in draws of scenes."""
         self.latency = path / "latency.json"
-        """How long it takes a sample."""
+        """File with the latency."""
         self.predictions = path / "predictions.json"
-        """Its boxes as a nuScenes result file."""
+        """File with the predicted boxes in nuScenes' result format."""
 
     def alignment(self, teacher: str) -> Path:
-        """How like the detector of another job it is."""
+        """File with the similarity to the detector of another job."""
         return self.path / f"alignment-{teacher}.json"
 
     def result(self) -> Result | None:
-        """The result, or None while there is none; raises Damaged for a file that is no result."""
+        """Read the result; None if there is none yet. Raises Damaged if the file is not a result."""
         return self._read(self.result_file, _as_result)
 
     def finished_at(self) -> float:
-        """When the result was written, in seconds since 1970."""
+        """Time of the result, in seconds since 1970."""
         return self.result_file.stat().st_mtime
 
     def complete(self, result: Result) -> None:
-        """Write the result, which makes the job a finished one, and drop what only a resume would need."""
+        """Write the result, which finishes the job, and delete the state for resuming."""
         self.write(self.result_file.name, asdict(result))
         self.state.unlink(missing_ok=True)
         self.failure_file.unlink(missing_ok=True)
 
     def fail(self, reason: str, wrong_input: bool) -> None:
-        """Say why this attempt ended; `wrong_input` where the user has to mend something."""
+        """Record why this attempt failed, and whether wrong input was the cause."""
         self.write(self.failure_file.name, {"reason": reason, "wrong_input": wrong_input})
 
     def failure(self) -> tuple[str, bool] | None:
-        """Reason of the last failed attempt, and whether the input was wrong; raises Damaged."""
+        """Read the reason of the last failed attempt, and whether the input was wrong; raises Damaged."""
         failure = self._read(self.failure_file, _as_failure)
         return None if failure is None else (failure.reason, failure.wrong_input)
 
     def job(self) -> dict[str, Any]:
-        """The order that `begin` left; raises Damaged where that is no mapping."""
+        """Read the order that `begin` wrote; raises Damaged if it is not a mapping."""
         content = self._read(self.order, _as_mapping)
         if content is None:
-            raise InputError(f"{self.order} is missing; a run folder is made by harness.run")
+            raise InputError(f"{self.order} is missing; only harness.run makes run folders")
         return content
 
     def label(self) -> str:
-        """What its job is called; empty where this is no run folder."""
+        """Return the label of the job; empty if this is not a run folder."""
         try:
             return str(self.job().get("label", ""))
         except InputError:
             return ""
 
     def peek(self) -> Contents:
-        """What the files say, as far as they can be read; unlike `result` and the others it never raises Damaged."""
+        """Read the files as far as possible; unlike `result` and the others, this never raises Damaged."""
         damaged = False
 
         def read(path: Path, parse: Callable[[bytes], _T]) -> _T | None:
@@ -203,12 +203,12 @@ class RunFolder:
         return Contents(order, result, failure.reason if failure else None, damaged)
 
     def begin(self, order: dict[str, Any]) -> None:
-        """Write what is to be done, and forget why an earlier attempt failed."""
+        """Write the order, and delete the reason of an earlier failure."""
         self.write(self.order.name, order)
         self.failure_file.unlink(missing_ok=True)
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Write a JSON file of this folder so that it is either whole or not there."""
+        """Write a JSON file of this folder as a whole."""
         self.path.mkdir(parents=True, exist_ok=True)
         atomic_write(self.path / name, json.dumps(content, indent=1).encode())
 
@@ -218,13 +218,13 @@ class RunFolder:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def steps(self) -> list[dict[str, float | int]]:
-        """All metrics so far; a line that is still being written is left out. Raises Damaged."""
+        """Read all metrics so far, without a line that is still being written. Raises Damaged."""
         text = self.step_log.read_bytes() if self.step_log.is_file() else b""
         lines = [line for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
         return [self._step(line, number) for number, line in enumerate(lines, start=1)]
 
     def last_step(self) -> dict[str, float | int] | None:
-        """The newest metrics, read from the end of the file. Raises Damaged."""
+        """Read the latest metrics from the end of the file. Raises Damaged."""
         path = self.step_log
         if not path.is_file():
             return None
@@ -236,13 +236,13 @@ class RunFolder:
         return self._step(lines[-2]) if ended else None
 
     def rewind(self, step: int) -> None:
-        """Drop the metrics of `step` and later: a resumed training writes them again."""
+        """Delete the metrics of `step` and later, which a resumed training writes again."""
         earlier = [json.dumps(line) + "\n" for line in self.steps() if line["step"] < step]
         atomic_write(self.step_log, "".join(earlier).encode())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Own the folder; the kernel ends the ownership with the process, however that ends.
+        """Own the folder. The ownership ends with the process in any case.
 
         Raises:
             Busy: Another process owns it.
@@ -256,7 +256,7 @@ class RunFolder:
             yield
 
     def in_use(self) -> bool:
-        """Whether a process owns the folder; asking leaves no trace in it."""
+        """Whether a process owns the folder. The check changes nothing in it."""
         try:
             return self.lock.is_file() and is_held(self.lock)
         except PermissionError:
@@ -272,13 +272,13 @@ class RunFolder:
                 content = msgspec.convert(json.loads(line), dict[str, int | float])
             except (ValueError, msgspec.MsgspecError) as error:
                 where = "its last line" if number is None else f"line {number}"
-                raise Damaged(self.step_log, f"{where} is no mapping of names to numbers") from error
+                raise Damaged(self.step_log, f"{where} is not a mapping of names to numbers") from error
         if type(content.get("step")) is not int:
             raise Damaged(self.step_log, f"line {number or 'at its end'} has no number of a step")
         return content
 
     def _read(self, path: Path, parse: Callable[[bytes], _T]) -> _T | None:
-        """What a JSON file says, or None where there is none; raises Damaged where it says anything else."""
+        """Read a JSON file; None if it does not exist. Raises Damaged if its content is unexpected."""
         try:
             return parse(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -293,30 +293,30 @@ _NUMBERS = msgspec.json.Decoder(dict[str, int | float])
 
 
 def run_folders(runs: Path) -> list[RunFolder]:
-    """Those of jobs, by id; nothing else that lies there."""
+    """Return the run folders by job id, without other files."""
     return [RunFolder(path) for path in sorted(runs.glob(JOB_ID)) if path.is_dir() and not path.is_symlink()]
 
 
 def find_run(runs: Path, start: str) -> RunFolder:
-    """The run whose id begins so, or InputError."""
+    """Return the run whose id begins so; raise InputError if there is not exactly one."""
     folders = run_folders(runs)
     matching = [folder for folder in folders if folder.path.name.startswith(start)]
     if len(matching) == 1:
         return matching[0]
     shown = ", ".join(folder.path.name for folder in (matching or folders)[:5]) or "none"
     if matching:
-        raise InputError(f"{len(matching)} runs in {runs} begin with {start!r}: {shown}; give more of the id")
-    raise InputError(f"{runs} holds no run whose id begins with {start!r}; the first of its {len(folders)}: {shown}")
+        raise InputError(f"the ids of {len(matching)} runs in {runs} begin with {start!r}: {shown}; give more digits")
+    raise InputError(f"{runs} contains no run whose id begins with {start!r}; the first of its {len(folders)}: {shown}")
 
 
 def make_folder(folder: Path) -> None:
-    """The folder, before hours of training find out that it cannot be; raises InputError."""
+    """Create a folder before a training needs it; raise InputError if that is impossible."""
     with input_error_on_os_error(f"folder {folder} cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
+    """Write a file so that readers see the old or the new content, never a part."""
     # Threads of a search may write the same file at once.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     with temporary.open("wb") as file:

@@ -1,4 +1,4 @@
-"""What is stored: every run folder with its state, age and size, damaged ones too, and what builds on what."""
+"""Lists run folders with state, age, size and dependencies, including damaged ones."""
 
 import os
 import re
@@ -20,17 +20,17 @@ STATES: tuple[State, ...] = get_args(State)
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run folder at the moment it was looked at."""
+    """A run folder at the moment of reading it."""
 
     folder: RunFolder
     state: State
     label: str
-    """What its job is called; empty where that cannot be read."""
+    """Label of its job; empty if unreadable."""
     spec: Mapping[str, Any]
-    """The spec of its job, as JSON, for it may be of another version; empty where it cannot be read."""
+    """Spec of its job as JSON, because it may be of another version; empty if unreadable."""
     result: Result | None
     failure: str
-    """Why the last attempt failed; empty where it did not."""
+    """Reason why the last attempt failed; empty if it did not."""
     sizes: Mapping[str, int]
     """Bytes of each file."""
     newest: float
@@ -48,14 +48,14 @@ class StoredRun:
 
     @property
     def needs(self) -> list[str]:
-        """Ids of the jobs it builds on: nothing else in a spec looks like one."""
+        """Ids of the jobs that it needs: all texts in its spec that look like an id."""
         return [each for each in self.spec.values() if isinstance(each, str) and re.fullmatch(JOB_ID, each)]
 
 
 def stored_runs(runs: Path) -> dict[str, StoredRun]:
-    """All runs of a folder by id, or InputError where there is no such folder."""
+    """Return all runs of a folder by id; raise InputError if the folder does not exist."""
     if not runs.is_dir():
-        raise InputError(f"runs folder {runs} does not exist; harness.run makes it")
+        raise InputError(f"runs folder {runs} does not exist; harness.run creates it")
     stored = {}
     for folder in run_folders(runs):
         # Another process may be pruning.
@@ -65,7 +65,7 @@ def stored_runs(runs: Path) -> dict[str, StoredRun]:
 
 
 def look(folder: RunFolder) -> StoredRun:
-    """A run folder as it is."""
+    """Read a run folder."""
     files, contents = _files(folder.path), folder.peek()
     order = contents.order
     if folder.in_use():
@@ -92,7 +92,7 @@ def look(folder: RunFolder) -> StoredRun:
 
 
 def with_needs(needs: Mapping[str, Iterable[str]], ids: Iterable[str]) -> set[str]:
-    """These ids and those of all that they build on, as far as it is known what that is."""
+    """Return these ids and those of all jobs that they need, as far as these are known."""
     needed: set[str] = set()
     open_ = list(ids)
     while open_:
@@ -104,14 +104,14 @@ def with_needs(needs: Mapping[str, Iterable[str]], ids: Iterable[str]) -> set[st
 
 
 def wanted_by(stored: Mapping[str, StoredRun], claims: Mapping[str, Claim]) -> dict[str, tuple[str, ...]]:
-    """The names of the claims that want each run, or something that builds on it."""
+    """Map each run to the names of the claims on it or on a run that needs it."""
     needs = {id_: run.needs for id_, run in stored.items()}
     wants = {name: with_needs(needs, claim.jobs) for name, claim in claims.items()}
     return {id_: tuple(name for name, ids in wants.items() if id_ in ids) for id_ in stored}
 
 
 def unneeded(stored: Mapping[str, StoredRun], claims: Iterable[Claim], before: float = float("inf")) -> list[StoredRun]:
-    """What may be deleted: no claim wants it, and nothing that stays builds on it.
+    """Return the runs that may be deleted: no claim needs them, and no remaining run does.
 
     What is running stays, and what was written at this time, in seconds since 1970, or later.
     """
@@ -122,7 +122,7 @@ def unneeded(stored: Mapping[str, StoredRun], claims: Iterable[Claim], before: f
 
 
 def _files(folder: Path) -> dict[str, os.stat_result]:
-    """All files of a folder by their paths in it."""
+    """Return all files of a folder by their relative paths."""
     files = {}
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in sorted(names)):

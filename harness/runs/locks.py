@@ -1,4 +1,4 @@
-"""Locks that end with the process that holds them; a file system that has none to give is one message."""
+"""Locks that end with the process that holds them."""
 
 import errno
 from pathlib import Path
@@ -15,7 +15,7 @@ class FileLock(filelock.FileLock):
     """As filelock's, whose Timeout it raises, too."""
 
     def acquire(self, *arguments: Any, **options: Any) -> Any:
-        """Take it; raises InputError where the file system knows no locks."""
+        """Take the lock; raise InputError if the file system has no locks."""
         try:
             return super().acquire(*arguments, **options)
         except (OSError, NotImplementedError) as error:
@@ -23,13 +23,13 @@ class FileLock(filelock.FileLock):
             if isinstance(error, OSError) and error.errno not in _NONE:
                 raise
             raise InputError(
-                f"{self.lock_file} cannot be locked: its file system has no locks to give, as NFS without lockd; "
+                f"{self.lock_file} cannot be locked: its file system has no locks, as NFS without lockd; "
                 "choose a folder on another disk"
             ) from error
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds a lock; raises PermissionError where this user may not ask."""
+    """Whether a process holds a lock; raises PermissionError if this user may not open the file."""
     try:
         FileLock(path).acquire(timeout=0).lock.release()
     except filelock.Timeout:

@@ -1,4 +1,4 @@
-"""Deleting runs that no study needs, so that other processes may start and stop meanwhile, and this one be killed."""
+"""Deletes runs that no study claims. Other processes may start meanwhile, and this one may be killed."""
 
 import shutil
 from collections.abc import Collection, Mapping
@@ -12,26 +12,26 @@ from harness.runs.listing import StoredRun, stored_runs, unneeded
 
 @dataclass(frozen=True)
 class Pruning:
-    """What a person is asked to agree to."""
+    """What the user is asked to confirm."""
 
     forget: tuple[Claim, ...]
-    """Claims of studies that are to want nothing any more."""
+    """Claims to drop."""
     delete: tuple[StoredRun, ...]
     before: float
-    """What was written at this time, in seconds since 1970, or later stays."""
+    """Runs that were written at this time or later stay, in seconds since 1970."""
 
 
 def propose(
     stored: Mapping[str, StoredRun], claims: Mapping[str, Claim], forget: Collection[str], before: float
 ) -> Pruning:
-    """What may be deleted once the claims of these names are forgotten."""
+    """Return what may be deleted after the claims of these names are dropped."""
     left = [claim for name, claim in claims.items() if name not in forget]
     gone = tuple(claim for name, claim in claims.items() if name in forget)
     return Pruning(gone, tuple(unneeded(stored, left, before)), before)
 
 
 def prune(runs: Path, pruning: Pruning) -> list[StoredRun]:
-    """Delete what was agreed to, but for what is needed or running by now; what was deleted.
+    """Delete what was confirmed, except runs that are claimed or running by now. Return the deleted runs.
 
     A study that was called again since is not forgotten. What an earlier call was interrupted in is ended, too.
     """
@@ -50,7 +50,7 @@ def prune(runs: Path, pruning: Pruning) -> list[StoredRun]:
 
 
 def _delete(folder: RunFolder) -> bool:
-    """Delete a run folder, unless a process owns it; whether it did."""
+    """Delete a run folder unless a process owns it; return whether it was deleted."""
     path = folder.path
     try:
         with folder.locked():

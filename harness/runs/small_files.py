@@ -1,4 +1,4 @@
-"""Small files of numbers, in run folders and in the cache: written whole, and read in one way."""
+"""Reads and writes small files of numbers in run folders and in the cache, always as a whole."""
 
 import json
 import zipfile
@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep arrays by name, so that a reader finds all of them or what was there before."""
+    """Write arrays by name, so that a reader finds all of them or the previous ones."""
     content = BytesIO()
     np.savez_compressed(content, **arrays)
     atomic_write(path, content.getvalue())
@@ -39,16 +39,16 @@ def read_arrays(path: Path, what: str) -> dict[str, np.ndarray] | None:
         with path.open("rb") as raw, np.load(raw) as file:
             return {name: file[name] for name in file.files}
     except _UNREADABLE as torn:
-        raise Damaged(path, f"no {what} can be read from it: {' '.join(str(torn).split())}") from torn
+        raise Damaged(path, f"it does not contain readable {what}: {' '.join(str(torn).split())}") from torn
 
 
 def keep_arrays(path: Path, form: int, header: dict[str, Any], **arrays: np.ndarray) -> None:
-    """Arrays with a header that JSON can say; `form` is the number of their layout."""
+    """Write arrays with a JSON header; `form` is the number of their layout."""
     write_arrays(path, {"header": np.array(json.dumps({"form": form, **header})), **arrays})
 
 
 def kept_arrays(path: Path, form: int) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """Header and arrays that `keep_arrays` left; None where there are none of this form."""
+    """Read header and arrays that `keep_arrays` wrote; None if there are none of this form."""
     try:
         arrays = read_arrays(path, "arrays")
         if arrays is None:
@@ -60,12 +60,12 @@ def kept_arrays(path: Path, form: int) -> tuple[dict[str, Any], dict[str, np.nda
 
 
 def keep_model(path: Path, content: BaseModel) -> None:
-    """As JSON."""
+    """Write a model as JSON."""
     atomic_write(path, content.model_dump_json(indent=1).encode())
 
 
 def kept_model(path: Path, kind: type[Model]) -> Model | None:
-    """What `keep_model` left; None where there is nothing of this kind."""
+    """Read the model that `keep_model` wrote; None if there is none of this kind."""
     try:
         return kind.model_validate_json(path.read_bytes()) if path.is_file() else None
     except _UNREADABLE:

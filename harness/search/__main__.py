@@ -1,4 +1,4 @@
-"""python -m harness.search STUDY.yaml: Optuna proposes, ordinary jobs answer, fresh seeds and scenes confirm."""
+"""python -m harness.search STUDY.yaml: Optuna proposes values, jobs train them, fresh seeds confirm them."""
 
 import signal
 import time
@@ -38,40 +38,36 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
 def main(
     asked: flags.Asked,
     trials: Annotated[
-        int | None, typer.Option(help="Complete or pruned ones; the study's number if not given.")
+        int | None, typer.Option(help="Complete or pruned trials. Default: the number in the study.")
     ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Minutes after which no trial is begun any more.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Trials at once; as many as GPUs, or cores.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Start no trial after this many minutes.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at once. Default: one per GPU or core.")] = None,
     storage: Annotated[
         str | None,
         typer.Option(
-            help="A database URL, for machines that share no folder; Optuna's journal if not given.",
+            help="Database URL, for machines without a common folder. Default: Optuna's journal.",
             callback=flags.uri_at_home,
         ),
     ] = None,
-    searches_dir: Annotated[Path, typer.Option(help="Folders of searches: journal, and who is at work.")] = Path(
-        "searches"
-    ),
+    searches_dir: Annotated[Path, typer.Option(help="Folder of the searches' journals and locks.")] = Path("searches"),
     found_study: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.yaml", help="The study with the best values; OUT/STUDY/STUDY_found.yaml if not given."
-        ),
+        typer.Option(metavar="FILE.yaml", help="File for the best study. Default: OUT/STUDY/STUDY_found.yaml."),
     ] = None,
     confirm: Annotated[
-        bool, typer.Option(help="Train the best values on fresh seeds and score what is reported.")
+        bool, typer.Option(help="Train the best values on fresh seeds and score them on the reported split.")
     ] = True,
     device: flags.Device = "auto",
 ) -> None:
-    """Search the fields that a study's section `search` names, and confirm what was found.
+    """Search values for the fields in a study's section `search`, and confirm the best ones.
 
-    Stop it with Ctrl-C, or kill it, and call it again to go on; call it twice at once to go twice as fast. A trial is a
-    set of ordinary jobs: equal values are never trained twice, and its runs are those of any study.
+    Press Ctrl-C to stop; the same command resumes, even after a kill. Two calls at the same time share the work. Trials
+    are ordinary jobs, so equal values are never trained twice.
     """
     if trials is not None and trials <= 0:
-        raise InputError(f"--trials {trials} is no number of trials; 1 or more")
+        raise InputError(f"--trials {trials} is not a number of trials; allowed: 1 or more")
     if timeout is not None and not timeout > 0:
-        raise InputError(f"--timeout {timeout:g} is no time; more than 0 minutes")
+        raise InputError(f"--timeout {timeout:g} is not a time; allowed: more than 0 minutes")
     deadline = None if timeout is None else time.monotonic() + 60 * timeout
     from harness.study.first_look import first_look
 
@@ -122,7 +118,7 @@ def main(
         _say(
             f"search {asked.name}: {opened.path} {opened.arm}, {', '.join(opened.search.objective)} on "
             f"{chosen.eval_split}, seeds {', '.join(map(str, opened.search.seeds))}; "
-            f"{len(book.counted())} of {trials} trials are there"
+            f"{len(book.counted())} of {trials} trials are finished"
         )
         for name, values in first_values(opened).items():
             book.enqueue(values, name)
@@ -133,16 +129,16 @@ def main(
             complete = finish(
                 opened, trainer, book, baseline, several, confirm, asked.tables, chosen_study, mirror, console
             )
-            _say(f"compare in a browser: {asked.again('report')} --ui")
+            _say(f"to compare the trials in a browser: {asked.again('report')} --ui")
         except (KeyboardInterrupt, Stopped):
             mirror.store.stop()
             _say(
-                f"stopped; finished trials are kept in {folder.parent}, steps in {asked.runs_dir}; the same command "
-                "goes on"
+                f"stopped; {folder.parent} contains all finished trials, {asked.runs_dir} all finished steps; "
+                "the same command resumes"
             )
             raise typer.Exit(130) from None
         except TrialFailed as error:
-            _say(f"given up: {error}", style="red")
+            _say(f"search aborted: {error}", style="red")
             raise typer.Exit(1) from None
         if not complete:
             raise typer.Exit(1)

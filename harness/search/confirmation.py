@@ -1,4 +1,4 @@
-"""What a search found: confirmed on scenes and seeds that it never saw, drawn, written down, and ready to run."""
+"""Confirms the best values of a search on fresh scenes and seeds, and writes them as a study."""
 
 import os
 from collections.abc import Mapping, Sequence

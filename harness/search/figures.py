@@ -1,4 +1,4 @@
-"""The pictures of a search, by Optuna: its course, every field, pairs of fields, what matters, and the trade-off."""
+"""Draws a search with Optuna: history, fields, pairs of fields, importances and the trade-off."""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""The loop of a search: ask for values, have them trained, tell what came of it; several at once if so wanted."""
+"""The loop of a search: get values, train them, and report the result; several trials at once."""
 
 import threading
 import time
@@ -23,21 +23,21 @@ Raises:
 
 
 class Pruned(Exception):
-    """A trial is given up, as others were better at its age."""
+    """A trial was pruned, because others were better at the same epoch."""
 
 
 class Stopped(Exception):
-    """A trial is interrupted; its values are to be tried again."""
+    """A trial was interrupted; its values are tried again."""
 
 
 class TrialFailed(Exception):
-    """A trial has no value, and why."""
+    """A trial failed; the message is the reason."""
 
 
 WAIT_SECONDS = 1.0
-"""Between two looks at trials that others are at."""
+"""Seconds between two checks of trials that others run."""
 MOST_FAILURES = 5
-"""After so many in a row the search is given up: what fails so often is not the values' fault."""
+"""Failures in a row after which the search is aborted, because the cause is then not the values."""
 
 
 def search(
@@ -63,7 +63,7 @@ def search(
             failures = failures + 1 if ended.state == TrialState.FAIL else 0
             if failures >= MOST_FAILURES:
                 reason = ended.user_attrs[REASON]
-                raise TrialFailed(f"{failures} trials in a row failed, the last one for: {reason}")
+                raise TrialFailed(f"{failures} trials failed in a row; reason of the last one: {reason}")
 
     def work(worker: int) -> None:
         while not stop.is_set() and (deadline is None or time.monotonic() < deadline):

@@ -1,4 +1,4 @@
-"""What a trial is worth: its student trained as an ordinary job of an ordinary plan, scored on scenes that choose."""
+"""Evaluates a trial: trains its student as an ordinary job, and scores it on the scenes of the search."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -31,11 +31,11 @@ class Trainer:
     """Called with every plan before it is run, so that its runs are not deleted."""
 
     def plan(self, values: Mapping[str, Value]) -> Plan:
-        """The jobs of a trial."""
+        """Plan a trial."""
         return self.planned(self.opened.trial_study(values))
 
     def baseline(self) -> Plan:
-        """The jobs of the student without a teacher, as a trial would have it."""
+        """Plan the student of a trial without a teacher."""
         return self.planned(self.opened.alone(self.opened.trial_study({})))
 
     def planned(self, study: StudySpec) -> Plan:

@@ -1,4 +1,4 @@
-"""OpenedSearch: a study, the search in it, and the studies that its trials are."""
+"""OpenedSearch: a study with its search, and the studies of its trials."""
 
 import json
 import math
@@ -106,28 +106,24 @@ def open_search(file: Path, given: Sequence[str]) -> OpenedSearch:
         switch = arm_switch(key, study.arms)
         if switch is not None:
             if switch[0] != arm or not all(isinstance(value, bool) for value in kind.probes):
-                raise InputError(f"{file}: search.space.{key}: needs choices true and false, and arm {arm!r}")
+                raise InputError(f"{file}: search.space.{key}: allowed: choices true and false, for arm {arm!r}")
             continue
         if top in ("search", "seeds", "data", "arms", "paths", "teachers", "image_teachers", "report"):
             raise InputError(
-                f"{file}: search.space.{key} is nothing to search; allowed: fields below losses, schedule and "
+                f"{file}: search.space.{key} cannot be searched; allowed: fields below losses, schedule and "
                 f"students, and arms.{arm}.LOSS for {', '.join(study.arms[arm])}"
             )
         for value in kind.probes:
             try:
                 load_study(file, [*given, *overrides({key: value}, study.arms)])
             except InputError as error:
-                hint = "; whole: true keeps to whole numbers" if "valid integer" in str(error) else ""
+                hint = "; add whole: true for whole numbers" if "valid integer" in str(error) else ""
                 reason = f"{json.dumps(value)} is not possible: {' '.join(str(error).split())}{hint}"
                 raise InputError(f"{file}: search.space.{key}: {reason}") from error
     if both := set(search.seeds) & set(search.confirm.seeds):
-        raise InputError(
-            f"{file}: search.seeds: seed {min(both)} is also one of search.confirm.seeds; fresh ones are needed"
-        )
+        raise InputError(f"{file}: search.seeds: seed {min(both)} is also in search.confirm.seeds; choose another seed")
     if search.eval_split in (study.data.eval_split, *study.data.also_score):
-        raise InputError(
-            f"{file}: search.eval_split: {search.eval_split!r} is what the study reports; choose another split"
-        )
+        raise InputError(f"{file}: search.eval_split: the study reports {search.eval_split!r}; choose another split")
     return OpenedSearch(file, tuple(given), study, search, path, arm)
 
 
@@ -137,5 +133,7 @@ def _chosen(what: str, name: str | None, known: Collection[str], file: Path) -> 
             raise InputError(f"{file}: search.{what}: {unknown(what, name, known)}")
         return name
     if len(known) != 1:
-        raise InputError(f"{file}: search.{what}: the study has {len(known)}; name one of {', '.join(known) or 'none'}")
+        raise InputError(
+            f"{file}: search.{what}: the study has {len(known)}; choose one of {', '.join(known) or 'none'}"
+        )
     return next(iter(known))

@@ -1,4 +1,4 @@
-"""What a search says: a line a trial, and at the end what was found, confirmed, drawn and written down."""
+"""Reports a search: one line per trial, and at the end the best values with their confirmation and figures."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ from harness.tracking.search import EndedTrial, SearchMirror
 def teller(
     console: Console, book: TrialBook, objective: Sequence[str], trials: int, mirror: SearchMirror
 ) -> Callable[[FrozenTrial], None]:
-    """What tells how a trial ended: a line, and its run in MLflow."""
+    """Return what prints one line per ended trial and mirrors the trial to MLflow."""
     began, before = time.monotonic(), len(book.counted())
 
     def tell(ended: FrozenTrial) -> None:
@@ -61,7 +61,7 @@ def teller(
 
 
 def follow(mirror: SearchMirror, book: TrialBook, objective: Sequence[str]) -> None:
-    """Mirror the trials that have ended, whoever ran them."""
+    """Mirror the finished trials of all processes."""
     with book.turn():
         mirror.follow([_ended(trial, objective) for trial in book.study.trials if trial.state.is_finished()])
 
@@ -94,7 +94,7 @@ def finish(
     mirror: SearchMirror,
     console: Console,
 ) -> bool:
-    """Confirm the best values, and write what the search found; whether everything that this takes is there.
+    """Confirm the best values and write the report of the search. Return whether all needed results exist.
 
     Args:
         opened: The search.
@@ -116,12 +116,12 @@ def finish(
             if chosen == _chosen(book):
                 _write(opened, book, chosen, baseline, lines, out, chosen_study, mirror, console)
                 return lines is None or not any(line.missing for line in lines)
-    console.print("no trial is complete yet; nothing to report")
+    console.print("no trial is complete yet, so there is nothing to report")
     return True
 
 
 def _chosen(book: TrialBook) -> FrozenTrial | None:
-    """The best; of two objectives, of those that none beats the one that is best in the first."""
+    """Return the best trial; with two objectives, the Pareto-optimal trial that is best in the first."""
     return max(book.best(), key=lambda trial: trial.values[0], default=None)
 
 
@@ -153,11 +153,11 @@ def _write(
     atomic_write(out / "search.md", text.encode())
     write_found(opened, chosen.params, chosen_study, _headline(opened, chosen))
     mirror.finish(out, text)
-    say(console, f"search: {out}/search.md; the study with what was found: {chosen_study}")
+    say(console, f"search: {out}/search.md; the study with the best values: {chosen_study}")
 
 
 def trials_table(opened: OpenedSearch, book: TrialBook, chosen: FrozenTrial) -> Table:
-    """Every finished trial, the best first; what was pruned or failed last."""
+    """Build the table of finished trials: the best first, pruned and failed ones last."""
     fields = list(opened.search.space)
     trials = book.study.get_trials(deepcopy=False)
     ended = [trial for trial in trials if trial.state.is_finished()]
@@ -173,20 +173,20 @@ def trials_table(opened: OpenedSearch, book: TrialBook, chosen: FrozenTrial) -> 
 
 
 def shown(value: Value) -> str:
-    """A value as people read it."""
+    """Format a value for reading."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 _OPTIMISM = (
-    "Optimism: the value that the search gave, less the confirmed one; of gains, over the baseline of the same scenes "
-    "and seeds. What is chosen for a high value has, on the whole, been lucky in it."
+    "Optimism: the value in the search minus the confirmed value. For gains, both are relative to the baseline with "
+    "the same scenes and seeds. Optimism is usually positive, because the best of many trials is partly luck."
 )
 
 
 def confirmation_table(
     opened: OpenedSearch, lines: Sequence[Line], book: TrialBook, chosen: FrozenTrial, baseline: tuple[float, ...]
 ) -> Table:
-    """One line for each of the confirmed values and the baseline, what the search said of them, and its optimism."""
+    """Build the table of confirmed values and baseline, with their values in the search and the optimism."""
     metrics = opened.search.objective
     kinds = ("{}", "gain {}", "search {}", "optimism {}", "optimism of gain {}")
     header = ["row", "seeds", *(kind.format(metric) for kind in kinds for metric in metrics)]
@@ -214,7 +214,7 @@ def confirmation_table(
         means = [mean_text(line.metrics[metric], "{:.1f}") for metric in metrics]
         gains = [gain_text(line.gains[metric]) for metric in metrics]
         rows.append([name, str(line.seeds), *means, *gains, *by_search, *optimism, *of_gain])
-    title = "Confirmed at the whole schedule, on fresh seeds and on what is reported:"
+    title = "Confirmation with the full schedule and fresh seeds, on the reported split:"
     return Table.of("confirmation", title, header, rows, [*interval_notes(lines), _OPTIMISM])
 
 
@@ -226,7 +226,7 @@ def _trial_of(book: TrialBook, values: Mapping[str, Value]) -> FrozenTrial | Non
 def _confirmed(
     opened: OpenedSearch, trainer: Trainer, values: Mapping[str, Value], site: Site, console: Console
 ) -> list[Line]:
-    """Train and score the found values, the study's own and the published ones; the rows of all."""
+    """Train and score the best, the study's own and the published values; return the rows of all."""
     variants: dict[str, Mapping[str, Value]] = {FOUND: values, CURRENT: {}}
     if paper := paper_values(opened):
         variants[PAPER] = paper

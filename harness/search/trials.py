@@ -1,4 +1,4 @@
-"""The book of a search: Optuna's study in its storage, who owns which trial, and what became of the others."""
+"""TrialBook: Optuna's study in its storage, the owners of trials, and interrupted trials."""
 
 import hashlib
 import json
@@ -73,7 +73,7 @@ class TrialBook:
             self.study.enqueue_trial(dict(values), user_attrs={NAME: name}, skip_if_exists=True)
 
     def ask(self, wanted: int) -> Trial | None:
-        """The next trial, ours; None where so many are counted or on their way, or where a grid has no more."""
+        """Start the next trial; None if enough trials are finished or in progress, or a grid is exhausted."""
         with self._lock:
             self.reap()
             trials = self.study.get_trials(deepcopy=False)
@@ -127,11 +127,11 @@ class TrialBook:
                 self.study.enqueue_trial(values, user_attrs={NAME: name, AGAIN: trial.number})
 
     def running(self) -> list[FrozenTrial]:
-        """Trials that some process is at, as far as is known."""
+        """Trials in progress, as far as is known."""
         return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def turn(self) -> FileLock:
-        """A lock for what only one thread of one process may do at a time."""
+        """A lock that one thread of one process holds at a time."""
         return FileLock(self._folder / "turn.lock")
 
     def counted(self) -> list[FrozenTrial]:
@@ -144,7 +144,7 @@ class TrialBook:
         return list(self.study.best_trials) if complete else []
 
     def importances(self) -> dict[str, float]:
-        """How much each field matters for the first objective; empty where too few trials differ to say so."""
+        """Importance of each field for the first objective; empty if too few trials differ."""
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len({json.dumps(trial.params, sort_keys=True) for trial in complete}) < 4 or len(self._search.space) < 2:
             return {}
@@ -213,7 +213,7 @@ class TrialBook:
             study.set_user_attr(IDENTITY, written)
         elif stored != written:
             raise InputError(
-                f"storage {where} holds another search of the name {self._folder.name!r}: "
+                f"storage {where} contains a different search named {self._folder.name!r}: "
                 f"{_first_difference(json.loads(stored), json.loads(written))}; choose another --searches-dir or "
                 "--storage"
             )
@@ -285,7 +285,7 @@ def _mend(path: Path) -> None:
     for number, line in enumerate([*lines, unfinished], 1):
         if not (line.startswith(_LINE[: len(line)]) and (number > len(lines) or _is_json(line))):
             raise InputError(
-                f"{path}:{number} is no line of a search's journal: {line[:40]!r}; put a copy of the journal in its "
+                f"{path}:{number} is not a line of a search journal: {line[:40]!r}; put a copy of the journal in its "
                 "place, or choose another --searches-dir"
             )
     if unfinished:

@@ -1,4 +1,4 @@
-"""Changes of a spec by dotted key, as a study writes them under a preset."""
+"""Changes specs by dotted keys, as in a study's `set`."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar

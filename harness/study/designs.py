@@ -1,4 +1,4 @@
-"""Designs: the arms of an ablation, written as one list of losses and what to make of it."""
+"""Designs: make the arms of an ablation from one list of losses."""
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -8,22 +8,22 @@ Losses = tuple[str, ...]
 
 
 def all_combinations(losses: Sequence[str]) -> list[Losses]:
-    """Every set of them but the empty one, which is the baseline: with it a full factorial."""
+    """Return every non-empty set. With the baseline, this is a full factorial."""
     return [chosen for size in range(1, len(losses) + 1) for chosen in combinations(losses, size)]
 
 
 def leave_one_out(losses: Sequence[str]) -> list[Losses]:
-    """All of them, and all but each."""
+    """Return all losses, and all but each one."""
     return [tuple(losses), *(tuple(loss for loss in losses if loss != dropped) for dropped in losses)]
 
 
 def add_one(losses: Sequence[str]) -> list[Losses]:
-    """Each alone: what is added to the baseline."""
+    """Return each loss alone."""
     return [(loss,) for loss in losses]
 
 
 def cumulative(losses: Sequence[str]) -> list[Losses]:
-    """The first, the first two, and so on to all of them."""
+    """Return the first loss, the first two, and so on."""
     return [tuple(losses[: end + 1]) for end in range(len(losses))]
 
 

@@ -1,6 +1,6 @@
-"""A first look at a study: keys and names that there are not, told before the seconds that importing torch takes.
+"""Checks the keys and names of a study against its JSON Schema, before torch is imported.
 
-It knows what may be written from the JSON Schema beside the shipped studies. What it lets pass, the specs check.
+It uses the JSON Schema beside the included studies. The specs then check everything else.
 """
 
 import ast
@@ -19,7 +19,7 @@ from harness.study.written import Location, Written, read_written
 
 PROJECT = Path(__file__).parents[2]
 STUDIES = PROJECT / "studies"
-"""Where the project is checked out; an installed package has none."""
+"""Root of the checkout, which an installed package lacks."""
 SCHEMA = STUDIES / "study.schema.json"
 _TYPES: dict[str, type] = {
     "object": dict,
@@ -32,7 +32,7 @@ _TYPES: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Mistake:
-    """What a schema does not allow."""
+    """A violation of a schema."""
 
     at: Location
     is_key: bool = False
@@ -77,10 +77,10 @@ def _unknown_names(written: Written, schema: Mapping[str, Any]) -> Iterator[str]
     ):
         for at, name in given.items():
             if isinstance(name, str) and name not in table and name not in (others := offered(group)):
-                hint = "; a name of your own needs a field loss that says which one it is"
+                hint = "; a loss under your own name needs the field loss with the name of the loss"
                 yield (
                     f"{written.place(at)}: {'losses' if what == 'loss' else '.'.join(map(str, at))}: "
-                    f"{unknown(what, name, {*table, *others})}, or one of your own as package.module:Name"
+                    f"{unknown(what, name, {*table, *others})}, or package.module:Name of your own"
                     f"{hint if what == 'loss' and name == at[-1] else ''}"
                 )
 

@@ -1,4 +1,4 @@
-"""Jobs, the nodes of a study's DAG: everything that decides a result, and the hash of it, which is the job's name."""
+"""Specs of jobs, the nodes of a study's DAG. The hash of a spec is the id of the job."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ RESULTS_VERSION = 3
 
 
 class DataIdentity(Spec):
-    """What of the dataset decides a result; where it lies does not."""
+    """The identity of the dataset, without its path."""
 
     fingerprint: str
     """Hash of the tables (and of every file, where the root has a manifest)."""
@@ -31,10 +31,10 @@ class DataIdentity(Spec):
 
 
 class JobSpec(Spec):
-    """What every job has."""
+    """Fields of every job."""
 
     measures: ClassVar[tuple[str, ...]] = ()
-    """Metrics that its result has to have."""
+    """Metrics that its result must have."""
 
     results_version: int = RESULTS_VERSION
 
@@ -50,12 +50,12 @@ class JobSpec(Spec):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Ids of the jobs that have to be done before."""
+        """Ids of the jobs that must be finished first."""
         return ()
 
     @property
     def steps(self) -> int:
-        """How long it trains; 0 where nothing is trained."""
+        """Number of training steps; 0 if nothing is trained."""
         return self.training.length if self.training else 0
 
     @property
@@ -106,7 +106,7 @@ class DetectorJobSpec(JobSpec):
 
 
 class ImageDataIdentity(Spec):
-    """What of an image teacher's dataset decides its result."""
+    """The identity of an image teacher's dataset."""
 
     fingerprint: str
     train_split: str
@@ -130,7 +130,7 @@ class SegmenterJobSpec(JobSpec):
 
 
 class LabelsJobSpec(JobSpec):
-    """What an image teacher sees in every image of a split of the detection data."""
+    """A job that writes an image teacher's labels for every image of a split of the detection data."""
 
     fingerprint: str
     """Hash of the tables of the detection data."""
@@ -183,7 +183,7 @@ class Job:
     label: str
     """The first row that wanted this job, for people."""
     source: Path | None = None
-    """Where what is given lies: weights, the root of an image teacher's dataset, a folder of labels."""
+    """Path of given input: weights, the root of an image teacher's dataset, or a folder of labels."""
 
     @property
     def id(self) -> str:

@@ -1,4 +1,4 @@
-"""YAML and --set overrides to a StudySpec; a mistake is one message with file, line, key and what is allowed."""
+"""Loads a StudySpec from YAML and --set overrides; errors name file, line, key and what is allowed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,12 +42,12 @@ def load_study(file: Path, overrides: Iterable[str] = ()) -> StudySpec:
 
 
 def _require_possible(study: StudySpec, path: str) -> None:
-    """Raise InputError for a path whose models cannot teach one another what the arms want."""
+    """Raise InputError for a path on whose models the losses of an arm are not defined."""
     ends = study.ends(path)
     student = study.students[ends.student].detector_spec
     teacher = study.teachers[ends.teacher].detector_spec if ends.teacher else None
     if teacher is not None and teacher.grid != student.grid:
-        raise InputError(f"path {path}: teacher and student see different ground: {teacher.grid!r}, {student.grid!r}")
+        raise InputError(f"path {path}: teacher and student have different grids: {teacher.grid!r}, {student.grid!r}")
     try:
         student.inputs.joined(teacher.inputs if teacher else student.inputs)
     except ValueError as error:

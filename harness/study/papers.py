@@ -1,4 +1,4 @@
-"""Published numbers that tables show beside ours, each with a mark of how sure it is; one YAML a paper."""
+"""Published numbers that tables show beside ours, each marked by how certain it is; one YAML file per paper."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -13,15 +13,15 @@ from harness.study.yaml_text import read_yaml
 Mark = Literal["read", "uncertain", "recalled"]
 
 SIGNS: dict[Mark, str] = {"read": "", "uncertain": "?", "recalled": "†"}
-"""What stands behind a number."""
+"""The sign that shows how certain a number is."""
 
 MEANINGS = {
-    "?": "? The digits were read in a source; which row they belong to is uncertain.",
+    "?": "? The digits were read in a source, but their row is uncertain.",
     "†": "† Recalled from memory, not verified.",
 }
 
 SENSORS = {"camera", "images", "lidar", "radar"}
-"""What a model of a path sees; images: those of an image teacher."""
+"""The inputs of a path's models; `images` are those of an image teacher."""
 
 Points = Annotated[float, Field(ge=-100, le=100)]
 Direction = Literal["up", "down"]
@@ -29,13 +29,13 @@ Metric = Literal["mAP", "NDS"]
 
 
 class PublishedGain(Spec):
-    """What a paper reports for a path over the same student without distillation, in points."""
+    """The published gain on a path over the same student without distillation, in points."""
 
     path: str
     """Sensors of teacher and student in alphabetical order, such as camera+lidar->camera."""
     losses: tuple[str, ...]
     mAP: float | Direction | None = None
-    """Or only whether it was one, where a source says that much; None where it says nothing."""
+    """Only the direction, if the source has no number; None if it has neither."""
     NDS: float | Direction | None = None
     mark: Mark
 
@@ -57,15 +57,15 @@ class PublishedGain(Spec):
         number = isinstance(value, int | float) and not isinstance(value, bool) and -100 <= value <= 100
         if not number and value is not None and value not in get_args(Direction):
             raise ValueError(
-                f"{value!r} is no gain; allowed: points between -100 and 100, {', '.join(get_args(Direction))}, "
-                "or nothing where nothing is published"
+                f"{value!r} is not a gain; allowed: points between -100 and 100, {', '.join(get_args(Direction))}, "
+                "or no value if nothing is published"
             )
         return value
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.mAP is None and self.NDS is None:
-            raise ValueError("neither mAP nor NDS is given; a published gain is one of them at least")
+            raise ValueError("neither mAP nor NDS is given; a published gain needs at least one of them")
         return self
 
     @field_validator("path")
@@ -74,7 +74,7 @@ class PublishedGain(Spec):
         ends = [end.split("+") for end in path.split("->")]
         if len(ends) != 2 or any(end != sorted(set(end) & SENSORS) for end in ends):
             raise ValueError(
-                f"{path!r} is no path such as camera+lidar->camera, of {', '.join(sorted(SENSORS))} in order"
+                f"{path!r} is not a path such as camera+lidar->camera, with {', '.join(sorted(SENSORS))} in this order"
             )
         return path
 

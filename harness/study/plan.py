@@ -1,4 +1,4 @@
-"""StudySpec to a DAG of jobs: what has to be trained, each thing once, and which table row shows it."""
+"""Plans a study: the jobs that it needs, each once, as a DAG, and the table row of each job."""
 
 import math
 from collections import Counter
@@ -72,7 +72,7 @@ class Plan:
     def detector_spec(self, id_: str) -> DetectorJobSpec:
         """The spec of a job that is a detector's."""
         spec = self.jobs[id_].spec
-        assert isinstance(spec, DetectorJobSpec), f"{self.jobs[id_].label} is no detector"
+        assert isinstance(spec, DetectorJobSpec), f"{self.jobs[id_].label} is not a detector"
         return spec
 
     def add(self, job: Job) -> str:
@@ -184,7 +184,9 @@ def _losses(study: StudySpec, names: Sequence[str], path: str) -> dict[str, dict
         kind, fields = study.kind(name), study.loss(name, path).model_dump(mode="json")
         called = term_name(kind) if count[term_name(kind)] == 1 else name
         if called in losses:
-            raise InputError(f"losses.{name}: an arm has two losses that a log would call {called!r}; rename one")
+            raise InputError(
+                f"losses.{name}: two losses of an arm would be named {called!r} in logs; rename one of them"
+            )
         losses[called] = fields if called == kind else {"loss": kind, **fields}
     return losses
 

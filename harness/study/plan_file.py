@@ -1,4 +1,4 @@
-"""A plan as JSON, and back: for who has the runs, but neither the study nor the dataset they were planned from."""
+"""Converts a plan to JSON and back, for bundles, which have neither the study's files nor its dataset."""
 
 from pydantic import ValidationError
 

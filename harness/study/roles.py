@@ -1,4 +1,4 @@
-"""What a study trains: teachers and students that detect, and image teachers that segment."""
+"""Specs of the models of a study: teachers and students that detect, and image teachers that segment."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -31,15 +31,15 @@ class _Model(Spec):
     preset: Annotated[str, AfterValidator(_known_preset)] | None = None
     """A key of PRESETS, an entry point of the group crossbev.presets, or ``package.module:SPEC`` of your own."""
     detector: DetectorSpec | None = None
-    """All of a detector, in place of a preset."""
+    """A complete detector instead of a preset."""
     set: dict[str, Any] = Field(default_factory=dict)
-    """What of the preset is otherwise, by dotted key: ``{lidar.widths: [16, 32, 48]}``."""
+    """Changes to the preset, by dotted key: ``{lidar.widths: [16, 32, 48]}``."""
     keyframes: int = Field(default=1, ge=1, le=8)
-    """How many a camera sees, the newest and the ones before it; short for ``set: {camera.keyframes: ...}``."""
+    """Number of keyframes of the camera, the newest and earlier ones; short for ``set: {camera.keyframes: ...}``."""
 
     @property
     def detector_spec(self) -> DetectorSpec:
-        """The detector, with everything that is said of it."""
+        """The spec of the detector with all changes."""
         if self.detector is not None:
             return self.detector
         assert self.preset is not None, "a validator is for that"
@@ -59,62 +59,62 @@ class _Model(Spec):
     def _is_one_of_two(self) -> Self:
         if (self.preset is None) == (self.detector is None):
             given = "both are" if self.preset else "neither is"
-            raise ValueError(f"a teacher or student is either a preset or a detector; {given} given")
+            raise ValueError(f"a teacher or student needs either a preset or a detector; {given} given")
         if self.detector is not None and (unused := self.model_fields_set & {"set", "keyframes"}):
-            raise ValueError(f"{min(unused)} belongs to a preset; a detector says it in its own fields")
+            raise ValueError(f"{min(unused)} is for presets only; change the fields of the detector instead")
         if "keyframes" in self.model_fields_set and "camera.keyframes" in self.set:
-            raise ValueError("keyframes and set's camera.keyframes say the same; leave one of them out")
+            raise ValueError("keyframes and camera.keyframes of set are the same; leave one of them out")
         if self.keyframes > 1 and self.detector_spec.camera is None:
             raise ValueError(f"keyframes belong to cameras; preset {self.preset!r} has none")
         return self
 
 
 class TeacherSpec(_Model):
-    """A detector to learn from: trained here with its seed, given as a checkpoint, or, as a control, not trained."""
+    """A detector to learn from: trained here, given as a checkpoint, or not trained as a control."""
 
     seed: Seed | Literal["paired"] = 0
-    """One teacher for all students; or "paired": each student has the teacher of its own seed."""
+    """Seed of one teacher for all students, or "paired": each student learns from the teacher of its own seed."""
     checkpoint: HomePath | None = None
-    """A model.safetensors of the same preset; nothing is trained then."""
+    """A model.safetensors of the same preset. The teacher is then not trained."""
     trained: bool = True
-    """False: it teaches with its initial weights, a control for what a loss does whatever the teacher knows."""
+    """False is a control: the teacher keeps its initial weights, so a gain is not due to its knowledge."""
 
     @model_validator(mode="after")
     def _weights_have_no_seed(self) -> Self:
         if self.checkpoint is not None and self.seed == "paired":
-            raise ValueError("a teacher that is given as a checkpoint is one for all; its seed cannot be 'paired'")
+            raise ValueError("a teacher from a checkpoint is the same for all students; its seed cannot be 'paired'")
         if self.checkpoint is not None and not self.trained:
-            raise ValueError("a teacher is either given as a checkpoint or not trained")
+            raise ValueError("checkpoint and trained: false exclude each other; leave one of them out")
         return self
 
     def seed_for(self, student_seed: int) -> int:
-        """The seed of the teacher that a student of a seed learns from."""
+        """Return the seed of the teacher for a student with this seed."""
         return student_seed if self.seed == "paired" else self.seed
 
 
 class StudentSpec(_Model):
-    """A detector that learns; trained without a teacher (the baseline) and once for each path and arm."""
+    """A detector that learns. It is trained once without a teacher (the baseline), and once for each path and arm."""
 
     longer_baseline: float | None = Field(default=None, gt=1, allow_inf_nan=False)
-    """A control: one more baseline of so many times the steps, for a distilled step takes longer than a plain one."""
+    """A control: a further baseline with the steps times this factor, because a distilled step takes longer."""
 
 
 class ImageDataSpec(Spec):
-    """What an image teacher learns from: a dataset in nuImages' format, of other scenes than the detectors' own."""
+    """The dataset of an image teacher in nuImages format, with other scenes than those of the detectors."""
 
     preset: Literal["tiny", "small", "smoke"] = "tiny"
-    """The embedded images to make on first use; ignored where a root is given."""
+    """The embedded images to make on first use; ignored if a root is given."""
     seed: Seed = 0
     """The seed of the embedded images."""
     root: HomePath | None = None
-    """A nuImages root of the user's; its splits then apply."""
+    """A nuImages root of your own; the splits are then those of this root."""
     train_split: str = "v1.0-synthetic-images/train"
-    """A version of the root, such as v1.0-train; or VERSION/NAME, of those that the version's splits.json has."""
+    """A version of the root, such as v1.0-train; or VERSION/NAME for a split of the version's splits.json."""
     eval_split: str = "v1.0-synthetic-images/val"
 
 
 class ImageScheduleSpec(ScheduleSpec):
-    """A schedule whose samples are single images; what is left out is as for the tiny segmenters."""
+    """A schedule in single images. The defaults are those for the tiny segmenters."""
 
     steps: int | None = Field(default=1200, gt=0)
     batch_size: int = Field(default=8, gt=0)
@@ -133,10 +133,14 @@ class ImageScheduleSpec(ScheduleSpec):
     @model_validator(mode="after")
     def _is_of_images(self) -> Self:
         if self.distillation_warmup:
-            raise ValueError("distillation_warmup means nothing to an image teacher: nobody teaches it")
+            raise ValueError(
+                "distillation_warmup has no effect on an image teacher, which has no teacher; leave it out"
+            )
         of_images = {name: getattr(self.augment, name) for name in ("mirror_probability", "image")}
         if self.augment != AugmentSpec(**of_images):
-            raise ValueError("of augment only mirror_probability and image mean something to an image teacher")
+            raise ValueError(
+                "of augment, only mirror_probability and image affect an image teacher; leave out the others"
+            )
         return self
 
 
@@ -145,16 +149,16 @@ def _folder_expanded(model: str) -> str:
 
 
 class ImageTeacherSpec(Spec):
-    """A teacher that segments images: trained here, a model of transformers by its name, or labels made elsewhere."""
+    """A teacher that segments images: trained here, a model of transformers, or given labels."""
 
     preset: Annotated[str, AfterValidator(_known_segmenter)] | None = None
-    """A key of SEGMENTERS, to be trained here."""
+    """A key of SEGMENTERS. The segmenter is trained here."""
     model: Annotated[str, AfterValidator(_folder_expanded)] | None = None
     """A model of transformers for instance segmentation: its name on the Hugging Face hub, or a folder."""
     labels: HomePath | None = None
-    """A folder of pseudo labels as COCO writes instances, file_name being the path of an image in the root."""
+    """A folder of pseudo labels in COCO's format, in which file_name is the path of an image in the root."""
     seed: Seed = 0
-    """The seed of a teacher that is trained here: one teacher for all students."""
+    """Seed of a teacher that is trained here, the same for all students."""
     data: ImageDataSpec = ImageDataSpec()
     schedule: ImageScheduleSpec = ImageScheduleSpec()
 
@@ -163,14 +167,14 @@ class ImageTeacherSpec(Spec):
         given = [name for name in ("preset", "model", "labels") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"an image teacher needs one of preset, model and labels, not {' and '.join(given) or 'none'}"
+                f"an image teacher needs exactly one of preset, model and labels, not {' and '.join(given) or 'none'}"
             )
         if self.preset is None and (unused := self.model_fields_set & {"data", "schedule", "seed"}):
-            raise ValueError(f"{min(unused)} belongs to an image teacher that is trained here, one with a preset")
+            raise ValueError(f"{min(unused)} applies only to an image teacher with a preset, which is trained here")
         return self
 
     @property
     def segmenter(self) -> SegmenterSpec:
-        """What its preset names."""
+        """The spec of its preset."""
         assert self.preset is not None, "only a teacher that is trained here is one of ours"
         return SEGMENTERS[self.preset]

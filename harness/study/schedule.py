@@ -1,4 +1,4 @@
-"""How a training goes: its length, its learning rate, and how its samples are varied."""
+"""Specs of a training: length, learning rate and augmentation."""
 
 import math
 from typing import Annotated, Literal, Self
@@ -18,14 +18,14 @@ _Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered
 
 
 class ImageAugmentSpec(Spec):
-    """How each image is varied on its own."""
+    """Augmentation of each image by itself."""
 
     zoom: _Bounds = (1.0, 1.0)
-    """Smallest and largest size, in multiples of what just covers the detector's input; what stands over is cropped."""
+    """Smallest and largest size, relative to the size that just covers the detector's input. The rest is cropped."""
     rotation_degrees: float = Field(default=0.0, ge=0, le=45)
-    """Turned by up to so much either way."""
+    """Largest rotation in either direction, degrees."""
     flip_probability: float = Field(default=0.0, ge=0, le=1)
-    """Left and right of one image exchanged, and of what it shows nothing else: orientation becomes ambiguous."""
+    """Probability of mirroring one image without its scene. Orientations then become ambiguous."""
 
 
 class AugmentSpec(Spec):
@@ -36,15 +36,15 @@ class AugmentSpec(Spec):
     """
 
     mirror_probability: float = Field(default=0.5, ge=0, le=1)
-    """The whole world with its images, left and right exchanged."""
+    """Probability of mirroring the whole scene with its images."""
     rotation_degrees: float = Field(default=0.0, ge=0, le=180)
-    """The BEV frame is turned by up to so much either way."""
+    """Largest rotation of the BEV frame in either direction, degrees."""
     scale: _Bounds = (1.0, 1.0)
-    """The BEV frame is scaled by a factor between the two."""
+    """Range of the factor that scales the BEV frame."""
     flip_probability: float = Field(default=0.0, ge=0, le=1)
-    """How likely x becomes -x in the BEV frame, and how likely y becomes -y; the images stay as they are."""
+    """Probability of x becoming -x, and of y becoming -y, in the BEV frame; images stay as they are."""
     shift: float = Field(default=0.0, ge=0)
-    """The BEV frame is shifted by up to so many metres either way along x and along y."""
+    """Largest shift of the BEV frame along x and along y, in either direction, metres."""
     image: ImageAugmentSpec = ImageAugmentSpec()
 
 
@@ -52,41 +52,41 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ScheduleSpec(Spec):
-    """How long and how fast every training of the study learns, with AdamW."""
+    """Length and learning rate of every training of the study, with AdamW."""
 
     steps: int | None = Field(default=None, gt=0)
     epochs: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
-    """Instead of steps: so many times every training sample; a step that has begun is done."""
+    """Number of passes over the training samples, instead of steps, rounded up to whole steps."""
     batch_size: int = Field(default=8, gt=0)
     lr: float = Field(default=2e-3, gt=0)
     """The highest learning rate."""
     policy: Literal["one_cycle", "multi_step"] = "one_cycle"
-    """Up and down again, or a tenth from each milestone on."""
+    """Course of the learning rate: up and down again, or divided by ten at each milestone."""
     milestones: tuple[Share, ...] = (0.7, 0.9)
-    """Where "multi_step" lowers the rate, in shares of the training."""
+    """Milestones of "multi_step", as shares of the training."""
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=10.0, gt=0)
-    """Largest norm of all gradients together."""
+    """Largest allowed norm of all gradients together."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     distillation_warmup: float = Field(default=0.0, ge=0, lt=1)
-    """Share of a distilled training in which the weights of its losses grow, linearly, from nothing to full."""
+    """Share of a distilled training in which the weights of its losses grow linearly from 0."""
     augment: AugmentSpec = AugmentSpec()
 
     @model_validator(mode="after")
     def _length_is_given_once(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs, and one of them")
+            raise ValueError("give exactly one of steps and epochs")
         return self
 
     def for_samples(self, samples: int) -> Self:
-        """The same schedule in steps, for a training split of so many samples."""
+        """Return the same schedule in steps, for a training split with this number of samples."""
         if self.epochs is None:
             return self
         return self.model_copy(update={"steps": math.ceil(self.epochs * samples / self.batch_size), "epochs": None})
 
     @property
     def length(self) -> int:
-        """Steps of a schedule that has them, as those of all jobs do."""
+        """The steps. The schedule must be in steps, as those of all jobs are."""
         if self.steps is None:
             raise RuntimeError("a schedule in epochs has to be put in steps by for_samples first")
         return self.steps

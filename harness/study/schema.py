@@ -1,4 +1,4 @@
-"""The JSON Schema of study files, for editors and for a first look: from the specs, with their docstrings' words."""
+"""Makes the JSON Schema of study files from the specs and their docstrings."""
 
 import inspect
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from harness.study.first_look import names_hash
 from harness.study.spec import OTHERS, StudySpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-OWN = {"type": "string", "pattern": ":", "description": "One of your own, as package.module:Name."}
+OWN = {"type": "string", "pattern": ":", "description": "A class or spec of your own, as package.module:Name."}
 
 
 def study_schema() -> dict[str, Any]:
@@ -56,7 +56,9 @@ def _choice(name: str, spec: type[LossSpec]) -> tuple[dict[str, Any], dict[str, 
     schema = spec.model_json_schema(schema_generator=_Described)
     needed = schema.pop("$defs", {})
     weight = schema["properties"]["weight"]
-    schema["properties"]["weight"] = _any(weight, {"const": PUBLISHED, "description": "The published one."})
+    schema["properties"]["weight"] = _any(
+        weight, {"const": PUBLISHED, "description": "The published weight of the path."}
+    )
     fields = {field: _by_path(value) for field, value in schema["properties"].items()}
     return schema | {"properties": {"loss": {"const": name}} | fields}, needed
 
@@ -69,10 +71,10 @@ def _by_path(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named_loss() -> dict[str, Any]:
-    """A loss under a name of the study's own, which says in `loss` which one it is."""
+    """Schema of a loss under another name, whose field `loss` names the loss."""
     of_a_package = {"type": "object", "properties": {"loss": OWN}, "required": ["loss", "weight"]}
     return _any(*(_ref(spec.__name__) for spec in LOSSES.values()), of_a_package) | {
-        "description": "A loss under a name of the study's own; the field loss says which one it is.",
+        "description": "A loss under another name; the field loss names the loss.",
         "discriminator": {"propertyName": "loss"},
         "required": ["loss"],
     }

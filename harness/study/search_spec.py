@@ -1,4 +1,4 @@
-"""SearchSpec: which fields of a study a search may vary, between what bounds, and what it looks for."""
+"""SearchSpec: the fields that a search may vary, their bounds, and the objective."""
 
 import math
 import re
@@ -17,27 +17,27 @@ Value = bool | int | float | str | None
 
 
 class Range(Spec):
-    """All numbers between two, both included."""
+    """A range of numbers that includes both ends."""
 
     low: FiniteFloat
     high: FiniteFloat
     log: bool = False
-    """Every order of magnitude is as likely as the next; wants bounds above 0."""
+    """Search on a log scale, which needs bounds above 0."""
     step: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Only the low end and whole steps above it. A grid needs it."""
+    """Only low and multiples of step above it. A grid needs a step."""
     whole: bool = False
-    """Whole numbers only."""
+    """Only whole numbers."""
 
     @model_validator(mode="after")
     def _bounds_span_something(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"on a log scale low has to be above 0, not {self.low:g}")
+            raise ValueError(f"on a log scale, low must be above 0, not {self.low:g}")
         if self.log and self.step is not None:
-            raise ValueError("a range on a log scale has no step")
+            raise ValueError("a range on a log scale cannot have a step")
         if self.step is not None and self.step > self.high - self.low:
-            raise ValueError(f"step {self.step:g} leads from low {self.low:g} beyond high {self.high:g}")
+            raise ValueError(f"step {self.step:g} is larger than the range from low {self.low:g} to high {self.high:g}")
         if self.whole and any(number % 1 for number in (self.low, self.high, self.step or 1)):
             raise ValueError("a range of whole numbers needs whole bounds and a whole step")
         return self
@@ -66,7 +66,7 @@ class Range(Spec):
         return step is None or math.isclose(self._above(round((value - self.low) / step), step), value)
 
     def rounded(self, number: float) -> int | float:
-        """A number as a study writes it."""
+        """Convert a number to the form that a study contains."""
         return int(number) if self.whole else float(number)
 
     @property
@@ -81,7 +81,7 @@ class Range(Spec):
 
 
 class Choices(Spec):
-    """Some values."""
+    """A list of values."""
 
     choices: Annotated[tuple[Value, ...], Field(min_length=2), AfterValidator(each_once)]
 
@@ -107,7 +107,7 @@ Kind = Annotated[
 
 
 def _with_ranges(value: Any) -> Any:
-    """Seeds in which 0-2, a text to YAML, stands for 0, 1 and 2."""
+    """Expand seeds in which the text 0-2 stands for 0, 1 and 2."""
     seeds: list[Any] = []
     for each in value if isinstance(value, list | tuple) else [value] if isinstance(value, str) else ():
         if not isinstance(each, str):
@@ -117,15 +117,15 @@ def _with_ranges(value: Any) -> Any:
         low, high = map(int, ends.groups()) if ends else (0, 0)
         if not low < high < low + MOST_SEEDS:
             raise ValueError(
-                f"{each!r} stands for no seeds; allowed: whole numbers of 0 or more, and ranges such as 0-2, "
-                f"which is 0, 1, 2 and goes up, over {MOST_SEEDS} seeds at most"
+                f"{each!r} is neither a seed nor a range; allowed: whole numbers of 0 or more, and ranges such as 0-2, "
+                f"which is 0, 1, 2, with at most {MOST_SEEDS} seeds"
             )
         seeds += range(low, high + 1)
     return seeds or value
 
 
 MOST_SEEDS = 1000
-"""In a range; each is trained in every arm, so that more are a slip of the pen."""
+"""Most seeds in a range. More are probably a typo, because every arm is trained with each seed."""
 _SEED_RANGE = re.compile(r"(0|[1-9]\d{0,17}) *- *([1-9]\d{0,17})")
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -135,7 +135,7 @@ Seeds = Annotated[
     Field(min_length=1),
     AfterValidator(each_once),
 ]
-"""Each by its number, or a range of them with both ends, such as [0-2, 7]."""
+"""Seeds as numbers and ranges that include both ends, such as [0-2, 7]."""
 
 
 def _objectives(value: Any) -> Any:
@@ -143,14 +143,14 @@ def _objectives(value: Any) -> Any:
 
 
 class ConfirmSpec(Spec):
-    """The best values once more, at the whole schedule, on scenes and seeds that the search never saw."""
+    """The confirmation: the best values with the full schedule, on scenes and seeds that the search did not use."""
 
     seeds: Seeds = (0, 1, 2)
-    """The study's evaluation split is what is reported."""
+    """Seeds of the confirmation, which is scored on the study's evaluation split."""
 
 
 class SearchSpec(Spec):
-    """A search over fields of the study that it stands in."""
+    """A search over fields of its study."""
 
     space: Annotated[dict[str, Kind], Field(min_length=1)]
     """Dotted key of a study's field to what it may be; `arms.ARM.LOSS` with choices true and false: whether the arm
@@ -161,25 +161,25 @@ class SearchSpec(Spec):
         Field(min_length=1, max_length=2),
         AfterValidator(each_once),
     ] = ("NDS",)
-    """The student's metric, in the mean over the seeds; of two the trade-off is searched."""
+    """The student's metric, averaged over the seeds. With two metrics, the trade-off is searched."""
     path: str | None = None
     """The only one of the study, if not given."""
     arm: str | None = None
     """The only one of the study, if not given."""
     trials: int = Field(default=20, gt=0)
     seeds: Seeds = (100,)
-    """Seeds of the students; no seed that is reported belongs here."""
+    """Seeds of the students. Do not use seeds that are reported."""
     train_split: str = "synthetic_train"
     eval_split: str = "synthetic_tune"
-    """Scenes that choose; the study's own evaluation split is for the confirmation alone."""
+    """Scenes on which the search chooses. The study's evaluation split is for the confirmation only."""
     share: float = Field(default=1.0, gt=0, le=1)
     """The share of the study's schedule that a trial trains."""
     sampler: Literal["tpe", "gp", "nsga2", "grid", "random"] = "tpe"
     sampler_seed: Seed = 0
     pruner: Literal["none", "median", "hyperband"] = "none"
-    """Ends trials early whose detection loss on training batches, epoch for epoch, is worse than that of others."""
+    """Stops trials early if their detection loss on training batches is worse than that of others at the same epoch."""
     importance: Literal["ped_anova", "fanova", "mean_decrease_impurity"] = "ped_anova"
-    """What says how much each field matters."""
+    """Method for the importance of each field."""
     confirm: ConfirmSpec = ConfirmSpec()
 
     @model_validator(mode="after")
@@ -189,7 +189,7 @@ class SearchSpec(Spec):
         ):
             raise ValueError(f"a grid needs a step in every range; space.{open_[0]} has none")
         if len(self.objective) > 1 and self.pruner != "none":
-            raise ValueError("trials of two objectives cannot be pruned; allowed: pruner: none")
+            raise ValueError("trials with two objectives cannot be pruned; allowed: pruner: none")
         return self
 
 
@@ -214,12 +214,12 @@ def overrides(values: Mapping[str, Value], arms: Mapping[str, Sequence[str]]) ->
 
 
 def _written(value: Any) -> str:
-    """As YAML: what JSON calls 1e-05 is a string there."""
+    """Format values as YAML, because YAML reads JSON's 1e-05 as a text."""
     return yaml.dump([value], Dumper=Dumper, default_flow_style=True, width=math.inf).strip()[1:-1]
 
 
 def arm_switch(key: str, arms: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
-    """Arm and loss of a key that says whether the one has the other; None for a key of a field."""
+    """Return arm and loss of a key such as `arms.ARM.LOSS`; None for a key of a field."""
     for arm, losses in arms.items():
         for name in losses:
             if key == f"arms.{arm}.{name}":

@@ -1,4 +1,4 @@
-"""StudySpec: the question a study asks, as a strict and frozen schema."""
+"""StudySpec: the strict and frozen schema of a study."""
 
 import math
 import re
@@ -21,7 +21,7 @@ from harness.study.search_spec import SearchSpec, Seed, Seeds
 
 DETECTION_CONFIG_PATTERN = r"^(nuscenes|within_[1-9]\d{0,2}m)$"
 DetectionConfigName = Annotated[str, Field(pattern=DETECTION_CONFIG_PATTERN)]
-"""nuScenes' own class ranges, or those cut at so many metres."""
+"""nuScenes' own class ranges, or these ranges cut at a number of metres."""
 Once = Annotated[tuple[str, ...], AfterValidator(each_once)]
 
 
@@ -31,21 +31,21 @@ def scored_range(config: DetectionConfigName) -> int:
 
 
 class DataSpec(Spec):
-    """Which scenes are trained on and which are scored."""
+    """The scenes for training and for scoring."""
 
     preset: Literal["tiny", "small", "smoke"] = "tiny"
-    """The embedded dataset to make on first use; ignored where a root is given."""
+    """The embedded dataset to make on first use; ignored if a root is given."""
     seed: Seed = 0
     """The seed of the embedded dataset."""
     root: HomePath | None = None
-    """A nuScenes root of the user's; its version and splits then apply."""
+    """A nuScenes root of your own; version and splits are then those of this root."""
     version: str = "v1.0-synthetic"
     train_split: str = "synthetic_train"
     eval_split: str = "synthetic_val"
     also_score: Once = ()
-    """Splits on which every row is scored besides: on the training split, how much was learned by heart."""
+    """Further splits on which every row is scored. Scores on the training split measure memorisation."""
     detection_config: DetectionConfigName = "within_16m"
-    """Scoring ranges; shown with every table."""
+    """The scoring ranges, which every table states."""
 
 
 OTHERS = "others"
@@ -58,7 +58,7 @@ def _by_path(value: Any) -> dict[str, Any]:
 
 
 class LossChoice(Spec):
-    """A loss as a study chooses it: its weight and the loss's own fields, each one value or a mapping by path.
+    """A loss in a study: its weight and its fields. Each is one value or a mapping by path.
 
     A mapping may say `others`, for the paths that it does not name; without it these have a field's default.
     """
@@ -67,7 +67,7 @@ class LossChoice(Spec):
 
     weight: float | Literal["unidistill"] | dict[str, float | Literal["unidistill"]]
     loss: str | None = None
-    """Which loss it is, where its name in the study does not say: one loss may be there in several variants."""
+    """The name of the loss, if the entry has another name, as for several variants of one loss."""
 
     @field_validator("weight", mode="before")
     @classmethod
@@ -76,13 +76,13 @@ class LossChoice(Spec):
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
             if not number and value != PUBLISHED:
                 raise ValueError(
-                    f"{value!r} is no weight; allowed: a number of 0 or more, {PUBLISHED!r} for the published one, "
+                    f"{value!r} is not a weight; allowed: a number of 0 or more, {PUBLISHED!r} for the published one, "
                     "or {PATH: weight, ...}"
                 )
         return weight
 
     def at(self, path: str) -> dict[str, Any]:
-        """The fields of the loss on one path, its weight as it is written."""
+        """Return the fields of the loss on one path, with the weight as written."""
         return {
             name: given.get(path, given.get(OTHERS))
             for name, given in self.by_path().items()
@@ -90,7 +90,7 @@ class LossChoice(Spec):
         }
 
     def by_path(self) -> dict[str, dict[str, Any]]:
-        """Every field of the loss as a mapping by path."""
+        """Return every field of the loss as a mapping by path."""
         fields = {"weight": self.weight, **(self.model_extra or {})}
         return {name: _by_path(value) for name, value in fields.items()}
 
@@ -100,7 +100,7 @@ def _tidy_path(text: Any) -> Any:
 
 
 def term_name(kind: str) -> str:
-    """What logs and weights call a loss of a kind: its own name; of ``package.module:Class`` the class."""
+    """The name of a loss in logs: its own, or the class of ``package.module:Class``."""
     # torch refuses a module whose name has a dot in it.
     return re.sub(r"\W", "_", kind.rpartition(":")[2])
 
@@ -112,7 +112,7 @@ PathText = Annotated[str, BeforeValidator(_tidy_path), Field(pattern=r"^\w+(\+\w
 
 @dataclass(frozen=True)
 class Ends:
-    """Whom a path connects, by name in the study."""
+    """The ends of a path, by name in the study."""
 
     teacher: str | None
     """A detector."""
@@ -121,20 +121,20 @@ class Ends:
 
 
 class ReportSpec(Spec):
-    """What the tables show besides our numbers."""
+    """Additional content of the tables."""
 
     papers: tuple[HomePath, ...] = ()
-    """Files of published numbers; a relative one is looked for beside the study."""
+    """Files of published numbers. A relative path starts at the folder of the study."""
 
 
 IMAGES = "images"
-"""What an image teacher sees, where a path is named by sensors."""
+"""The name of an image teacher's input in a path of sensors."""
 WARM_START = "warm_start"
-"""What an arm names beside or instead of losses: the student's neck and head start as copies of the teacher's."""
+"""The entry of an arm by which the student's neck and head start as copies of the teacher's."""
 
 
 class StudySpec(Spec):
-    """Paths times arms times seeds, and the teachers and baselines they need."""
+    """A study: every arm on every path with every seed, with the teachers and baselines that these need."""
 
     data: DataSpec = DataSpec()
     schedule: ScheduleSpec
@@ -144,18 +144,18 @@ class StudySpec(Spec):
     paths: tuple[PathText, ...] = ()
     losses: dict[str, LossChoice] = Field(default_factory=dict)
     arms: Annotated[dict[Name, Once], BeforeValidator(expand)] = Field(default_factory=dict)
-    """Name of an arm to the losses it uses together, and WARM_START; or a design (arms.py) to what it combines."""
+    """Losses of each arm by its name, which may include warm_start; or the list of losses of a design."""
     seeds: Seeds = (0,)
     report: ReportSpec = ReportSpec()
     search: SearchSpec | None = None
-    """What `harness.search` varies; nothing to `harness.run`."""
+    """The fields that `harness.search` varies. `harness.run` ignores them."""
 
     def kind(self, name: str) -> str:
-        """Which loss one of the study is, as `loss_class` knows it."""
+        """Return the name for `loss_class` of a loss of the study."""
         return self.losses[name].loss or name
 
     def loss(self, name: str, path: str) -> LossSpec:
-        """A loss on one path, published weights put in.
+        """Return the spec of a loss on one path, with the published weight filled in.
 
         Raises:
             ValidationError: A field is wrong.
@@ -168,7 +168,7 @@ class StudySpec(Spec):
         return loss_class(self.kind(name)).model_validate(fields)
 
     def ends(self, path: str) -> Ends:
-        """Teachers and student of a path."""
+        """Return teachers and student of a path."""
         before, _, student = path.partition("->")
         names = before.split("+")
         detectors = [name for name in names if name not in self.image_teachers]
@@ -188,7 +188,7 @@ class StudySpec(Spec):
         )
 
     def sensors(self, ends: Ends) -> str:
-        """A path by what its models see, such as camera+lidar->camera or images+lidar->camera, as papers name it."""
+        """Name a path by the inputs of its models, such as camera+lidar->camera or images+lidar->camera."""
         teaching = self.teachers[ends.teacher].detector_spec.inputs.sensors if ends.teacher else frozenset()
         images = {IMAGES} if ends.image_teacher else set()
         learning = self.students[ends.student].detector_spec.inputs.sensors
@@ -196,14 +196,14 @@ class StudySpec(Spec):
 
     @property
     def unused_teachers(self) -> list[str]:
-        """The teachers that no arm asks on any path."""
+        """The teachers that no arm uses on any path."""
         asked = [self.teachers_asked(names, path) for path in self.paths for names in self.arms.values()]
         used = {name for ends in asked for name in (ends.teacher, ends.image_teacher)}
         return [name for name in (*self.teachers, *self.image_teachers) if name not in used]
 
     @property
     def unused_students(self) -> list[str]:
-        """The students that no path ends with, in a study that has paths; in one without, all are trained."""
+        """The students without a path. In a study without paths all students are trained, so there are none."""
         ends = {self.ends(path).student for path in self.paths}
         return [name for name in self.students if self.paths and name not in ends]
 
@@ -214,10 +214,12 @@ class StudySpec(Spec):
             try:
                 loss_class(choice.loss or name)
             except ValueError as error:
-                hint = "" if choice.loss else "; a name of your own needs a field loss that says which one it is"
+                hint = (
+                    "" if choice.loss else "; a loss under your own name needs the field loss with the name of the loss"
+                )
                 raise ValueError(f"{error}{hint}") from error
             if name in DETECTION_TERMS or term_name(choice.loss or name) in DETECTION_TERMS:
-                raise ValueError(f"a loss cannot be called {name!r}: that is a term of the detection loss")
+                raise ValueError(f"a loss cannot be named {name!r}: that is a term of the detection loss")
         return losses
 
     @field_validator("arms")
@@ -230,7 +232,9 @@ class StudySpec(Spec):
             if arm in ("baseline", "teacher"):
                 raise ValueError(f"an arm cannot be named {arm!r}: every table has a row of that name")
             if not names:
-                raise ValueError(f"arm {arm!r} has no loss; the student without any is the baseline of every study")
+                raise ValueError(
+                    f"arm {arm!r} has no loss; the student without losses is the baseline, which every study has"
+                )
             for name in names:
                 if name not in declared and name != WARM_START:
                     raise ValueError(f"arm {arm!r}: {unknown('loss', name, [*declared, WARM_START])}")
@@ -256,9 +260,9 @@ class StudySpec(Spec):
     @model_validator(mode="after")
     def _paths_lead_somewhere(self) -> Self:
         if bool(self.paths) != bool(self.arms):
-            raise ValueError("paths and arms belong together: a path without an arm, or an arm without a path, is idle")
+            raise ValueError("paths and arms belong together: give both, or neither")
         if both := self.teachers.keys() & self.image_teachers.keys():
-            raise ValueError(f"{min(both)!r} is a teacher and an image teacher; give one of them another name")
+            raise ValueError(f"{min(both)!r} is the name of a teacher and of an image teacher; rename one of them")
         for path in self.paths:
             teachers, student = path.split("->")
             for teacher in teachers.split("+"):
@@ -270,7 +274,7 @@ class StudySpec(Spec):
                 raise ValueError(f"path {path!r}: {unknown('student', student, self.students)}")
             if "+" in teachers and None in (self.ends(path).teacher, self.ends(path).image_teacher):
                 raise ValueError(
-                    f"path {path!r}: two teachers at once are a detector, one of {', '.join(self.teachers) or 'none'}, "
+                    f"path {path!r}: two teachers must be a detector, one of {', '.join(self.teachers) or 'none'}, "
                     f"and an image teacher, one of {', '.join(self.image_teachers) or 'none'}"
                 )
             self._require_asked_teachers(path)
@@ -287,11 +291,11 @@ class StudySpec(Spec):
                     if path != OTHERS and path not in possible:
                         raise ValueError(f"losses.{name}.{field}: {unknown('path', str(path), [*possible, OTHERS])}")
         if len({self.ends(path) for path in self.paths}) < len(self.paths):
-            raise ValueError(f"paths {list(self.paths)} name one twice")
+            raise ValueError(f"paths {list(self.paths)} contain a value twice")
         return self
 
     def _require_asked_teachers(self, path: str) -> None:
-        """Raise ValueError where a loss on a path asks a teacher that the path does not begin with."""
+        """Raise ValueError if a loss on a path needs a teacher that the path lacks."""
         ends = self.ends(path)
         for arm, names in self.arms.items():
             for name in names:
@@ -301,6 +305,6 @@ class StudySpec(Spec):
                         ("an image teacher", self.image_teachers) if ends.teacher else ("a detector", self.teachers)
                     )
                     raise ValueError(
-                        f"path {path!r}, arm {arm!r}: {name!r} learns from {kind}, and the path begins with none; "
+                        f"path {path!r}, arm {arm!r}: {name!r} needs {kind}, but the path has none; "
                         f"of this study: {', '.join(known) or 'none'}"
                     )

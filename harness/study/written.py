@@ -1,4 +1,4 @@
-"""Written: the content of a study file with the changes of a command line, and where each key of it stands."""
+"""Reads a study file with the changes of a command line, and records the line of each key."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""YAML that means what it looks like: 1e-3 is a number, and a number in another base than ten is refused."""
+"""Reads YAML without its surprises: 1e-3 is a number, and numbers in other bases than ten are rejected."""
 
 import re
 from collections.abc import Iterator
@@ -38,8 +38,8 @@ class Loader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(
                 None,
                 None,
-                f"{node.value} is {_LOOKS[node.tag]} to YAML; allowed: a decimal number without leading zeros, or "
-                f'"{node.value}" in quotes where it is a text',
+                f"YAML reads {node.value} as {_LOOKS[node.tag]}; allowed: a decimal number without leading zeros, or "
+                f'"{node.value}" in quotes for a text',
                 node.start_mark,
             )
         return node

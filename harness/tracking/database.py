@@ -1,4 +1,4 @@
-"""MLflow's SQLite file, made whole: a first call that is killed, or two at once, leave none that blocks later ones."""
+"""Creates MLflow's SQLite file as a whole, so that interrupted or simultaneous calls leave no damaged one."""
 
 import os
 import sqlite3
@@ -41,7 +41,8 @@ def make_database(file: Path, fill: Callable[[str], object]) -> None:
             aside = _free(file)
             file.rename(aside)
             print(
-                f"{file} was left by a call that was stopped; set aside as {aside}, a new one is made", file=sys.stderr
+                f"{file} is incomplete, because a call was stopped; moved to {aside} and replaced by a new file",
+                file=sys.stderr,
             )
         begun.rename(file)
 

@@ -1,4 +1,4 @@
-"""Mirrors a search to MLflow: one parent run, and below it one run a trial; Optuna's storage stays the truth."""
+"""Mirrors a search to MLflow: one parent run with one child run per trial. Optuna's storage stays the source."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Store: an MLflow tracking store, in which what is mirrored twice is there once, and which no study fails with."""
+"""Store: an MLflow tracking store that stores nothing twice and never stops a study."""
 
 import hashlib
 import logging
@@ -51,7 +51,7 @@ def check_store(uri: str, experiment: str) -> None:
         except (OSError, ValueError) as error:
             # A port that is no number is a ValueError.
             raise InputError(
-                f"{named}: the MLflow server does not answer ({error}); start it, or name another store such as "
+                f"{named}: the MLflow server does not answer ({error}); start it, or choose another store such as "
                 "sqlite:///mlflow.db"
             ) from error
     try:
@@ -62,19 +62,19 @@ def check_store(uri: str, experiment: str) -> None:
         # SQLAlchemy's, a driver's, or MLflow's own: all of them mean that this store is of no use here.
         reason = without_password(" ".join(str(error).split()))[:300]
         raise InputError(
-            f"{named} cannot be used: {reason}; allowed: sqlite:///FILE, another database that SQLAlchemy knows, or "
+            f"{named} cannot be used: {reason}; allowed: sqlite:///FILE, another database that SQLAlchemy supports, or "
             "http://HOST:PORT of a server"
         ) from error
     if there is not None and there.lifecycle_stage == "deleted":
         raise InputError(
-            f"{named}: experiment {experiment!r} was deleted, and MLflow keeps its name; restore it (mlflow "
-            f"experiments restore --experiment-id {there.experiment_id}), remove it for good (mlflow gc), or name "
+            f"{named}: experiment {experiment!r} was deleted, but MLflow reserves its name; restore it (mlflow "
+            f"experiments restore --experiment-id {there.experiment_id}), remove it permanently (mlflow gc), or choose "
             "another store"
         )
 
 
 def _experiments(uri: str) -> None:
-    """Ask for the experiments, for which MLflow makes the tables of a new database."""
+    """List the experiments, which makes MLflow create the tables of a new database."""
     _client(uri).search_experiments(max_results=1)
 
 
@@ -114,11 +114,11 @@ class Store:
 
     @property
     def alive(self) -> bool:
-        """Whether nothing went wrong with it so far."""
+        """Whether the store has worked so far."""
         return self._alive
 
     def attempt(self, mirror: Callable[[], None]) -> None:
-        """Do something with the store, unless it failed before: that ends the mirroring, not the program."""
+        """Run an action on the store unless it failed before. A failure ends the mirroring, not the program."""
         if not self._alive:
             return
         try:
@@ -126,10 +126,14 @@ class Store:
         except Exception as error:
             # MLflow, its database, a driver that is missing: whatever it is, the run folders have the results.
             self._alive = False
-            self._console.print(f"MLflow is not mirrored any more: {error}", markup=False, style="yellow")
+            self._console.print(
+                f"the mirror in MLflow stopped: {error}",
+                markup=False,
+                style="yellow",
+            )
 
     def once(self, what: object, mirror: Callable[[], None]) -> None:
-        """Do something with the store, as `attempt`, unless it was done before."""
+        """Run an action on the store as `attempt` does, unless it was done before."""
         if what not in self._mirrored:
             self._mirrored.add(what)
             self.attempt(mirror)
@@ -170,7 +174,7 @@ class Store:
         self._client.log_batch(run, tags=[RunTag(as_key(key), value) for key, value in tags.items()])
 
     def metrics(self, run: str, values: Mapping[str, float | int]) -> None:
-        """Final metrics, those that are numbers; what is there already is not written again."""
+        """Log final metrics that are numbers and not yet stored."""
         from mlflow.entities import Metric
 
         values = {as_key(key): value for key, value in values.items()}

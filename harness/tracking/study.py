@@ -1,4 +1,4 @@
-"""Mirrors a study to MLflow, from the parent process only: its run folders, which stay the truth, and its arms."""
+"""Mirrors the run folders and arms of a study to MLflow, from the parent process."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial

@@ -1,4 +1,4 @@
-"""The MLflow UI of a store, on this machine alone, and links to what is worth comparing in it."""
+"""Serves the MLflow UI of a store on this machine, and prints links to comparisons."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
         else:
             return
     last = log.read_text(errors="replace").strip().splitlines()[-1:]
-    raise InputError(f"the MLflow UI does not start: {''.join(last) or 'it says nothing'}")
+    raise InputError(f"the MLflow UI does not start: {''.join(last) or 'it printed nothing'}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Save and load models as safetensors with their spec; loading is strict and names what does not fit."""
+"""Saves and loads models as safetensors with their spec. Loading is strict and names each mismatch."""
 
 import json
 from pathlib import Path
@@ -25,10 +25,10 @@ def save_model(path: Path, model: Detector | Segmenter) -> None:
 
 
 def check_checkpoint(path: Path, spec: DetectorSpec | SegmenterSpec) -> None:
-    """Raise InputError where the file does not hold exactly the tensors of this model, or not numbers in them."""
+    """Raise InputError if the file does not contain exactly the tensors of this model with finite numbers."""
     metadata, shapes = _header(path)
     if difference := _difference(metadata.get("classes", list(CLASSES)), list(CLASSES), "classes"):
-        raise InputError(f"checkpoint {path} has other classes, or in another order: {difference}")
+        raise InputError(f"checkpoint {path} has other classes or another order of classes: {difference}")
     wanted_spec = spec.model_dump(mode="json")
     if difference := _difference(metadata.get("spec", wanted_spec), wanted_spec):
         raise InputError(f"checkpoint {path} is of another preset: {difference}")
@@ -63,7 +63,9 @@ def open_detector(path: Path) -> Detector:
     try:
         spec = DetectorSpec.model_validate(metadata.get("spec"))
     except ValidationError as error:
-        raise InputError(f"checkpoint {path} carries no spec of a detector: {error.errors()[0]['msg']}") from error
+        raise InputError(
+            f"checkpoint {path} contains no valid spec of a detector: {error.errors()[0]['msg']}"
+        ) from error
     return load_model(path, spec)
 
 
@@ -86,9 +88,9 @@ def _what_is_wrong(name: str, tensor: Tensor, like: Tensor) -> str:
     # As the model will have it: what is finite in float64 may be none in float32.
     values = tensor.to(like.dtype)
     if not values.isfinite().all():
-        return "holds a NaN or an infinity; it was spoilt in training or in writing"
+        return "contains NaN or infinity; the training or the writing failed"
     if name.endswith("running_var") and (values < 0).any():
-        return "holds a negative variance; it was spoilt in training or in writing"
+        return "contains a negative variance; the training or the writing failed"
     return ""
 
 

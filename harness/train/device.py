@@ -27,11 +27,11 @@ def open_device(device: str, precision: str, threads: int) -> "Fabric":
 
 
 def machine(fabric: "Fabric", threads: int) -> Machine:
-    """The device for who only looks at detectors."""
+    """Return the device for examining detectors."""
     return Machine(fabric.device, device_name(fabric), threads, fabric.autocast)
 
 
 def device_name(fabric: "Fabric") -> str:
-    """As results say it: cpu (x86_64), cuda (NVIDIA H200)."""
+    """Return its name in results: cpu (x86_64), cuda (NVIDIA H200)."""
     kind = fabric.device.type
     return f"{kind} ({torch.cuda.get_device_name(fabric.device) if kind == 'cuda' else platform.machine()})"

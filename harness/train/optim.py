@@ -1,4 +1,4 @@
-"""The optimizer and the course of its learning rate."""
+"""The optimizer and the schedule of its learning rate."""
 
 from collections.abc import Iterable
 

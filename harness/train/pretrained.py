@@ -43,7 +43,7 @@ class PretrainedLabeller:
         if absent := sorted(str(key) for key in absent if not str(key).startswith("criterion.")):
             raise InputError(f"model {name!r} of transformers has no weights for {absent[0]} ({len(absent)} such)")
         if spoilt := [each for each, tensor in model.named_parameters() if not tensor.isfinite().all()]:
-            raise InputError(f"model {name!r} of transformers: tensor {spoilt[0]} holds a NaN or an infinity")
+            raise InputError(f"model {name!r} of transformers: tensor {spoilt[0]} contains NaN or infinity")
         self._model = model.to(device).eval()
 
     def __call__(self, images: Sequence[UInt8[Any, "_ _ 3"]]) -> list[FoundInstances]:

@@ -1,4 +1,4 @@
-"""SegmentationObjective: what an image teacher is trained to, in the form that `fit` takes."""
+"""SegmentationObjective: the objective of an image teacher, for `fit`."""
 
 import torch
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SAVE_EVERY_SECONDS = 30.0
 PULL_EVERY = 50
-"""Steps between two looks at the gradients of each term."""
+"""Steps between two measurements of the gradients of each term."""
 
 
 class Interrupted(Exception):
@@ -117,7 +117,7 @@ def _terms(output: ObjectiveOutput) -> dict[str, float]:
 
 
 def _ramp(step: int, schedule: ScheduleSpec) -> float:
-    """By what the weights of the distillation losses are multiplied at a step."""
+    """Return the factor of the weights of the distillation losses at a step."""
     growing = schedule.distillation_warmup * schedule.length
     return min(1.0, (step + 1) / growing) if growing else 1.0
 

@@ -1,4 +1,4 @@
-"""A synthetic dataset on disk, whatever is in it: made once, whole or not trusted, the same bytes for any workers."""
+"""Writes a synthetic dataset to disk, completely or not at all, with the same bytes for any number of workers."""
 
 import json
 import multiprocessing
@@ -55,7 +55,7 @@ def make_root(out: Path, identity: dict[str, Any], fill: Callable[[], dict[str, 
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is not a folder")
         if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file() and not (out / _LOCK).is_file():
-            raise InputError(f"{out} is not empty and holds no synthetic dataset; name a new folder")
+            raise InputError(f"{out} is not empty and contains no synthetic dataset; choose a new folder")
         out.mkdir(parents=True, exist_ok=True)
         (out / _LOCK).touch()
         held = FileLock(out / _LOCK).acquire()
@@ -75,16 +75,18 @@ def _is_complete(out: Path, identity: dict[str, Any]) -> bool:
     if not (out / MANIFEST).is_file():
         return False
     if not (out / MARKER).is_file():
-        raise InputError(f"{out} has a {MANIFEST}, but it was not written by this program; name a new folder")
+        raise InputError(f"{out} has a {MANIFEST} that this program did not write; choose a new folder")
     try:
         manifest = json.loads((out / MANIFEST).read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{out / MANIFEST} is damaged: {error}; delete {out} or name a new folder") from error
+        raise InputError(f"{out / MANIFEST} is damaged: {error}; delete {out} or choose a new folder") from error
     if not isinstance(manifest, dict):
-        raise InputError(f"{out / MANIFEST} is damaged: it holds no JSON object; delete {out} or name a new folder")
+        raise InputError(
+            f"{out / MANIFEST} is damaged: it contains no JSON object; delete {out} or choose a new folder"
+        )
     written = {key: manifest.get(key) for key in identity}
     if written != identity:
-        raise InputError(f"{out} holds another dataset, {written}, not {identity}; name a new folder or delete it")
+        raise InputError(f"{out} contains another dataset, {written}, not {identity}; choose a new folder or delete it")
     return True
 
 

@@ -1,4 +1,4 @@
-"""Where the sensors of the synthetic car are mounted, as on nuScenes' cars, and when each of them fires."""
+"""Mounts of the synthetic car's sensors, as on nuScenes' cars, and their firing times."""
 
 import math
 from dataclasses import dataclass

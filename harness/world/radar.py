@@ -1,4 +1,4 @@
-"""The RADARs of the synthetic world: few returns of what reflects well, their radial speeds, ghosts and clutter."""
+"""The RADARs of the synthetic world: few returns from good reflectors, with radial speeds, ghosts and clutter."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Rays of a sensor cast at what stands in the synthetic world: upright cuboids, and the uneven ground."""
+"""Casts the rays of a sensor at the synthetic world: upright cuboids and uneven ground."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The roots a study reads: the user's, or the embedded synthetic world, made in a cache folder on first use."""
+"""Opens the roots of a study: the user's, or the embedded world in the cache folder, made on first use."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Rows of the nuScenes tables: those that all scenes share, and those of one scene."""
+"""Rows of the nuScenes tables, common to all scenes or of one scene."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""One synthetic scene as sensor files: every sensor fires when it is due, and what it shows of objects is counted."""
+"""Writes one synthetic scene as sensor files, and counts how much each sensor shows of every object."""
 
 import hashlib
 import io

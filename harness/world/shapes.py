@@ -1,4 +1,4 @@
-"""What the synthetic world's classes look like: sizes, cuboid parts and textures, but no colours of their own."""
+"""Shapes of the synthetic world's classes: sizes, cuboid parts and textures, without colours."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,6 +1,6 @@
-"""What stands and drives in a synthetic scene: drawn from one seed, touching nothing else, at any time.
+"""Draws the objects and scenery of a synthetic scene from one seed; nothing collides at any time.
 
-Classes are about as frequent as one another. Nothing that is drawn here but size, shape and motion tells a class.
+Classes have similar frequencies. Only size, shape and motion depend on the class.
 """
 
 import math

@@ -110,7 +110,7 @@ def test_without_a_return_it_costs_nothing(term, geometry):
 
 
 def test_it_needs_a_camera_and_a_lidar():
-    with pytest.raises(ValueError, match="student without a camera"):
+    with pytest.raises(ValueError, match="a student with a camera"):
         DepthSpec(weight=1.0).build(TEACHER, TEACHER)
     with pytest.raises(ValueError, match="this one has none"):
         DepthSpec(weight=1.0).build(STUDENT, STUDENT)

@@ -153,7 +153,7 @@ def test_what_is_no_loss_of_either_kind_is_refused(make, spec):
 
 
 def test_a_loss_cannot_have_the_name_of_a_detection_term(make, spec, losses):
-    with pytest.raises(ValueError, match="cannot be called 'boxes'"):
+    with pytest.raises(ValueError, match="cannot be named 'boxes'"):
         make(spec.build(), spec.build(), {"boxes": losses["relation"]})
 
 
@@ -180,7 +180,7 @@ def test_losses_and_teacher_come_together(make, spec, losses):
 
 def test_teacher_of_another_grid_is_refused(make, spec, losses):
     grid = spec.grid.model_copy(update={"x_range": (-4.0, 12.0)})
-    with pytest.raises(ValueError, match="different ground"):
+    with pytest.raises(ValueError, match="different grids"):
         make(spec.build(), spec.model_copy(update={"grid": grid}).build(), losses)
 
 

@@ -58,7 +58,7 @@ def test_wrong_input_is_an_input_error(tmp_path, planned):
 @pytest.mark.slow
 def test_a_failed_training_is_an_error_that_names_it(tmp_path, planned):
     huge = harness.open_study(SMOKE, runs_dir=tmp_path, set={"schedule.lr": 1e30, "schedule.clip_norm": 1e30})
-    with pytest.raises(api.TrainingFailed, match=r"(?s)lidar · teacher \[\w+\]: .*nan.*what it builds on failed"):
+    with pytest.raises(api.TrainingFailed, match=r"(?s)lidar · teacher \[\w+\]: .*nan.*a job that it needs failed"):
         huge.run(workers=1, device="cpu")
 
 

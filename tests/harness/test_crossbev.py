@@ -82,7 +82,7 @@ def test_losses_are_listed_with_what_they_do_and_whose_they_are():
     rows = {row["loss"]: row for row in json.loads(crossbev("losses", "--json"))}
     assert list(rows) == list(LOSSES)
     assert all(row["what"] and row["source"] for row in rows.values())
-    assert rows["relation"]["what"] == "copy how the parts of an object relate, not what their features are"
+    assert rows["relation"]["what"] == "copy the relations between the parts of an object, not their features"
     assert rows["relation"]["source"] == "UniDistill's relation loss"
     assert rows["depth"]["source"].startswith("Explicit depth supervision as in BEVDepth (Li et al., AAAI 2023)")
     assert [name for name, row in rows.items() if row["asks"] == "an image teacher"] == ["instance"]
@@ -109,9 +109,7 @@ def test_studies_are_listed_with_question_size_and_whether_they_are_answered():
     rows = {row["study"]: row for row in json.loads(crossbev("studies", "--json"))}
     assert set(rows) == {path.stem for path in STUDIES.glob("*.yaml")}
     smoke = {"study": "smoke", "jobs": 3, "trainings": 3, "rows": 3, "reported": False}
-    question = (
-        "Does everything between a YAML and a table work? Plumbing only: after three steps no number means anything."
-    )
+    question = "Does everything from a study file to a table work? The numbers are meaningless after three steps."
     assert rows["smoke"] == smoke | {"question": question}
     assert rows["paths"]["reported"]
     assert f"smoke: {question} [3 trainings, 3 rows, no results yet]" in crossbev("studies")
@@ -120,7 +118,7 @@ def test_studies_are_listed_with_question_size_and_whether_they_are_answered():
 def test_a_folder_without_studies_is_named(tmp_path):
     done = CliRunner().invoke(app, ["studies", "--studies-dir", str(tmp_path)])
     assert done.exit_code == 2
-    assert f"--studies-dir {tmp_path}: there is no study in it" in done.output
+    assert f"--studies-dir {tmp_path}: the folder contains no study" in done.output
 
 
 def test_the_schema_is_printed_or_written(tmp_path):
@@ -135,4 +133,4 @@ def test_the_schema_is_printed_or_written(tmp_path):
 def test_a_wrong_study_is_told_by_the_one_command_as_by_its_module():
     done = CliRunner().invoke(app, ["run", str(STUDIES / "smoke.yaml"), "--seeds", "x"])
     assert done.exit_code == 2
-    assert "error: --set seeds: seeds: 'x' stands for no seeds" in done.output
+    assert "error: --set seeds: seeds: 'x' is neither a seed nor a range" in done.output

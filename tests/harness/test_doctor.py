@@ -46,11 +46,11 @@ def test_what_is_wrong_is_said_with_its_command_and_ends_in_status_1(monkeypatch
     monkeypatch.setattr(doctor, "examine", lambda uri: iter([Finding("Python", "3.11"), broken]))
     done = call()
     assert done.exit_code == 1
-    assert "wrong: torch: it sees no GPU\n  pip install torch\n" in done.output
+    assert "problem: torch: it sees no GPU\n  pip install torch\n" in done.output
     monkeypatch.setattr(doctor, "examine", lambda uri: iter([Finding("Python", "3.11")]))
     done = call()
     assert done.exit_code == 0
-    assert "nothing is wrong" in done.output
+    assert "no problems found" in done.output
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_what_is_wrong_is_said_with_its_command_and_ends_in_status_1(monkeypatch
     [
         (torch_of("12.6", 1), A_GPU, ""),
         (torch_of(None), [], ""),
-        (torch_of(None), A_GPU, "this build of torch uses none"),
-        (torch_of("13.0"), A_GPU, "the driver 570.86 knows 1 GPUs, and torch sees none"),
+        (torch_of(None), A_GPU, "this build of torch is for CPUs"),
+        (torch_of("13.0"), A_GPU, "the driver 570.86 reports 1 GPUs, but torch sees none"),
     ],
 )
 def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch, torch, gpus, words):
@@ -80,7 +80,7 @@ CPU_OVER_CUDA = Spconv(("spconv", "spconv-cu126"), cpu_only=True)
 @pytest.mark.parametrize(
     ("capability", "spconv", "state", "wrong", "mend"),
     [
-        (None, CPU_OVER_CUDA, "plain torch, as everywhere without CUDA", "", ""),
+        (None, CPU_OVER_CUDA, "plain torch, as there is no CUDA", "", ""),
         (H100, Spconv(("spconv-cu126",)), "spconv-cu126", "", ""),
         (H100, Spconv(triton=True), "spconv-triton", "", ""),
         (H100, Spconv(), "plain torch", "no library for CUDA", "pip install spconv-cu126"),
@@ -135,7 +135,7 @@ def test_a_database_of_this_mlflow_is_fine_and_of_others_is_not(folder):
     database(file, "from the future")
     assert "a newer MLflow" in mlflow(folder)["wrong"]
     file.write_text("no database at all, but a text that is long enough" * 10)
-    assert "no database of MLflow" in mlflow(folder)["wrong"]
+    assert "not an MLflow database" in mlflow(folder)["wrong"]
 
 
 def test_versions_are_held_against_the_constraints():

@@ -77,7 +77,7 @@ def test_an_export_says_what_it_is_and_where_it_comes_from(runs, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("zzz", "no run whose id begins with 'zzz'"), ("", "3 runs in"), (None, "is there already")],
+    [("zzz", "no run whose id begins with 'zzz'"), ("", "3 runs in"), (None, "already exists")],
 )
 def test_wrong_input_is_named_and_nothing_is_written(runs, tmp_path, given, said):
     folder, ids = runs

@@ -83,7 +83,7 @@ def test_paths_of_a_command_may_begin_with_the_home_folder(program, seen, home):
 def test_the_home_of_nobody_is_refused(program, seen):
     result = CliRunner().invoke(program, ["~no-such-user/a"])
     assert (result.exit_code, seen) == (2, [])
-    assert "~no-such-user/a: ~ stands for a home folder" in result.stderr
+    assert "~no-such-user/a: the home folder that ~ stands for is unknown" in result.stderr
 
 
 def test_paths_of_a_study_may_begin_with_the_home_folder(home):
@@ -94,7 +94,7 @@ def test_paths_of_a_study_may_begin_with_the_home_folder(home):
     assert ImageTeacherSpec(model="~/model").model == str(home / "model")
     assert ImageTeacherSpec(model="some/model").model == "some/model"
     assert ReportSpec(papers=["~/a.yaml", "b.yaml"]).papers == (home / "a.yaml", Path("b.yaml"))
-    with pytest.raises(ValueError, match="~no-such-user/a: ~ stands for a home folder"):
+    with pytest.raises(ValueError, match="~no-such-user/a: the home folder that ~ stands for is unknown"):
         TypeAdapter(HomePath).validate_python("~no-such-user/a")
 
 

@@ -101,7 +101,7 @@ def test_tables_are_rebuilt_byte_for_byte_in_an_empty_folder_elsewhere(report, f
         text=True,
     )
     assert told.returncode == 0, told.stderr
-    assert "byte for byte the tables of the bundle" in told.stdout
+    assert "the tables equal those of the bundle byte for byte" in told.stdout
     assert {name: (elsewhere / "again" / "smoke" / name).read_bytes() for name in TABLES} == kept
     # The mean of 35.2 and 36.2.
     assert b"35.7" in kept["table.md"]
@@ -173,7 +173,7 @@ def test_an_interrupted_bundle_leaves_nothing(planned, stored, bundle, tmp_path,
 def test_the_beginning_of_a_bundle_is_none(bundle, tmp_path, share):
     content = bundle.read_bytes()
     (tmp_path / "torn.zip").write_bytes(content[: int(share * len(content))])
-    assert "is no bundle, or a torn one" in _refused(tmp_path / "torn.zip")
+    assert "is not a bundle, or is incomplete" in _refused(tmp_path / "torn.zip")
 
 
 def test_a_changed_missing_or_added_member_is_named(rewritten, jobs):
@@ -182,10 +182,10 @@ def test_a_changed_missing_or_added_member_is_named(rewritten, jobs):
     def change(members):
         members[name] = members[name].replace(b"0.352", b"0.952")
 
-    assert f"{name} is not what was written" in _refused(rewritten(change, sign=False))
+    assert f"{name} was changed" in _refused(rewritten(change, sign=False))
     assert f"{name} is missing" in _refused(rewritten(lambda members: members.pop(name), sign=False))
     added = _refused(rewritten(lambda members: members.update({"runs/x": b""}), sign=False))
-    assert "runs/x was added" in added
+    assert "runs/x is not listed" in added
     gone = _refused(rewritten(lambda members: members.pop("manifest.json"), sign=False))
     assert "it has no manifest.json" in gone
 
@@ -206,14 +206,16 @@ def test_a_flipped_bit_is_found_or_changes_nothing(bundle, tmp_path, where, bit)
     ["../outside", "runs/../../outside", "/tmp/outside", "C:/outside", "runs\\..\\outside", "runs//x", "a/", ".x", "é"],
 )
 def test_a_name_that_leads_elsewhere_is_refused(rewritten, name):
-    assert "is no name for a file of a bundle" in _refused(rewritten(lambda members: members.update({name: b"x"})))
+    assert "is not an allowed name for a file of a bundle" in _refused(
+        rewritten(lambda members: members.update({name: b"x"}))
+    )
 
 
 def test_a_member_that_is_there_twice_is_refused(bundle, tmp_path):
     shutil.copy(bundle, tmp_path / "twice.zip")
     with ZipFile(tmp_path / "twice.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("plan.json", "{}")
-    assert "has plan.json twice" in _refused(tmp_path / "twice.zip")
+    assert "contains plan.json twice" in _refused(tmp_path / "twice.zip")
 
 
 def test_what_would_unpack_to_too_much_is_refused_before_it_is_unpacked(bundle, rewritten, monkeypatch):
@@ -250,8 +252,10 @@ def test_a_plan_study_or_environment_that_is_none_is_named(rewritten, jobs):
     assert "study.yaml: an alias" in put("study.yaml", b"a: &a [x]\nb: *a\n")
     assert "study.yaml: " in put("study.yaml", b"\x00")
     assert "environment.json: " in put("environment.json", b"{}")
-    assert "0123456789abcdef is of no job" in put("runs/0123456789abcdef/result.json", b"{}")
-    assert "plan.json is missing, also in its manifest.json" in _refused(rewritten(lambda m: m.pop("plan.json")))
+    assert "0123456789abcdef belongs to no job" in put("runs/0123456789abcdef/result.json", b"{}")
+    assert "plan.json is missing, and manifest.json does not list it" in _refused(
+        rewritten(lambda m: m.pop("plan.json"))
+    )
 
 
 def test_code_that_a_study_names_is_run_only_for_who_trusts_it(rewritten, report, tmp_path, monkeypatch):
@@ -266,7 +270,7 @@ def test_code_that_a_study_names_is_run_only_for_who_trusts_it(rewritten, report
     path = rewritten(edit)
     status, output = report(path)
     assert status == 2
-    assert "'theirs:Spec' is not imported: that would run code of another package; --trust does so" in output
+    assert "'theirs:Spec' is not imported: importing it would run code of another package; add --trust" in output
     assert not (tmp_path / "was_run").exists()
     assert "allowed: none (in theirs)" in report(path, "--trust")[1]
     assert (tmp_path / "was_run").exists()
@@ -299,15 +303,15 @@ def test_nothing_in_a_bundle_is_unpickled(rewritten, report, jobs):
 def test_flags_of_a_study_mean_nothing_to_a_bundle(report, bundle, flag):
     status, said = report(bundle, flag, "other")
     assert status == 2
-    assert f"error: {flag}: {bundle} is a bundle, which has its study" in said
+    assert f"error: {flag}: {bundle} is a bundle, which contains its study" in said
 
 
 def test_files_of_a_bundle_are_chosen_only_where_one_is_written(report):
-    assert "error: --with-weights: says what goes into a bundle; add --bundle" in report("x.yaml", "--with-weights")[1]
+    assert "error: --with-weights: this applies to a bundle only; add --bundle" in report("x.yaml", "--with-weights")[1]
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("nowhere.zip", "bundle nowhere.zip does not exist"), ("text.zip", "text.zip is no bundle")]
+    ("name", "said"), [("nowhere.zip", "bundle nowhere.zip does not exist"), ("text.zip", "text.zip is not a bundle")]
 )
 def test_what_is_no_bundle_is_an_error_of_one_line(report, folder, name, said):
     (folder / "text.zip").write_text("no zip")
@@ -321,7 +325,7 @@ def test_a_study_whose_runs_are_damaged_is_not_bundled(report, folder, jobs):
     path.write_text("{")
     status, said = report(ROOT / "studies" / "smoke.yaml", "--seeds", "0,1", "--bundle", "x.zip")
     assert status == 2
-    assert "error: no bundle is written: " in said
+    assert "error: no bundle was written: " in said
     assert str(path.relative_to(folder)) in said
     assert not (folder / "x.zip").exists()
 

@@ -125,7 +125,7 @@ def study(root, tmp_path):
         (lambda path: path.unlink(), "is missing; expected one of the 13 tables"),
         (lambda path: _write(path, b""), "is empty"),
         (lambda path: _write(path, LFS), "is a git-LFS pointer"),
-        (lambda path: _write(path, path.read_bytes()[:-7]), "is truncated or no nuScenes table"),
+        (lambda path: _write(path, path.read_bytes()[:-7]), "is truncated or not a nuScenes table"),
         (lambda path: _write(path, b'[{"token": "a",, }]'), "is not valid JSON: Expecting property name"),
         (lambda path: _write(path, b'[{"token": "\xff"}]'), "is not UTF-8: byte 12 is 0xff"),
         (lambda path: _write(path, b'["a"]'), ': row 0 must be an object, not "a"'),
@@ -148,7 +148,7 @@ def _write(path, content):
 @pytest.mark.parametrize("content", [b'{"token": "a"}', b"3", b"null"])
 def test_a_table_that_is_no_list_is_named(root, inspect, content):
     root.put(f"{VERSION}/scene.json", content)
-    assert "scene.json is truncated or no nuScenes table: expected a JSON list" in inspect()
+    assert "scene.json is truncated or not a nuScenes table: expected a JSON list" in inspect()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_table_that_is_no_list_is_named(root, inspect, content):
 )
 def test_a_table_without_rows_is_named_where_rows_are_needed(root, inspect, table):
     root.put_table(table, [])
-    assert f"{table}.json has no row; expected at least one" in inspect()
+    assert f"{table}.json has no rows; expected at least one" in inspect()
 
 
 @pytest.mark.parametrize(
@@ -194,24 +194,24 @@ def test_a_row_without_a_needed_key_is_named(root, inspect, table, key):
 @pytest.mark.parametrize(
     ("table", "key", "value", "words"),
     [
-        ("calibrated_sensor", "sensor_token", "lost", "the token of no row of sensor.json"),
-        ("instance", "category_token", "lost", "the token of no row of category.json"),
-        ("sample", "scene_token", "lost", "the token of no row of scene.json"),
-        ("sample", "prev", "lost", "the token of no row of sample.json"),
-        ("sample_annotation", "sample_token", "lost", "the token of no row of sample.json"),
-        ("sample_annotation", "instance_token", "lost", "the token of no row of instance.json"),
-        ("sample_annotation", "visibility_token", "lost", "the token of no row of visibility.json"),
+        ("calibrated_sensor", "sensor_token", "lost", "not the token of a row of sensor.json"),
+        ("instance", "category_token", "lost", "not the token of a row of category.json"),
+        ("sample", "scene_token", "lost", "not the token of a row of scene.json"),
+        ("sample", "prev", "lost", "not the token of a row of sample.json"),
+        ("sample_annotation", "sample_token", "lost", "not the token of a row of sample.json"),
+        ("sample_annotation", "instance_token", "lost", "not the token of a row of instance.json"),
+        ("sample_annotation", "visibility_token", "lost", "not the token of a row of visibility.json"),
         ("sample_annotation", "attribute_tokens", ["lost"], "no list of tokens of attribute.json"),
         ("sample_annotation", "attribute_tokens", "lost", "no list of tokens of attribute.json"),
-        ("sample_annotation", "next", "lost", "the token of no row of sample_annotation.json"),
-        ("sample_data", "sample_token", "lost", "the token of no row of sample.json"),
-        ("sample_data", "ego_pose_token", "lost", "the token of no row of ego_pose.json"),
-        ("sample_data", "ego_pose_token", None, "the token of no row of ego_pose.json"),
-        ("sample_data", "ego_pose_token", "", "the token of no row of ego_pose.json"),
-        ("sample_data", "calibrated_sensor_token", "lost", "the token of no row of calibrated_sensor.json"),
-        ("sample_data", "calibrated_sensor_token", ["lost"], "the token of no row of calibrated_sensor.json"),
-        ("sample_data", "prev", "lost", "the token of no row of sample_data.json"),
-        ("scene", "log_token", "lost", "the token of no row of log.json"),
+        ("sample_annotation", "next", "lost", "not the token of a row of sample_annotation.json"),
+        ("sample_data", "sample_token", "lost", "not the token of a row of sample.json"),
+        ("sample_data", "ego_pose_token", "lost", "not the token of a row of ego_pose.json"),
+        ("sample_data", "ego_pose_token", None, "not the token of a row of ego_pose.json"),
+        ("sample_data", "ego_pose_token", "", "not the token of a row of ego_pose.json"),
+        ("sample_data", "calibrated_sensor_token", "lost", "not the token of a row of calibrated_sensor.json"),
+        ("sample_data", "calibrated_sensor_token", ["lost"], "not the token of a row of calibrated_sensor.json"),
+        ("sample_data", "prev", "lost", "not the token of a row of sample_data.json"),
+        ("scene", "log_token", "lost", "not the token of a row of log.json"),
         ("map", "log_tokens", [["lost"]], "no list of strings"),
         ("log", "token", "lost", "in no log_tokens of map.json"),
         ("ego_pose", "token", 7, "no string"),
@@ -220,10 +220,10 @@ def test_a_row_without_a_needed_key_is_named(root, inspect, table, key):
         ("ego_pose", "translation", [1.0, float("nan"), 3.0], "no list of 3 finite numbers"),
         ("ego_pose", "rotation", [0, 0, 0, 0], "no list of 4 finite numbers, not all 0"),
         ("sample_annotation", "size", [1.0, 0.0, 1.0], "no list of 3 finite numbers, all above 0"),
-        ("sample_annotation", "num_lidar_pts", "3", "no whole number of 64 bits"),
-        ("sample_data", "timestamp", "now", "no whole number of 64 bits"),
-        ("sample_data", "timestamp", 2**63, "no whole number of 64 bits"),
-        ("sample_data", "is_key_frame", "yes", "no true or false"),
+        ("sample_annotation", "num_lidar_pts", "3", "not a whole number of 64 bits"),
+        ("sample_data", "timestamp", "now", "not a whole number of 64 bits"),
+        ("sample_data", "timestamp", 2**63, "not a whole number of 64 bits"),
+        ("sample_data", "is_key_frame", "yes", "not true or false"),
         ("sample_data", "filename", None, "no string"),
         ("sensor", "modality", "sonar", "none of ['camera', 'lidar', 'radar']"),
         ("visibility", "token", "full", "none of ['1', '2', '3', '4']"),
@@ -251,7 +251,7 @@ def test_a_camera_without_intrinsics_is_named(root, inspect):
     index = max(i for i, row in enumerate(rows) if row["camera_intrinsic"])
     rows[index]["camera_intrinsic"] = [[1.0, 0.0, 0.0]]
     root.put_table("calibrated_sensor", rows)
-    words = "is no 3 x 3 matrix, but its sensor is a camera"
+    words = "is not a 3 x 3 matrix, but its sensor is a camera"
     assert f"calibrated_sensor.json: row {index}: camera_intrinsic [[1.0, 0.0, 0.0]] {words}" in inspect()
 
 
@@ -320,8 +320,8 @@ def test_what_is_no_root_is_said_to_be_none(root, inspect, study, tmp_path):
     for path, words in (
         (tmp_path / "nowhere", "nowhere does not exist"),
         (tmp_path / "file", "file is a file; expected a folder"),
-        (tmp_path / "empty", "is no nuScenes root: it has no version folder"),
-        (root.path / VERSION, "is a version folder; the dataset root is the folder that it is in"),
+        (tmp_path / "empty", "is not a nuScenes root: it has no version folder"),
+        (root.path / VERSION, "is a version folder; give its parent folder as the dataset root"),
     ):
         assert words in inspect(path=path)
         assert words in inspect(path=path, version=())
@@ -381,19 +381,19 @@ def test_a_sensor_file_that_is_not_there_is_named_without_decoding(root, inspect
     [
         ("CAM_FRONT", lambda original: original[:-2], "cannot be read as a JPEG image: it is truncated or damaged"),
         ("CAM_FRONT", lambda original: original[: len(original) // 2], "it is truncated or damaged"),
-        ("CAM_FRONT", lambda original: b"hello, this is no image", "is no JPEG image: it begins with b'hello, t'"),
-        ("CAM_FRONT", _png, r"is no JPEG image: it begins with b'\x89PNG"),
+        ("CAM_FRONT", lambda original: b"hello, this is no image", "is not a JPEG image: it begins with b'hello, t'"),
+        ("CAM_FRONT", _png, r"is not a JPEG image: it begins with b'\x89PNG"),
         ("CAM_FRONT", lambda original: original[:2] + b"\0" * 500 + original[-2:], "it is truncated or damaged"),
         ("LIDAR_TOP", lambda original: original[:-3], "is truncated: "),
         ("LIDAR_TOP", lambda original: b"x y z intensity ring\n1 2 3 4 5\n", "is truncated: 31 bytes"),
-        ("LIDAR_TOP", lambda original: b"\xff" * 20 + original, "holds a NaN or an infinity"),
+        ("LIDAR_TOP", lambda original: b"\xff" * 20 + original, "contains NaN or infinity"),
         ("RADAR_FRONT", lambda original: original[:-9], "is truncated: "),
-        ("RADAR_FRONT", lambda original: original[:100], "is no binary PCD with the 18 fields"),
-        ("RADAR_FRONT", lambda original: original.replace(b"DATA binary", b"DATA ascii"), "is no binary PCD"),
-        ("RADAR_FRONT", lambda original: original.replace(b" rcs ", b" power "), "is no binary PCD"),
-        ("RADAR_FRONT", lambda original: original.replace(b"SIZE 4 4 4 1 2", b"SIZE 8 4 4 1 2"), "is no binary PCD"),
+        ("RADAR_FRONT", lambda original: original[:100], "is not a binary PCD with the 18 fields"),
+        ("RADAR_FRONT", lambda original: original.replace(b"DATA binary", b"DATA ascii"), "is not a binary PCD"),
+        ("RADAR_FRONT", lambda original: original.replace(b" rcs ", b" power "), "is not a binary PCD"),
+        ("RADAR_FRONT", lambda original: original.replace(b"SIZE 4 4 4 1 2", b"SIZE 8 4 4 1 2"), "is not a binary PCD"),
         ("RADAR_FRONT", lambda original: original.replace(b"WIDTH ", b"WIDTH -"), "is truncated: "),
-        ("RADAR_FRONT", lambda original: b"hello", "is no binary PCD"),
+        ("RADAR_FRONT", lambda original: b"hello", "is not a binary PCD"),
     ],
 )
 def test_a_damaged_sensor_file_is_named(root, inspect, channel, content, words):
@@ -419,14 +419,14 @@ def test_every_unusable_file_is_named_up_to_twenty(root, inspect):
         root.unshared(name).unlink()
     result = CliRunner().invoke(app, ["inspect", str(root.path), "--fast"])
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[0] == "error: 3 sensor files cannot be used:"
+    assert result.stderr.splitlines()[0] == "error: 3 sensor files are missing or damaged:"
     assert sorted(line.split(" ")[0] for line in result.stderr.splitlines()[1:]) == sorted(
         str(root.path / name) for name in names[:3]
     )
     for name in names[3:25]:
         root.unshared(name).unlink()
     result = CliRunner().invoke(app, ["inspect", str(root.path), "--fast"])
-    assert result.stderr.splitlines()[0] == "error: 25 sensor files cannot be used:"
+    assert result.stderr.splitlines()[0] == "error: 25 sensor files are missing or damaged:"
     assert result.stderr.splitlines()[-1] == "... and 5 more"
     assert len(result.stderr.splitlines()) == 22
 
@@ -439,7 +439,7 @@ def test_every_unusable_file_is_named_up_to_twenty(root, inspect):
             "is missing; expected a file of CAM_FRONT for",
         ),
         (lambda root: root.put(root.file_of("LIDAR_TOP"), b"\0" * 19), "is truncated: 19 bytes"),
-        (lambda root: root.put_table("ego_pose", root.table("ego_pose")[:-1]), "of no row of ego_pose.json"),
+        (lambda root: root.put_table("ego_pose", root.table("ego_pose")[:-1]), "token of a row of ego_pose.json"),
         (lambda root: root.put(f"{VERSION}/sample_data.json", b"[{]"), "sample_data.json is not valid JSON"),
         (lambda root: root.put_table("sample_annotation", []), "has no annotation"),
     ],
@@ -496,7 +496,7 @@ def test_damage_that_still_decodes_is_known_by_its_hash(root, inspect):
         name = root.file_of(channel)
         content = (root.path / name).read_bytes()
         root.put(name, damaged(content))
-        assert f"{name} is damaged: its hash is not the one in manifest.json" in inspect()
+        assert f"{name} is damaged: its hash differs from that in manifest.json" in inspect()
         root.put(name, content)
 
 

@@ -275,7 +275,7 @@ def test_an_image_that_is_missing_is_named_before_and_while_it_is_read(root):
     ("damage", "message"),
     [
         (lambda content: content[: len(content) // 2], "truncated or damaged"),
-        (lambda content: b"GIF89a" + content, "no JPEG image"),
+        (lambda content: b"GIF89a" + content, "not a JPEG image"),
         (lambda content: b"", "is empty"),
         (lambda content: encode(np.zeros((SIZE[1], SIZE[0], 3))), "has 16 x 40 pixels, but 40 x 16"),
     ],

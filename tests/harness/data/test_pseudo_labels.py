@@ -240,11 +240,11 @@ WRONG = {
     ),
     "one name twice": (
         _coco(images=[{"id": number, "file_name": NAME, "height": 2, "width": 3} for number in (7, 9)]),
-        "two rows of its images have one id or one file_name",
+        "two rows of its images have the same id or file_name",
     ),
     "one id twice": (
         _coco(images=[{**row, "id": 7} for row in _coco()["images"]]),
-        "two rows of its images have one id or one file_name",
+        "two rows of its images have the same id or file_name",
     ),
 }
 
@@ -256,7 +256,7 @@ def test_a_wrong_value_is_named_with_its_file_and_not_called_another_format(labe
 
 
 def test_an_image_that_is_labelled_in_two_files_is_named(labels):
-    with pytest.raises(InputError, match=rf"{NAME} is labelled twice, .*1\.json"):
+    with pytest.raises(InputError, match=rf"{NAME} has labels in two files, .*1\.json"):
         labels(_coco(), _coco())
 
 
@@ -310,7 +310,7 @@ def test_a_folder_without_labels_is_named(tmp_path):
     (tmp_path / "labels.txt").write_text("{}")
     (tmp_path / "file").write_text("{}")
     for folder in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
-        with pytest.raises(InputError, match=f"^{folder} is no folder with a .json file"):
+        with pytest.raises(InputError, match=f"^{folder} is not a folder with a .json file"):
             PseudoLabels(folder)
 
 
@@ -345,7 +345,7 @@ def test_labels_that_fit_a_root_pass(labels):
 
 
 def test_labels_of_an_image_that_the_root_has_not_are_named(labels, tmp_path):
-    with pytest.raises(InputError, match=rf"^{tmp_path}: 'samples/CAM_BACK/b.jpg' is no image .* \(2 such\)"):
+    with pytest.raises(InputError, match=rf"^{tmp_path}: 'samples/CAM_BACK/b.jpg' is not in .* \(2 such\)"):
         labels(_coco()).check([], ["samples/CAM_FRONT/c.jpg"])
 
 
@@ -358,7 +358,7 @@ def test_an_image_without_labels_is_named(labels, tmp_path):
 @pytest.mark.parametrize("size", [(3, 2), (2, 4), (1, 3)])
 def test_labels_of_another_size_are_named_with_both(labels, size):
     read = labels(_coco())
-    message = rf"{NAME} is labelled as 3 x 2 pixels; the image has {size[1]} x {size[0]}"
+    message = rf"{NAME} have 3 x 2 pixels; the image has {size[1]} x {size[0]}"
     with pytest.raises(InputError, match=message):
         read.check([{"filename": NAME, "height": size[0], "width": size[1]}], read.images)
 
@@ -533,7 +533,7 @@ def test_a_batch_carries_the_labels_of_all_its_images(sample_set):
 def test_samples_with_and_without_labels_make_no_batch(sample_set):
     sample = sample_set(None).plain(0)
     other = replace(sample_set(None).plain(1), instances=None)
-    with pytest.raises(ValueError, match=f"{re.escape(sample.token)} and {other.token} one carries instances"):
+    with pytest.raises(ValueError, match=f"{re.escape(sample.token)} and {other.token} has instances"):
         collate([sample, other])
 
 

@@ -101,7 +101,7 @@ def test_a_radar_sweep_without_returns_is_empty_to_us_and_to_the_devkit(tmp_path
 def test_a_radar_return_that_is_no_number_is_refused(tmp_path, returns, name):
     returns[name][3] = np.inf
     (tmp_path / "sweep.pcd").write_bytes(encode_radar(returns))
-    with pytest.raises(InputError, match=r"sweep\.pcd holds a NaN or an infinity"):
+    with pytest.raises(InputError, match=r"sweep\.pcd contains NaN or infinity"):
         read_radar(tmp_path / "sweep.pcd")
 
 
@@ -117,7 +117,7 @@ def test_every_cut_of_a_radar_file_is_refused(tmp_path, returns, data):
     kept = data.draw(st.integers(0, len(whole) - 2))  # the last byte is padding
     path = tmp_path / "sweep.pcd"
     path.write_bytes(whole[:kept])
-    with pytest.raises(InputError, match=r"sweep\.pcd is (empty|truncated|no binary PCD)"):
+    with pytest.raises(InputError, match=r"sweep\.pcd is (empty|truncated|not a binary PCD)"):
         read_radar(path)
 
 
@@ -239,7 +239,7 @@ def test_every_cut_of_a_jpeg_is_refused(tmp_path, jpeg, data):
     padding = data.draw(st.sampled_from([0, 1000]))  # of downloads that reserve their space first
     path = tmp_path / "image.jpg"
     path.write_bytes(whole[:kept] + b"\0" * padding)
-    with pytest.raises(InputError, match=r"image\.jpg (is empty|is no JPEG image|cannot be read as a JPEG image)"):
+    with pytest.raises(InputError, match=r"image\.jpg (is empty|is not a JPEG image|cannot be read as a JPEG image)"):
         read_image(path)
 
 

@@ -144,5 +144,5 @@ def test_foreground_and_background_are_told_apart(machine, samples, rng):
 def test_maps_of_different_ground_are_not_compared(machine, samples):
     spec = PRESETS["tiny_lidar"]
     other = spec.model_copy(update={"grid": spec.grid.model_copy(update={"cell": 1.6})})
-    with pytest.raises(InputError, match="different ground"):
+    with pytest.raises(InputError, match="different grids"):
         align(spec.build().eval(), other.build().eval(), samples, machine)

@@ -87,7 +87,7 @@ def test_a_damaged_file_is_made_again(root):
 def test_without_a_place_to_keep_them_they_are_read_each_time(root, tmp_path, caplog):
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert len(annotations(root, SPLIT)[1]) > 20
-    assert "cannot be kept" in caplog.text
+    assert "cannot be stored" in caplog.text
 
 
 def test_a_split_without_annotations_is_refused(root):

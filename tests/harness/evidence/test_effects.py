@@ -192,7 +192,7 @@ def test_an_arm_that_spreads_more_is_told():
     wild = {f"arm {number}": [20.1, 21.0 + number / 7, 19.0] for number in range(8)} | {"wild": [10.0, 40.0, 19.0]}
     lines = unlike(groups(trained(wild)))
     assert any(line.startswith("lidar->camera wild: its seeds vary more") for line in lines)
-    assert all(line.endswith("its 95 % CI is too short, those of the others too long.") for line in lines)
+    assert all(line.endswith("so its 95 % CI is too short and those of the others are too long.") for line in lines)
 
 
 def test_a_baseline_that_spreads_more_is_told_of_all_gains_over_it():
@@ -245,8 +245,8 @@ def test_one_seed_ascribes_nothing_to_a_loss(study):
     values = {"feature": [22.0], "response": [21.0], "feature+response": [26.0]}
     of_one = [each for each in trained(values) if each.seed == 0]
     for given, said in (
-        (of_one, "their errors are unknown"),
-        (with_draws(of_one), "95 % CI over scenes; p (Holm): corrected"),
+        (of_one, "Their 95 % CI is unknown"),
+        (with_draws(of_one), "95 % CI over scenes. p (Holm): corrected"),
     ):
         notes = " ".join(attribution_table(attributions(groups(given), study)).notes)
         assert said in notes

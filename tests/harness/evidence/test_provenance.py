@@ -44,10 +44,10 @@ def test_rows_of_several_commits_are_named_with_their_seeds(planned, folder, giv
     give_commit("bbbbbbbbbbbb+", ("student", 1))
     give_commit("cccccccccccc", ("teacher", 0))
     (line,) = commit_lines(StudyRuns.open(planned.plan, folder / "runs"))
-    assert line.startswith("Made by more than one version of the code: ")
+    assert line.startswith("More than one version of the code made these rows: ")
     assert "bbbbbbbbbbbb+ made lidar->camera unidistill (seed 1)" in line
     assert "cccccccccccc made lidar teacher;" in line
-    assert line.endswith("aaaaaaaaaaaa made all others. + stands for changes on top of a commit.")
+    assert line.endswith("aaaaaaaaaaaa made all others. A + marks uncommitted changes on top of a commit.")
 
 
 def test_a_damaged_run_is_of_no_commit(planned, folder, jobs):

@@ -116,7 +116,7 @@ def test_worker_gets_one_of_the_gpus_that_the_user_allowed(monkeypatch):
 def test_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     check_device("auto")
-    with pytest.raises(InputError, match="this machine has none"):
+    with pytest.raises(InputError, match="this machine has no such device"):
         check_device("cuda")
     with pytest.raises(InputError, match="unknown device 'gpu'"):
         check_device("gpu")

@@ -147,7 +147,7 @@ def test_the_first_sample_of_the_split_is_drawn(smoke_path, smoke_root, tmp_path
         (["--picture", "{}/folder.png"], "folder.png is a folder"),
         (["--picture", "/proc/a.png"], "a.png cannot be written"),
         (["--picture", "{}/a.png", "--sample", "lost"], "sample 'lost' is none of"),
-        (["--sample", "lost"], "--sample names what --picture FILE draws; give both"),
+        (["--sample", "lost"], "--sample chooses what --picture draws; add --picture FILE"),
     ],
 )
 def test_a_picture_that_cannot_be_made_is_said_so_by_name(smoke_path, tmp_path, arguments, words):

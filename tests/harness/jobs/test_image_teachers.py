@@ -348,9 +348,9 @@ def test_given_labels_that_do_not_fit_are_refused_before_anything_runs(
 
     given = _edited(labels[0].labels, tmp_path / "given", change)
     messages = {
-        "unknown image": "'samples/CAM_FRONT/elsewhere.jpg' is no image of the dataset",
+        "unknown image": "'samples/CAM_FRONT/elsewhere.jpg' is not in the dataset",
         "missing image": f"has no labels of {first['file_name']}",
-        "another size": f"{first['file_name']} is labelled as {first['width']} x {first['height'] + 1} pixels",
+        "another size": f"labels of {first['file_name']} have {first['width']} x {first['height'] + 1} pixels",
     }
     with pytest.raises(InputError, match=messages[mistake]):
         _check(smoke_root, _given(labels_job, given), given)

@@ -52,7 +52,7 @@ def test_one_seed_speaks_of_no_loss(told, planned, folder):
     write_draws(RunFolder(folder / "runs" / student).draws, dict.fromkeys(("mAP", "NDS"), drawn), 12)
     found = told(seeds=[0])
     assert found[0].startswith("1 of 1 distilled rows gains NDS significantly (Holm, 95 %): lidar->camera unidistill;")
-    assert found[0].endswith("1 seed, so that intervals cover the choice of validation scenes only.")
+    assert found[0].endswith("1 seed, so intervals cover the choice of validation scenes only.")
     assert not any("detectable" in line for line in found)
 
 
@@ -84,6 +84,4 @@ def test_an_answer_without_intervals_does_not_speak_of_significance(planned):
     gains = {metric: Gain(Mean(1.0, 0.1)) for metric in HEADLINE_METRICS}
     key = Key("student", "camera", "lidar->camera", "arm", "", "")
     (found, *_) = headlines([Line(key, 5, {}, "", "", "", "", {}, gains, 0, 2, ())], planned.study)
-    assert found.startswith(
-        "Whether any of 1 distilled rows gains NDS significantly is unknown: too few seeds and scenes;"
-    )
+    assert found.startswith("Too few seeds and scenes to test whether any of 1 distilled rows gains NDS;")

@@ -142,9 +142,9 @@ def test_a_folder_under_another_jobs_name_is_not_taken_for_it(report, folder, jo
     shutil.copytree(runs / jobs["teacher", 0], runs / jobs["student", 1])
     status, said = report(*CALL)
     assert status == 2
-    assert f"by its job.json it is run {jobs['teacher', 0]}" in said
+    assert f"its job.json describes run {jobs['teacher', 0]}" in said
     lines = _lines(folder)
-    assert lines["student"]["missing"] == "is of another job"
+    assert lines["student"]["missing"] == "belongs to another job"
     assert lines["student"]["NDS"] == ""
 
 
@@ -166,7 +166,7 @@ def test_a_study_that_was_never_run_says_what_trains_it(report, folder):
     status, said = report(*CALL)
     assert status == 0
     assert said.count("not run") >= 3
-    assert f"nothing of this study is trained yet; this trains it: python -m harness.run {STUDY} --set" in said
+    assert f"this study has no finished training yet; to train it: python -m harness.run {STUDY} --set" in said
     assert "'seeds=[0,1]'" in said
     assert not (folder / "runs").exists()
 

@@ -153,7 +153,7 @@ def test_pictures_of_a_study_are_kept_for_its_trainings(studied, smoke_root, tmp
     (tmp_path / "samples.json").write_text('{"known": 3')
     absent = samples(None, study, runs, detectors, tmp_path, count=2)
     assert absent.shown == ()
-    assert "dataset is not here" in absent.words[0]
+    assert "dataset is not available" in absent.words[0]
 
 
 def test_what_is_missing_is_said(studied, smoke_root, tmp_path):
@@ -167,4 +167,4 @@ def test_what_is_missing_is_said(studied, smoke_root, tmp_path):
     (folder / plan.rows[0].job / "result.json").unlink()
     runs = StudyRuns.open(plan, folder)
     assert trio(runs) == {}
-    assert "No student is done" in samples(smoke_root, study, runs, {}, tmp_path).words[0]
+    assert "No finished student" in samples(smoke_root, study, runs, {}, tmp_path).words[0]

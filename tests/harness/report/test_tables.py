@@ -146,7 +146,7 @@ def test_runs_without_draws_have_intervals_over_seeds_alone(plan, study, finish)
     text = markdown(summary(outcomes(StudyRuns.open(plan, finish()))), study)
     # Gains of 4 and 2: a variance of 1 for the mean of two, and 12.706 for one degree of freedom.
     assert "| +3.0 ± 1.4 [-9.7, +15.7] |" in text
-    assert "over seeds alone: there are fewer than 10 scenes, or runs without bootstrap draws" in text
+    assert "over seeds only, because there are fewer than 10 scenes or a run has no bootstrap draws" in text
 
 
 def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
@@ -233,14 +233,14 @@ def test_published_numbers_carry_their_marks(plan, study, finish, paper):
     text = markdown(table, study, [paper])
     assert "| +2.5? | +2.2? | 1,234 |" in text
     assert "9.0" not in text  # of another path
-    assert "which row they belong to is uncertain" in text
+    assert "but their row is uncertain" in text
     assert "| a student | nuScenes test | 28.9† |  | 0.637† |  |  |  |  | memory |" in text
     assert "Recalled from memory" in text
     assert "Read with care." in text
     tex = latex(table, study)
     assert r"lidar$\rightarrow$camera feature & \num{2} & {\bfseries \num{28.0} $\pm$ \num{5.7}}" in tex
     assert r"\toprule" in tex
-    assert "which row they belong to is uncertain" in tex
+    assert "but their row is uncertain" in tex
     # Without a paper there are no columns of papers.
     assert "mAAE | parameters |" in markdown(summary(outcomes(StudyRuns.open(plan, finish()))), study)
 
@@ -269,7 +269,7 @@ def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
     assert "[a] cuda (H200)" in out.getvalue()
 
 
-@pytest.mark.parametrize(("what", "said"), [("weights", "initial weights"), ("batches", "batches are not")])
+@pytest.mark.parametrize(("what", "said"), [("weights", "initial weights"), ("batches", "batches differ")])
 def test_runs_that_began_otherwise_are_not_subtracted(plan, study, finish, what, said):
     runs = finish()
     for row in plan.rows:
@@ -314,7 +314,7 @@ def test_what_is_doubtful_about_a_training_is_said_below_the_table(plan, study, 
     folder = RunFolder(runs / row.job)
     folder.complete(replace(folder.result(), warnings={"adversarial": "its discriminator has won"}))
     text = markdown(summary(outcomes(StudyRuns.open(plan, runs))), study)
-    assert "lidar->camera feature: doubtful: loss 'adversarial': its discriminator has won." in text
+    assert "Warning for lidar->camera feature: loss 'adversarial': its discriminator has won." in text
 
 
 def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan, study, finish):
@@ -327,14 +327,14 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
     lines = summary(outcomes(StudyRuns.open(plan, runs)))
     table = verdicts_table(lines, study)
     assert [cell.text for cell in table.rows[0][1:]] == ["mAP", "+0.0", *[""] * 7]
-    assert "over seeds; p (Holm): corrected for the 1 gains" in table.notes[0]
+    assert "over seeds. p (Holm): corrected for the 1 gains" in table.notes[0]
     told = headlines(lines, study)
     assert told[0] == (
         "None of 1 distilled rows gains NDS significantly (Holm, 95 %); "
         "largest gain: lidar->camera feature +0.0 pp [-12.7, +12.7]; 2 seeds."
     )
     assert "nan" not in " ".join([markdown_table(table), *told])
-    assert any("In brackets" in note for note in results_table(lines, study).notes)
+    assert any("Brackets: " in note for note in results_table(lines, study).notes)
 
 
 def test_in_files_a_tiny_p_value_is_not_nought():

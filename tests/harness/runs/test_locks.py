@@ -31,7 +31,7 @@ def test_a_disk_without_locks_is_named(monkeypatch, tmp_path, number):
             pytest.fail("it cannot be locked")
 
     for attempt in (lock, folder.in_use, lambda: Claims(tmp_path / "runs").replace(record)):
-        with pytest.raises(InputError, match=rf"{tmp_path}.* has no locks to give"):
+        with pytest.raises(InputError, match=rf"{tmp_path}.* has no locks"):
             attempt()
 
 

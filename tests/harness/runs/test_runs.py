@@ -114,12 +114,12 @@ def test_list_groups_runs_by_the_studies_that_want_them(place):
         *("paths:", _id(2)),
         *("paths,", _id(1)),
         *("radar:", _id(3)),
-        *("wanted", _id(4)),
+        *("claimed", _id(4)),
     ]
     assert lines[1][1:6] == ["run", "2", "done", "1", "d"]
     assert lines[1][-2:] == ["25.0", "50.0"]
     assert "paths, radar: 1 run, " in result.output
-    assert "wanted by no study: 1 run, " in result.output
+    assert "claimed by no study: 1 run, " in result.output
     assert "4 runs, " in result.output.splitlines()[-1]
     assert "(3 done, 1 failed); prune would free 1 run, " in result.output
 
@@ -320,7 +320,7 @@ def test_a_study_that_begins_after_the_listing_keeps_its_runs(place, meanwhile):
     assert result.exit_code == 0, result.output
     assert place.stored == {1, 2}
     assert "deleted 1 run, " in result.output
-    assert "2 are running or wanted by now, and stay" in result.output
+    assert "2 stay: they are running or claimed now" in result.output
 
 
 def test_a_run_that_becomes_free_after_the_listing_is_not_deleted_unasked(place, meanwhile):
@@ -346,7 +346,7 @@ def test_no_leaves_everything_and_yes_deletes_it(place, terminal):
     place.want(1)
     result = place.call("prune", "--study", "paths", input="n\n")
     assert result.exit_code == 0
-    assert "Forget paths, delete 1 run, 2.4 kB? [y/N]: n\nnothing was changed" in result.output
+    assert "Drop the claim of paths, delete 1 run, 2.4 kB? [y/N]: n\nnothing was deleted" in result.output
     assert (place.stored, set(place.claims.read())) == ({1}, {"paths"})
     result = place.call("prune", "--study", "paths", input="y\n")
     assert result.exit_code == 0
@@ -370,7 +370,7 @@ def test_dry_run_lists_and_changes_nothing(place):
     result = place.call("prune", "--study", "paths", "--dry-run")
     assert result.exit_code == 0
     assert _id(1) in result.output
-    assert "would forget paths, delete 1 run, " in result.output
+    assert "would drop the claim of paths, delete 1 run, " in result.output
     assert (place.stored, set(place.claims.read())) == ({1}, {"paths"})
 
 
@@ -425,11 +425,11 @@ def test_a_file_that_cannot_be_deleted_is_named(place, monkeypatch):
         (["list", "--state", "runing"], "unknown state 'runing'; did you mean 'running'? allowed: damaged, done"),
         (["list", "--study", "path"], "unknown study 'path'; did you mean 'paths'? allowed: paths"),
         (["prune", "--study", "path", "--yes"], "unknown study 'path'; did you mean 'paths'? allowed: paths"),
-        (["prune", "--older-than", "-1", "--yes"], "--older-than -1 is no number of days"),
-        (["prune", "--older-than", "nan", "--yes"], "--older-than nan is no number of days"),
-        (["show", "abc"], "id 'abc' is too short; 4 digits at least"),
-        (["show", "0000"], f"2 runs in RUNS begin with '0000': {_id(1)}, {_id(2)}; give more of the id"),
-        (["show", "abcd"], f"holds no run whose id begins with 'abcd'; the first of its 2: {_id(1)}, {_id(2)}"),
+        (["prune", "--older-than", "-1", "--yes"], "--older-than -1 is not a number of days"),
+        (["prune", "--older-than", "nan", "--yes"], "--older-than nan is not a number of days"),
+        (["show", "abc"], "id 'abc' is too short; give at least 4 digits"),
+        (["show", "0000"], f"2 runs in RUNS begin with '0000': {_id(1)}, {_id(2)}; give more digits"),
+        (["show", "abcd"], f"contains no run whose id begins with 'abcd'; the first of its 2: {_id(1)}, {_id(2)}"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_status_2(place, words, message):
@@ -538,4 +538,4 @@ def test_a_search_claims_its_trials_baseline_and_confirmation(study, place, tmp_
     # It goes on, and what it wanted before it still wants.
     assert place.stored > before
     assert set(map(_id, place.stored)) == set(place.claims.read()["search mine"].jobs)
-    assert "wanted by no study" not in place.call("list").output
+    assert "claimed by no study" not in place.call("list").output

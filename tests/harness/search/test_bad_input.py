@@ -92,20 +92,20 @@ def place(tmp_path, smoke_path, tracking):
         ({"schedule.lrr": BOUNDS}, "unknown key 'lrr'; did you mean 'lr'?"),
         ({"shcedule.lr": BOUNDS}, "unknown key 'shcedule'; did you mean 'schedule'?"),
         ({"students.lidar.preset": {"choices": ["tiny_lidar", "tiny_radar"]}}, "unknown student 'lidar'; "),
-        ({"arms.only.featur": {"choices": [True, False]}}, "arms.only.featur is nothing to search; allowed: "),
-        ({"arms.only.feature": {"choices": [1, 0]}}, "arms.only.feature: needs choices true and false"),
-        ({"teachers.lidar.seed": {"choices": [0, 1]}}, "teachers.lidar.seed is nothing to search; allowed: "),
-        ({"seeds": {"choices": [0, 1]}}, "seeds is nothing to search"),
+        ({"arms.only.featur": {"choices": [True, False]}}, "arms.only.featur cannot be searched; allowed: "),
+        ({"arms.only.feature": {"choices": [1, 0]}}, "arms.only.feature: allowed: choices true and false"),
+        ({"teachers.lidar.seed": {"choices": [0, 1]}}, "teachers.lidar.seed cannot be searched; allowed: "),
+        ({"seeds": {"choices": [0, 1]}}, "seeds cannot be searched"),
         ({WEIGHT: {"choices": ["much", "little"]}}, '"much" is not possible'),
         ({WEIGHT: {"choices": [True, False]}}, "true is not possible"),
-        ({WEIGHT: {"choices": [1.0, 1]}}, "name one twice"),
+        ({WEIGHT: {"choices": [1.0, 1]}}, "contain a value twice"),
         ({WEIGHT: {"choices": [1.0]}}, "search.space.losses.feature.weight.choices: "),
-        ({"schedule.steps": {"low": 1, "high": 9}}, "with a fractional part; whole: true keeps to whole numbers"),
+        ({"schedule.steps": {"low": 1, "high": 9}}, "with a fractional part; add whole: true for whole numbers"),
         ({"schedule.steps": {"low": 1, "high": 9, "step": 2.5}}, "3.5 is not possible"),
         ({WEIGHT: {"low": -1.0, "high": 1.0}}, "-1.0 is not possible"),
         ({WEIGHT: {"low": 2.0, "high": 1.0}}, "search.space.losses.feature.weight: low 2 is not below"),
         ({WEIGHT: {"low": 1.0, "high": 1.0}}, "low 1 is not below high 1"),
-        ({WEIGHT: {"low": 0.0, "high": 1.0, "log": True}}, "on a log scale low has to be above 0, not 0"),
+        ({WEIGHT: {"low": 0.0, "high": 1.0, "log": True}}, "on a log scale, low must be above 0, not 0"),
         ({WEIGHT: {"low": 1.0, "high": float("inf")}}, "high: Input should be a finite number"),
         ({WEIGHT: {"low": "little", "high": 1.0}}, "low: Input should be a valid number"),
         ({WEIGHT: {**BOUNDS, "stpe": 1}}, "unknown key 'stpe'; did you mean 'step'?"),
@@ -123,9 +123,9 @@ def test_a_space_that_is_none_of_the_studys_is_named(place, space, words):
     [
         ({"path": "lidar->camera"}, "search.path: unknown path 'lidar->camera'; did you mean 'lidar->radar'?"),
         ({"arm": "onyl"}, "search.arm: unknown arm 'onyl'; did you mean 'only'?"),
-        ({"seeds": [100, 1]}, "search.seeds: seed 1 is also one of search.confirm.seeds"),
-        ({"seeds": [100, 100]}, "search.seeds: [100, 100] name one twice"),
-        ({"eval_split": "synthetic_val"}, "search.eval_split: 'synthetic_val' is what the study reports"),
+        ({"seeds": [100, 1]}, "search.seeds: seed 1 is also in search.confirm.seeds"),
+        ({"seeds": [100, 100]}, "search.seeds: [100, 100] contain a value twice"),
+        ({"eval_split": "synthetic_val"}, "search.eval_split: the study reports 'synthetic_val'"),
         ({"eval_split": "synthetic_tuen"}, "unknown split 'synthetic_tuen'; did you mean 'synthetic_tune'?"),
         ({"train_split": "synthetic_trian"}, "unknown split 'synthetic_trian'; did you mean 'synthetic_train'?"),
         ({"sampler": "tpee"}, "search.sampler: Input should be 'tpe', "),
@@ -143,13 +143,13 @@ def test_a_section_search_that_cannot_be_is_named(place, fields, words):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--trials", "0"], "--trials 0 is no number of trials"),
-        (["--trials", "-1"], "--trials -1 is no number of trials"),
-        (["--timeout", "0"], "--timeout 0 is no time"),
-        (["--timeout", "nan"], "--timeout nan is no time"),
+        (["--trials", "0"], "--trials 0 is not a number of trials"),
+        (["--trials", "-1"], "--trials -1 is not a number of trials"),
+        (["--timeout", "0"], "--timeout 0 is not a time"),
+        (["--timeout", "nan"], "--timeout nan is not a time"),
         (["--set", "search.trials=0"], "search.trials: Input should be greater than 0"),
         (["--set", "data.eval_split=synthetic_vall"], "unknown split 'synthetic_vall'; did you mean 'synthetic_val'?"),
-        (["--set", "data.also_score=[synthetic_tune]"], "'synthetic_tune' is what the study reports"),
+        (["--set", "data.also_score=[synthetic_tune]"], "the study reports 'synthetic_tune'"),
         (["--storage", "nonsense"], "storage nonsense cannot be used: "),
         (["--storage", "abacus://here/search"], "storage abacus://here/search cannot be used: "),
         (["--storage", "postgresql://nobody@nowhere.invalid/x"], "storage postgresql://nobody@nowhere.invalid/x "),
@@ -192,7 +192,7 @@ def test_a_journal_of_another_search_is_left_as_it_is_and_the_difference_named(p
     journal = place.begin()
     place.write({**STUDY, **change})
     message = place.refused()
-    assert f"storage {journal} holds another search of the name 'study': " in message
+    assert f"storage {journal} contains a different search named 'study': " in message
     assert words in message
 
 
@@ -210,7 +210,7 @@ def test_a_damaged_journal_is_left_as_it_is_and_the_line_named(place, damage, li
     journal = place.begin()
     lines = damage(journal.read_bytes().splitlines(keepends=True))
     journal.write_bytes(b"".join(lines))
-    assert f"{journal}:{line or len(lines)} is no line of a search's journal: " in place.refused()
+    assert f"{journal}:{line or len(lines)} is not a line of a search journal: " in place.refused()
 
 
 def test_a_database_that_is_none_is_left_as_it_is(place):

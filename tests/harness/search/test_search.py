@@ -157,7 +157,7 @@ def test_failures_have_a_reason_and_too_many_in_a_row_end_the_search(tmp_path, s
 
     with open_book(tmp_path / "search", None, spec(), {}) as book:
         with pytest.raises(
-            TrialFailed, match=f"{MOST_FAILURES} trials in a row failed, the last one for: loss 'a' is nan"
+            TrialFailed, match=f"{MOST_FAILURES} trials failed in a row; reason of the last one: loss 'a' is nan"
         ):
             search(book, failing, 20, 1, None, lambda ended: None)
         trials = book.study.trials
@@ -168,7 +168,7 @@ def test_failures_have_a_reason_and_too_many_in_a_row_end_the_search(tmp_path, s
 def test_a_storage_of_another_search_is_refused(tmp_path, spec):
     with open_book(tmp_path / "search", None, spec(), {"share": 0.5}):
         pass
-    words = "holds another search of the name 'search': share is 0.5 there, 1.0 here"
+    words = "contains a different search named 'search': share is 0.5 there, 1.0 here"
     with pytest.raises(InputError, match=words), open_book(tmp_path / "search", None, spec(), {"share": 1.0}):
         pass
 
@@ -205,7 +205,7 @@ def test_median_pruner_ends_what_is_worse_than_the_others(tmp_path, spec):
         ({"space": {"losses.a.weight": {"low": 2.0, "high": 1.0}}}, "low 2 is not below high 1"),
         (
             {"space": {"losses.a.weight": {"low": 0.0, "high": 1.0, "log": True}}},
-            "on a log scale low has to be above 0",
+            "on a log scale, low must be above 0",
         ),
         ({"sampler": "grid"}, "a grid needs a step in every range; space.losses.a.weight has none"),
         ({"objective": ["mAP", "NDS"], "pruner": "median"}, "cannot be pruned"),

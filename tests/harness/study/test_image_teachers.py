@@ -318,7 +318,7 @@ def caption_line(load, plan, tmp_path):
 
 def test_caption_says_what_the_image_teacher_is_and_how_good(caption_line):
     trained = caption_line({"AP": 0.25, "AP50": 0.5}, f"{IMAGES}.seed=7")
-    assert "Image teacher images: tiny_segmenter of seed 7" in trained
+    assert "Image teacher images: tiny_segmenter, seed 7" in trained
     assert "mask AP 25.0, AP50 50.0 (percent, on v1.0-synthetic-images/val" in trained
     assert "mask AP not run" in caption_line({})
 
@@ -341,11 +341,11 @@ def test_caption_says_where_labels_of_others_come_from(caption_line, tmp_path):
 MISTAKES = {
     "two detectors": (
         ["teachers.radar={preset: tiny_radar}", "paths=[lidar + radar -> camera]"],
-        ["path 'lidar+radar->camera'", "two teachers at once are a detector, one of lidar, radar", "one of images"],
+        ["path 'lidar+radar->camera'", "two teachers must be a detector, one of lidar, radar", "one of images"],
     ),
     "two image teachers": (
         ["image_teachers.more={preset: tiny_segmenter}", "paths=[images + more -> camera]"],
-        ["path 'images+more->camera'", "two teachers at once"],
+        ["path 'images+more->camera'", "two teachers must be"],
     ),
     "one image teacher twice": (["paths=[images + images -> camera]"], ["path 'images+images->camera'"]),
     "three teachers": (["paths=[lidar + images + lidar -> camera]"], ["paths.0"]),
@@ -355,15 +355,15 @@ MISTAKES = {
     ),
     "no image teacher on the path": (
         ["paths=[lidar->camera]", "arms={instance: [instance]}"],
-        ["path 'lidar->camera', arm 'instance': 'instance' learns from an image teacher", "of this study: images"],
+        ["path 'lidar->camera', arm 'instance': 'instance' needs an image teacher", "of this study: images"],
     ),
     "no detector on the path": (
         ["paths=[images->camera]", "arms={modal: [feature]}"],
-        ["path 'images->camera', arm 'modal': 'feature' learns from a detector", "of this study: lidar"],
+        ["path 'images->camera', arm 'modal': 'feature' needs a detector", "of this study: lidar"],
     ),
     "warm start without a detector": (
         ["paths=[images->camera]", "arms={warm: [warm_start, instance]}"],
-        ["'warm_start' learns from a detector"],
+        ["'warm_start' needs a detector"],
     ),
     "lidar student": (
         ["students={lidar: {preset: tiny_lidar}}", "paths=[images->lidar]", "arms={instance: [instance]}"],
@@ -390,20 +390,20 @@ MISTAKES = {
     ),
     "losses that grow": (
         [f"{IMAGES}.schedule={{distillation_warmup: 0.5}}"],
-        [f"{IMAGES}.schedule", "distillation_warmup means nothing to an image teacher"],
+        [f"{IMAGES}.schedule", "distillation_warmup has no effect on an image teacher"],
     ),
     "a world that turns": (
         [f"{IMAGES}.schedule={{augment: {{rotation_degrees: 10}}}}"],
-        [f"{IMAGES}.schedule", "only mirror_probability and image mean something to an image teacher"],
+        [f"{IMAGES}.schedule", "only mirror_probability and image affect an image teacher"],
     ),
     "schedule of what is not trained": (
         [f"{IMAGES}={{model: some/model, schedule: {{steps: 2}}}}"],
-        [IMAGES, "schedule belongs to an image teacher that is trained here"],
+        [IMAGES, "schedule applies only to an image teacher with a preset"],
     ),
     "unknown key": ([f"{IMAGES}.sede=1"], ["unknown key 'sede'; did you mean 'seed'?", "image_teachers.images"]),
     "one name for both": (
         ["image_teachers={lidar: {preset: tiny_segmenter}}", "paths=[lidar->camera]", "arms={modal: [feature]}"],
-        ["'lidar' is a teacher and an image teacher"],
+        ["'lidar' is the name of a teacher and of an image teacher"],
     ),
     "unknown path of a field": (
         ["losses.instance.score_threshold={imags->camera: 0.3}"],

@@ -75,10 +75,10 @@ def test_any_field_of_a_loss_may_differ_by_path(load):
         ("[feature, relation]", "[]", ["study.yaml:12", "baseline"]),
         ("both:", "baseline:", ["study.yaml:12", "'baseline'"]),
         ("{lidar->camera: 40}", "{camera->lidar: 40}", ["losses.relation.weight", "lidar->camera"]),
-        ("weight: 2.0", "weight: -2.0", ["study.yaml:9", "losses.feature.weight", "-2.0 is no weight"]),
-        ("weight: 2.0", "weight: much", ["study.yaml:9", "'much' is no weight"]),
+        ("weight: 2.0", "weight: -2.0", ["study.yaml:9", "losses.feature.weight", "-2.0 is not a weight"]),
+        ("weight: 2.0", "weight: much", ["study.yaml:9", "'much' is not a weight"]),
         ("both:", "'a|b':", ["study.yaml:13", "a|b"]),
-        ("lidar -> camera]", "lidar -> camera, lidar->camera]", ["name one twice"]),
+        ("lidar -> camera]", "lidar -> camera, lidar->camera]", ["contain a value twice"]),
         ("paths: [lidar -> camera]", "paths: []", ["belong together"]),
         ("steps: 5", "steps: 0", ["study.yaml:2", "schedule.steps", "greater than 0"]),
         ("steps: 5", "steps: 5, steps: 6", ["study.yaml:2", "'steps' is already given"]),
@@ -87,9 +87,9 @@ def test_any_field_of_a_loss_may_differ_by_path(load):
         ("tiny_lidar}", "tiny_lidar, seed: paired, checkpoint: x}", ["study.yaml:4", "cannot be 'paired'"]),
         ("schedule:", "data: {detection_config: within_5}\nschedule:", ["study.yaml:2", "data.detection_config"]),
         ("schedule:", "data: {detection_config: within_17m}\nschedule:", ["teachers.lidar", "within_16m, or less"]),
-        ("steps: 5", "steps: 5, epochs: 2", ["study.yaml:2", "either steps or epochs"]),
-        ("{steps: 5}", "{lr: 0.1}", ["study.yaml:2", "either steps or epochs"]),
-        ("tiny_lidar}", "tiny_lidar, trained: false, checkpoint: x}", ["study.yaml:4", "or not trained"]),
+        ("steps: 5", "steps: 5, epochs: 2", ["study.yaml:2", "exactly one of steps and epochs"]),
+        ("{steps: 5}", "{lr: 0.1}", ["study.yaml:2", "exactly one of steps and epochs"]),
+        ("tiny_lidar}", "tiny_lidar, trained: false, checkpoint: x}", ["study.yaml:4", "exclude each other"]),
         ("tiny_camera}", "tiny_camera, longer_baseline: 0.5}", ["study.yaml:6", "greater than 1"]),
         ("[feature, relation]", "[warm_strat, relation]", ["study.yaml:12", "did you mean 'warm_start'"]),
         (
@@ -112,7 +112,7 @@ def test_mistake_names_place_and_what_is_allowed(refusal, old, new, words):
     [
         ({"lidar": {"channels": 32}}, "feature: adapter 'none' cannot compare a student map of 64 channels"),
         ({"neck": {"coarse_width": 64}}, "warm_start: the student's neck cannot start as the teacher's"),
-        ({"grid": {"cell": 1.6}}, "see different ground"),
+        ({"grid": {"cell": 1.6}}, "have different grids"),
     ],
 )
 def test_path_between_detectors_that_do_not_fit_is_refused_by_name(refusal, monkeypatch, change, words):
@@ -224,10 +224,10 @@ def test_a_loss_may_be_there_in_variants_with_names_of_their_own(load):
     ("old", "new", "words"),
     [
         ("loss: feature", "loss: featur", ["study.yaml:7", "'featur'", "did you mean 'feature'"]),
-        ("fitnet: {loss: feature, ", "fitnet: {", ["unknown loss 'fitnet'", "needs a field loss"]),
+        ("fitnet: {loss: feature, ", "fitnet: {", ["unknown loss 'fitnet'", "needs the field loss"]),
         ("norm: l2", "nrom: l2", ["study.yaml:9", "'nrom'", "did you mean 'norm'", "(in losses.fitnet)"]),
         ("norm: l2", "norm: l3", ["study.yaml:9", "losses.fitnet.norm", "'l1' or 'l2'"]),
-        ("feature: {weight: 1.0}", "boxes: {loss: feature, weight: 1.0}", ["cannot be called 'boxes'"]),
+        ("feature: {weight: 1.0}", "boxes: {loss: feature, weight: 1.0}", ["cannot be named 'boxes'"]),
     ],
 )
 def test_a_mistake_in_a_variant_is_named(refusal, old, new, words):
@@ -291,14 +291,14 @@ def test_a_detector_may_be_written_out(load):
         ("{preset: tiny_lidar, set: {lidar.widths: much}}", ["set: lidar.widths: Input should be a valid tuple"]),
         ("{preset: tiny_lidar, set: {lidar.widths.x: 3}}", ["lidar.widths is (16, 32, 48) and has no fields"]),
         ("{preset: tiny_lidar, set: {lidar.widths: [8, 16]}}", ["set: lidar: 3 depths for 2 widths"]),
-        ("{preset: tiny_lidar, set: {fusion: {channels: 8}}}", ["fusion belongs to detectors of two or more"]),
+        ("{preset: tiny_lidar, set: {fusion: {channels: 8}}}", ["fusion is for detectors with two or more"]),
         ("{preset: tiny_lidar, detector: {lidar: {wdths: [8]}}}", ["'wdths'", "did you mean 'widths'"]),
         ("{seed: 1}", ["either a preset or a detector; neither is given"]),
         ("{preset: 'no_package.parts:SPEC'}", ["'no_package.parts' cannot be imported", "ModuleNotFoundError"]),
-        ("{preset: 'detectors.presets:PRESETS'}", ["of type dict, but it has to be a DetectorSpec"]),
+        ("{preset: 'detectors.presets:PRESETS'}", ["of type dict; expected a DetectorSpec"]),
         (
             "{preset: tiny_camera, keyframes: 2, set: {camera.keyframes: 3}}",
-            ["say the same"],
+            ["are the same"],
         ),
     ],
 )
@@ -310,7 +310,10 @@ def test_a_mistake_in_a_detector_names_the_key_and_what_is_allowed(refusal, give
 
 def test_a_detector_written_out_leaves_nothing_to_set(refusal):
     given = {"detector": PRESETS["tiny_lidar"].model_dump(mode="json")}
-    for more, words in (({"set": {"lidar.sweeps": 1}}, "set belongs"), ({"preset": "tiny_lidar"}, "both are given")):
+    for more, words in (
+        ({"set": {"lidar.sweeps": 1}}, "set is for presets"),
+        ({"preset": "tiny_lidar"}, "both are given"),
+    ):
         assert words in refusal(STUDY.replace("{preset: tiny_lidar}", json.dumps(given | more)))
 
 

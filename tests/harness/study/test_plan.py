@@ -179,7 +179,7 @@ def test_scoring_on_another_split_trains_nothing_more(study):
 
 
 def test_a_split_is_scored_once(study):
-    with pytest.raises(InputError, match="name one twice"):
+    with pytest.raises(InputError, match="contain a value twice"):
         study("data.also_score=[synthetic_train, synthetic_train]")
 
 
@@ -283,5 +283,5 @@ def test_losses_that_a_log_could_not_tell_apart_are_refused(study):
     chosen = (
         "losses={a: {loss: feature, weight: 1}, relation: {loss: feature, weight: 1}, b: {loss: relation, weight: 1}}"
     )
-    with pytest.raises(InputError, match="two losses that a log would call 'relation'"):
+    with pytest.raises(InputError, match="two losses of an arm would be named 'relation' in logs"):
         _plan(study(chosen, "arms={one: [a, relation, b]}"))

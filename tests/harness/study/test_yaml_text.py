@@ -35,7 +35,7 @@ def test_a_number_is_one_however_its_exponent_is_written(load, text):
 @pytest.mark.parametrize("text", ["010", "-017", "1:30", "1:30.5"])
 def test_a_number_in_another_base_is_refused_unless_it_is_a_text(load, refusal, text):
     message = refusal(STUDY.replace("2.0", text))
-    assert f"{text} is a number in base" in message
+    assert f"YAML reads {text} as a number in base" in message
     assert "line 5" in message
     assert f"--set schedule.lr: '{text}'" in refusal(STUDY, f"schedule.lr={text}")
     assert load(STUDY, f"data.version='{text}'").data.version == text

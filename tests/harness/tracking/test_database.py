@@ -63,7 +63,7 @@ def test_a_torn_one_is_set_aside_and_told(tmp_path, capsys):
         torn(file)
         make_database(file, fill)
         assert names(tmp_path) == ["mlflow.db", *(f"mlflow.db.torn-{number}" for number in range(1, count + 1))]
-        assert f"set aside as {file}.torn-{count}" in capsys.readouterr().err
+        assert f"moved to {file}.torn-{count}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["whole", "somebody else's", "no database"])

@@ -60,11 +60,11 @@ def _first_set(value):
 @pytest.mark.parametrize(
     ("name", "change", "why"),
     [
-        ("head.heatmap.weight", _first_set(float("nan")), "holds a NaN or an infinity"),
-        ("head.heatmap.bias", _first_set(float("-inf")), "holds a NaN or an infinity"),
-        ("head.shared.1.running_var", _first_set(float("inf")), "holds a NaN or an infinity"),
-        ("head.shared.1.running_var", _first_set(-1.0), "holds a negative variance"),
-        ("head.heatmap.weight", lambda tensor: tensor.double().fill_(1e300), "holds a NaN or an infinity"),
+        ("head.heatmap.weight", _first_set(float("nan")), "contains NaN or infinity"),
+        ("head.heatmap.bias", _first_set(float("-inf")), "contains NaN or infinity"),
+        ("head.shared.1.running_var", _first_set(float("inf")), "contains NaN or infinity"),
+        ("head.shared.1.running_var", _first_set(-1.0), "contains a negative variance"),
+        ("head.heatmap.weight", lambda tensor: tensor.double().fill_(1e300), "contains NaN or infinity"),
         ("head.heatmap.weight", lambda tensor: tensor.to(torch.int32), "is int32; allowed: floating point"),
         ("head.heatmap.weight", lambda tensor: tensor > 0, "is bool; allowed: floating point"),
         ("head.heatmap.weight", lambda tensor: tensor.to(torch.complex64), "is complex64; allowed: floating point"),
@@ -101,5 +101,5 @@ def test_file_with_other_classes_is_refused(saved, monkeypatch):
 
     path, detector = saved
     monkeypatch.setattr(checkpoint, "CLASSES", (CLASSES[1], CLASSES[0], *CLASSES[2:]))
-    with pytest.raises(InputError, match="other classes, or in another order"):
+    with pytest.raises(InputError, match="other classes or another order"):
         checkpoint.load_model(path, detector.spec)

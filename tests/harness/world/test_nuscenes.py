@@ -211,7 +211,7 @@ def test_a_complete_dataset_is_left_as_it_is(root):
 
 def test_a_strangers_folder_is_refused_untouched(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match="not written by"):
+    with pytest.raises(InputError, match="that this program did not write"):
         synthesize(tmp_path, "smoke", 0)
     # A manifest is only looked into where a marker says that it is ours.
     (tmp_path / ".crossbev-synthetic.json").write_text("{}")
