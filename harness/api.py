@@ -10,6 +10,7 @@ from rich.console import Console
 
 from harness import flags
 from harness.errors import InputError
+from harness.home import expanded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,16 +64,21 @@ def open_study(
     from harness.opened import open_study as open_asked
 
     asked = flags.Asked(
-        Path(study),
-        data_root=None if data_root is None else Path(data_root),
+        expanded(Path(study)),
+        data_root=None if data_root is None else expanded(Path(data_root)),
         version=version,
         split=split,
         seeds=seeds if seeds is None or isinstance(seeds, str) else ",".join(map(str, seeds)),
-        set_=[f"{key}={json.dumps(value)}" for key, value in (set or {}).items()],
-        runs_dir=Path(runs_dir),
+        set_=[f"{key}={json.dumps(value, default=_plain)}" for key, value in (set or {}).items()],
+        runs_dir=expanded(Path(runs_dir)),
     )
     console = console or Console()
     return Study(asked, open_asked(asked, console), console)
+
+
+def _plain(value: Any) -> Any:
+    """Return numpy's numbers as Python's, and paths as text."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ class Study:
         from harness.evidence.runs import StudyRuns
         from harness.report.write import rebuild
 
-        folder = self.asked.tables if out is None else Path(out)
+        folder = self.asked.tables if out is None else expanded(Path(out))
         runs = StudyRuns.open(self.plan, self.opened.runs_dir)
         rebuild(self.opened, runs, folder, self.console, self.asked.command("harness.run", places=False))
         return folder

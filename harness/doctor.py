@@ -30,6 +30,7 @@ _say = partial(say, console)
 app = Program()
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
+DRIVER_SECONDS = 20.0
 DATASET_BYTES = 200e6
 """Size of the embedded dataset of the included studies, with the images for image teachers."""
 INSTALL_TORCH = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl"
@@ -147,7 +148,10 @@ def gpus_of_driver() -> list[Gpu]:
     if (program := shutil.which("nvidia-smi")) is None:
         return []
     query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=DRIVER_SECONDS)
+    except subprocess.TimeoutExpired:  # a driver that hangs has no GPU to offer
+        return []
     rows = [line.split(", ") for line in done.stdout.splitlines() if done.returncode == 0]
     return [Gpu(*row) for row in rows if len(row) == 3]
 
@@ -311,10 +315,12 @@ def _database(uri: str) -> Finding:
         return Finding(what, f"{_version('mlflow')}; the first study creates {file}")
     aside = f"mv {file} {file}.aside  # a new one is made; crossbev report STUDY.yaml --sync fills it"
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
             sound = database.execute("pragma quick_check(1)").fetchone()[0]
             (revision,) = database.execute("select version_num from alembic_version").fetchone()
     except (sqlite3.Error, TypeError) as error:
+        if "locked" in str(error):
+            return Finding(what, f"{_version('mlflow')}; {file}, in use by another process, so it is not checked")
         return Finding(what, str(file), f"it is not an MLflow database: {error}", aside)
     if sound != "ok":
         return Finding(what, str(file), f"it is damaged: {sound}", aside)

@@ -2,8 +2,10 @@
 
 import json
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,7 +14,9 @@ import platformdirs
 import torch
 
 from detectors.detector import DetectorSpec
+from detectors.encoders.sparse_conv import cuda_library
 from detectors.segmenter import SegmenterSpec
+from harness.errors import InputError
 from harness.execute.executor import Site
 from harness.jobs.kind import StepSeconds
 from harness.jobs.kinds import kind_of
@@ -81,7 +85,8 @@ def _timed(site: Site) -> StepSeconds:
     """Seconds of a training step on random input; each model is timed once on a machine, and read from then on."""
     device = _torch_device(site.device)
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
-    here = [platform.node(), device, name, site.threads, torch.__version__]
+    library = cuda_library() if device == "cuda" else None
+    here = [platform.node(), device, name, site.threads, torch.__version__, version("crossbev"), str(library)]
 
     @cache
     def step(model: DetectorSpec | SegmenterSpec, batch_size: int) -> float:
@@ -89,8 +94,9 @@ def _timed(site: Site) -> StepSeconds:
         times = _step_times()
         if key not in times:
             times[key] = _time(model, batch_size, device, site.threads)
-            make_folder(steps_file().parent)
-            atomic_write(steps_file(), json.dumps(times, indent=0).encode())
+            with suppress(OSError, InputError):  # a cache that cannot be written costs time, and no plan
+                make_folder(steps_file().parent)
+                atomic_write(steps_file(), json.dumps(times, indent=0).encode())
         return times[key]
 
     return step

@@ -5,10 +5,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from harness.data.manifest import MANIFEST, MARKER
@@ -126,6 +129,16 @@ def write_tables(out: Path, version: str, tables: Tables, splits: Mapping[str, S
     }
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the caller's script from processes that are spawned meanwhile: they would run it again, and wait for it."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _each_scene(write: Callable[[Job], Made], jobs: Sequence[Job], workers: int) -> Iterable[Made]:
     """Results in the order of the jobs, whoever finishes first."""
     if workers == 1:
@@ -135,7 +148,9 @@ def _each_scene(write: Callable[[Job], Made], jobs: Sequence[Job], workers: int)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_serve_parent) as pool:
         try:
-            yield from pool.map(write, jobs)
+            with _without_main():
+                made = pool.map(write, jobs)
+            yield from made
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -62,6 +63,14 @@ def test_a_failed_training_is_an_error_that_names_it(tmp_path, planned):
         huge.run(workers=1, device="cpu")
 
 
+def test_numbers_of_numpy_paths_and_homes_are_taken(tmp_path, planned, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text(SMOKE.read_text())
+    study = harness.open_study("~/mine.yaml", set={"schedule.steps": np.int64(7)}, runs_dir="~/runs")
+    assert study.opened.study.schedule.steps == 7
+    assert study.opened.runs_dir == tmp_path / "runs"
+
+
 def test_the_package_itself_imports_nothing_of_it():
     code = "import sys, harness; assert 'harness.api' not in sys.modules; harness.open_study; print(len(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code + "; assert 'torch' not in sys.modules"], capture_output=True)
@@ -78,7 +87,9 @@ def test_the_ten_lines_of_the_docstring_run(tmp_path):
     code = "".join(example.source for example in examples.examples)
     code += "assert gains.notna().all() and len(lines) == 3\n"
     env = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    # In a file, as users have it: a process that is spawned would run it again.
+    (tmp_path / "mine.py").write_text(code)
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "reports" / "smoke" / "report.html").is_file()
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 5

@@ -138,6 +138,23 @@ def test_a_database_of_this_mlflow_is_fine_and_of_others_is_not(folder):
     assert "not an MLflow database" in mlflow(folder)["wrong"]
 
 
+def test_a_database_in_use_is_not_wrong_and_none_is_made(folder):
+    (folder / "a#b").mkdir()
+    file = folder / "a#b" / "mlflow.db"
+    (newest,) = set(migrations()) - set(migrations().values())
+    database(file, newest)
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("begin exclusive")
+        (finding,) = [
+            each
+            for each in json.loads(call("--json", "--tracking-uri", f"sqlite:///{file}").output)
+            if each["what"] == "MLflow"
+        ]
+    assert finding["wrong"] == ""
+    assert "in use by another process" in finding["state"]
+    assert [each.name for each in folder.iterdir()] == ["a#b"]
+
+
 def test_versions_are_held_against_the_constraints():
     text = "torch==2.9.0\n# a remark\nnumpy==2.0 ; python_version > '3'\nspconv>=2\n"
     assert doctor.constraints(text) == {"torch": "2.9.0", "numpy": "2.0"}

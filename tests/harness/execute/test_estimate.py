@@ -89,5 +89,12 @@ def test_without_runs_the_steps_of_detectors_are_timed(plan_of, site, monkeypatc
     assert len(timed) == 4
 
 
+def test_times_that_cannot_be_kept_cost_no_estimate(plan_of, site, monkeypatch, tmp_path):
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setattr(module, "steps_file", lambda: tmp_path / "a file" / "step_seconds.json")
+    monkeypatch.setattr("detectors.cost.measure", lambda spec, *_: Cost(1, 1, (1, 1, 1), step_seconds=0.5))
+    assert module.estimate(plan_of(), list(plan_of().jobs.values()), site).seconds > 0
+
+
 def test_nothing_to_run_takes_no_time(plan_of, site):
     assert estimate(plan_of(), [], site).seconds == 0

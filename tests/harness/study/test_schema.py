@@ -107,6 +107,21 @@ def test_what_it_cannot_be_sure_of_it_lets_pass(change):
     first_look(SMOKE, [change])
 
 
+@pytest.mark.parametrize("content", ["", "<<<<<<< HEAD", "[]", "{}", "3"])
+def test_a_schema_in_the_middle_of_an_edit_has_no_say(tmp_path, monkeypatch, content):
+    monkeypatch.setattr("harness.study.first_look.SCHEMA", tmp_path / "schema.json")
+    (tmp_path / "schema.json").write_text(content)
+    first_look(SMOKE, ["schedul.steps=3"])
+
+
+def test_a_loss_that_no_arm_has_is_not_looked_at(tmp_path):
+    change = "losses.extra={loss: relation, weight: 1, nonsense: 2}"
+    first_look(SMOKE, [change])
+    load_study(SMOKE, [change])
+    with pytest.raises(InputError, match="nonsense"):
+        first_look(SMOKE, [change, "arms.more=[extra]"])
+
+
 def test_names_that_another_package_offers_are_let_pass(monkeypatch):
     monkeypatch.setattr(module, "offered", lambda group: frozenset({"theirs"}))
     first_look(SMOKE, ["losses.mine={loss: theirs, weight: 1}"])
