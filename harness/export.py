@@ -47,7 +47,7 @@ def export(folder: RunFolder, out: Path) -> None:
         raise InputError(f"{out} already exists; OUT must be a new folder")
     order = JobOrder.model_validate(folder.job())
     if not isinstance(order.spec, DetectorJobSpec):
-        raise InputError(f"run {folder.path.name} ({order.label}) is no detector; only detectors are exported")
+        raise InputError(f"run {folder.path.name} ({order.label}) is not a detector; only detectors can be exported")
     detector = open_detector(folder.model)
     if detector.spec != order.spec.detector:
         raise InputError(f"{folder.model} is not the detector of {folder.order}")

@@ -194,7 +194,7 @@ def test_only_detectors_are_exported(jobs, crossbev, workplace):
     for name in ("images · image teacher", "images · labels"):
         done = crossbev(jobs[name][0].name, str(workplace / "no export"), command=app)
         assert done.exit_code == 2
-        assert f"({name}) is no detector" in done.output
+        assert f"({name}) is not a detector" in done.output
     assert not (workplace / "no export").exists()
 
 

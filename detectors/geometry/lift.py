@@ -44,7 +44,7 @@ class LiftPlan:
         for name, count in {"feature": features, "bin": bins, "cell": cells, "bin_by_feature": bins}.items():
             check_indices(f"lift plan, {name}", getattr(self, name), count)
         if len(self.feature_starts) != features + 1:
-            raise IndexError(f"lift plan: of {len(self.feature_starts) - 1} features, where there are {features}")
+            raise IndexError(f"lift plan: made for {len(self.feature_starts) - 1} features, not for {features}")
         for name in ("cell_starts", "feature_starts"):
             check_starts(f"lift plan, {name}", getattr(self, name), len(self.cell))
 

@@ -82,7 +82,7 @@ class PseudoLabels:
         for row in rows:
             labelled = self.images.get(row["filename"])
             if labelled is None:
-                raise InputError(f"{self.folder} has no labels of the training image {row['filename']}")
+                raise InputError(f"{self.folder} has no labels of {row['filename']}, a training image")
             if labelled.size != (row["height"], row["width"]):
                 raise InputError(
                     f"{self.folder}: labels of {row['filename']} have {labelled.size[1]} x {labelled.size[0]} pixels; "

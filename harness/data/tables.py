@@ -85,13 +85,13 @@ NUMBER = Rule(
 _FLAG = Rule(lambda values: _are(values, bool), "not true or false")
 _LIST = Rule(lambda values: _are(values, list), "no list")
 _TEXTS = Rule(lambda values: _are(values, list) and _are(chain.from_iterable(values), str), "not a list of strings")
-_POINT = Rule(lambda values: _are_numbers(values, 3), "no list of 3 finite numbers")
+_POINT = Rule(lambda values: _are_numbers(values, 3), "not a list of 3 finite numbers")
 _SIZE = Rule(
     lambda values: _are_numbers(values, 3) and min(map(min, values), default=1) > 0,
-    "no list of 3 finite numbers, all above 0",
+    "not a list of 3 finite numbers, all above 0",
 )
 _QUATERNION = Rule(
-    lambda values: _are_numbers(values, 4) and all(map(any, values)), "no list of 4 finite numbers, not all 0"
+    lambda values: _are_numbers(values, 4) and all(map(any, values)), "not a list of 4 finite numbers, not all 0"
 )
 
 Columns = Mapping[str, Mapping[str, Rule | Reference]]

@@ -121,7 +121,7 @@ def copy_labels(spec: LabelsJobSpec, root: NuScenesRoot, given: Path, folder: Ru
         atomic_write(folder.labels / file.name, file.read_bytes())
     # What was copied, not what lies there by now.
     if labels_hash(folder.labels) != spec.given:
-        raise InputError(f"the labels in {given} are no longer those that the study was planned with; call it again")
+        raise InputError(f"the labels in {given} changed after the study was planned; repeat the command")
     return _counts(check_labels(root, spec.split, folder.labels))
 
 

@@ -59,7 +59,7 @@ def test_a_plan_of_its_own_views_is_taken(plan):
 def test_a_plan_of_other_views_is_refused(plan):
     with pytest.raises(IndexError, match="lift plan"):
         _splat(plan, h=1)
-    with pytest.raises(IndexError, match="of 4 features, where there are 6"):
+    with pytest.raises(IndexError, match="made for 4 features, not for 6"):
         _splat(plan, h=3)
 
 

@@ -284,7 +284,7 @@ def test_an_image_that_is_labelled_in_two_files_is_named(labels):
     ids=range(17),
 )
 def test_what_is_not_cocos_format_is_named(labels, content, tmp_path):
-    with pytest.raises(InputError, match=rf"^{tmp_path}/0\.json is no file of instances in COCO's format"):
+    with pytest.raises(InputError, match=rf"^{tmp_path}/0\.json is not a file of instances in COCO's format"):
         labels(content)
 
 

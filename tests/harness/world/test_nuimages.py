@@ -275,13 +275,13 @@ def test_a_complete_dataset_is_left_as_it_is_and_another_refused_in_its_place(sm
         (synthesize_images, "smoke", 1),
         (synthesize, "smoke", 0),
     ):
-        with pytest.raises(InputError, match=f"{re.escape(str(smoke_images))} holds another dataset"):
+        with pytest.raises(InputError, match=f"{re.escape(str(smoke_images))} contains another dataset"):
             make(smoke_images, preset, seed)
     assert {path: path.stat().st_mtime_ns for path in smoke_images.rglob("*")} == before
 
 
 def test_images_are_not_written_over_the_detection_data(smoke_path):
-    with pytest.raises(InputError, match="holds another dataset"):
+    with pytest.raises(InputError, match="contains another dataset"):
         synthesize_images(smoke_path, "smoke", 0)
     assert not (smoke_path / VERSION).exists()
 
@@ -348,7 +348,7 @@ def test_the_command_writes_images_where_it_is_asked_for_them(smoke_images):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
-    assert "holds another dataset" in result.stderr
+    assert "contains another dataset" in result.stderr
 
 
 def test_a_damaged_manifest_is_named(tmp_path, smoke_images):

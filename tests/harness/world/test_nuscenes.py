@@ -204,7 +204,7 @@ def test_a_complete_dataset_is_left_as_it_is(root):
     before = (root / "manifest.json").stat().st_mtime_ns
     synthesize(root, "smoke", 0, progress=lambda *_: pytest.fail("was made again"))
     for preset, seed in (("smoke", 1), ("tiny", 0)):
-        with pytest.raises(InputError, match="holds another dataset"):
+        with pytest.raises(InputError, match="contains another dataset"):
             synthesize(root, preset, seed)
     assert (root / "manifest.json").stat().st_mtime_ns == before
 
