@@ -20,7 +20,7 @@ def test_points_remember_their_sample():
 
 def test_samples_with_different_sensors_do_not_mix():
     without = Sample(token="none", views=None, lidar=None, radar=None, boxes=no_boxes())
-    with pytest.raises(ValueError, match="2 points and none one carries lidar"):
+    with pytest.raises(ValueError, match="2 points and none has lidar"):
         collate([_sample(2), without])
 
 
@@ -36,7 +36,7 @@ def _seen(token, images, width=48):
 
 @pytest.mark.parametrize(
     ("other", "message"),
-    [(_seen("short", 5), "short carries 5 images of 32x48"), (_seen("wide", 6, 56), "wide carries 6 images of 32x56")],
+    [(_seen("short", 5), "short has 5 images of 32x48"), (_seen("wide", 6, 56), "wide has 6 images of 32x56")],
 )
 def test_a_sample_that_lacks_an_image_is_named(other, message):
     with pytest.raises(ValueError, match=message):

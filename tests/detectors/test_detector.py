@@ -147,5 +147,5 @@ def test_impossible_sets_of_sensors_are_refused(grid, parts, message):
 
 
 def test_a_batch_without_a_sensor_is_refused_by_name(detector, tiny_batch):
-    with pytest.raises(ValueError, match="carries no"):
+    with pytest.raises(ValueError, match="has no"):
         detector(replace(tiny_batch, views=None, lidar=None, radar=None))

@@ -135,7 +135,7 @@ def test_what_is_no_text_in_the_middle_of_a_file_is_named(call, content, tmp_pat
         path.write_bytes(whole.replace(b'"attribute_name": "', b'"more": ' + inside + b', "attribute_name": "', 1))
     run = call(path)
     assert run.exit_code == 2
-    assert "no JSON" in run.stderr
+    assert "not valid JSON" in run.stderr
 
 
 def test_a_velocity_may_be_unknown(call, content):
@@ -147,7 +147,7 @@ def test_a_bad_file_is_named(call, content):
     token = next(iter(content["results"]))
     boxes = content["results"][token]
     for changed, message in [
-        ("{", "no JSON"),
+        ("{", "not valid JSON"),
         ("[]", "no mapping 'meta'"),
         ({"meta": {}}, "no mapping 'results'"),
         ({**content, "results": {**content["results"], "another": []}}, "not in the split, such as another"),
@@ -259,7 +259,7 @@ CONFIG_CHANGES = [
     ({"dist_ths": []}, "dist_ths"),
     ({"dist_ths": ["a", 2.0]}, "dist_ths.0"),
     ({"dist_ths": [2.0, 2.0]}, "dist_ths: [2.0, 2.0] contain a value twice"),
-    ({"dist_ths": [0.5, 1.0]}, "dist_th_tp 2.0 is none of"),
+    ({"dist_ths": [0.5, 1.0]}, "dist_th_tp 2.0 is not one of"),
     ({"mean_ap_weight": -5}, "mean_ap_weight"),
     ({"more": 1}, "more"),
 ]

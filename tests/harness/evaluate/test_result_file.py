@@ -46,9 +46,9 @@ def test_of_a_key_that_is_there_twice_the_last_counts(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "no JSON"),
-        (b'{"meta": {}, "results": {"a": [1}}', "no JSON"),
-        (b"\xff\xfe{}", "no JSON"),
+        (b"", "not valid JSON"),
+        (b'{"meta": {}, "results": {"a": [1}}', "not valid JSON"),
+        (b"\xff\xfe{}", "not valid JSON"),
         (b'{"meta": {}, "results": []}', "no mapping 'results'"),
         (b'{"meta": 3, "results": {}}', "no mapping 'meta'"),
         (b"[]", "no mapping 'meta'"),
