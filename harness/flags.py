@@ -111,11 +111,11 @@ class Asked:
         given: dict[str, object] = {"--data-root": self.data_root, "--version": self.version, "--split": self.split}
         return given | {"--seeds": self.seeds, "--set": self.set_, "--runs-dir": self.runs_dir != RUNS}
 
-    def again(self, command: str) -> str:
+    def again(self, command: str, *options: str) -> str:
         """Describe another command for this call of the study, without repeating the values of its flags."""
         places = {"--out": self.out != OUT, "--tracking-uri": self.tracking_uri != TRACKING}
         same = ", ".join(flag for flag, value in (self.of_study | places).items() if value)
-        return shlex.join(["crossbev", command, str(self.path)]) + (f" and the same {same}" if same else "")
+        return shlex.join(["crossbev", command, str(self.path), *options]) + (f" and the same {same}" if same else "")
 
     def command(self, program: str, *, places: bool = True) -> str:
         """A shell command for this study.

@@ -76,6 +76,8 @@ def _introduce(opened: "Opened", todo: "list[Job]") -> None:
     ):
         if names:
             _say(f"not trained: {what}: {', '.join(names)}")
+    if opened.study.unused_losses:
+        _say(f"losses without effect, as no arm contains them: {', '.join(opened.study.unused_losses)}")
 
 
 def _show_plan(opened: "Opened", todo: "list[Job]", site: "Site") -> None:
@@ -134,7 +136,7 @@ def _run(
 
     failed = [state for state in states.values() if state.status == "failed"]
     _say_what_went_wrong(states.values())
-    _say(f"to compare the runs in MLflow, add --ui: {asked.again('report')}")
+    _say(f"to compare the runs in MLflow: {asked.again('report', '--ui')}")
     command = asked.command("harness.run", places=False) if page else ""
     runs = StudyRuns.open(opened.plan, asked.runs_dir)
     text, arms = rebuild(opened, runs, asked.tables, console, command, columns)

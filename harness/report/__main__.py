@@ -97,7 +97,7 @@ def main(
             if ui:
                 _serve(mirror, asked.tracking_uri, port)
             else:
-                _say(f"to compare the runs in a browser: {asked.again('report')} --ui")
+                _say(f"to compare the runs in a browser: {asked.again('report', '--ui')}")
     if damaged:
         raise typer.Exit(2)
     if unexamined:

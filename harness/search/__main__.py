@@ -129,7 +129,7 @@ def main(
             complete = finish(
                 opened, trainer, book, baseline, several, confirm, asked.tables, chosen_study, mirror, console
             )
-            _say(f"to compare the trials in a browser: {asked.again('report')} --ui")
+            _say(f"to compare the trials in a browser: {asked.again('report', '--ui')}")
         except (KeyboardInterrupt, Stopped):
             mirror.store.stop()
             _say(

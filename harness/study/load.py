@@ -75,8 +75,18 @@ def _message(
         allowed = _fields(model, each["loc"][:-1]) if each["type"] == "extra_forbidden" else ()
         # Which model of several it is, a tag in brackets says; nobody wrote that.
         loc = tuple(part for part in each["loc"] if not str(part).startswith(("(", "function-", "literal[")))
-        lines.append(_one(written, (*at, *loc), allowed, each["msg"]))
+        lines.append(_one(written, (*at, *loc), allowed, _text(each)))
     return "\n".join(lines)
+
+
+def _text(mistake: Any) -> str:
+    """What pydantic says of a mistake, or what to write where a list or keys are wanted and something else is given."""
+    value = mistake["input"]
+    if mistake["type"] == "tuple_type" and isinstance(value, str | int | float):
+        return f"expected a list, such as [{value}]"
+    if mistake["type"] in ("model_type", "dict_type") and not isinstance(value, dict):
+        return f"expected keys with values, such as {{key: value}}, instead of {value!r}"
+    return str(mistake["msg"])
 
 
 def _one(written: Written, loc: Location, allowed: Iterable[str], text: str) -> str:

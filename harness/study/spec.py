@@ -95,8 +95,18 @@ class LossChoice(Spec):
         return {name: _by_path(value) for name, value in fields.items()}
 
 
+PATH_PATTERN = r"^\w+(\+\w+)?->\w+$"
+
+
 def _tidy_path(text: Any) -> Any:
     return re.sub(r"\s*(->|\+)\s*", r"\1", text.strip()) if isinstance(text, str) else text
+
+
+def _path(text: Any) -> Any:
+    tidy = _tidy_path(text)
+    if isinstance(tidy, str) and not re.match(PATH_PATTERN, tidy):
+        raise ValueError(f"{text!r} is not a path; write TEACHER->STUDENT, such as lidar->camera")
+    return tidy
 
 
 def term_name(kind: str) -> str:
@@ -106,7 +116,7 @@ def term_name(kind: str) -> str:
 
 
 Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]
-PathText = Annotated[str, BeforeValidator(_tidy_path), Field(pattern=r"^\w+(\+\w+)?->\w+$")]
+PathText = Annotated[str, BeforeValidator(_path), Field(pattern=PATH_PATTERN)]
 """TEACHER->STUDENT, the teacher a detector or an image teacher, or both: lidar+instance->camera."""
 
 
@@ -200,6 +210,11 @@ class StudySpec(Spec):
         asked = [self.teachers_asked(names, path) for path in self.paths for names in self.arms.values()]
         used = {name for ends in asked for name in (ends.teacher, ends.image_teacher)}
         return [name for name in (*self.teachers, *self.image_teachers) if name not in used]
+
+    @property
+    def unused_losses(self) -> list[str]:
+        """The losses that no arm contains."""
+        return [name for name in self.losses if not any(name in names for names in self.arms.values())]
 
     @property
     def unused_students(self) -> list[str]:

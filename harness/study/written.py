@@ -41,7 +41,9 @@ def read_written(file: Path, overrides: Iterable[str] = ()) -> Written:
     try:
         text = file.read_text()
     except (OSError, ValueError) as error:
-        raise InputError(f"study {file} cannot be read: {error}") from error
+        named = Path("studies", file.name).with_suffix(".yaml")
+        hint = f"; did you mean {named}?" if named != file and named.is_file() else ""
+        raise InputError(f"study {file} cannot be read: {error}{hint}") from error
     try:
         content, node = read_nodes(text)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """A study says exactly what it may say; anything else is one message with the place and the nearest allowed name."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from harness.study.load import load_study
 from harness.study.schedule import ScheduleSpec
 from harness.study.spec import StudySpec
 
+STUDIES = Path(__file__).parents[3] / "studies"
 STUDY = """\
 # Does it load?
 schedule: {steps: 5}
@@ -341,3 +343,29 @@ def test_a_mistake_in_a_loss_of_a_module_is_one_message(refusal, old, new, words
     message = refusal(VARIANTS.replace("loss: feature, weight: 2.0, region: map, norm: l2", outside))
     assert len(message.splitlines()) == 1
     assert all(part in message for part in words), message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("paths=[lidar=>camera]", "'lidar=>camera' is not a path; write TEACHER->STUDENT, such as lidar->camera"),
+        ("paths=lidar->camera", "paths: expected a list, such as [lidar->camera]"),
+        ("seeds=3", "seeds: expected a list, such as [3]"),
+        ("losses.feature=2.0", "losses.feature: expected keys with values, such as {key: value}, instead of 2.0"),
+    ],
+)
+def test_what_people_write_first_is_answered_with_what_to_write(change, message):
+    with pytest.raises(InputError) as error:
+        load_study(STUDIES / "smoke.yaml", [change])
+    assert message in str(error.value)
+
+
+def test_the_name_of_a_study_is_answered_with_its_file(monkeypatch):
+    monkeypatch.chdir(STUDIES.parent)
+    with pytest.raises(InputError, match=r"study paths cannot be read: .*; did you mean studies/paths.yaml\?"):
+        load_study(Path("paths"))
+
+
+def test_losses_that_no_arm_contains_are_known(tmp_path):
+    study = load_study(STUDIES / "smoke.yaml", ["losses.extra={loss: relation, weight: 1}"])
+    assert study.unused_losses == ["extra"]
