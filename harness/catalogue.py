@@ -170,7 +170,9 @@ def _print(rows: Sequence[Mapping[str, Any]], as_json: bool, names: int = 1) -> 
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    print_table(console, list(rows[0]), [[_cell(value) for value in row.values()] for row in rows], names)
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    # Sentences wrap in a terminal; a pipe gets one line a row.
+    print_table(console, list(rows[0]), cells, names, wrap=console.is_terminal)
 
 
 def _cell(value: Any) -> str:

@@ -21,14 +21,16 @@ def say(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> None:
+def print_table(
+    console: Console, header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1, wrap: bool = False
+) -> None:
     """Make a table whose first columns are names, aligned left, and whose other columns are numbers, aligned right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number < names else "right", no_wrap=True)
+        table.add_column(name, justify="left" if number < names else "right", no_wrap=not wrap)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as it is: [a] is no markup
-    print_whole(console, table)
+    print_whole(console, table, wrap)
 
 
 def print_whole(console: Console, table: Table, wrap: bool = False) -> None:

@@ -127,7 +127,7 @@ def _run(
 
     try:
         with progress(console, site.workers) as display:
-            states = execute(opened.plan, site, watch)
+            states = execute(opened.plan, site, watch, lambda: _say("stopping; the trainings save their state"))
             watch(states)
     except KeyboardInterrupt:
         mirror.store.stop()

@@ -115,13 +115,19 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]) -> dict[str, JobState]:
+def execute(
+    plan: Plan,
+    site: Site,
+    watch: Callable[[dict[str, JobState]], None],
+    stopping: Callable[[], None] = lambda: None,
+) -> dict[str, JobState]:
     """Run every job that has no result, teachers first.
 
     Args:
         plan: What to run.
         site: Where.
         watch: Called a few times a second with the state of all jobs.
+        stopping: Called once by Ctrl-C, before the seconds in which the workers save their state.
 
     Returns:
         The final states. A failed job fails its dependents and nothing else.
@@ -169,6 +175,9 @@ def execute(plan: Plan, site: Site, watch: Callable[[dict[str, JobState]], None]
                 else:
                     _settle(states[id_], code, site)
             watch(states)
+    except KeyboardInterrupt:
+        stopping()
+        raise
     finally:
         for worker in workers.values():
             worker.process.stop()

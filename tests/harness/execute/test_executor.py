@@ -61,8 +61,10 @@ def test_interrupted_walk_stops_its_workers_and_goes_on(site, plan):
         if any(state.status == "running" for state in states.values()):
             raise KeyboardInterrupt
 
+    told = []
     with pytest.raises(KeyboardInterrupt):
-        execute(plan, site, interrupt)
+        execute(plan, site, interrupt, lambda: told.append("stopping"))
+    assert told == ["stopping"]
     # Nobody is left who owns a folder.
     for id_ in plan.jobs:
         with site.folder(id_).locked():
