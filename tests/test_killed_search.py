@@ -110,7 +110,7 @@ def test_both_that_end_it_end_well(story):
     for status, said in story.ends:
         assert status == 0, said
         assert "Traceback" not in said
-        assert "the study with what was found: reports/weight/weight_found.yaml" in said
+        assert "the study with the best values: reports/weight/weight_found.yaml" in said
 
 
 def test_as_many_trials_as_asked_for_are_complete_and_none_is_left_running(story):
