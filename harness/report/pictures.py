@@ -97,7 +97,7 @@ class Pictures:
         self, name: str, title: str, alt: str, draw: Callable[..., "Figure"], *shown: object, notes: Sequence[str] = ()
     ) -> None:
         """Save the figure that `draw` makes of what is shown, and keep it for its part."""
-        known = _hash(pickle.dumps((draw.__module__, draw.__qualname__, shown, _code())))
+        known = _hash(b"\n".join(map(_bytes, (draw.__module__, draw.__qualname__, *shown, _code()))))
         files = self._files(name)
         if files and self._drawn.get(name) == [known, *map(_hash, files)]:
             svg = inline(files[0].decode(), name)
@@ -133,6 +133,11 @@ def _code() -> str:
     """Identity of all that draws: the modules of the report, the look, and matplotlib."""
     modules = [*sorted(Path(__file__).parent.glob("*.py")), Path(harness.style.__file__)]
     return _hash(b"".join(path.read_bytes() for path in modules)) + version("matplotlib")
+
+
+def _bytes(shown: object) -> bytes:
+    """The same in every process: a pickled spec contains a set, whose order differs."""
+    return pickle.dumps(shown) if hasattr(shown, "to_csv") else repr(shown).encode()
 
 
 def _hash(content: bytes) -> str:

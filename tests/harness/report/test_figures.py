@@ -1,6 +1,9 @@
 """Figures of a report: words stay words, equal figures are equal bytes, and on a page they keep to themselves."""
 
+import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -132,3 +135,18 @@ def test_a_figure_is_drawn_again_when_the_code_that_draws_is_another(drawing, mo
     drawing(row)
     monkeypatch.setattr(pictures, "_code", lambda: "another")
     assert drawing(row)[1] == 1
+
+
+@pytest.mark.slow
+def test_what_a_figure_is_known_by_is_the_same_in_every_process():
+    code = (
+        "from harness.report.pictures import _bytes\n"
+        "from harness.study.papers import PublishedGain\n"
+        "gain = PublishedGain(path='lidar->camera', losses=('feature', 'relation'), mAP=1.0, NDS='up', mark='read')\n"
+        "print(_bytes([gain]))"
+    )
+    known = {
+        subprocess.check_output([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": str(seed)})
+        for seed in range(4)
+    }
+    assert len(known) == 1
