@@ -27,7 +27,7 @@ def print_table(
     """Make a table whose first columns are names, aligned left, and whose other columns are numbers, aligned right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number < names else "right", no_wrap=not wrap)
+        table.add_column(name, justify="left" if number < names else "right", no_wrap=not wrap or number == 0)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as it is: [a] is no markup
     print_whole(console, table, wrap)

@@ -83,7 +83,10 @@ def _text(mistake: Any) -> str:
     """What pydantic says of a mistake, or what to write where a list or keys are wanted and something else is given."""
     value = mistake["input"]
     if mistake["type"] == "tuple_type" and isinstance(value, str | int | float):
-        return f"expected a list, such as [{value}]"
+        more = (
+            f", or [0-{value}] for several seeds" if mistake["loc"][-1:] == ("seeds",) and str(value).isdigit() else ""
+        )
+        return f"expected a list, such as [{value}]{more}"
     if mistake["type"] in ("model_type", "dict_type") and not isinstance(value, dict):
         return f"expected keys with values, such as {{key: value}}, instead of {value!r}"
     return str(mistake["msg"])

@@ -350,7 +350,7 @@ def test_a_mistake_in_a_loss_of_a_module_is_one_message(refusal, old, new, words
     [
         ("paths=[lidar=>camera]", "'lidar=>camera' is not a path; write TEACHER->STUDENT, such as lidar->camera"),
         ("paths=lidar->camera", "paths: expected a list, such as [lidar->camera]"),
-        ("seeds=3", "seeds: expected a list, such as [3]"),
+        ("seeds=3", "seeds: expected a list, such as [3], or [0-3] for several seeds"),
         ("losses.feature=2.0", "losses.feature: expected keys with values, such as {key: value}, instead of 2.0"),
     ],
 )
