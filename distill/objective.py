@@ -102,25 +102,29 @@ class Objective(nn.Module):
     resuming as it is. Only ``to`` and its kin reach the teacher, through ``_apply``.
     """
 
-    def __init__(self, student: Detector, teacher: Detector | None, losses: Mapping[str, LossSpec]):
+    def __init__(self, student: Detector, teacher: "Detector | FrozenTeacher | None", losses: Mapping[str, LossSpec]):
         super().__init__()
-        _require_valid(student, teacher, losses)
+        self.teacher = FrozenTeacher(teacher) if isinstance(teacher, Detector) else teacher
+        taught_by = None if self.teacher is None else self.teacher.detector
+        _require_valid(student, taught_by, losses)
         self.student = student
-        self.teacher = None if teacher is None else FrozenTeacher(teacher)
         self.terms = nn.ModuleDict()
         head = student.spec.head
         annotated = all(spec.keeps_annotations for spec in losses.values())
         self.weights = {"heatmap": head.heatmap_weight * annotated, "boxes": head.box_weight * annotated}
         for name, spec in losses.items():
-            self.terms[name] = build_term(spec, student.spec, None if teacher is None else teacher.spec)
+            self.terms[name] = build_term(spec, student.spec, None if taught_by is None else taught_by.spec)
             self.weights[name] = spec.weight
 
-    def forward(self, batch: Batch, ramp: float = 1.0) -> ObjectiveOutput:
-        """The weighted sum of every term on one batch, the distillation terms' weights times ``ramp``."""
+    def forward(self, batch: Batch, ramp: float = 1.0, seen: DetectorOutput | None = None) -> ObjectiveOutput:
+        """The weighted sum of every term on one batch, the distillation terms' weights times ``ramp``.
+
+        ``seen`` is what the teacher makes of the batch, where somebody has asked it already.
+        """
         student = self.student(batch)
         detection = self.student.loss(student, batch)
         terms = {"heatmap": detection.heatmap, "boxes": detection.boxes}
-        teacher = self.teacher and self.teacher.observe(batch)
+        teacher = seen if seen is not None else self.teacher and self.teacher.observe(batch)
         terms |= {name: term(student, teacher, batch) for name, term in self.terms.items()}
         weights = {name: (ramp if name in self.terms else 1.0) * self.weights[name] for name in terms}
         return ObjectiveOutput.of(terms, weights, student.bev_low)

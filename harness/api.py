@@ -94,33 +94,44 @@ class Study:
         """The plan: the jobs, each trained once, and the rows of the table."""
         return self.opened.plan
 
-    def run(self, workers: int | None = None, device: str = "auto", loader_workers: int | None = None) -> None:
+    def run(
+        self,
+        workers: int | None = None,
+        device: str = "auto",
+        loader_workers: int | None = None,
+        lockstep: int | None = None,
+    ) -> None:
         """Train and score what is missing. Nothing is written to MLflow; `crossbev report STUDY.yaml --sync` does that.
 
         Args:
             workers: Trainings at once. By default one per GPU, or one per core without a GPU.
             device: auto, cpu, cuda or mps.
             loader_workers: Data-loading processes per training. By default some on a GPU, none on a CPU.
+            lockstep: Most students that train side by side in one process; 1 for none. By default as many as fit.
 
         Raises:
             harness.errors.InputError: Input of a job is missing; nothing was trained.
             TrainingFailed: Jobs failed; all others are finished.
             KeyboardInterrupt: Ctrl-C was pressed; the trainings have saved their state.
         """
-        from harness.execute.executor import check_device, execute, open_site
+        from harness.execute.estimate import estimate
+        from harness.execute.executor import execute
         from harness.execute.progress import progress
+        from harness.execute.site import check_device, open_site
         from harness.jobs.kinds import check_inputs
         from harness.runs.claims import Claim, Claims
         from harness.runs.folder import make_folder
 
         check_device(device)
         assert self.opened.root is not None, "of a study's file"
-        site = open_site(self.asked.runs_dir, self.opened.root, device, workers, loader_workers)
+        site = open_site(self.asked.runs_dir, self.opened.root, device, workers, loader_workers, lockstep)
         make_folder(site.runs)
-        check_inputs([job for job in self.plan.jobs.values() if site.folder(job.id).result() is None], site.root)
+        todo = [job for job in self.plan.jobs.values() if site.folder(job.id).result() is None]
+        check_inputs(todo, site.root)
         Claims(site.runs).replace(Claim.now(self.asked.call, self.asked.path, self.plan.jobs))
+        expected = estimate(self.plan, todo, site).by_job
         with progress(self.console, site.workers) as display:
-            states = execute(self.plan, site, display)
+            states = execute(self.plan, site, display, expected=expected)
         failed = [state for state in states.values() if state.status == "failed"]
         if failed:
             reasons = "\n".join(f"{state.job.label} [{state.job.id}]: {state.reason}" for state in failed)

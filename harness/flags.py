@@ -40,6 +40,12 @@ Columns = Annotated[
 ]
 COLUMNS = ("metrics", "errors", "paper", "cost")
 """Groups of columns. The first is always shown; a terminal shows the others if it is wide enough."""
+Lockstep = Annotated[
+    str,
+    typer.Option(
+        help="Students of one teacher and seed that train side by side and share batches: auto, off or a number."
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")]
 
 RUNS, OUT, TRACKING = Path("runs"), Path("reports"), "sqlite:///mlflow.db"
@@ -52,6 +58,16 @@ def column_groups(text: str | None) -> tuple[str, ...] | None:
         if name not in COLUMNS:
             raise typer.BadParameter(f"--columns {text}: {unknown('group of columns', name, COLUMNS)}")
     return (COLUMNS[0], *names) if names else None
+
+
+def lockstep_of(text: str) -> int | None:
+    """Parse --lockstep to the largest number of students side by side; None for auto."""
+    known = {"auto": None, "off": 1}
+    if text in known:
+        return known[text]
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"--lockstep {text}: allowed: auto, off, or a number from 1")
+    return int(text)
 
 
 @dataclass(frozen=True)

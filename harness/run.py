@@ -13,7 +13,8 @@ from harness.console import say
 from harness.program import Program
 
 if TYPE_CHECKING:
-    from harness.execute.executor import JobState, Site
+    from harness.execute.site import Site
+    from harness.execute.state import JobState
     from harness.opened import Opened
     from harness.study.jobs import Job
 
@@ -30,6 +31,7 @@ def main(
     loader_workers: Annotated[
         int | None, typer.Option(min=0, help="Data-loading processes per training. Default on a CPU: 0.")
     ] = None,
+    lockstep: flags.Lockstep = "auto",
     device: flags.Device = "auto",
     columns: flags.Columns = None,
     page: Annotated[bool, typer.Option(help="Write report.html, which takes 5 to 10 CPU-seconds.")] = True,
@@ -41,20 +43,20 @@ def main(
 
     Press Ctrl-C to stop; the same command resumes. After the last training, the command only prints the tables again.
     """
-    shown = flags.column_groups(columns)
+    shown, together = flags.column_groups(columns), flags.lockstep_of(lockstep)
     # What takes seconds to import is imported after the arguments are known to be good.
     from harness.study.first_look import first_look
 
     first_look(asked.path, asked.overrides)
 
-    from harness.execute.executor import check_device, open_site
+    from harness.execute.site import check_device, open_site
     from harness.jobs.kinds import check_given
     from harness.opened import open_study
 
     check_device(device)
     opened = open_study(asked, console)
     assert opened.root is not None, "of a study's file"
-    site = open_site(asked.runs_dir, opened.root, device, workers, loader_workers)
+    site = open_site(asked.runs_dir, opened.root, device, workers, loader_workers, together)
     todo = [job for job in opened.plan.jobs.values() if site.folder(job.id).result() is None]
     _introduce(opened, todo)
     if dry_run:
@@ -87,7 +89,7 @@ def _show_plan(opened: "Opened", todo: "list[Job]", site: "Site") -> None:
     for job in opened.plan.jobs.values():
         _say(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}")
     if todo:
-        needed = estimate(opened.plan, todo, site)
+        needed = estimate(opened.plan, todo, site, _say)
         _say(
             f"estimated time: {timedelta(seconds=round(needed.seconds))} with {site.workers} workers; "
             f"{needed.by_runs} of {len(todo)} jobs estimated from similar finished jobs, the others from timed steps"
@@ -104,7 +106,8 @@ def _run(
 ) -> int:
     """Execute and report. Return the exit status: 0, 1 if a job failed, 2 if all failures are due to wrong input."""
     from harness.evidence.runs import StudyRuns
-    from harness.execute.executor import execute
+    from harness.execute.estimate import estimate
+    from harness.execute.executor import execute, prepare
     from harness.execute.progress import progress
     from harness.jobs.kinds import check_inputs
     from harness.report.write import rebuild
@@ -126,8 +129,12 @@ def _run(
         mirror.follow(state.job for state in states.values() if state.status == "done")
 
     try:
+        if todo:
+            prepare(site)
+        expected = estimate(opened.plan, todo, site, _say).by_job
         with progress(console, site.workers) as display:
-            states = execute(opened.plan, site, watch, lambda: _say("stopping; the trainings save their state"))
+            stopping = partial(_say, "stopping; the trainings save their state")
+            states = execute(opened.plan, site, watch, stopping, expected)
             watch(states)
     except KeyboardInterrupt:
         mirror.store.stop()

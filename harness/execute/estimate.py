@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,9 @@ from detectors.detector import DetectorSpec
 from detectors.encoders.sparse_conv import cuda_library
 from detectors.segmenter import SegmenterSpec
 from harness.errors import InputError
-from harness.execute.executor import Site
+from harness.execute.forecast import makespan
+from harness.execute.lockstep import Lockstep
+from harness.execute.site import Site
 from harness.jobs.kind import StepSeconds
 from harness.jobs.kinds import kind_of
 from harness.runs.folder import atomic_write, make_folder, run_folders
@@ -31,27 +34,38 @@ TIMED_STEPS = 3
 class Estimate:
     """The time of the jobs that are still to run."""
 
+    by_job: dict[str, float]
+    """Seconds of each, by id."""
     seconds: float
-    """With the workers of the site, if they are always busy."""
+    """Of all of them, with the workers of the site."""
     by_runs: int
     """Jobs whose time is that of finished ones alike; the others' is from steps timed on random input."""
 
 
-def estimate(plan: Plan, todo: list[Job], site: Site) -> Estimate:
-    """The time of what is to run; steps are timed on this machine's processor or GPU, once for all calls."""
-    known = _finished(site)
-    step, samples = _timed(site), cache(site.root.count)
-    seconds, by_runs = 0.0, 0
+def estimate(plan: Plan, todo: list[Job], site: Site, tell: Callable[[str], None] = lambda _: None) -> Estimate:
+    """The time of what is to run; steps are timed on this machine's processor or GPU, once for all calls.
+
+    Args:
+        plan: The study.
+        todo: The jobs without a result.
+        site: Where they will run.
+        tell: Called with a line for people where steps have to be timed, which takes seconds.
+    """
+    known = _finished(site) if todo else {}
+    step, samples = _timed(site, tell), cache(site.root.count)
+    by_job, by_runs = {}, 0
+    together = Lockstep(site).sizes(todo)
     for job in todo:
         taught_by = job.spec.teacher if isinstance(job.spec, DetectorJobSpec) else None
         teacher = plan.detector_spec(taught_by).detector.model_dump(mode="json") if taught_by else None
         kind = _kind(job.spec.model_dump(mode="json"), teacher)
         if kind in known:
-            seconds += mean(known[kind])
+            by_job[job.id] = mean(known[kind])
             by_runs += 1
         else:
-            seconds += kind_of(job.spec).estimate(job.spec, plan, samples, step)
-    return Estimate(seconds / max(1, min(site.workers, len(todo))), by_runs)
+            by_job[job.id] = kind_of(job.spec).estimate(job.spec, plan, samples, step, together[job.id])
+    waiting = {job.id: job for job in todo}
+    return Estimate(by_job, makespan(waiting, by_job, site.workers), by_runs)
 
 
 def _kind(spec: dict[str, Any], teacher: dict[str, Any] | None) -> str:
@@ -81,18 +95,21 @@ def _finished(site: Site) -> dict[str, list[float]]:
     return by_kind
 
 
-def _timed(site: Site) -> StepSeconds:
+def _timed(site: Site, tell: Callable[[str], None]) -> StepSeconds:
     """Seconds of a training step on random input; each model is timed once on a machine, and read from then on."""
     device = _torch_device(site.device)
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
     library = cuda_library() if device == "cuda" else None
     here = [platform.node(), device, name, site.threads, torch.__version__, version("crossbev"), str(library)]
 
+    tell_once = cache(lambda: tell("timing a training step of each detector, once on this machine"))
+
     @cache
     def step(model: DetectorSpec | SegmenterSpec, batch_size: int) -> float:
         key = spec_hash({"here": here, "model": model.model_dump(mode="json"), "batch_size": batch_size})
         times = _step_times()
         if key not in times:
+            tell_once()
             times[key] = _time(model, batch_size, device, site.threads)
             with suppress(OSError, InputError):  # a cache that cannot be written costs time, and no plan
                 make_folder(steps_file().parent)

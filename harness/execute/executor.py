@@ -1,26 +1,22 @@
 """Runs the jobs of a plan in the order of its DAG, several at once; finished jobs are not run again."""
 
-import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import count
 from threading import Lock
-from typing import Literal
 
-import torch
-
-from harness.data.root import NuScenesRoot
-from harness.errors import InputError, unknown
+from harness.execute.forecast import longest_chains
+from harness.execute.lockstep import Lockstep
+from harness.execute.site import Site, one_gpu
+from harness.execute.state import JobState
 from harness.jobs.fork_server import CLOSED, ForkedJob, ForkServer
-from harness.jobs.kind import BUSY, STOPPED, UNEXAMINED, JobOrder
+from harness.jobs.kind import BUSY, DONE, FAILED, STOPPED, UNEXAMINED, JobOrder
 from harness.jobs.kinds import kind_of
 from harness.runs.folder import Busy, RunFolder
 from harness.study.jobs import Job
 from harness.study.plan import Plan
-
-Status = Literal["waiting", "running", "done", "failed"]
 
 POLL_SECONDS = 0.25
 # Where another study trains the very same job: when looked at again it is done, most likely.
@@ -31,88 +27,21 @@ TIMED_SECONDS = 5.0
 """A training is watched for so long before it is said how long it will take."""
 
 
-@dataclass(frozen=True)
-class Site:
-    """Folders, device and processes of a study's execution."""
-
-    runs: Path
-    root: NuScenesRoot
-    device: str
-    """A Fabric accelerator: "auto", "cpu", "cuda", ..."""
-    workers: int
-    threads: int = 1
-    """A training; one thread repeats to the bit, and two trainings side by side use two cores better than one does."""
-
-    first_slot: int = 0
-    """The first of the GPUs: where several walks share a machine, each begins with another one."""
-    loader_workers: int = 0
-    """Processes that load data for each training; none of them changes what is loaded."""
-
-    def folder(self, job: str) -> RunFolder:
-        """The run folder of a job id."""
-        return RunFolder(self.runs / job)
-
-
 @dataclass
-class JobState:
-    """A job as a display shows it."""
+class _Timed:
+    """What has been seen of a training that a worker goes on with."""
 
-    job: Job
-    status: Status
-    reason: str = ""
-    """Reason of the failure."""
-    wrong_input: bool = False
-    """Whether wrong input caused the failure."""
-    step: int = 0
-    loss: float | None = None
-    seconds_left: float | None = None
-    """Remaining seconds of its training, estimated from the latest steps."""
+    steps_before: int = 0
+    first_seen: tuple[float, int] | None = None
+    """When a step of this process was first seen, and its number."""
 
 
 @dataclass
 class _Worker:
     process: ForkedJob
     slot: int
-    steps_before: int = 0
-    first_seen: tuple[float, int] | None = None
-    """When a step of this process was first seen, and its number."""
-
-
-def check_device(device: str) -> None:
-    """Raise InputError for a device that is unknown or that this machine does not have."""
-    here = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device not in here:
-        raise InputError(f"--device: {unknown('device', device, here)}")
-    if not here[device]:
-        raise InputError(
-            f"--device {device}: this machine has no such device; allowed: {', '.join(d for d in here if here[d])}"
-        )
-
-
-def open_site(
-    runs: Path, root: NuScenesRoot, device: str, workers: int | None = None, loader_workers: int | None = None
-) -> Site:
-    """A site on this machine.
-
-    Args:
-        runs: Run folders.
-        root: The dataset.
-        device: auto, cpu, cuda or mps.
-        workers: Trainings at once; if None, one a GPU, or one a core where there is none.
-        loader_workers: Processes that load data for each of them. If None, some on GPUs, which outrun one process, and
-            none on a CPU, where it is the training that takes the time.
-    """
-    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    if workers is None:
-        workers = 1 if device == "mps" else gpus or _cores()
-    if loader_workers is None:
-        loader_workers = min(8, max(1, _cores() // workers)) if gpus else 0
-    return Site(runs, root, device, workers, loader_workers=loader_workers)
-
-
-def _cores() -> int:
-    """Cores that this process may use, which a container or a batch system may have cut."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs: dict[str, _Timed]
+    """By id: one, or several in lockstep."""
 
 
 def execute(
@@ -120,6 +49,7 @@ def execute(
     site: Site,
     watch: Callable[[dict[str, JobState]], None],
     stopping: Callable[[], None] = lambda: None,
+    expected: Mapping[str, float] | None = None,
 ) -> dict[str, JobState]:
     """Run every job that has no result, teachers first.
 
@@ -128,6 +58,7 @@ def execute(
         site: Where.
         watch: Called a few times a second with the state of all jobs.
         stopping: Called once by Ctrl-C, before the seconds in which the workers save their state.
+        expected: Estimated seconds of jobs by id; they decide what starts first, and `forecast.time_left` needs them.
 
     Returns:
         The final states. A failed job fails its dependents and nothing else.
@@ -135,55 +66,142 @@ def execute(
     Raises:
         KeyboardInterrupt: After the workers have saved their state and ended.
     """
-    states = {
-        id_: JobState(job, "waiting" if site.folder(id_).result() is None else "done") for id_, job in plan.jobs.items()
-    }
-    workers: dict[str, _Worker] = {}
-    not_before: dict[str, float] = {}
-    orphaned: set[str] = set()
+    walk = _Walk(plan, site, expected or {})
     try:
-        while any(state.status in ("waiting", "running") for state in states.values()):
-            for id_, state in states.items():
-                if state.status == "waiting" and len(workers) < site.workers:
-                    needs = [states[needed] for needed in state.job.spec.needs]
-                    failed = next((needed for needed in needs if needed.status == "failed"), None)
-                    if failed is not None:
-                        state.status, state.wrong_input = "failed", failed.wrong_input
-                        state.reason = f"a job that it needs failed ({failed.job.label})"
-                    elif all(n.status == "done" for n in needs) and time.monotonic() > not_before.get(id_, 0):
-                        if site.folder(id_).result() is not None:
-                            # Another study has trained it meanwhile.
-                            state.status = "done"
-                            continue
-                        free = set(range(site.workers)) - {worker.slot for worker in workers.values()}
-                        try:
-                            workers[id_] = _start(plan, state.job, site, min(free))
-                            state.status = "running"
-                        except Busy:
-                            not_before[id_] = time.monotonic() + RETRY_BUSY_SECONDS
+        while not walk.ended:
+            walk.start()
             time.sleep(POLL_SECONDS)
-            for id_ in list(workers):
-                code = workers[id_].process.poll()
-                if code is None:
-                    _follow(states[id_], workers[id_], site)
-                    continue
-                _end(workers.pop(id_))
-                # Without its server a job was stopped, with its state saved: it goes on, but is not started for ever.
-                if code == BUSY or (code == CLOSED and id_ not in orphaned):
-                    states[id_].status, not_before[id_] = "waiting", time.monotonic() + RETRY_BUSY_SECONDS
-                    orphaned |= {id_} if code == CLOSED else set()
-                else:
-                    _settle(states[id_], code, site)
-            watch(states)
+            walk.collect()
+            watch(walk.states)
     except KeyboardInterrupt:
         stopping()
         raise
     finally:
-        for worker in workers.values():
-            worker.process.stop()
-        for worker in workers.values():
+        walk.stop()
+    return walk.states
+
+
+class _Walk:
+    """One walk over the DAG of a plan."""
+
+    def __init__(self, plan: Plan, site: Site, expected: Mapping[str, float]) -> None:
+        self._plan, self._site = plan, site
+        self.states = {
+            id_: JobState(job, "waiting" if site.folder(id_).result() is None else "done", expected=expected.get(id_))
+            for id_, job in plan.jobs.items()
+        }
+        # What is done takes no time any more.
+        seconds = {id_: expected.get(id_, 0.0) if expected else float(job.spec.steps) for id_, job in plan.jobs.items()}
+        self._chains = longest_chains(plan.jobs, seconds)
+        self._started = count()
+        self._together = Lockstep(site)
+        self._workers: list[_Worker] = []
+        self._not_before: dict[str, float] = {}
+        self._orphaned: set[str] = set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do."""
+        return not any(state.status in ("waiting", "running") for state in self.states.values())
+
+    def start(self) -> None:
+        """Start what can be started, the longest chain first."""
+        while len(self._workers) < self._site.workers and (ready := self._ready()):
+            free = sorted(set(range(self._site.workers)) - {worker.slot for worker in self._workers})
+            jobs = self._together.choose(ready, len(free))
+            try:
+                worker = _start(self._plan, jobs, self._site, free[0])
+            except Busy:
+                self._wait([job.id for job in jobs])
+                continue
+            self._workers.append(worker)
+            process, began = next(self._started), time.monotonic()
+            for id_ in worker.jobs:
+                state = self.states[id_]
+                state.status, state.process, state.began, state.ended = "running", process, began, None
+            self._wait([job.id for job in jobs if job.id not in worker.jobs])
+
+    def _ready(self) -> list[Job]:
+        """The jobs that wait for nothing; those for which a failed one was needed fail, and trained ones are done."""
+        ready = []
+        for id_, state in self.states.items():
+            if state.status != "waiting":
+                continue
+            needs = [self.states[needed] for needed in state.job.spec.needs]
+            failed = next((needed for needed in needs if needed.status == "failed"), None)
+            if failed is not None:
+                state.status, state.wrong_input = "failed", failed.wrong_input
+                state.reason = f"a job that it needs failed ({failed.job.label})"
+            elif all(n.status == "done" for n in needs) and time.monotonic() > self._not_before.get(id_, 0):
+                if self._site.folder(id_).result() is not None:
+                    # Another study has trained it meanwhile.
+                    state.status = "done"
+                else:
+                    ready.append(state.job)
+        return sorted(ready, key=lambda job: -self._chains[job.id])
+
+    def _wait(self, jobs: Iterable[str]) -> None:
+        """Try these again later."""
+        for id_ in jobs:
+            state = self.states[id_]
+            state.status, state.process, state.seconds_left = "waiting", None, None
+            self._not_before[id_] = time.monotonic() + RETRY_BUSY_SECONDS
+
+    def collect(self) -> None:
+        """See how far the workers are, and which have ended."""
+        for worker in list(self._workers):
+            code = worker.process.poll()
+            if code is None:
+                for id_, timed in worker.jobs.items():
+                    _follow(self.states[id_], timed, self._site)
+                continue
             _end(worker)
-    return states
+            self._workers.remove(worker)
+            for id_ in worker.jobs:
+                self.states[id_].ended = time.monotonic()
+                self._settle(id_, code, together=len(worker.jobs) > 1)
+
+    def _settle(self, id_: str, code: int, together: bool) -> None:
+        """What has become of a job whose worker ended with this status."""
+        folder, state = self._site.folder(id_), self.states[id_]
+        if folder.result() is not None:
+            state.status = "done"
+            if code == UNEXAMINED and not (together and _is_examined(folder)):
+                state.reason = f"its diagnostics failed, see {folder.log}; harness.report --examine tries again"
+            return
+        failure = folder.failure()
+        if failure is None:
+            # Without its server a job was stopped, with its state saved: it goes on, but is not started for ever.
+            again = code == CLOSED and id_ not in self._orphaned
+            # Of several, others may have ended so; of a job that says nothing itself, another process owns the folder.
+            if code == BUSY or again or (together and code in (DONE, FAILED, UNEXAMINED)):
+                self._wait([id_])
+                self._orphaned |= {id_} if code == CLOSED else set()
+                return
+            if together and code not in (STOPPED, CLOSED):
+                # Killed, most likely for the memory of all of them.
+                self._wait([id_])
+                self._together.alone.add(id_)
+                return
+        how = {STOPPED: "was stopped", CLOSED: "lost the process that starts jobs"}.get(
+            code, f"ended with exit status {code}"
+        )
+        state.status = "failed"
+        state.reason, state.wrong_input = failure or (f"the worker {how}; see {folder.log}", False)
+
+    def stop(self) -> None:
+        """Ask all workers to save their state, and wait for them."""
+        for worker in self._workers:
+            worker.process.stop()
+        for worker in self._workers:
+            _end(worker)
+
+
+def _is_examined(folder: RunFolder) -> bool:
+    # Rarely asked, and seconds to import.
+    from harness.diagnose.examine import is_examined
+
+    return is_examined(folder)
 
 
 def order_for(job: Job, plan: Plan, site: Site) -> JobOrder:
@@ -201,18 +219,35 @@ def order_for(job: Job, plan: Plan, site: Site) -> JobOrder:
     )
 
 
-def _start(plan: Plan, job: Job, site: Site, slot: int) -> _Worker:
-    folder, order = site.folder(job.id), order_for(job, plan, site)
-    with folder.locked():
-        folder.begin(order.model_dump(mode="json"))
-    newest = folder.last_step()
-    process = _fork_server(site.threads).start(folder.path, folder.log, _one_gpu(site.device, site.first_slot + slot))
-    return _Worker(process, slot, steps_before=int(newest["step"]) + 1 if newest else 0)
+def _start(plan: Plan, jobs: Sequence[Job], site: Site, slot: int) -> _Worker:
+    """Start those of some jobs whose folders are free in one process; raises Busy if none is."""
+    begun: dict[str, _Timed] = {}
+    for job in jobs:
+        folder = site.folder(job.id)
+        try:
+            with folder.locked():
+                folder.begin(order_for(job, plan, site).model_dump(mode="json"))
+        except Busy:
+            if job is jobs[-1] and not begun:
+                raise
+            continue
+        newest = folder.last_step()
+        begun[job.id] = _Timed(steps_before=int(newest["step"]) + 1 if newest else 0)
+    folders = [site.folder(id_) for id_ in begun]
+    process = _fork_server(site.threads).start(
+        [folder.path for folder in folders], folders[0].log, one_gpu(site.device, site.first_slot + slot)
+    )
+    return _Worker(process, slot, begun)
 
 
 _servers: dict[int, ForkServer] = {}
 """By the number of threads. A search walks over hundreds of plans, in several threads: all share one server."""
 _servers_lock = Lock()
+
+
+def prepare(site: Site) -> None:
+    """Begin to import what jobs need, in the process that they are forked from, while this one does other work."""
+    _fork_server(site.threads)
 
 
 def _fork_server(threads: int) -> ForkServer:
@@ -221,15 +256,6 @@ def _fork_server(threads: int) -> ForkServer:
         if threads not in _servers or not _servers[threads].alive:
             _servers[threads] = ForkServer(threads)
         return _servers[threads]
-
-
-def _one_gpu(device: str, slot: int) -> dict[str, str]:
-    """The variable that leaves a worker one of the GPUs that this process may use; nothing where there is none."""
-    if device in ("cpu", "mps") or not torch.cuda.device_count():
-        return {}
-    mask = os.environ.get("CUDA_VISIBLE_DEVICES")
-    allowed = mask.split(",") if mask else [str(gpu) for gpu in range(torch.cuda.device_count())]
-    return {"CUDA_VISIBLE_DEVICES": allowed[slot % len(allowed)]}
 
 
 def _end(worker: _Worker) -> None:
@@ -242,31 +268,16 @@ def _end(worker: _Worker) -> None:
         worker.process.wait()
 
 
-def _follow(state: JobState, worker: _Worker, site: Site) -> None:
+def _follow(state: JobState, timed: _Timed, site: Site) -> None:
     newest = site.folder(state.job.id).last_step()
     if newest is None or not state.job.spec.steps:
         return
     state.step, state.loss = int(newest["step"]) + 1, newest["loss"]
-    if state.step <= worker.steps_before:
+    if state.step <= timed.steps_before:
         return
     now = time.monotonic()
-    worker.first_seen = worker.first_seen or (now, state.step)
-    seconds, steps = now - worker.first_seen[0], state.step - worker.first_seen[1]
+    timed.first_seen = timed.first_seen or (now, state.step)
+    seconds, steps = now - timed.first_seen[0], state.step - timed.first_seen[1]
     # Before that nothing is known: starting takes long, and so do first steps.
     if seconds >= TIMED_SECONDS and steps:
         state.seconds_left = seconds / steps * (state.job.spec.steps - state.step)
-
-
-def _settle(state: JobState, code: int, site: Site) -> None:
-    folder = site.folder(state.job.id)
-    if folder.result() is not None:
-        state.status = "done"
-        if code == UNEXAMINED:
-            state.reason = f"its diagnostics failed, see {folder.log}; harness.report --examine tries again"
-        return
-    failure = folder.failure()
-    how = {STOPPED: "was stopped", CLOSED: "lost the process that starts jobs"}.get(
-        code, f"ended with exit status {code}"
-    )
-    state.status = "failed"
-    state.reason, state.wrong_input = failure or (f"the worker {how}; see {folder.log}", False)

@@ -1,5 +1,6 @@
 """Shows the progress of a study: a live table in a terminal, plain lines elsewhere."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -8,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.console import Display, open_display
-from harness.execute.executor import JobState
+from harness.execute.forecast import time_left
+from harness.execute.state import JobState
 
 
 class Progress:
@@ -58,19 +60,10 @@ def _steps(state: JobState) -> str:
 
 
 def _eta(states: dict[str, JobState], workers: int) -> str:
-    """Return finished of all jobs, and the time left if waiting jobs take as long as running ones."""
-    done = sum(s.status == "done" for s in states.values())
-    text = f"{done} of {len(states)} jobs done"
-    trainings = [
-        s.seconds_left * s.job.spec.steps / max(s.job.spec.steps - s.step, 1)
-        for s in states.values()
-        if s.status == "running" and s.seconds_left is not None and s.job.spec.steps
-    ]
-    known = [s.seconds_left for s in states.values() if s.status == "running" and s.seconds_left is not None]
-    if not trainings:
-        return text
-    waiting = sum(s.status == "waiting" for s in states.values()) * sum(trainings) / len(trainings)
-    return f"{text}, about {_time(max(max(known), (sum(known) + waiting) / workers))} left"
+    """Return how many of the jobs are done, and the time left."""
+    text = f"{sum(s.status == 'done' for s in states.values())} of {len(states)} jobs done"
+    left = time_left(states, workers, time.monotonic())
+    return text if left is None else f"{text}, about {_time(left)} left"
 
 
 def _time(seconds: float | None) -> str:

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from detectors.batch import Inputs
 from detectors.detector import Detector
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec
-from distill.objective import DETECTION_TERMS, Objective, fingerprint, loss_spec
+from distill.objective import DETECTION_TERMS, FrozenTeacher, Objective, fingerprint, loss_spec
 from distill.warm_start import inherit
 from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.pseudo_labels import PseudoLabels
@@ -28,12 +30,13 @@ from harness.jobs.kind import (
     count_parameters,
 )
 from harness.runs.folder import RunFolder
-from harness.study.jobs import DetectorJobSpec
+from harness.study.jobs import DetectorJobSpec, spec_hash
 from harness.study.plan import Plan
+from harness.study.schedule import ScheduleSpec
 from harness.train.checkpoint import check_checkpoint, load_model, save_model
 from harness.train.device import machine
 from harness.train.streams import seeded
-from harness.train.trainer import batch_name, fit
+from harness.train.trainer import Training, batch_name, fit
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -100,7 +103,36 @@ class DetectorKind(Kind[DetectorJobSpec]):
         diagnose = partial(examine, folder, spec, root, student, machine(fabric, order.threads))
         return Outcome(metrics, count_parameters(student), scored, warnings, began, diagnose)
 
-    def estimate(self, spec: DetectorJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
+    def lockstep_key(self, spec: DetectorJobSpec) -> str | None:
+        """All but losses, their warm-up and warm start: student, seed, data, schedule, teacher and pseudo labels."""
+        if spec.schedule is None or spec.teacher is None:
+            return None
+        schedule = spec.schedule.model_copy(update={"distillation_warmup": 0.0})
+        common = {"losses": {}, "warm_start": False, "schedule": schedule}
+        # What is read of the labels depends on the losses.
+        least_score = _least_score(_losses(spec)) if spec.labels else None
+        return spec_hash({**spec.model_copy(update=common).model_dump(mode="json"), "least_score": least_score})
+
+    def train_together(
+        self, jobs: Sequence[tuple[JobOrder, DetectorJobSpec, RunFolder]], fabric: "Fabric", stop: Callable[[], bool]
+    ) -> None:
+        """Load each batch once and ask the teacher once, for all students."""
+        root = NuScenesRoot(jobs[0][0].root, jobs[0][0].version)
+        begun: list[_Begun] = []
+        for order, spec, _ in jobs:
+            teacher = next((one.objective.teacher for one in begun if one.objective.teacher is not None), None)
+            begun.append(_begin(order, spec, root, teacher))
+        trainings = [
+            Training(fabric, one.objective, one.schedule, spec.seed, folder)
+            for one, (_, spec, folder) in zip(begun, jobs, strict=True)
+        ]
+        # One that asks its teacher for nothing reads less than the others.
+        samples = replace(begun[0].samples, inputs=reduce(Inputs.joined, (one.samples.inputs for one in begun)))
+        fit(fabric, trainings, samples, begun[0].schedule, jobs[0][1].seed, stop, jobs[0][0].loader_workers)
+
+    def estimate(
+        self, spec: DetectorJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1
+    ) -> float:
         """Its steps, the teacher's forward passes, and the samples that are scored."""
         batch_size = spec.schedule.batch_size if spec.schedule else SCORED_TOGETHER
         one = step(spec.detector, batch_size)
@@ -108,14 +140,59 @@ class DetectorKind(Kind[DetectorJobSpec]):
         if spec.schedule is None:
             return scored
         if spec.losses and spec.teacher:
-            one += FORWARD_SHARE * step(plan.detector_spec(spec.teacher).detector, batch_size)
+            one += FORWARD_SHARE * step(plan.detector_spec(spec.teacher).detector, batch_size) / together
         return spec.schedule.length * one + scored
+
+
+def _losses(spec: DetectorJobSpec) -> dict[str, LossSpec]:
+    return {name: loss_spec(name, fields) for name, fields in spec.losses.items()}
 
 
 def _initial(spec: DetectorJobSpec) -> Detector:
     """The detector as its seed makes it: equal for all jobs of one detector and seed."""
     with seeded(spec.seed, "weights"):
         return spec.detector.build()
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A training before its first step."""
+
+    objective: Objective
+    schedule: ScheduleSpec
+    samples: SampleSet
+    weights: str
+    """Hash of the student's initial weights, without those of a warm start."""
+
+
+def _begin(order: JobOrder, spec: DetectorJobSpec, root: NuScenesRoot, teacher: FrozenTeacher | None = None) -> _Begun:
+    """What a training needs; `teacher` is the one that the order names, where it is at hand."""
+    assert spec.schedule is not None
+    student = _initial(spec)
+    weights = fingerprint(student)
+    losses = _losses(spec)
+    inputs = spec.detector.inputs
+    asked = None
+    if isinstance(order.teacher_spec, DetectorJobSpec) and order.teacher_weights is not None:
+        detector = teacher.detector if teacher else load_model(order.teacher_weights, order.teacher_spec.detector)
+        if spec.warm_start:
+            inherit(student, detector)
+        if any(isinstance(loss, DetectorLossSpec) for loss in losses.values()):
+            asked = teacher or FrozenTeacher(detector)
+            try:
+                inputs = inputs.joined(detector.spec.inputs)
+            except ValueError as error:
+                raise InputError(f"teacher and student cannot share a batch: {error}") from error
+    with seeded(spec.seed, "training_only"):
+        objective = Objective(student, asked, losses)
+    labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
+    samples = SampleSet(root, root.tokens(spec.data.train_split), inputs, spec.schedule.augment, labels)
+    return _Begun(objective, spec.schedule, samples, weights)
+
+
+def _least_score(losses: Mapping[str, LossSpec]) -> float:
+    """The score from which on a label of images matters: most of what a teacher sees it is not sure of."""
+    return min(loss.least_score for loss in losses.values() if isinstance(loss, ImageLossSpec))
 
 
 def _train(
@@ -127,35 +204,16 @@ def _train(
     stop: Callable[[], bool],
 ) -> tuple[Detector, dict[str, str], dict[str, str]]:
     """The trained detector, what it began with, and what is doubtful about its training (`Result`)."""
-    assert spec.schedule is not None
-    student, teacher = _initial(spec), None
-    began = {"weights": fingerprint(student)}
-    if isinstance(order.teacher_spec, DetectorJobSpec) and order.teacher_weights is not None:
-        teacher = load_model(order.teacher_weights, order.teacher_spec.detector)
-        if spec.warm_start:
-            inherit(student, teacher)
-    losses = {name: loss_spec(name, fields) for name, fields in spec.losses.items()}
-    with seeded(spec.seed, "training_only"):
-        asked = any(isinstance(loss, DetectorLossSpec) for loss in losses.values())
-        objective = Objective(student, teacher if asked else None, losses)
-
-    inputs = spec.detector.inputs
-    if objective.teacher is not None and teacher is not None:
-        try:
-            inputs = inputs.joined(teacher.spec.inputs)
-        except ValueError as error:
-            raise InputError(f"teacher and student cannot share a batch: {error}") from error
-    tokens = root.tokens(spec.data.train_split)
-    labels = None
-    if order.labels is not None:
-        # Most of what a teacher sees it is not sure of; that need not be decoded.
-        sure = [loss.least_score for loss in losses.values() if isinstance(loss, ImageLossSpec)]
-        labels = PseudoLabels(order.labels, min(sure))
-    samples = SampleSet(root, tokens, inputs, spec.schedule.augment, labels)
-    fit(fabric, objective, samples, spec.schedule, spec.seed, folder, stop, order.loader_workers)
+    begun = _begin(order, spec, root)
+    training = Training(fabric, begun.objective, begun.schedule, spec.seed, folder)
+    fit(fabric, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
+    losses = _losses(spec)
     _require_logged(folder, losses)
-    began["batches"] = _batches(folder, tokens, spec.schedule.batch_size)
-    return student, began, _warnings(folder, losses, math.ceil(len(tokens) / spec.schedule.batch_size))
+    tokens = begun.samples.tokens
+    batches = _batches(folder, tokens, begun.schedule.batch_size)
+    began = {"weights": begun.weights, "batches": batches}
+    warnings = _warnings(folder, losses, math.ceil(len(tokens) / begun.schedule.batch_size))
+    return begun.objective.student, began, warnings
 
 
 def _warnings(folder: RunFolder, losses: Mapping[str, LossSpec], epoch: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -99,15 +99,15 @@ class ForkServer:
         """Whether it can start jobs."""
         return self._process.poll() is None
 
-    def start(self, folder: Path, log: Path, environment: dict[str, str]) -> ForkedJob:
-        """Run the job of a folder, with these variables beside this process's, its output appended to a log."""
+    def start(self, folders: Sequence[Path], log: Path, environment: dict[str, str]) -> ForkedJob:
+        """Run the jobs of some folders in one process, with these variables beside this one's, its output in a log."""
         job = ForkedJob(self, next(self._keys))
         with self._lock:
             self._jobs[job.key] = job
         self.send(
             {
                 "start": job.key,
-                "folder": str(folder.resolve()),
+                "folders": [str(folder.resolve()) for folder in folders],
                 "log": str(log.resolve()),
                 "environment": os.environ | self._threads | environment,
                 "cwd": os.getcwd(),
@@ -215,10 +215,10 @@ def _become(request: Mapping[str, Any]) -> None:
     if not sys.flags.safe_path:
         sys.path[0] = request["cwd"]
     if not WARM:
-        os.execv(sys.executable, [sys.executable, "-m", "harness.jobs.worker", request["folder"]])
+        os.execv(sys.executable, [sys.executable, "-m", "harness.jobs.worker", *request["folders"]])
     from harness.jobs.worker import end
 
-    end(Path(request["folder"]))
+    end([Path(folder) for folder in request["folders"]])
 
 
 def serve(requests: int, replies: int) -> None:

@@ -117,9 +117,33 @@ class Kind(ABC, Generic[AJobSpec]):
             InputError: The user's input is wrong.
         """
 
+    def lockstep_key(self, spec: AJobSpec) -> str | None:
+        """Return a hash that jobs share which `train_together` can train; None for a job that trains by itself."""
+        return None
+
+    def train_together(
+        self, jobs: Sequence[tuple[JobOrder, AJobSpec, RunFolder]], fabric: "Fabric", stop: Callable[[], bool]
+    ) -> None:
+        """Train jobs of one `lockstep_key` side by side, as far as each of them goes, and save their states.
+
+        `run` goes on from there with each by itself. A training that fails here is left to it, which reports the cause.
+
+        Raises:
+            Interrupted: `stop` returned True; the states are saved.
+        """
+        raise NotImplementedError
+
     @abstractmethod
-    def estimate(self, spec: AJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
-        """Estimate the seconds of the job from those of steps."""
+    def estimate(self, spec: AJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1) -> float:
+        """Estimate the seconds of the job from those of steps.
+
+        Args:
+            spec: The job.
+            plan: The plan that it is of.
+            samples: Counts samples.
+            step: Times steps.
+            together: Jobs that share a process with it, itself included; what they share is divided among them.
+        """
 
 
 def count_parameters(model: torch.nn.Module) -> int:

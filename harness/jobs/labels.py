@@ -73,7 +73,9 @@ class LabelsKind(Kind[LabelsJobSpec]):
             labeller = segmenter_labeller(order.teacher_weights, order.teacher_spec.segmenter, fabric)
         return Outcome(write_labels(spec, root, labeller, folder, stop), 0, scored)
 
-    def estimate(self, spec: LabelsJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
+    def estimate(
+        self, spec: LabelsJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1
+    ) -> float:
         """A forward pass an image; nothing is known of a model that is not here, and files are copied at once."""
         if spec.segmenter is None:
             return 0.0

@@ -18,7 +18,7 @@ from harness.study.plan import Plan
 from harness.train.checkpoint import save_model
 from harness.train.segmentation import SegmentationObjective
 from harness.train.streams import seeded
-from harness.train.trainer import Interrupted, fit
+from harness.train.trainer import Interrupted, Training, fit
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -50,7 +50,9 @@ class SegmenterKind(Kind[SegmenterJobSpec]):
         metrics = score_segmenter(segmenter, root, spec.data.eval_split, fabric, stop)
         return Outcome(metrics, count_parameters(segmenter), scored)
 
-    def estimate(self, spec: SegmenterJobSpec, plan: Plan, samples: Samples, step: StepSeconds) -> float:
+    def estimate(
+        self, spec: SegmenterJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1
+    ) -> float:
         """Its steps; scoring takes little beside them."""
         return spec.schedule.length * step(spec.segmenter, spec.schedule.batch_size)
 
@@ -72,7 +74,8 @@ def train_segmenter(
     with seeded(spec.seed, "weights"):
         segmenter = spec.segmenter.build()
     images = ImageSet(root.images(spec.data.train_split), spec.segmenter.image_size, spec.schedule.augment)
-    fit(fabric, SegmentationObjective(segmenter), images, spec.schedule, spec.seed, folder, stop, loader_workers)
+    training = Training(fabric, SegmentationObjective(segmenter), spec.schedule, spec.seed, folder)
+    fit(fabric, [training], images, spec.schedule, spec.seed, stop, loader_workers)
     save_model(folder.model, segmenter)
     return segmenter
 

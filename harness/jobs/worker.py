@@ -1,4 +1,4 @@
-"""The process of one job, from its order to its result: `python -m harness.jobs.worker RUN_FOLDER`."""
+"""The process of one or several jobs, from orders to results: `python -m harness.jobs.worker FOLDER...`."""
 
 import os
 import resource
@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -74,9 +75,8 @@ def _commit() -> str:
     return head.strip() + ("+" if changes.strip() else "")
 
 
-def main(path: Path) -> int:
-    """Run the job of a folder. When standard input is closed, the parent is gone: save the state and stop."""
-    folder = RunFolder(path)
+def main(paths: Sequence[Path]) -> int:
+    """Run the jobs of some folders. When standard input is closed, the parent is gone: save the state and stop."""
     gone = threading.Event()
 
     def wait_for_parent() -> None:
@@ -86,12 +86,70 @@ def main(path: Path) -> int:
         gone.set()
 
     threading.Thread(target=wait_for_parent, daemon=True).start()
+    return work(paths, gone.is_set)
+
+
+def work(paths: Sequence[Path], stop: Callable[[], bool]) -> int:
+    """Run the jobs of some folders, all of one `Kind.lockstep_key` if there are several.
+
+    The students of several train side by side, then each is scored by itself. What is printed for one of them goes to
+    the log in its folder. A folder that another process owns is left out.
+
+    Returns:
+        DONE if that is true of all; else the exit status of the first of which it is not.
+    """
+    with ExitStack() as held:
+        folders, busy = [], DONE
+        for folder in map(RunFolder, paths):
+            try:
+                held.enter_context(folder.locked())
+                folders.append(folder)
+            except Busy as error:
+                print(error)
+                busy = BUSY
+        if len(folders) == 1:
+            return _attempt(folders[0], stop) or busy
+        together = _train_together(folders, stop)
+        statuses = [together, *(_attempt_with_log(folder, stop) for folder in folders if together == DONE), busy]
+    return next((status for status in statuses if status != DONE), DONE)
+
+
+def _train_together(folders: Sequence[RunFolder], stop: Callable[[], bool]) -> int:
+    """Train the students of folders without a result side by side."""
+    jobs = [
+        (order, order.spec, folder)
+        for folder in folders
+        if folder.result() is None
+        for order in [JobOrder.model_validate(folder.job())]
+    ]
+    if len(jobs) < 2:
+        return DONE
+    names = ", ".join(folder.path.name for folder in folders)
+    for _, _, folder in jobs[1:]:
+        with folder.log.open("a") as log:
+            log.write(f"trains side by side with {names}; what they print together is in {jobs[0][2].log}\n")
+    order = jobs[0][0]
     try:
-        with folder.locked():
-            return _attempt(folder, gone.is_set)
-    except Busy as busy:
-        print(busy)
-        return BUSY
+        fabric = open_device(order.device, order.spec.precision, order.threads)
+        kind_of(order.spec).train_together(jobs, fabric, stop)
+    except Interrupted as pause:
+        print(pause)
+        return STOPPED
+    except Exception:
+        # Each is tried by itself, which says whose failure it was; together they are not tried again.
+        traceback.print_exc()
+    return DONE
+
+
+def _attempt_with_log(folder: RunFolder, stop: Callable[[], bool]) -> int:
+    """Run the job of a folder, what it prints appended to the log of the folder."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for output in (1, 2):
+        os.dup2(log, output)
+    os.close(log)
+    return _attempt(folder, stop)
 
 
 def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
@@ -127,10 +185,10 @@ def warm_up() -> None:
     _commit()
 
 
-def end(path: Path) -> NoReturn:
-    """Run the job of a folder and end the process."""
+def end(paths: Sequence[Path]) -> NoReturn:
+    """Run the jobs of some folders and end the process."""
     settle()
-    status = main(path)
+    status = main(paths)
     sys.stdout.flush()
     sys.stderr.flush()
     # Everything is written; to take torch and the others apart would cost every job seconds.
@@ -138,4 +196,4 @@ def end(path: Path) -> NoReturn:
 
 
 if __name__ == "__main__":
-    end(Path(sys.argv[1]))
+    end([Path(argument) for argument in sys.argv[1:]])

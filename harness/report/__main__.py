@@ -157,7 +157,7 @@ def _compare(differing: Sequence[str]) -> None:
 def _complete(opened: "Opened", device: str) -> bool:
     """Examine the finished jobs; return whether any examination failed."""
     from harness.evidence.runs import StudyRuns
-    from harness.execute.executor import check_device
+    from harness.execute.site import check_device
     from harness.report.complete import complete
 
     check_device(device)

@@ -73,7 +73,7 @@ def main(
 
     first_look(asked.path, asked.overrides)
 
-    from harness.execute.executor import check_device, open_site
+    from harness.execute.site import check_device, open_site
     from harness.jobs.kinds import check_inputs
     from harness.opened import Planner
     from harness.runs.claims import Claim, Claims

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.errors import InputError
-from harness.execute.executor import JobState, Site, execute
+from harness.execute.executor import execute
+from harness.execute.site import Site
+from harness.execute.state import JobState
 from harness.opened import Planner
 from harness.runs.folder import RunFolder
 from harness.runs.listing import with_needs

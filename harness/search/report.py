@@ -12,8 +12,9 @@ from harness.console import say
 from harness.evidence.line import Line
 from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import StudyRuns
-from harness.execute.executor import Site, execute
+from harness.execute.executor import execute
 from harness.execute.progress import progress
+from harness.execute.site import Site
 from harness.report.render import Table, markdown_table, show
 from harness.report.tables import gain_text, interval_notes, mean_text
 from harness.runs.folder import atomic_write

@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 
-Stream = Literal["weights", "order", "augmentation", "training_only"]
+Stream = Literal["weights", "order", "augmentation", "training_only", "training"]
 
 
 def stream_seed(seed: int, stream: Stream) -> int:
-    """The seed of a stream: initial student weights, data order, augmentation, or what only training needs."""
+    """The seed of a stream: initial student weights, data order, augmentation, what only training needs, its steps."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:7])
 
 

@@ -1,19 +1,19 @@
-"""fit: the training loop, in full view, on Lightning Fabric."""
+"""fit: the training loop, in full view, on Lightning Fabric; one student, or several side by side."""
 
 import io
 import math
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn as nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
+from detectors.batch import Batch, ImageBatch
+from detectors.outputs import DetectorOutput
 from distill.gradients import pulls
-from distill.objective import Objective, ObjectiveOutput
+from distill.objective import FrozenTeacher, Objective, ObjectiveOutput
 from harness.data.loader import SampleSet, training_batches
 from harness.data.nuimages import ImageSet
 from harness.runs.folder import RunFolder, atomic_write
@@ -34,71 +34,170 @@ class Interrupted(Exception):
     """The training was asked to stop; its state is saved."""
 
 
-def fit(
-    fabric: "Fabric",
-    objective: Objective | SegmentationObjective,
-    samples: SampleSet | ImageSet,
-    schedule: ScheduleSpec,
-    seed: int,
-    run: RunFolder,
-    stop: Callable[[], bool],
-    loader_workers: int = 0,
-) -> None:
-    """Train `objective.student` (and what only training needs), from the run's saved state where there is one.
+class Training:
+    """One student's training: its objective, optimizer and log, from the run's saved state where there is one."""
 
-    Raises:
-        Interrupted: `stop` said so.
-        FloatingPointError: A term became NaN or infinite.
-    """
-    objective.to(fabric.device).train()
-    trained = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = fabric.setup_optimizers(optimizer_of(trained, schedule))
-    course = learning_rate(optimizer, schedule)
-    start = _restore(run, objective, optimizer, course)
+    def __init__(
+        self,
+        fabric: "Fabric",
+        objective: Objective | SegmentationObjective,
+        schedule: ScheduleSpec,
+        seed: int,
+        run: RunFolder,
+    ) -> None:
+        self.objective, self.run = objective.to(fabric.device).train(), run
+        self._fabric, self._schedule, self._seed = fabric, schedule, stream_seed(seed, "training")
+        trained = [p for p in objective.parameters() if p.requires_grad]
+        self._optimizer = fabric.setup_optimizers(optimizer_of(trained, schedule))
+        self._course = learning_rate(self._optimizer, schedule)
+        self.next = self._restore()
+        """The step that is next."""
 
-    saved = began = time.monotonic()
-    cpu_began = time.process_time()
-    steps = range(start, schedule.length)
-    order, augmentation = stream_seed(seed, "order"), stream_seed(seed, "augmentation")
-    batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers)
-    for step, batch in zip(steps, batches, strict=True):
-        with fabric.autocast():
-            output = objective(batch.to(fabric.device), _ramp(step, schedule))
+    @property
+    def teacher(self) -> FrozenTeacher | None:
+        """The detector that it learns from."""
+        return self.objective.teacher if isinstance(self.objective, Objective) else None
+
+    def step(self, batch: Batch | ImageBatch, seen: DetectorOutput | None = None) -> dict[str, float | int]:
+        """Take the next step.
+
+        Args:
+            batch: The step's, on the device.
+            seen: What the teacher makes of the batch, where that is known already.
+
+        Returns:
+            What the log says of the step, but for its time.
+
+        Raises:
+            FloatingPointError: A term, or the gradient, became NaN or infinite.
+        """
+        step, schedule, optimizer = self.next, self._schedule, self._optimizer
+        # A function of seed and step: neither an interruption nor what trains beside it changes what is drawn.
+        torch.manual_seed((self._seed + step) % 2**63)
+        given = {} if seen is None else {"seen": seen}
+        with self._fabric.autocast():
+            output = self.objective(batch, _ramp(step, schedule), **given)
         optimizer.zero_grad(set_to_none=True)
         pull: dict[str, float] = {}
-        if isinstance(objective, Objective) and len(objective.terms) and step % PULL_EVERY == 0:
-            pull = pulls(objective, output)
-        fabric.backward(output.total)
-        norm = float(fabric.clip_gradients(objective, optimizer, max_norm=schedule.clip_norm, error_if_nonfinite=False))
+        if isinstance(self.objective, Objective) and len(self.objective.terms) and step % PULL_EVERY == 0:
+            pull = pulls(self.objective, output)
+        self._fabric.backward(output.total)
+        norm = float(
+            self._fabric.clip_gradients(
+                self.objective, optimizer, max_norm=schedule.clip_norm, error_if_nonfinite=False
+            )
+        )
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient of step {step} is {norm}; all losses are finite")
         optimizer.step()
-        rate = course.get_last_lr()[0]
-        course.step()
+        rate = self._course.get_last_lr()[0]
+        self._course.step()
+        self.next += 1
+        named = {"batch": batch_name(batch.tokens), **_terms(output), **pull}
+        return {**named, "lr": float(rate), "gradient_norm": norm}
 
-        run.log_step(
-            step,
-            {
-                "batch": batch_name(batch.tokens),
-                **_terms(output),
-                **pull,
-                "lr": float(rate),
-                "gradient_norm": norm,
-                "seconds": time.monotonic() - began,
-                "cpu_seconds": time.process_time() - cpu_began,
-            },
-        )
+    def save(self) -> None:
+        """Write the state from which `Training` goes on."""
+        state = {
+            "objective": self.objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "learning_rate": self._course.state_dict(),
+            "step": self.next,
+        }
+        content = io.BytesIO()
+        torch.save(state, content)
+        atomic_write(self.run.state, content.getvalue())
+
+    def _restore(self) -> int:
+        """Load what `save` wrote; the step to go on with."""
+        step = 0
+        if self.run.state.is_file():
+            state = torch.load(self.run.state, weights_only=True, map_location="cpu")
+            self.objective.load_state_dict(state["objective"], strict=True)
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._course.load_state_dict(state["learning_rate"])
+            step = state["step"]
+        self.run.rewind(step)
+        return step
+
+
+def fit(
+    fabric: "Fabric",
+    trainings: Sequence[Training],
+    samples: SampleSet | ImageSet,
+    schedule: ScheduleSpec,
+    seed: int,
+    stop: Callable[[], bool],
+    loader_workers: int = 0,
+) -> None:
+    """Train side by side on the same batches, each to the end of the schedule.
+
+    One batch is loaded, and one look of the teacher taken at it, for all. Each training ends with the very weights
+    that it would have alone. Of several, one that fails leaves the others to go on; it is for the caller to see that
+    its `next` is short of the schedule.
+
+    Args:
+        fabric: Their device.
+        trainings: Of one student, with one teacher.
+        samples: What all of them read.
+        schedule: Theirs.
+        seed: Theirs, which decides order and augmentation.
+        stop: Whether to stop, asked after every step.
+        loader_workers: Processes that load ahead.
+
+    Raises:
+        Interrupted: `stop` said so; the states are saved.
+        FloatingPointError: A term of the only training became NaN or infinite.
+    """
+    going = list(trainings)
+    saved = began = time.monotonic()
+    cpu_began = time.process_time()
+    steps = range(min(training.next for training in going), schedule.length)
+    order, augmentation = stream_seed(seed, "order"), stream_seed(seed, "augmentation")
+    batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers)
+    for step, loaded in zip(steps, batches, strict=True):
+        batch = loaded.to(fabric.device)
+        due = [training for training in going if training.next == step]
+        seen = _seen(fabric, due, batch) if len(due) > 1 else {}
+        lines = []
+        for training in due:
+            try:
+                lines.append((training, training.step(batch, seen.get(id(training.teacher)))))
+            except Exception:
+                if len(trainings) == 1:
+                    raise
+                traceback.print_exc()
+                print(f"{training.run.path.name} does not go on beside the others")
+                going.remove(training)
+        if not going:
+            break
+        # An equal share of what the step took, for each.
+        share = max(1, len(lines))
+        seconds, cpu_seconds = (time.monotonic() - began) / share, (time.process_time() - cpu_began) / share
         began, cpu_began = time.monotonic(), time.process_time()
+        for training, line in lines:
+            training.run.log_step(step, {**line, "seconds": seconds, "cpu_seconds": cpu_seconds})
         stopping = stop() and step + 1 < schedule.length
         if stopping or time.monotonic() - saved > SAVE_EVERY_SECONDS:
-            _save(run, objective, optimizer, course, step + 1)
+            for training, _ in lines:
+                training.save()
             saved = time.monotonic()
         if stopping:
             raise Interrupted(f"stopped after step {step + 1} of {schedule.length}")
-    if isinstance(objective, Objective) and objective.teacher is not None:
-        objective.teacher.check_unchanged()
-    # Whatever interrupts the scoring does not cost the training.
-    _save(run, objective, optimizer, course, schedule.length)
+    for training in going:
+        if training.teacher is not None:
+            training.teacher.check_unchanged()
+        # Whatever interrupts the scoring does not cost the training.
+        training.save()
+
+
+def _seen(fabric: "Fabric", trainings: Sequence[Training], batch: Batch | ImageBatch) -> dict[int, DetectorOutput]:
+    """What the teachers of these trainings make of a batch, by the id of each."""
+    teachers = {id(training.teacher): training.teacher for training in trainings if training.teacher is not None}
+    if not isinstance(batch, Batch):
+        return {}
+    with fabric.autocast():
+        return {key: teacher.observe(batch) for key, teacher in teachers.items()}
 
 
 def batch_name(tokens: Sequence[str]) -> int:
@@ -120,28 +219,3 @@ def _ramp(step: int, schedule: ScheduleSpec) -> float:
     """Return the factor of the weights of the distillation losses at a step."""
     growing = schedule.distillation_warmup * schedule.length
     return min(1.0, (step + 1) / growing) if growing else 1.0
-
-
-def _save(run: RunFolder, objective: nn.Module, optimizer: Optimizer, course: LRScheduler, step: int) -> None:
-    state = {
-        "objective": objective.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "learning_rate": course.state_dict(),
-        "step": step,
-    }
-    content = io.BytesIO()
-    torch.save(state, content)
-    atomic_write(run.state, content.getvalue())
-
-
-def _restore(run: RunFolder, objective: nn.Module, optimizer: Optimizer, course: LRScheduler) -> int:
-    """The step to go on with."""
-    if not run.state.is_file():
-        run.rewind(0)
-        return 0
-    state = torch.load(run.state, weights_only=True, map_location="cpu")
-    objective.load_state_dict(state["objective"], strict=True)
-    optimizer.load_state_dict(state["optimizer"])
-    course.load_state_dict(state["learning_rate"])
-    run.rewind(state["step"])
-    return state["step"]

@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from harness.execute.executor import Site, open_site, order_for
+from harness.execute.executor import order_for
+from harness.execute.site import Site, open_site
 from harness.flags import Asked
 from harness.jobs.worker import run
 from harness.opened import open_study

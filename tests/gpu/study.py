@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.evidence.runs import StudyRuns
-from harness.execute.executor import execute, open_site
+from harness.execute.executor import execute
+from harness.execute.site import open_site
 from harness.flags import Asked
 from harness.opened import open_study
 from harness.report.write import rebuild

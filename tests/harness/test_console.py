@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.console import count_progress, open_display, print_whole
-from harness.execute.executor import JobState
 from harness.execute.progress import Progress
+from harness.execute.state import JobState
 from harness.study.jobs import Job, LabelsJobSpec
 
 

@@ -8,7 +8,7 @@ import pytest
 from detectors.cost import Cost
 from harness.execute import estimate as module
 from harness.execute.estimate import estimate
-from harness.execute.executor import Site
+from harness.execute.site import Site
 from harness.jobs.kind import JobOrder
 from harness.runs.folder import Result
 from harness.study.load import load_study
@@ -60,7 +60,8 @@ def test_other_seeds_and_weights_take_as_long_and_workers_share(plan_of, site):
     needed = estimate(other, todo, site)
     assert needed.by_runs == 3
     assert needed.seconds == pytest.approx(21)
-    assert estimate(other, todo, replace(site, workers=2)).seconds == pytest.approx(10.5)
+    # Teacher and baseline at once, then the student, which waits for its teacher.
+    assert estimate(other, todo, replace(site, workers=2)).seconds == pytest.approx(14)
     assert estimate(other, todo[:1], replace(site, workers=2)).seconds == pytest.approx(7)
 
 
@@ -94,6 +95,26 @@ def test_times_that_cannot_be_kept_cost_no_estimate(plan_of, site, monkeypatch, 
     monkeypatch.setattr(module, "steps_file", lambda: tmp_path / "a file" / "step_seconds.json")
     monkeypatch.setattr("detectors.cost.measure", lambda spec, *_: Cost(1, 1, (1, 1, 1), step_seconds=0.5))
     assert module.estimate(plan_of(), list(plan_of().jobs.values()), site).seconds > 0
+
+
+def test_students_that_train_side_by_side_share_their_teacher(plan_of, site, monkeypatch):
+    monkeypatch.setattr("detectors.cost.measure", lambda spec, *_: Cost(1, 1, (1, 1, 1), step_seconds=0.3))
+    plan = plan_of("schedule.steps=100", "arms={a: [feature], b: [relation], c: [response]}")
+    students = [row.job for row in plan.rows if row.role == "student"]
+    todo = list(plan.jobs.values())
+    by_job = {limit: estimate(plan, todo, replace(site, lockstep=limit)).by_job for limit in (1, 2, 3)}
+    for id_ in students:
+        alone, two, three = (by_job[limit][id_] for limit in (1, 2, 3))
+        assert alone - two == pytest.approx(100 * 0.1 / 2)
+        assert alone - three == pytest.approx(100 * 0.1 * 2 / 3)
+
+
+def test_what_is_timed_for_the_first_time_is_told_once(plan_of, site, monkeypatch):
+    monkeypatch.setattr("detectors.cost.measure", lambda spec, *_: Cost(1, 1, (1, 1, 1), step_seconds=0.3))
+    plan, told = plan_of(), []
+    for _ in range(2):
+        estimate(plan, list(plan.jobs.values()), site, told.append)
+    assert told == ["timing a training step of each detector, once on this machine"]
 
 
 def test_nothing_to_run_takes_no_time(plan_of, site):

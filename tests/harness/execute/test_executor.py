@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import harness.execute.site
 from harness.errors import InputError
 from harness.execute import executor
-from harness.execute.executor import JobState, Site, _follow, _one_gpu, _Worker, check_device, execute
+from harness.execute.executor import _follow, _Timed, _Worker, execute
+from harness.execute.site import Site, check_device, one_gpu, open_site
+from harness.execute.state import JobState
 from harness.jobs.fork_server import CLOSED, ForkedJob
-from harness.jobs.kind import DONE
+from harness.jobs.kind import DONE, FAILED, STOPPED
 from harness.runs.folder import Busy, Result, RunFolder
 from harness.study.load import load_study
 from harness.study.plan import plan_study
@@ -76,7 +79,8 @@ def test_interrupted_walk_stops_its_workers_and_goes_on(site, plan):
 def test_what_another_study_has_trained_meanwhile_is_not_started(site, plan, monkeypatch):
     started = []
 
-    def trained_elsewhere(plan, job, site, slot):
+    def trained_elsewhere(plan, jobs, site, slot):
+        (job,) = jobs
         started.append(job.id)
         site.folder(job.id).complete(Result({}, parameters=1, seconds=0.0, machine={}))
         raise Busy
@@ -90,11 +94,11 @@ def test_what_another_study_has_trained_meanwhile_is_not_started(site, plan, mon
 
 def test_default_is_a_worker_a_core_without_a_gpu(monkeypatch, smoke_root):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(executor, "_cores", lambda: 3)
+    monkeypatch.setattr(harness.execute.site, "_cores", lambda: 3)
 
     def on(device, **given):
-        site = executor.open_site(Path("runs"), smoke_root, device, **given)
-        return site.workers, site.loader_workers
+        opened = open_site(Path("runs"), smoke_root, device, **given)
+        return opened.workers, opened.loader_workers
 
     assert on("auto") == (3, 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -107,12 +111,12 @@ def test_default_is_a_worker_a_core_without_a_gpu(monkeypatch, smoke_root):
 def test_worker_gets_one_of_the_gpus_that_the_user_allowed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert [_one_gpu("auto", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["5", "7", "5"]
+    assert [one_gpu("auto", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["5", "7", "5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert [_one_gpu("cuda", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["0", "1"]
-    assert _one_gpu("cpu", 0) == {}
+    assert [one_gpu("cuda", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["0", "1"]
+    assert one_gpu("cpu", 0) == {}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert _one_gpu("auto", 0) == {}
+    assert one_gpu("auto", 0) == {}
 
 
 def test_device_that_is_not_there_is_refused(monkeypatch):
@@ -143,35 +147,39 @@ def test_the_time_left_is_unknown_until_steps_of_this_process_were_timed(site, p
     )
     state, folder = JobState(job, "running"), site.folder(job.id)
     folder.write("job.json", {})
-    worker = _Worker(ForkedJob.__new__(ForkedJob), 0, steps_before=10)
+    timed = _Timed(steps_before=10)
     for now, steps, left in ((0.0, 10, None), (60.0, 11, None), (64.0, 19, None), (70.0, 31, 34.5)):
         monkeypatch.setattr(executor.time, "monotonic", lambda now=now: now)
         folder.log_step(steps - 1, {"loss": 1.0})
-        _follow(state, worker, site)
+        _follow(state, timed, site)
         # Twenty steps in ten seconds; starting took a minute, which says nothing.
         assert state.seconds_left == left
+
+
+class Ended(ForkedJob):
+    """A process that has ended."""
+
+    def __init__(self, code):
+        self.returncode = code
+
+    def poll(self):
+        return self.returncode
+
+    def stop(self):
+        pass
 
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_jobs_whose_server_ends_are_started_once_more(site, plan, monkeypatch, times):
     started = []
 
-    class Ended(ForkedJob):
-        def __init__(self, code):
-            self.returncode = code
-
-        def poll(self):
-            return self.returncode
-
-        def stop(self):
-            pass
-
-    def start(plan, job, site, slot):
+    def start(plan, jobs, site, slot):
+        (job,) = jobs
         started.append(job.id)
         if started.count(job.id) <= times:
-            return _Worker(Ended(CLOSED), slot)
+            return _Worker(Ended(CLOSED), slot, {job.id: _Timed()})
         site.folder(job.id).complete(Result({}, parameters=1, seconds=0.0, machine={}))
-        return _Worker(Ended(DONE), slot)
+        return _Worker(Ended(DONE), slot, {job.id: _Timed()})
 
     monkeypatch.setattr(executor, "_start", start)
     monkeypatch.setattr(executor, "RETRY_BUSY_SECONDS", 0.0)
@@ -184,3 +192,97 @@ def test_jobs_whose_server_ends_are_started_once_more(site, plan, monkeypatch, t
         assert baseline.status == "failed"
         assert "lost the process that starts jobs" in baseline.reason
     assert max(map(started.count, started)) == 2
+
+
+@pytest.fixture
+def arms(smoke_root):
+    """A plan of one baseline and one teacher, with four arms of one student."""
+    path = Path(__file__).parents[3] / "studies" / "smoke.yaml"
+    arms = "arms={a: [feature], b: [relation], c: [response], d: [feature, response]}"
+    return plan_study(load_study(path, ["schedule.steps=2", arms]), smoke_root.fingerprint(), int)
+
+
+def _walk(plan, site, monkeypatch, end):
+    """Execute with workers that end at once; `end` takes the jobs of a worker and returns its exit status."""
+    started = []
+
+    def start(plan, jobs, site, slot):
+        started.append([job.id for job in jobs])
+        return _Worker(Ended(end(jobs)), slot, {job.id: _Timed() for job in jobs})
+
+    monkeypatch.setattr(executor, "_start", start)
+    monkeypatch.setattr(executor, "RETRY_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.0)
+    return execute(plan, site, lambda _: None), started
+
+
+def _complete(site, jobs):
+    for job in jobs:
+        site.folder(job.id).complete(Result({}, parameters=1, seconds=0.0, machine={}))
+    return DONE
+
+
+@pytest.mark.parametrize(("lockstep", "together"), [(None, [2, 2]), (1, [1, 1, 1, 1]), (3, [2, 2])])
+def test_arms_of_a_student_share_processes_and_leave_none_idle(site, arms, monkeypatch, lockstep, together):
+    site = replace(site, lockstep=lockstep)
+    states, started = _walk(arms, site, monkeypatch, lambda jobs: _complete(site, jobs))
+    assert {state.status for state in states.values()} == {"done"}
+    students = {row.job for row in arms.rows if row.role == "student"}
+    assert [len(jobs) for jobs in started if set(jobs) <= students] == together
+
+
+def test_longest_chain_starts_first(site, arms, monkeypatch):
+    site = replace(site, workers=1)
+    _, started = _walk(arms, site, monkeypatch, lambda jobs: _complete(site, jobs))
+    # Four students wait for the teacher and none for the baseline, which comes before them in the plan only.
+    assert [len(jobs) for jobs in started] == [1, 1, 4]
+    assert started[0] == [_ids(arms)["teacher"]]
+    seconds = dict.fromkeys(arms.jobs, 2.0) | {_ids(arms)["baseline"]: 9.0}
+    fresh = replace(site, runs=site.runs / "again")
+    first = []
+    monkeypatch.setattr(
+        executor, "_start", lambda plan, jobs, site, slot: first.append(jobs) or _raise(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        execute(arms, fresh, lambda _: None, expected=seconds)
+    assert [job.id for job in first[0]] == [_ids(arms)["baseline"]]
+
+
+def test_jobs_whose_shared_process_is_killed_are_each_tried_alone(site, arms, monkeypatch):
+    site = replace(site, workers=1)
+    states, started = _walk(
+        arms, site, monkeypatch, lambda jobs: -9 if len(jobs) > 1 or "· c ·" in jobs[0].label else _complete(site, jobs)
+    )
+    assert [len(jobs) for jobs in started] == [1, 1, 4, 1, 1, 1, 1]
+    failed = [state for state in states.values() if state.status == "failed"]
+    assert ["· c ·" in state.job.label for state in failed] == [True]
+    assert "ended with exit status -9" in failed[0].reason
+
+
+def test_each_job_of_a_shared_process_has_its_own_end(site, arms, monkeypatch):
+    site = replace(site, workers=1)
+
+    def end(jobs):
+        if len(jobs) < 4:
+            return _complete(site, jobs)
+        done, broken, *_ = jobs
+        _complete(site, [done])
+        site.folder(broken.id).write("job.json", {})
+        site.folder(broken.id).fail("its reason", wrong_input=False)
+        return FAILED
+
+    states, started = _walk(arms, site, monkeypatch, end)
+    together = next(jobs for jobs in started if len(jobs) == 4)
+    assert [states[id_].status for id_ in together] == ["done", "failed", "done", "done"]
+    assert states[together[1]].reason == "its reason"
+    # Of two nothing was heard: another process owned their folders.
+    assert started[-1] == together[2:]
+
+
+def test_stopped_shared_process_says_so_of_each(site, arms, monkeypatch):
+    site = replace(site, workers=1)
+    states, _ = _walk(arms, site, monkeypatch, lambda jobs: STOPPED if len(jobs) > 1 else _complete(site, jobs))
+    assert [state.reason for state in states.values() if state.status == "failed"] == [
+        f"the worker was stopped; see {site.folder(id_).log}" for id_, s in states.items() if s.status == "failed"
+    ]
+    assert sum(state.status == "failed" for state in states.values()) == 4

@@ -18,7 +18,8 @@ from harness.runs.folder import RunFolder
 # A server whose jobs do what the names of their folders say; it imports nothing heavy.
 STAND_IN = """
 import os, sys, time, types
-def end(folder):
+def end(folders):
+    (folder,) = folders
     print(os.environ.get("GPU"), os.getcwd(), folder.name, flush=True)
     if folder.name == "ends with 3":
         os._exit(3)
@@ -49,7 +50,7 @@ def _until(condition):
 
 
 def _start(server, folder, **environment):
-    job = server.start(folder, folder.parent / f"{folder.name}.log", environment)
+    job = server.start([folder], folder.parent / f"{folder.name}.log", environment)
     _until(lambda: (folder.parent / f"{folder.name}.log").is_file())
     return job
 
@@ -88,7 +89,7 @@ def test_jobs_of_a_killed_server_stop_and_count_as_closed(server, tmp_path):
     assert job.wait(60.0) == CLOSED
     _until(lambda: not Path(f"/proc/{child}").exists())
     job.stop()  # nobody hears it, and that is no error
-    assert server.start(tmp_path / "too late", tmp_path / "log", {}).wait(60.0) == CLOSED
+    assert server.start([tmp_path / "too late"], tmp_path / "log", {}).wait(60.0) == CLOSED
 
 
 def test_threads_share_a_server(monkeypatch, tmp_path):
@@ -99,7 +100,7 @@ def test_threads_share_a_server(monkeypatch, tmp_path):
     def ask(number):
         barrier.wait()
         server = executor._fork_server(1)
-        jobs = [server.start(tmp_path / "ends with 3", tmp_path / f"{number}.log", {}) for _ in range(5)]
+        jobs = [server.start([tmp_path / "ends with 3"], tmp_path / f"{number}.log", {}) for _ in range(5)]
         return server, [job.wait(60.0) for job in jobs]
 
     with ThreadPoolExecutor(6) as pool:
@@ -120,15 +121,15 @@ def test_without_a_process_to_be_had_one_job_fails_and_the_next_is_tried(monkeyp
     )
     monkeypatch.setattr(fork_server, "PROGRAM", ["-c", limited])
     server = ForkServer(threads=1)
-    assert server.start(tmp_path / "ends with 3", tmp_path / "log", {}).wait(60.0) == 1
+    assert server.start([tmp_path / "ends with 3"], tmp_path / "log", {}).wait(60.0) == 1
     assert "no process could be made: [Errno 11] Resource temporarily unavailable" in (tmp_path / "log").read_text()
-    assert server.start(tmp_path / "ends with 3", tmp_path / "log", {}).wait(60.0) == 3
+    assert server.start([tmp_path / "ends with 3"], tmp_path / "log", {}).wait(60.0) == 3
     server.close()
 
 
 def test_job_that_cannot_begin_ends_with_1_and_says_why(server, tmp_path):
     job = _start(server, tmp_path / "first")
-    assert server.start(tmp_path / "ends with 3", tmp_path / "log", {"A": "\0"}).wait(60.0) == 1
+    assert server.start([tmp_path / "ends with 3"], tmp_path / "log", {"A": "\0"}).wait(60.0) == 1
     assert "ValueError: embedded null byte" in (tmp_path / "log").read_text()
     job.stop()
     assert job.wait(60.0) == 7, "one that fails is no second server"

@@ -148,10 +148,11 @@ def test_warm_started_student_begins_with_the_teachers_head_and_its_own_encoder(
     seen = {}
     fit = detector.fit
 
-    def watched(fabric, objective, *rest):
-        seen.update({name: tensor.clone() for name, tensor in objective.student.state_dict().items()})
-        assert objective.teacher is None  # it has nothing to say any more
-        fit(fabric, objective, *rest)
+    def watched(fabric, trainings, *rest):
+        (training,) = trainings
+        seen.update({name: tensor.clone() for name, tensor in training.objective.student.state_dict().items()})
+        assert training.teacher is None  # it has nothing to say any more
+        fit(fabric, trainings, *rest)
 
     monkeypatch.setattr(detector, "fit", watched)
     spec = order().spec.model_copy(update={"teacher": "a teacher", "warm_start": True})

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from harness.execute.executor import JobState
+from harness.execute.state import JobState
 from harness.runs import __main__ as command
 from harness.runs.claims import Claim, Claims
 from harness.runs.folder import Result, RunFolder

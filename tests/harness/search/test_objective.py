@@ -7,7 +7,8 @@ import yaml
 from rich.console import Console
 
 from harness.data.root import NuScenesRoot
-from harness.execute.executor import JobState, Site
+from harness.execute.site import Site
+from harness.execute.state import JobState
 from harness.opened import Planner
 from harness.runs.folder import Result
 from harness.search import objective

@@ -8,7 +8,8 @@ import pytest
 from harness.errors import InputError
 from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import StudyRuns
-from harness.execute.executor import Site, order_for
+from harness.execute.executor import order_for
+from harness.execute.site import Site
 from harness.jobs.kind import JobOrder
 from harness.report.tables import results_table, run_details
 from harness.runs.folder import Result, RunFolder
