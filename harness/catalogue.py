@@ -113,13 +113,15 @@ def studies(studies_dir: StudiesDir = None, as_json: Json = False) -> None:
     rows = []
     for file in _files(studies_dir):
         # The number of jobs does not depend on the dataset.
-        plan = plan_study(load_study(file), "", lambda: 1, lambda data: (Path(), ""))
+        study = load_study(file)
+        plan = plan_study(study, "", lambda: 1, lambda data: (Path(), ""))
         rows.append(
             {
                 "study": file.stem,
                 "jobs": len(plan.jobs),
                 "trainings": sum(job.spec.steps > 0 for job in plan.jobs.values()),
                 "rows": len(plan.rows),
+                "seeds": len(study.seeds),
                 "reported": (file.parent / "results" / f"{file.stem}.md").is_file(),
                 "question": question(file),
             }
@@ -129,7 +131,10 @@ def studies(studies_dir: StudiesDir = None, as_json: Json = False) -> None:
         return
     for row in rows:
         state = "reported" if row["reported"] else "no results yet"
-        _say(f"{row['study']}: {row['question']} [{row['trainings']} trainings, {row['rows']} rows, {state}]")
+        seeds = f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
+        text = f"{row['study']}: {row['question']} [{row['trainings']} trainings, {row['rows']} rows, {seeds}, {state}]"
+        # Wrapped between words in a terminal; a pipe gets one line a study.
+        console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 @app.command()

@@ -58,7 +58,7 @@ def main(
     assert opened.root is not None, "of a study's file"
     site = open_site(asked.runs_dir, opened.root, device, workers, loader_workers, together)
     todo = [job for job in opened.plan.jobs.values() if site.folder(job.id).result() is None]
-    _introduce(opened, todo)
+    _introduce(opened, todo, asked.seeds)
     if dry_run:
         check_given(todo)
         _show_plan(opened, todo, site)
@@ -66,8 +66,10 @@ def main(
     raise typer.Exit(_run(asked, opened, todo, site, shown, page))
 
 
-def _introduce(opened: "Opened", todo: "list[Job]") -> None:
+def _introduce(opened: "Opened", todo: "list[Job]", seeds: str | None) -> None:
     plan = opened.plan
+    if seeds is not None and seeds.isdecimal() and int(seeds) > 1:
+        _say(f"--seeds {seeds} is one seed, number {seeds}; --seeds 0-{int(seeds) - 1} are {seeds} seeds")
     _say(
         f"{opened.name}: {len(plan.rows)} rows, {len(plan.jobs)} jobs, {len(todo)} to run "
         f"(a loop over rows would train {plan.looped_trainings})"

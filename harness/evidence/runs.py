@@ -67,7 +67,7 @@ class Run:
             return self.damage.short
         if self.result is not None:
             return ""
-        return f"failed: {self.failure.splitlines()[0]}" if self.failure else "not run"
+        return f"failed: {self.failure.splitlines()[0]}" if self.state == "failed" else self.state
 
     @property
     def reason(self) -> str:

@@ -26,6 +26,9 @@ from harness.runs.folder import Busy, Result, RunFolder
 from harness.train.device import device_name, open_device
 from harness.train.trainer import Interrupted
 
+PARTS = ("detectors", "distill", "harness")
+"""The packages whose code decides a result."""
+
 
 def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     """Train and score, or resume an earlier attempt; write the result, then the diagnostics."""
@@ -68,7 +71,10 @@ def _commit() -> str:
     try:
         head, changes = (
             subprocess.run(["git", "-C", str(here), *command], capture_output=True, text=True, check=True).stdout
-            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "*.py"])
+            for command in (
+                ["rev-parse", "--short=12", "HEAD"],
+                ["status", "--porcelain", "--", *(f"{part}/*.py" for part in PARTS)],
+            )
         )
     except (OSError, subprocess.CalledProcessError) as error:
         return f"unknown ({error})"

@@ -170,7 +170,7 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
             f"The figures show the {SHOWN} of {len(students)} arms whose NDS differs most from the baseline's."
         )
     if breakdown.empty or alignment.empty:
-        words.append("Some runs have no diagnostics yet; `harness.report --examine` computes them.")
+        words.append("Some runs have no diagnostics yet; crossbev report STUDY.yaml --examine computes them.")
     return [Section("Diagnostics", (), shown, words)]
 
 

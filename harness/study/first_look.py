@@ -20,6 +20,8 @@ from harness.study.written import Location, Written, read_written
 PROJECT = Path(__file__).parents[2]
 STUDIES = PROJECT / "studies"
 """Root of the checkout, which an installed package lacks."""
+WARM_START = "warm_start"
+"""As in `harness.study.spec`, which takes seconds to import."""
 SCHEMA = STUDIES / "study.schema.json"
 _TYPES: dict[str, type] = {
     "object": dict,
@@ -66,6 +68,7 @@ def first_look(file: Path, overrides: Iterable[str]) -> None:
     wrong = [each for each in mistakes(written.content, schema) if each.is_key and each.at[:2] not in unused]
     lines = [written.unknown_key(each.at, each.allowed) for each in wrong]
     lines += _unknown_names(written, schema)
+    lines += _unknown_losses(written)
     if lines:
         raise InputError("\n".join(lines))
 
@@ -93,6 +96,15 @@ def _unknown_names(written: Written, schema: Mapping[str, Any]) -> Iterator[str]
                     f"{unknown(what, name, {*table, *others})}, or package.module:Name of your own"
                     f"{hint if what == 'loss' and name == at[-1] else ''}"
                 )
+
+
+def _unknown_losses(written: Written) -> Iterator[str]:
+    """What the arms name and the study does not have among its losses."""
+    declared = [name for name, _ in _items(written.content, "losses")]
+    for arm, names in _items(written.content, "arms"):
+        for name in names if isinstance(names, list) else ():
+            if isinstance(name, str) and name not in (*declared, WARM_START):
+                yield f"{written.place(('arms', arm))}: arm {arm!r}: {unknown('loss', name, [*declared, WARM_START])}"
 
 
 def _texts(value: Any) -> Iterator[str]:

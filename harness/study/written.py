@@ -1,6 +1,8 @@
 """Reads a study file with the changes of a command line, and records the line of each key."""
 
+import difflib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,15 @@ from harness.errors import InputError, unknown
 from harness.study.yaml_text import read_nodes, read_yaml
 
 Location = tuple[str | int, ...]
+
+_FLAGS = {
+    "seeds": "--seeds",
+    "data.root": "--data-root",
+    "data.version": "--version",
+    "data.train_split": "--split",
+    "data.eval_split": "--split",
+}
+"""Flags that change a value of a study."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +52,7 @@ def read_written(file: Path, overrides: Iterable[str] = ()) -> Written:
     try:
         text = file.read_text()
     except (OSError, ValueError) as error:
-        named = Path("studies", file.name).with_suffix(".yaml")
-        hint = f"; did you mean {named}?" if named != file and named.is_file() else ""
+        hint = f"; did you mean {near}?" if (near := _nearest(file)) else ""
         raise InputError(f"study {file} cannot be read: {error}{hint}") from error
     try:
         content, node = read_nodes(text)
@@ -55,8 +65,19 @@ def read_written(file: Path, overrides: Iterable[str] = ()) -> Written:
         at = put(content, override)
         # What stood there and below it is no more.
         places = {place: where for place, where in places.items() if place[: len(at)] != at}
-        places[at] = f"--set {override.partition('=')[0]}"
+        key = override.partition("=")[0]
+        places[at] = f"{_FLAGS[key]} (or --set {key})" if key in _FLAGS else f"--set {key}"
     return Written(file, content, places)
+
+
+def _nearest(file: Path) -> Path | None:
+    """The study, in the same folder or in studies, whose name is that of a missing file or much like it."""
+    with suppress(OSError):
+        for folder in dict.fromkeys((file.parent, Path("studies"))):
+            named = {path.stem: path for path in sorted(folder.glob("*.yaml")) if path != file}
+            if near := difflib.get_close_matches(file.stem, named, n=1, cutoff=0.75):
+                return named[near[0]]
+    return None
 
 
 def put(content: dict[str, Any], override: str) -> Location:

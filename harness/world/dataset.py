@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from filelock import Timeout
+
 from harness.data.manifest import MANIFEST, MARKER
 from harness.errors import InputError, unknown
 from harness.runs.folder import atomic_write
@@ -38,7 +40,9 @@ def check_choice(preset: str, presets: Iterable[str], seed: int) -> None:
         raise InputError(f"seed {seed} is negative; a seed is 0 or more")
 
 
-def make_root(out: Path, identity: dict[str, Any], fill: Callable[[], dict[str, Any]]) -> None:
+def make_root(
+    out: Path, identity: dict[str, Any], fill: Callable[[], dict[str, Any]], waiting: Callable[[], None] = lambda: None
+) -> None:
     """Fill a folder with a dataset, or return at once where the same one already is.
 
     What an interrupted call left is thrown away and made again.
@@ -47,6 +51,7 @@ def make_root(out: Path, identity: dict[str, Any], fill: Callable[[], dict[str, 
         out: A folder that is new, empty, or one of ours.
         identity: What tells this dataset from another; goes into its manifest.
         fill: Writes the files, into _FOLDERS and folders of versions; returns what the manifest says besides.
+        waiting: Called where another process is making it, and this one waits until that has ended.
 
     Raises:
         InputError: For an `out` that is not ours, holds another dataset, or cannot be written. What was written until
@@ -61,7 +66,11 @@ def make_root(out: Path, identity: dict[str, Any], fill: Callable[[], dict[str, 
             raise InputError(f"{out} is not empty and contains no synthetic dataset; choose a new folder")
         out.mkdir(parents=True, exist_ok=True)
         (out / _LOCK).touch()
-        held = FileLock(out / _LOCK).acquire()
+        try:
+            held = FileLock(out / _LOCK).acquire(timeout=0)
+        except Timeout:
+            waiting()
+            held = FileLock(out / _LOCK).acquire()
     with held:
         # Another process may have made it while this one waited.
         if not _is_complete(out, identity):

@@ -1,5 +1,6 @@
 """The synthetic world written as a nuImages root: single images of other scenes, with instance masks."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,17 @@ class ImagesJob(Job):
 
 
 def synthesize_images(
-    out: Path, preset: str, seed: int, workers: int = 1, progress: Progress = lambda done, total: None
+    out: Path,
+    preset: str,
+    seed: int,
+    workers: int = 1,
+    progress: Progress = lambda done, total: None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> None:
     """As `world.nuscenes.synthesize`, in nuImages' format: one annotated image a sample, of scenes of their own."""
     check_choice(preset, PRESETS, seed)
     identity = {"preset": preset, "seed": seed, "image_generator": GENERATOR, "scenes": asdict(PRESETS[preset])}
-    make_root(out, identity, lambda: _fill(out, preset, seed, workers, progress))
+    make_root(out, identity, lambda: _fill(out, preset, seed, workers, progress), waiting)
 
 
 def _fill(out: Path, preset: str, seed: int, workers: int, progress: Progress) -> dict[str, Any]:

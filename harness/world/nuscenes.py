@@ -1,6 +1,7 @@
 """The synthetic world written as a nuScenes root: sensor files, the thirteen tables, custom splits and a manifest."""
 
 import io
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def synthesize(
     seed: int,
     workers: int = 1,
     progress: Progress = lambda done, total: None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a dataset, or return at once where the same one already is.
 
@@ -61,6 +63,7 @@ def synthesize(
         seed: Not negative.
         workers: Processes to render scenes in; with 1, all is done in this one.
         progress: Called with the number of scenes done and of all scenes.
+        waiting: Called where another process is making it, and this one waits until that has ended.
 
     Raises:
         InputError: For an unknown preset, a negative seed, an `out` that is not ours, holds another dataset, or
@@ -68,7 +71,7 @@ def synthesize(
     """
     check_choice(preset, PRESETS, seed)
     identity = {"preset": preset, "seed": seed, "generator": GENERATOR, "scenes": asdict(PRESETS[preset])}
-    make_root(out, identity, lambda: _fill(out, preset, seed, workers, progress))
+    make_root(out, identity, lambda: _fill(out, preset, seed, workers, progress), waiting)
 
 
 def _fill(out: Path, preset: str, seed: int, workers: int, progress: Progress) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import platformdirs
 from rich.console import Console
 
-from harness.console import count_progress
+from harness.console import count_progress, say
 from harness.data.manifest import MANIFEST
 from harness.data.nuimages import NuImagesRoot
 from harness.data.root import NuScenesRoot
@@ -55,6 +56,7 @@ def _embedded(
         make(path, data.preset, data.seed)  # only makes sure that it is this dataset
         return path
     console.print(f"making the embedded {what} in {path}", markup=False, highlight=False, soft_wrap=True)
+    waiting = partial(say, console, f"another process is making it already; waiting until {MANIFEST} is there")
     with count_progress(console, "scenes") as show:
-        make(path, data.preset, data.seed, workers=os.cpu_count() or 1, progress=show)
+        make(path, data.preset, data.seed, workers=os.cpu_count() or 1, progress=show, waiting=waiting)
     return path

@@ -108,11 +108,11 @@ def test_paths_are_listed_with_the_studies_that_ask_about_them():
 def test_studies_are_listed_with_question_size_and_whether_they_are_answered():
     rows = {row["study"]: row for row in json.loads(crossbev("studies", "--json"))}
     assert set(rows) == {path.stem for path in STUDIES.glob("*.yaml")}
-    smoke = {"study": "smoke", "jobs": 3, "trainings": 3, "rows": 3, "reported": False}
+    smoke = {"study": "smoke", "jobs": 3, "trainings": 3, "rows": 3, "seeds": 1, "reported": False}
     question = "Does everything from a study file to a table work? The numbers are meaningless after three steps."
     assert rows["smoke"] == smoke | {"question": question}
     assert rows["paths"]["reported"]
-    assert f"smoke: {question} [3 trainings, 3 rows, no results yet]" in crossbev("studies")
+    assert f"smoke: {question} [3 trainings, 3 rows, 1 seed, no results yet]" in crossbev("studies")
 
 
 def test_a_folder_without_studies_is_named(tmp_path):
@@ -133,4 +133,4 @@ def test_the_schema_is_printed_or_written(tmp_path):
 def test_a_wrong_study_is_told_by_the_one_command_as_by_its_module():
     done = CliRunner().invoke(app, ["run", str(STUDIES / "smoke.yaml"), "--seeds", "x"])
     assert done.exit_code == 2
-    assert "error: --set seeds: seeds: 'x' is neither a seed nor a range" in done.output
+    assert "error: --seeds (or --set seeds): seeds: 'x' is neither a seed nor a range" in done.output

@@ -25,4 +25,6 @@ def test_the_state_of_every_job_is_what_its_folder_says(plan, tmp_path):
         runs = StudyRuns.open(plan, tmp_path)
         states = {id_: run.state for id_, run in runs.items()}
     assert states == {done: "done", failed: "failed", running: "running"} | dict.fromkeys(others, "not run")
+    assert runs[running].missing == "running"
+    assert runs[failed].missing == "failed: too large"
     assert {id_: run.reason for id_, run in runs.items()} == dict.fromkeys(plan.jobs, "") | {failed: "too large"}

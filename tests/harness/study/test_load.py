@@ -366,6 +366,16 @@ def test_the_name_of_a_study_is_answered_with_its_file(monkeypatch):
         load_study(Path("paths"))
 
 
+def test_the_misspelt_name_of_a_study_is_answered_with_the_nearest_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_study.yaml").write_text("{}")
+    with pytest.raises(InputError, match=r"study my_studdy.yaml cannot be read: .*; did you mean my_study.yaml\?"):
+        load_study(Path("my_studdy.yaml"))
+    with pytest.raises(InputError) as error:
+        load_study(Path("unlike.yaml"))
+    assert "did you mean" not in str(error.value)
+
+
 def test_losses_that_no_arm_contains_are_known(tmp_path):
     study = load_study(STUDIES / "smoke.yaml", ["losses.extra={loss: relation, weight: 1}"])
     assert study.unused_losses == ["extra"]

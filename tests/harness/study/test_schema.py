@@ -78,6 +78,7 @@ TYPOS = {
     "losses.mine={loss: reltion, weight: 1}": "losses: unknown loss 'reltion'; did you mean 'relation'?",
     "teachers.lidar.preset=tiny_lidr": "teachers.lidar.preset: unknown preset 'tiny_lidr'; did you mean 'tiny_lidar'?",
     "students.camera.longer_baselin=2": "did you mean 'longer_baseline'?",
+    "arms.unidistill=[feature, reltion]": "arm 'unidistill': unknown loss 'reltion'; did you mean 'relation'?",
     "search={trails: 3, space: {schedule.lr: {low: 1.0e-3, high: 2.0}}}": "did you mean 'trials'?",
 }
 
@@ -100,6 +101,7 @@ def test_a_typo_is_told_at_first_sight_and_the_specs_say_the_same(change):
         "losses.mine={loss: their_package:Spec, weight: 1, anything: 2}",
         "teachers.lidar.preset=their_package:SPEC",
         "seeds=[0-2, 7]",
+        "arms.warm=[warm_start, feature]",
         "schedule.lr=1e-3",
     ],
 )

@@ -55,6 +55,22 @@ def start(tmp_path):
         process.communicate()
 
 
+def test_who_waits_for_another_process_is_told(tmp_path):
+    identity, told = {"preset": "a test"}, []
+    out = tmp_path / "dataset"
+    out.mkdir()
+    (out / dataset._LOCK).touch()
+    other = dataset.FileLock(out / dataset._LOCK).acquire()
+
+    def waiting():
+        told.append("waiting")
+        other.lock.release()
+
+    dataset.make_root(out, identity, dict, waiting)
+    dataset.make_root(out, identity, dict, waiting)
+    assert told == ["waiting"]
+
+
 @pytest.mark.parametrize("workers", mostly_slow([1, 2], 0))
 def test_a_file_that_cannot_be_written_is_one_input_error(start, tmp_path, workers):
     # No file may be larger than 3000 bytes: RADAR files are not, the first image is.
