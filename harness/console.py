@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 LINE_EVERY_SECONDS = 10.0
+PICTURE_EVERY_SECONDS = 1.0
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
@@ -64,12 +65,15 @@ class Display:
 
     def __init__(self, console: Console, live: Live | None, line_every: float) -> None:
         self._console, self._live, self._line_every = console, live, line_every
-        self._last_line = time.monotonic()
+        self._last_line, self._last_picture = time.monotonic(), 0.0
 
     def show(self, picture: Callable[[], RenderableType], line: Callable[[], str], last: bool = False) -> None:
         """Show the present state; as a line only where the latest is old enough, or this is the last one."""
         if self._live is not None:
-            self._live.update(picture())
+            # To draw a table takes longer than to look how far a study is.
+            if last or time.monotonic() - self._last_picture >= PICTURE_EVERY_SECONDS:
+                self._last_picture = time.monotonic()
+                self._live.update(picture(), refresh=True)
         elif last or time.monotonic() - self._last_line >= self._line_every:
             self._last_line = time.monotonic()
             self.say(line())
@@ -84,7 +88,7 @@ class Display:
 def open_display(console: Console, line_every: float = LINE_EVERY_SECONDS) -> Iterator[Display]:
     """A display for as long as the block lasts; `line_every` are the seconds between two lines, at least."""
     if console.is_terminal and not console.is_dumb_terminal:
-        with Live(console=console, transient=True) as live:
+        with Live(console=console, transient=True, auto_refresh=False) as live:
             yield Display(console, live, line_every)
     else:
         yield Display(console, None, line_every)

@@ -18,7 +18,7 @@ class Site:
     runs: Path
     root: NuScenesRoot
     device: str
-    """A Fabric accelerator: "auto", "cpu", "cuda", ..."""
+    """auto, cpu, cuda or mps."""
     workers: int
     threads: int = 1
     """A training; one thread repeats to the bit, and two trainings side by side use two cores better than one does."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -34,12 +34,9 @@ from harness.study.jobs import DetectorJobSpec, spec_hash
 from harness.study.plan import Plan
 from harness.study.schedule import ScheduleSpec
 from harness.train.checkpoint import check_checkpoint, load_model, save_model
-from harness.train.device import machine
+from harness.train.machine import Machine
 from harness.train.streams import seeded
 from harness.train.trainer import Training, batch_name, fit
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 FIRST_BATCHES = 8
 """How many a result remembers, to tell whether two trainings saw the same."""
@@ -76,7 +73,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         }
 
     def run(
-        self, order: JobOrder, spec: DetectorJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: DetectorJobSpec, machine: Machine, folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Train, score, and leave the diagnosis for when the result is written."""
         # The devkit's evaluation takes a second to import, which who plans a study need not wait.
@@ -92,15 +89,15 @@ class DetectorKind(Kind[DetectorJobSpec]):
         elif spec.schedule is None:
             student = _initial(spec)
         else:
-            student, began, warnings = _train(order, spec, root, fabric, folder, stop)
+            student, began, warnings = _train(order, spec, root, machine, folder, stop)
         save_model(folder.model, student)
 
         scored = Timer()
         samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
-        predictions = _predict(student, samples, fabric, order.loader_workers)
+        predictions = _predict(student, samples, machine, order.loader_workers)
         content = write_submission(folder.predictions, root, predictions, spec.detector.inputs.sensors)
         metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder)
-        diagnose = partial(examine, folder, spec, root, student, machine(fabric, order.threads))
+        diagnose = partial(examine, folder, spec, root, student, machine)
         return Outcome(metrics, count_parameters(student), scored, warnings, began, diagnose)
 
     def lockstep_key(self, spec: DetectorJobSpec) -> str | None:
@@ -114,7 +111,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         return spec_hash({**spec.model_copy(update=common).model_dump(mode="json"), "least_score": least_score})
 
     def train_together(
-        self, jobs: Sequence[tuple[JobOrder, DetectorJobSpec, RunFolder]], fabric: "Fabric", stop: Callable[[], bool]
+        self, jobs: Sequence[tuple[JobOrder, DetectorJobSpec, RunFolder]], machine: Machine, stop: Callable[[], bool]
     ) -> None:
         """Load each batch once and ask the teacher once, for all students."""
         root = NuScenesRoot(jobs[0][0].root, jobs[0][0].version)
@@ -123,12 +120,12 @@ class DetectorKind(Kind[DetectorJobSpec]):
             teacher = next((one.objective.teacher for one in begun if one.objective.teacher is not None), None)
             begun.append(_begin(order, spec, root, teacher))
         trainings = [
-            Training(fabric, one.objective, one.schedule, spec.seed, folder)
+            Training(machine, one.objective, one.schedule, spec.seed, folder)
             for one, (_, spec, folder) in zip(begun, jobs, strict=True)
         ]
         # One that asks its teacher for nothing reads less than the others.
         samples = replace(begun[0].samples, inputs=reduce(Inputs.joined, (one.samples.inputs for one in begun)))
-        fit(fabric, trainings, samples, begun[0].schedule, jobs[0][1].seed, stop, jobs[0][0].loader_workers)
+        fit(machine, trainings, samples, begun[0].schedule, jobs[0][1].seed, stop, jobs[0][0].loader_workers)
 
     def estimate(
         self, spec: DetectorJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1
@@ -199,14 +196,14 @@ def _train(
     order: JobOrder,
     spec: DetectorJobSpec,
     root: NuScenesRoot,
-    fabric: "Fabric",
+    machine: Machine,
     folder: RunFolder,
     stop: Callable[[], bool],
 ) -> tuple[Detector, dict[str, str], dict[str, str]]:
     """The trained detector, what it began with, and what is doubtful about its training (`Result`)."""
     begun = _begin(order, spec, root)
-    training = Training(fabric, begun.objective, begun.schedule, spec.seed, folder)
-    fit(fabric, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
+    training = Training(machine, begun.objective, begun.schedule, spec.seed, folder)
+    fit(machine, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
     losses = _losses(spec)
     _require_logged(folder, losses)
     tokens = begun.samples.tokens
@@ -246,12 +243,12 @@ def _require_logged(folder: RunFolder, losses: Mapping[str, object]) -> None:
 
 
 @torch.no_grad()
-def _predict(detector: Detector, samples: SampleSet, fabric: "Fabric", loader_workers: int) -> dict:
-    detector.to(fabric.device).eval()
+def _predict(detector: Detector, samples: SampleSet, machine: Machine, loader_workers: int) -> dict:
+    detector.to(machine.device).eval()
     predictions = {}
     for batch in evaluation_batches(samples, batch_size=SCORED_TOGETHER, workers=loader_workers):
-        with fabric.autocast():
-            output = detector(batch.to(fabric.device))
+        with machine.autocast():
+            output = detector(batch.to(machine.device))
         for token, boxes in zip(batch.tokens, detector.decode(output), strict=True):
             predictions[token] = boxes.to("cpu")
     return predictions

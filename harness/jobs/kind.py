@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -16,9 +16,7 @@ from harness.data.root import NuScenesRoot
 from harness.runs.folder import RunFolder
 from harness.study.jobs import AnyJobSpec, JobSpec
 from harness.study.plan import Plan
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+from harness.train.machine import Machine
 
 FORWARD_SHARE = 1 / 3
 """The share of the forward pass in a training step; the backward pass takes about twice the forward one."""
@@ -108,7 +106,7 @@ class Kind(ABC, Generic[AJobSpec]):
 
     @abstractmethod
     def run(
-        self, order: JobOrder, spec: AJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: AJobSpec, machine: Machine, folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Run the job, or resume where an earlier attempt stopped.
 
@@ -122,7 +120,7 @@ class Kind(ABC, Generic[AJobSpec]):
         return None
 
     def train_together(
-        self, jobs: Sequence[tuple[JobOrder, AJobSpec, RunFolder]], fabric: "Fabric", stop: Callable[[], bool]
+        self, jobs: Sequence[tuple[JobOrder, AJobSpec, RunFolder]], machine: Machine, stop: Callable[[], bool]
     ) -> None:
         """Train jobs of one `lockstep_key` side by side, as far as each of them goes, and save their states.
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,9 @@ from harness.runs.folder import RunFolder, atomic_write
 from harness.study.jobs import LabelsJobSpec, SegmenterJobSpec, label_files, labels_hash
 from harness.study.plan import Plan
 from harness.train.checkpoint import load_model
+from harness.train.machine import Machine
 from harness.train.pretrained import PretrainedLabeller, check_pretrained
 from harness.train.trainer import Interrupted
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 LABELLED_TOGETHER = 8
 """Images."""
@@ -59,18 +57,18 @@ class LabelsKind(Kind[LabelsJobSpec]):
         return {"teacher_spec": plan.jobs[spec.segmenter].spec, "teacher_weights": weights, "source": source}
 
     def run(
-        self, order: JobOrder, spec: LabelsJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: LabelsJobSpec, machine: Machine, folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Take labels over, or let a teacher look at every image."""
         scored, root = Timer(), NuScenesRoot(order.root, order.version)
         if order.source is not None:
             return Outcome(copy_labels(spec, root, order.source, folder), 0, scored)
         if spec.model is not None:
-            labeller: Labeller = PretrainedLabeller(spec.model, fabric.device)
+            labeller: Labeller = PretrainedLabeller(spec.model, machine.device)
         else:
             assert isinstance(order.teacher_spec, SegmenterJobSpec)
             assert order.teacher_weights is not None
-            labeller = segmenter_labeller(order.teacher_weights, order.teacher_spec.segmenter, fabric)
+            labeller = segmenter_labeller(order.teacher_weights, order.teacher_spec.segmenter, machine)
         return Outcome(write_labels(spec, root, labeller, folder, stop), 0, scored)
 
     def estimate(
@@ -145,15 +143,15 @@ def label_rows(root: NuScenesRoot, split: str) -> Iterator[Mapping[str, Any]]:
         yield from root.images(token, keyframes=1)
 
 
-def segmenter_labeller(weights: Path, spec: SegmenterSpec, fabric: "Fabric") -> Labeller:
+def segmenter_labeller(weights: Path, spec: SegmenterSpec, machine: Machine) -> Labeller:
     """A segmenter of ours that looks at whole images."""
-    segmenter = load_model(weights, spec).to(fabric.device).eval()
+    segmenter = load_model(weights, spec).to(machine.device).eval()
 
     @torch.no_grad()
     def look(images: Sequence[UInt8[Any, "_ _ 3"]]) -> list[FoundInstances]:
         batch = torch.stack([resize_whole(image, spec.image_size) for image in images])
-        with fabric.autocast():
-            maps = segmenter(batch.to(fabric.device))
+        with machine.autocast():
+            maps = segmenter(batch.to(machine.device))
         return [_resized(seen, image.shape[:2]) for seen, image in zip(segmenter.decode(maps), images, strict=True)]
 
     return look

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -16,12 +16,10 @@ from harness.runs.folder import RunFolder
 from harness.study.jobs import SegmenterJobSpec
 from harness.study.plan import Plan
 from harness.train.checkpoint import save_model
+from harness.train.machine import Machine
 from harness.train.segmentation import SegmentationObjective
 from harness.train.streams import seeded
 from harness.train.trainer import Interrupted, Training, fit
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 SCORED_TOGETHER = 8
 """Images."""
@@ -41,13 +39,13 @@ class SegmenterKind(Kind[SegmenterJobSpec]):
         return {"source": source}
 
     def run(
-        self, order: JobOrder, spec: SegmenterJobSpec, fabric: "Fabric", folder: RunFolder, stop: Callable[[], bool]
+        self, order: JobOrder, spec: SegmenterJobSpec, machine: Machine, folder: RunFolder, stop: Callable[[], bool]
     ) -> Outcome:
         """Train and score."""
         root = _images(order.source)
-        segmenter = train_segmenter(spec, root, fabric, folder, stop, order.loader_workers)
+        segmenter = train_segmenter(spec, root, machine, folder, stop, order.loader_workers)
         scored = Timer()
-        metrics = score_segmenter(segmenter, root, spec.data.eval_split, fabric, stop)
+        metrics = score_segmenter(segmenter, root, spec.data.eval_split, machine, stop)
         return Outcome(metrics, count_parameters(segmenter), scored)
 
     def estimate(
@@ -65,7 +63,7 @@ def _images(source: Path | None) -> NuImagesRoot:
 def train_segmenter(
     spec: SegmenterJobSpec,
     root: NuImagesRoot,
-    fabric: "Fabric",
+    machine: Machine,
     folder: RunFolder,
     stop: Callable[[], bool],
     loader_workers: int,
@@ -74,25 +72,25 @@ def train_segmenter(
     with seeded(spec.seed, "weights"):
         segmenter = spec.segmenter.build()
     images = ImageSet(root.images(spec.data.train_split), spec.segmenter.image_size, spec.schedule.augment)
-    training = Training(fabric, SegmentationObjective(segmenter), spec.schedule, spec.seed, folder)
-    fit(fabric, [training], images, spec.schedule, spec.seed, stop, loader_workers)
+    training = Training(machine, SegmentationObjective(segmenter), spec.schedule, spec.seed, folder)
+    fit(machine, [training], images, spec.schedule, spec.seed, stop, loader_workers)
     save_model(folder.model, segmenter)
     return segmenter
 
 
 @torch.no_grad()
 def score_segmenter(
-    segmenter: Segmenter, root: NuImagesRoot, split: str, fabric: "Fabric", stop: Callable[[], bool]
+    segmenter: Segmenter, root: NuImagesRoot, split: str, machine: Machine, stop: Callable[[], bool]
 ) -> dict[str, float]:
     """Mask AP on a split, in pixels of the segmenter's input."""
-    segmenter.to(fabric.device).eval()
+    segmenter.to(machine.device).eval()
     images = ImageSet(root.images(split), segmenter.spec.image_size)
     images.cache.limit = 0  # each is seen once
 
     def pairs() -> Iterator[tuple[Truth, Found]]:
         for batch in images.plain_batches(SCORED_TOGETHER):
-            with fabric.autocast():
-                maps = segmenter(batch.images.to(fabric.device))
+            with machine.autocast():
+                maps = segmenter(batch.images.to(machine.device))
             each = zip(batch.instances.owner, batch.instances.label, segmenter.decode(maps), strict=True)
             for owner, label, seen in each:
                 number = (label >= 0).nonzero()[:, 0]

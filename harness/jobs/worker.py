@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from lightning.fabric import Fabric
 
 from detectors.presets import PRESETS
 from harness.errors import InputError
@@ -23,7 +22,7 @@ from harness.jobs.kind import BUSY, DONE, FAILED, STOPPED, UNEXAMINED, JobOrder
 from harness.jobs.kinds import kind_of
 from harness.program import settle
 from harness.runs.folder import Busy, Result, RunFolder
-from harness.train.device import device_name, open_device
+from harness.train.machine import Machine, open_machine
 from harness.train.trainer import Interrupted
 
 PARTS = ("detectors", "distill", "harness")
@@ -33,14 +32,14 @@ PARTS = ("detectors", "distill", "harness")
 def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     """Train and score, or resume an earlier attempt; write the result, then the diagnostics."""
     commit = _commit()
-    fabric = open_device(order.device, order.spec.precision, order.threads)
-    outcome = kind_of(order.spec).run(order, order.spec, fabric, folder, stop)
+    machine = open_machine(order.device, order.spec.precision, order.threads)
+    outcome = kind_of(order.spec).run(order, order.spec, machine, folder, stop)
     steps = folder.steps()
     result = Result(
         metrics=outcome.metrics,
         parameters=outcome.parameters,
         seconds=sum(line["seconds"] for line in steps) + outcome.scored.seconds,
-        machine=_machine(fabric, order) | {"commit": commit},
+        machine=_machine(machine, order) | {"commit": commit},
         cpu_seconds=sum(line["cpu_seconds"] for line in steps) + outcome.scored.cpu_seconds,
         warnings=outcome.warnings,
         began=outcome.began,
@@ -51,11 +50,11 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     return result
 
 
-def _machine(fabric: Fabric, order: JobOrder) -> dict[str, str]:
+def _machine(machine: Machine, order: JobOrder) -> dict[str, str]:
     # Kilobytes on Linux, bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
-        "device": device_name(fabric),
+        "device": machine.name,
         "torch": torch.__version__,
         "threads": str(order.threads),
         "peak_memory_mb": str(round(peak / 2**20)),
@@ -136,8 +135,8 @@ def _train_together(folders: Sequence[RunFolder], stop: Callable[[], bool]) -> i
             log.write(f"trains side by side with {names}; what they print together is in {jobs[0][2].log}\n")
     order = jobs[0][0]
     try:
-        fabric = open_device(order.device, order.spec.precision, order.threads)
-        kind_of(order.spec).train_together(jobs, fabric, stop)
+        machine = open_machine(order.device, order.spec.precision, order.threads)
+        kind_of(order.spec).train_together(jobs, machine, stop)
     except Interrupted as pause:
         print(pause)
         return STOPPED

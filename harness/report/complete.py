@@ -13,13 +13,12 @@ from harness.data.loader import SampleSet
 from harness.data.root import NuScenesRoot
 from harness.diagnose import alignment, latency
 from harness.diagnose.examine import examine, examine_pair, is_examined, is_pair_examined, some_samples
-from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.evidence.runs import StudyRuns
 from harness.runs.folder import Busy, RunFolder
 from harness.study.jobs import DetectorJobSpec
 from harness.train.checkpoint import load_model
-from harness.train.device import machine, open_device
+from harness.train.machine import Machine, open_machine
 
 
 @dataclass
@@ -59,7 +58,7 @@ def complete(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, con
     Args:
         runs: The runs of the plan, read before the call.
         root: The dataset that the plan was made for.
-        device: A Fabric accelerator, on which latencies are measured.
+        device: The device (auto, cpu, cuda or mps) on which latencies are measured.
         threads: Threads of this process.
         console: Shows the progress.
     """
@@ -99,7 +98,7 @@ def _tasks(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, compl
         return load_model(finished[id_].folder.model, specs[id_].detector)
 
     def on(id_: str) -> Machine:
-        return machine(open_device(device, specs[id_].precision, threads), threads)
+        return open_machine(device, specs[id_].precision, threads)
 
     def alone(id_: str) -> _Task:
         folder, spec = finished[id_].folder, specs[id_]

@@ -45,7 +45,7 @@ class JobSpec(Spec):
 
     @property
     def precision(self) -> str:
-        """The precision in which it is trained and scored, as Fabric calls it."""
+        """The precision in which it is trained and scored."""
         return self.training.precision if self.training else "32-true"
 
     @property

@@ -1,4 +1,4 @@
-"""fit: the training loop, in full view, on Lightning Fabric; one student, or several side by side."""
+"""fit: the training loop, in full view,; one student, or several side by side."""
 
 import io
 import math
@@ -6,9 +6,9 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.utils import clip_grad_norm_
 
 from detectors.batch import Batch, ImageBatch
 from detectors.outputs import DetectorOutput
@@ -18,12 +18,10 @@ from harness.data.loader import SampleSet, training_batches
 from harness.data.nuimages import ImageSet
 from harness.runs.folder import RunFolder, atomic_write
 from harness.study.schedule import ScheduleSpec
+from harness.train.machine import Machine
 from harness.train.optim import learning_rate, optimizer_of
 from harness.train.segmentation import SegmentationObjective
 from harness.train.streams import stream_seed
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 SAVE_EVERY_SECONDS = 30.0
 PULL_EVERY = 50
@@ -39,16 +37,16 @@ class Training:
 
     def __init__(
         self,
-        fabric: "Fabric",
+        machine: Machine,
         objective: Objective | SegmentationObjective,
         schedule: ScheduleSpec,
         seed: int,
         run: RunFolder,
     ) -> None:
-        self.objective, self.run = objective.to(fabric.device).train(), run
-        self._fabric, self._schedule, self._seed = fabric, schedule, stream_seed(seed, "training")
+        self.objective, self.run = objective.to(machine.device).train(), run
+        self._machine, self._schedule, self._seed = machine, schedule, stream_seed(seed, "training")
         trained = [p for p in objective.parameters() if p.requires_grad]
-        self._optimizer = fabric.setup_optimizers(optimizer_of(trained, schedule))
+        self._optimizer = optimizer_of(trained, schedule)
         self._course = learning_rate(self._optimizer, schedule)
         self.next = self._restore()
         """The step that is next."""
@@ -75,18 +73,14 @@ class Training:
         # A function of seed and step: neither an interruption nor what trains beside it changes what is drawn.
         torch.manual_seed((self._seed + step) % 2**63)
         given = {} if seen is None else {"seen": seen}
-        with self._fabric.autocast():
+        with self._machine.autocast():
             output = self.objective(batch, _ramp(step, schedule), **given)
         optimizer.zero_grad(set_to_none=True)
         pull: dict[str, float] = {}
         if isinstance(self.objective, Objective) and len(self.objective.terms) and step % PULL_EVERY == 0:
             pull = pulls(self.objective, output)
-        self._fabric.backward(output.total)
-        norm = float(
-            self._fabric.clip_gradients(
-                self.objective, optimizer, max_norm=schedule.clip_norm, error_if_nonfinite=False
-            )
-        )
+        output.total.backward()
+        norm = float(clip_grad_norm_(self.objective.parameters(), schedule.clip_norm))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient of step {step} is {norm}; all losses are finite")
         optimizer.step()
@@ -122,7 +116,7 @@ class Training:
 
 
 def fit(
-    fabric: "Fabric",
+    machine: Machine,
     trainings: Sequence[Training],
     samples: SampleSet | ImageSet,
     schedule: ScheduleSpec,
@@ -137,7 +131,7 @@ def fit(
     its `next` is short of the schedule.
 
     Args:
-        fabric: Their device.
+        machine: Their device.
         trainings: Of one student, with one teacher.
         samples: What all of them read.
         schedule: Theirs.
@@ -156,9 +150,9 @@ def fit(
     order, augmentation = stream_seed(seed, "order"), stream_seed(seed, "augmentation")
     batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers)
     for step, loaded in zip(steps, batches, strict=True):
-        batch = loaded.to(fabric.device)
+        batch = loaded.to(machine.device)
         due = [training for training in going if training.next == step]
-        seen = _seen(fabric, due, batch) if len(due) > 1 else {}
+        seen = _seen(machine, due, batch) if len(due) > 1 else {}
         lines = []
         for training in due:
             try:
@@ -191,12 +185,12 @@ def fit(
         training.save()
 
 
-def _seen(fabric: "Fabric", trainings: Sequence[Training], batch: Batch | ImageBatch) -> dict[int, DetectorOutput]:
+def _seen(machine: Machine, trainings: Sequence[Training], batch: Batch | ImageBatch) -> dict[int, DetectorOutput]:
     """What the teachers of these trainings make of a batch, by the id of each."""
     teachers = {id(training.teacher): training.teacher for training in trainings if training.teacher is not None}
     if not isinstance(batch, Batch):
         return {}
-    with fabric.autocast():
+    with machine.autocast():
         return {key: teacher.observe(batch) for key, teacher in teachers.items()}
 
 

@@ -10,8 +10,8 @@ from detectors.geometry.boxes import Boxes
 from detectors.presets import PRESETS
 from harness.diagnose.alignment import Scatter, align, cells_in_boxes
 from harness.diagnose.examine import some_samples
-from harness.diagnose.machine import Machine
 from harness.errors import InputError
+from harness.train.machine import Machine
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_box_turned_by_an_eighth_covers_its_diagonal(grid):
 
 @pytest.fixture
 def machine():
-    return Machine(torch.device("cpu"), "cpu", 1, nullcontext)
+    return Machine(torch.device("cpu"))
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from dataclasses import replace
 import cv2
 import pytest
 import torch
-from lightning.fabric import Fabric
 from safetensors.torch import load_file
 
 from detectors.encoders.image import ImageSpec, ResNetSpec
@@ -174,7 +173,7 @@ def test_an_image_teacher_that_sees_everything_right_scores_all_and_otherwise_ne
     segmenter = segmenter_spec.build()
     given = iter(seen)
     segmenter.decode = lambda maps: [next(given) for _ in range(len(maps.heatmap))]
-    metrics = score_segmenter(segmenter, images_root, VAL, Fabric(accelerator="cpu", devices=1), lambda: False)
+    metrics = score_segmenter(segmenter, images_root, VAL, Machine(torch.device("cpu")), lambda: False)
     assert list(given) == []
     if wrong == "nothing":
         assert metrics["AP"] == metrics["AP50"] == 1
@@ -217,7 +216,7 @@ def test_labels_are_what_the_image_teacher_sees_in_pixels_of_the_image(labels, t
 
 
 def test_images_of_any_size_are_looked_at_together(teacher, segmenter_spec, smoke_root):
-    look = segmenter_labeller(teacher[0].model, segmenter_spec, Fabric(accelerator="cpu", devices=1))
+    look = segmenter_labeller(teacher[0].model, segmenter_spec, Machine(torch.device("cpu")))
     files = sorted(smoke_root.path.glob("samples/CAM_FRONT/*.jpg"))[:2]
     images = [read_image(files[0])[:60, :110], read_image(files[1])[::2, ::3]]
     together, alone = look(images), [look([image])[0] for image in images]

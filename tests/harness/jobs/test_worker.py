@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from lightning.fabric import Fabric
 from safetensors.torch import load_file
 
 from detectors.geometry.boxes import CLASSES
@@ -84,7 +83,7 @@ def test_students_of_one_seed_start_from_the_same_weights_and_batches(order, tra
 
 
 def test_gradient_that_is_not_finite_stops_the_training(order, tmp_path, monkeypatch):
-    monkeypatch.setattr(Fabric, "clip_gradients", lambda *args, **kwargs: torch.tensor(float("nan")))
+    monkeypatch.setattr(trainer, "clip_grad_norm_", lambda *args: torch.tensor(float("nan")))
     with pytest.raises(FloatingPointError, match="step 0"):
         _train(order(), tmp_path / "broken")
     assert not (tmp_path / "broken" / "model.safetensors").exists()
@@ -148,11 +147,11 @@ def test_warm_started_student_begins_with_the_teachers_head_and_its_own_encoder(
     seen = {}
     fit = detector.fit
 
-    def watched(fabric, trainings, *rest):
+    def watched(machine, trainings, *rest):
         (training,) = trainings
         seen.update({name: tensor.clone() for name, tensor in training.objective.student.state_dict().items()})
         assert training.teacher is None  # it has nothing to say any more
-        fit(fabric, trainings, *rest)
+        fit(machine, trainings, *rest)
 
     monkeypatch.setattr(detector, "fit", watched)
     spec = order().spec.model_copy(update={"teacher": "a teacher", "warm_start": True})
@@ -181,9 +180,9 @@ def test_weights_of_the_losses_grow_as_the_schedule_says(order, trained, tmp_pat
 def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(order, trained, tmp_path, monkeypatch):
     uninterrupted, _ = trained
     saved = []
-    save = trainer._save
+    save = trainer.Training.save
     monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(trainer, "_save", lambda *given: (save(*given), saved.append(given[-1])))
+    monkeypatch.setattr(trainer.Training, "save", lambda self: (save(self), saved.append(self.next)))
 
     class Killed(BaseException):
         pass

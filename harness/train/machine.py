@@ -1,0 +1,66 @@
+"""Machine: the device on which models are trained, scored and examined, with its precision and threads."""
+
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from detectors.batch import Batch
+from detectors.detector import Detector
+from detectors.outputs import DetectorOutput
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One device, and how it computes."""
+
+    device: torch.device
+    precision: str = "32-true"
+    """32-true, or bf16-mixed: forward passes under autocast, weights and their updates in float32."""
+    threads: int = 1
+    """Threads of an operation on the processor."""
+
+    @property
+    def name(self) -> str:
+        """Its name in results: cpu (x86_64), cuda (NVIDIA H200)."""
+        kind = self.device.type
+        return f"{kind} ({torch.cuda.get_device_name(self.device) if kind == 'cuda' else platform.machine()})"
+
+    def autocast(self) -> AbstractContextManager:
+        """The context of every forward pass."""
+        if self.precision == "32-true":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def look(self, detector: Detector, batch: Batch) -> DetectorOutput:
+        """All maps of a detector in eval mode, without gradient; both have to be on the device."""
+        if detector.training:
+            raise RuntimeError("a detector in training mode would change its statistics")
+        with torch.no_grad(), self.autocast():
+            return detector(batch)
+
+    def wait(self) -> None:
+        """Wait until the device has finished."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+
+def open_machine(device: str, precision: str, threads: int) -> Machine:
+    """The machine of this process, whose threads it sets.
+
+    Args:
+        device: auto, cpu, cuda or mps. auto is the first GPU that this process may use, or else its processor.
+        precision: As `Machine.precision`.
+        threads: As `Machine.threads`.
+    """
+    torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device != "cuda":
+        return Machine(torch.device(device), precision, threads)
+    first = torch.device("cuda", 0)
+    torch.cuda.set_device(first)
+    return Machine(first, precision, threads)
