@@ -159,6 +159,8 @@ class Batch:
     """Plans for all samples."""
     instances: Instances | None = None
     """Leading axes b n, padded."""
+    draws: tuple[int, ...] = ()
+    """Seed of each sample's augmentation; empty if nobody drew any."""
 
     def __len__(self) -> int:
         """Samples in the batch."""

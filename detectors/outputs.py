@@ -1,7 +1,9 @@
 """DetectorOutput: the output of a detector, including every intermediate map."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,3 +37,8 @@ class DetectorOutput:
     bev_high: Float[Tensor, "b c_high y x"]
     """High level: what leaves the BEV neck and enters the head (UniDistill's F_high)."""
     head: HeadOutput
+
+    def to(self, device: torch.device) -> Self:
+        """The same maps on another device."""
+        maps = {f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        return replace(self, **maps, head=HeadOutput(self.head.heatmap.to(device), self.head.boxes.to(device)))

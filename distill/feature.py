@@ -17,6 +17,8 @@ from detectors.outputs import DetectorOutput
 from distill.adapters import AdapterKind, build_adapter
 from distill.keypoints import KeypointTerm
 from distill.loss import DetectorLossSpec
+from distill.reading import Field as MapField
+from distill.reading import Reading
 from distill.regions import (
     Level,
     Norm,
@@ -69,6 +71,20 @@ class FeatureSpec(DetectorLossSpec):
     """Applies only to region: points."""
     min_overlap: float = Field(default=0.1, gt=0, lt=1)
     """Applies only to region: gaussian: the width of the Gaussian, as in ``ResponseSpec``."""
+
+    @property
+    def reads(self) -> frozenset[Reading] | None:
+        """Its points or its region, on one map."""
+        field: MapField = "bev_low" if self.level == "low" else "bev_high"
+        match self.region:
+            case "points":
+                return frozenset({Reading(field, "points" if self.points == "on_box" else "swapped points")})
+            case "gaussian":
+                return frozenset({Reading(field, "gaussian", self.min_overlap)})
+            case "foreground":
+                return frozenset({Reading(field, "foreground")})
+            case _:
+                return None
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module:
         """The term between one student and one teacher."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from detectors.detector import DetectorSpec
 from detectors.spec import Spec
+from distill.reading import Reading
 
 
 class LossSpec(Spec, ABC):
@@ -31,6 +32,11 @@ class LossSpec(Spec, ABC):
 
 class DetectorLossSpec(LossSpec):
     """A loss that asks a detector, whose outputs on the batch the term is given."""
+
+    @property
+    def reads(self) -> frozenset[Reading] | None:
+        """The cells of the teacher's maps that it reads, if these are few; None if it reads whole maps."""
+        return None
 
     @abstractmethod
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module:

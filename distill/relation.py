@@ -11,6 +11,7 @@ from detectors.detector import DetectorSpec
 from distill.adapters import AdapterKind, build_adapter
 from distill.keypoints import KeypointTerm
 from distill.loss import DetectorLossSpec
+from distill.reading import Field, Reading
 from distill.regions import Level, PointOrder, level_channels, mean_over_boxes
 
 
@@ -48,6 +49,12 @@ class RelationSpec(DetectorLossSpec):
     adapter: AdapterKind = "none"
     """Never needed for the widths; the paper adapts a student that is stronger than its teacher."""
     points: PointOrder = "on_box"
+
+    @property
+    def reads(self) -> frozenset[Reading]:
+        """Its points on one map."""
+        field: Field = "bev_low" if self.level == "low" else "bev_high"
+        return frozenset({Reading(field, "points" if self.points == "on_box" else "swapped points")})
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> KeypointTerm:
         """The term between one student and one teacher."""

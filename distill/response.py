@@ -14,6 +14,7 @@ from detectors.detector import DetectorSpec
 from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput, HeadOutput
 from distill.loss import DetectorLossSpec
+from distill.reading import Reading
 from distill.regions import center_gaussians, mean_over_region
 
 Parts = Literal["joint", "split"]
@@ -78,6 +79,11 @@ class ResponseSpec(DetectorLossSpec):
     """Around centres, or every cell alike, which the paper compares it with."""
     min_overlap: float = Field(default=0.1, gt=0, lt=1)
     """The width of the Gaussian around a centre, as in ``CenterHeadSpec`` but without its minimum radius."""
+
+    @property
+    def reads(self) -> frozenset[Reading] | None:
+        """The head's maps around centres, or all of them."""
+        return frozenset({Reading("head", "gaussian", self.min_overlap)}) if self.region == "gaussian" else None
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "ResponseTerm":
         """The term between one student and one teacher."""

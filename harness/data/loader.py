@@ -1,6 +1,6 @@
 """Collates samples to batches, which depend on the seed only, not on interruptions or on the number of processes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -42,7 +42,8 @@ class SampleSet:
 
     def drawn_batch(self, indices: list[int], seeds: list[int]) -> Batch:
         """Samples as a training sees them, collated."""
-        return collate([self.drawn(index, seed) for index, seed in zip(indices, seeds, strict=True)])
+        batch = collate([self.drawn(index, seed) for index, seed in zip(indices, seeds, strict=True)])
+        return replace(batch, draws=tuple(seeds))
 
     def plain(self, index: int) -> Sample:
         """Return a sample without augmentation. The set must have none, because it changes how images are stored."""
@@ -91,6 +92,7 @@ def training_batches(
     order_seed: int,
     augment_seed: int,
     workers: int = 0,
+    variants: int | None = None,
 ) -> Iterator[Batch | ImageBatch]:
     """The batches of the given steps; order and augmentation have separate seeds, processes load without changing them.
 
@@ -101,12 +103,18 @@ def training_batches(
         order_seed: Decides which samples make a batch.
         augment_seed: Decides how they are varied.
         workers: Processes that load ahead; 0 loads in this one.
+        variants: Of each sample, one after the other and again from the first; None: never the same again.
     """
 
     def batch(step: int) -> Batch | ImageBatch:
         chosen = batch_indices(len(samples), batch_size, step, order_seed)
-        first = augment_seed + step * batch_size
-        return samples.drawn_batch(chosen, [(first + i) % 2**63 for i in range(batch_size)])
+        positions = range(step * batch_size, (step + 1) * batch_size)
+        if variants is None:
+            draws: Iterable[int] = positions
+        else:
+            rounds = (position // len(samples) for position in positions)
+            draws = (index * variants + round_ % variants for index, round_ in zip(chosen, rounds, strict=True))
+        return samples.drawn_batch(chosen, [(augment_seed + draw) % 2**63 for draw in draws])
 
     return _load(samples, batch, steps, workers)
 

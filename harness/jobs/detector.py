@@ -13,6 +13,7 @@ from detectors.batch import Inputs
 from detectors.detector import Detector
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec
 from distill.objective import DETECTION_TERMS, FrozenTeacher, Objective, fingerprint, loss_spec
+from distill.reading import Reading, readings_of
 from distill.warm_start import inherit
 from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.pseudo_labels import PseudoLabels
@@ -36,6 +37,7 @@ from harness.study.schedule import ScheduleSpec
 from harness.train.checkpoint import check_checkpoint, load_model, save_model
 from harness.train.machine import Machine
 from harness.train.streams import seeded
+from harness.train.teacher_cache import CachedTeacher
 from harness.train.trainer import Training, batch_name, fit
 
 FIRST_BATCHES = 8
@@ -106,9 +108,11 @@ class DetectorKind(Kind[DetectorJobSpec]):
             return None
         schedule = spec.schedule.model_copy(update={"distillation_warmup": 0.0})
         common = {"losses": {}, "warm_start": False, "schedule": schedule}
-        # What is read of the labels depends on the losses.
-        least_score = _least_score(_losses(spec)) if spec.labels else None
-        return spec_hash({**spec.model_copy(update=common).model_dump(mode="json"), "least_score": least_score})
+        # What is read of labels and teacher depends on the losses.
+        reads = {"least_score": _least_score(_losses(spec)) if spec.labels else None}
+        if schedule.teacher_cache:
+            reads["cached"] = _readings([spec]) is not None
+        return spec_hash({**spec.model_copy(update=common).model_dump(mode="json"), **reads})
 
     def train_together(
         self, jobs: Sequence[tuple[JobOrder, DetectorJobSpec, RunFolder]], machine: Machine, stop: Callable[[], bool]
@@ -116,9 +120,10 @@ class DetectorKind(Kind[DetectorJobSpec]):
         """Load each batch once and ask the teacher once, for all students."""
         root = NuScenesRoot(jobs[0][0].root, jobs[0][0].version)
         begun: list[_Begun] = []
+        readings = _readings([spec for _, spec, _ in jobs])
         for order, spec, _ in jobs:
             teacher = next((one.objective.teacher for one in begun if one.objective.teacher is not None), None)
-            begun.append(_begin(order, spec, root, teacher))
+            begun.append(_begin(order, spec, root, readings, teacher))
         trainings = [
             Training(machine, one.objective, one.schedule, spec.seed, folder)
             for one, (_, spec, folder) in zip(begun, jobs, strict=True)
@@ -162,20 +167,40 @@ class _Begun:
     """Hash of the student's initial weights, without those of a warm start."""
 
 
-def _begin(order: JobOrder, spec: DetectorJobSpec, root: NuScenesRoot, teacher: FrozenTeacher | None = None) -> _Begun:
-    """What a training needs; `teacher` is the one that the order names, where it is at hand."""
+def _begin(
+    order: JobOrder,
+    spec: DetectorJobSpec,
+    root: NuScenesRoot,
+    readings: Sequence[Reading] | None,
+    teacher: FrozenTeacher | None = None,
+) -> _Begun:
+    """What a training needs.
+
+    Args:
+        order: What is asked.
+        spec: Its spec.
+        root: Of the samples.
+        readings: What is read of the teacher, for its cache; None if it is looked at as a whole.
+        teacher: The one that the order names, where it is at hand.
+    """
     assert spec.schedule is not None
     student = _initial(spec)
     weights = fingerprint(student)
     losses = _losses(spec)
     inputs = spec.detector.inputs
-    asked = None
+    asked: FrozenTeacher | None = None
     if isinstance(order.teacher_spec, DetectorJobSpec) and order.teacher_weights is not None:
         detector = teacher.detector if teacher else load_model(order.teacher_weights, order.teacher_spec.detector)
         if spec.warm_start:
             inherit(student, detector)
         if any(isinstance(loss, DetectorLossSpec) for loss in losses.values()):
-            asked = teacher or FrozenTeacher(detector)
+            if teacher is not None:
+                asked = teacher
+            elif spec.schedule.teacher_cache is None or readings is None:
+                asked = FrozenTeacher(detector)
+            else:
+                run, augment = order.teacher_weights.parent, spec.schedule.augment
+                asked = CachedTeacher(detector, readings, run, augment, spec.precision)
             try:
                 inputs = inputs.joined(detector.spec.inputs)
             except ValueError as error:
@@ -185,6 +210,12 @@ def _begin(order: JobOrder, spec: DetectorJobSpec, root: NuScenesRoot, teacher: 
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
     samples = SampleSet(root, root.tokens(spec.data.train_split), inputs, spec.schedule.augment, labels)
     return _Begun(objective, spec.schedule, samples, weights)
+
+
+def _readings(specs: Sequence[DetectorJobSpec]) -> tuple[Reading, ...] | None:
+    """What the losses of some jobs read of their teacher; None where one reads whole maps."""
+    losses = [loss for spec in specs for loss in _losses(spec).values()]
+    return readings_of(loss.reads for loss in losses if isinstance(loss, DetectorLossSpec))
 
 
 def _least_score(losses: Mapping[str, LossSpec]) -> float:
@@ -201,7 +232,7 @@ def _train(
     stop: Callable[[], bool],
 ) -> tuple[Detector, dict[str, str], dict[str, str]]:
     """The trained detector, what it began with, and what is doubtful about its training (`Result`)."""
-    begun = _begin(order, spec, root)
+    begun = _begin(order, spec, root, _readings([spec]))
     training = Training(machine, begun.objective, begun.schedule, spec.seed, folder)
     fit(machine, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
     losses = _losses(spec)

@@ -265,9 +265,11 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
         else f"nuScenes' metrics with class ranges cut at {scored_range(data.detection_config)} m"
     )
     length = f"{schedule.steps} steps" if schedule.epochs is None else f"{schedule.epochs:g} epochs"
+    kept = schedule.teacher_cache
+    cache = f"; {kept.variants} variants of each sample; what losses read of a teacher in float16" if kept else ""
     sentences = [
         f"Scored on {data.version} {data.eval_split}, trained on {data.train_split}; {ranges}; students: "
-        f"{length} of batch {schedule.batch_size}, learning rate {schedule.lr:g}; "
+        f"{length} of batch {schedule.batch_size}, learning rate {schedule.lr:g}{cache}; "
         f"seeds {', '.join(map(str, study.seeds))}.",
         " ".join(
             [

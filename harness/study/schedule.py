@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from detectors.spec import Spec
 
@@ -48,11 +48,23 @@ class AugmentSpec(Spec):
     image: ImageAugmentSpec = ImageAugmentSpec()
 
 
+class TeacherCacheSpec(Spec):
+    """What a detector says of each training sample, kept on disk for all students of a study.
+
+    What the losses read of it is stored in float16, and used so from the first time on.
+    """
+
+    variants: PositiveInt = 8
+    """Augmented variants of each sample; an epoch has the next of them, and after the last comes the first again."""
+
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ScheduleSpec(Spec):
     """Length and learning rate of every training of the study, with AdamW."""
+
+    later = frozenset({"teacher_cache"})
 
     steps: int | None = Field(default=None, gt=0)
     epochs: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
@@ -71,6 +83,8 @@ class ScheduleSpec(Spec):
     distillation_warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of a distilled training in which the weights of its losses grow linearly from 0."""
     augment: AugmentSpec = AugmentSpec()
+    teacher_cache: TeacherCacheSpec | None = None
+    """If given, samples have a fixed number of augmented variants, and what losses read of a teacher is kept."""
 
     @model_validator(mode="after")
     def _length_is_given_once(self) -> Self:

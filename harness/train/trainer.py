@@ -148,7 +148,8 @@ def fit(
     cpu_began = time.process_time()
     steps = range(min(training.next for training in going), schedule.length)
     order, augmentation = stream_seed(seed, "order"), stream_seed(seed, "augmentation")
-    batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers)
+    variants = None if schedule.teacher_cache is None else schedule.teacher_cache.variants
+    batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers, variants)
     for step, loaded in zip(steps, batches, strict=True):
         batch = loaded.to(machine.device)
         due = [training for training in going if training.next == step]
