@@ -113,10 +113,15 @@ def training_batches(
             draws: Iterable[int] = positions
         else:
             rounds = (position // len(samples) for position in positions)
-            draws = (index * variants + round_ % variants for index, round_ in zip(chosen, rounds, strict=True))
+            draws = (variant(index, round_, variants) for index, round_ in zip(chosen, rounds, strict=True))
         return samples.drawn_batch(chosen, [(augment_seed + draw) % 2**63 for draw in draws])
 
     return _load(samples, batch, steps, workers)
+
+
+def variant(index: int, round_: int, variants: int) -> int:
+    """Which of all variants of all samples a sample has in a round; what is added to the seed of augmentation."""
+    return index * variants + round_ % variants
 
 
 def evaluation_batches(samples: SampleSet, batch_size: int, workers: int = 0) -> Iterator[Batch]:

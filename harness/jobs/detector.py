@@ -123,7 +123,8 @@ class DetectorKind(Kind[DetectorJobSpec]):
         readings = _readings([spec for _, spec, _ in jobs])
         for order, spec, _ in jobs:
             teacher = next((one.objective.teacher for one in begun if one.objective.teacher is not None), None)
-            begun.append(_begin(order, spec, root, readings, teacher))
+            begun.append(_begin(order, spec, root, machine, readings, teacher))
+        _fill(begun[0], [one.objective.teacher for one in begun], stop)
         trainings = [
             Training(machine, one.objective, one.schedule, spec.seed, folder)
             for one, (_, spec, folder) in zip(begun, jobs, strict=True)
@@ -171,6 +172,7 @@ def _begin(
     order: JobOrder,
     spec: DetectorJobSpec,
     root: NuScenesRoot,
+    machine: Machine,
     readings: Sequence[Reading] | None,
     teacher: FrozenTeacher | None = None,
 ) -> _Begun:
@@ -180,6 +182,7 @@ def _begin(
         order: What is asked.
         spec: Its spec.
         root: Of the samples.
+        machine: Where it runs.
         readings: What is read of the teacher, for its cache; None if it is looked at as a whole.
         teacher: The one that the order names, where it is at hand.
     """
@@ -194,22 +197,32 @@ def _begin(
         if spec.warm_start:
             inherit(student, detector)
         if any(isinstance(loss, DetectorLossSpec) for loss in losses.values()):
-            if teacher is not None:
-                asked = teacher
-            elif spec.schedule.teacher_cache is None or readings is None:
-                asked = FrozenTeacher(detector)
-            else:
-                run, augment = order.teacher_weights.parent, spec.schedule.augment
-                asked = CachedTeacher(detector, readings, run, augment, spec.precision)
             try:
-                inputs = inputs.joined(detector.spec.inputs)
+                joined = inputs.joined(detector.spec.inputs)
             except ValueError as error:
                 raise InputError(f"teacher and student cannot share a batch: {error}") from error
+            kept = spec.schedule.teacher_cache
+            if kept is not None and readings is not None:
+                # The student's batches have its own sensors alone.
+                run = order.teacher_weights.parent
+                seen = SampleSet(root, root.tokens(spec.data.train_split), detector.spec.inputs, spec.schedule.augment)
+                asked = teacher or CachedTeacher(detector, readings, run, seen, kept.variants, machine)
+            else:
+                inputs = joined
+                asked = teacher or FrozenTeacher(detector)
     with seeded(spec.seed, "training_only"):
         objective = Objective(student, asked, losses)
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
     samples = SampleSet(root, root.tokens(spec.data.train_split), inputs, spec.schedule.augment, labels)
     return _Begun(objective, spec.schedule, samples, weights)
+
+
+def _fill(begun: _Begun, teachers: Sequence[FrozenTeacher | None], stop: Callable[[], bool]) -> None:
+    """Let a teacher with a cache look at what a training will ask it."""
+    teacher = next((each for each in teachers if isinstance(each, CachedTeacher)), None)
+    if teacher is not None:
+        drawn = begun.schedule.length * begun.schedule.batch_size
+        teacher.fill(math.ceil(drawn / len(begun.samples)), stop)
 
 
 def _readings(specs: Sequence[DetectorJobSpec]) -> tuple[Reading, ...] | None:
@@ -232,7 +245,8 @@ def _train(
     stop: Callable[[], bool],
 ) -> tuple[Detector, dict[str, str], dict[str, str]]:
     """The trained detector, what it began with, and what is doubtful about its training (`Result`)."""
-    begun = _begin(order, spec, root, _readings([spec]))
+    begun = _begin(order, spec, root, machine, _readings([spec]))
+    _fill(begun, [begun.objective.teacher], stop)
     training = Training(machine, begun.objective, begun.schedule, spec.seed, folder)
     fit(machine, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
     losses = _losses(spec)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +15,18 @@ from detectors.detector import Detector
 from detectors.outputs import DetectorOutput
 from distill.objective import FrozenTeacher
 from distill.reading import Reading, pack, unpack
+from harness.data.loader import SampleSet, variant
 from harness.errors import InputError
-from harness.study.schedule import AugmentSpec
+from harness.runs.locks import FileLock
+from harness.train.machine import Machine
+from harness.train.streams import stream_seed
+from harness.train.trainer import Interrupted
 
 FOLDER = "seen"
 """Of a run folder."""
 BUSY_SECONDS = 60.0
+FILLED_TOGETHER = 4
+"""Samples; always the same ones, so that their last bits do not depend on what is there already."""
 Key = tuple[str, int]
 """Token of a sample, and the seed of its augmentation."""
 
@@ -35,19 +41,28 @@ class SeenStore:
             columns = "token TEXT, draw INTEGER, record BLOB, PRIMARY KEY (token, draw)"
             database.execute(f"CREATE TABLE IF NOT EXISTS seen ({columns})")
 
-    def get(self, keys: Sequence[Key]) -> list[bytes | None]:
-        """The records of some samples; None where there is none yet."""
+    def has(self, keys: Sequence[Key]) -> bool:
+        """Whether there is a record of each of these."""
         with self._open() as database:
-            rows = [
-                database.execute("SELECT record FROM seen WHERE token = ? AND draw = ?", key).fetchone() for key in keys
-            ]
-        return [None if row is None else row[0] for row in rows]
+            found = "SELECT 1 FROM seen WHERE token = ? AND draw = ?"
+            return all(database.execute(found, key).fetchone() for key in keys)
+
+    def get(self, keys: Sequence[Key]) -> list[bytes]:
+        """The records of some samples; raises KeyError for one without."""
+        records = []
+        with self._open() as database:
+            for key in keys:
+                row = database.execute("SELECT record FROM seen WHERE token = ? AND draw = ?", key).fetchone()
+                if row is None:
+                    raise KeyError(f"{self.path} has no record of sample {key[0]}, augmentation {key[1]}")
+                records.append(row[0])
+        return records
 
     def put(self, records: Mapping[Key, bytes]) -> None:
-        """Keep records; one that another process has kept meanwhile stays."""
+        """Keep records."""
         rows = [(*key, record) for key, record in records.items()]
         with self._open() as database:
-            database.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", rows)
+            database.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", rows)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -59,45 +74,69 @@ class SeenStore:
 
 
 class CachedTeacher(FrozenTeacher):
-    """A frozen detector that looks at each variant of a sample once, for all students.
+    """A frozen detector that looks at each variant of a sample once, for all students and seeds.
 
     Args:
         detector: The teacher.
         readings: What the students' losses read of it.
         run: The teacher's run folder.
-        augment: How the samples are varied.
-        precision: In which it is asked.
+        samples: What students are trained on, with what the teacher itself wants of them.
+        variants: Of each sample.
+        machine: Where the teacher looks.
     """
 
     def __init__(
-        self, detector: Detector, readings: Sequence[Reading], run: Path, augment: AugmentSpec, precision: str
+        self,
+        detector: Detector,
+        readings: Sequence[Reading],
+        run: Path,
+        samples: SampleSet,
+        variants: int,
+        machine: Machine,
     ) -> None:
         super().__init__(detector)
-        self.readings = tuple(readings)
-        made_by = {"augment": augment.model_dump(mode="json"), "precision": precision}
+        assert samples.augmentation is not None
+        self._samples, self._variants, self._machine = samples, variants, machine
+        made_by = {"augment": samples.augmentation.model_dump(mode="json"), "precision": machine.precision}
+        self._folder = run / FOLDER
         self._stores = {
-            reading: SeenStore(run / FOLDER / f"{_hash({**made_by, **asdict(reading)})}.sqlite")
-            for reading in self.readings
+            reading: SeenStore(self._folder / f"{_hash({**made_by, **asdict(reading)})}.sqlite") for reading in readings
         }
+
+    def fill(self, rounds: int, stop: Callable[[], bool]) -> None:
+        """Look at what so many rounds over the samples need and is not there yet; one process after the other.
+
+        Raises:
+            Interrupted: `stop` said so; what was looked at is kept.
+        """
+        seed = stream_seed(0, "augmentation")
+        self.detector.to(self._machine.device)
+        with FileLock(self._folder / "lock").acquire():
+            for round_ in range(min(rounds, self._variants)):
+                for first in range(0, len(self._samples), FILLED_TOGETHER):
+                    indices = list(range(first, min(first + FILLED_TOGETHER, len(self._samples))))
+                    draws = [(seed + variant(index, round_, self._variants)) % 2**63 for index in indices]
+                    self._look(indices, draws)
+                    if stop():
+                        raise Interrupted(f"stopped while the teacher looked at round {round_ + 1}")
+
+    def _look(self, indices: list[int], draws: list[int]) -> None:
+        keys = [(self._samples.tokens[index], draw) for index, draw in zip(indices, draws, strict=True)]
+        missing = {reading: store for reading, store in self._stores.items() if not store.has(keys)}
+        if not missing:
+            return
+        batch = self._samples.drawn_batch(indices, draws).to(self._machine.device)
+        with self._machine.autocast():
+            output = super().observe(batch)
+        for reading, store in missing.items():
+            store.put(dict(zip(keys, pack(output, reading, batch, self.detector.spec), strict=True)))
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> DetectorOutput:
         """The cells that the readings name, rounded to float16, as `distill.reading.unpack` describes it."""
         keys = list(zip(batch.tokens, batch.draws, strict=True))
-        records = {reading: store.get(keys) for reading, store in self._stores.items()}
-        spec = self.detector.spec
-        if any(None in each for each in records.values()):
-            output = super().observe(batch)
-            for reading, store in self._stores.items():
-                made = pack(output, reading, batch, spec)
-                store.put(dict(zip(keys, made, strict=True)))
-                records[reading] = list(made)
-        device = batch.boxes.center.device
-        return unpack([(reading, _all(each)) for reading, each in records.items()], spec).to(device)
-
-
-def _all(records: Sequence[bytes | None]) -> list[bytes]:
-    return [record for record in records if record is not None]
+        records = [(reading, store.get(keys)) for reading, store in self._stores.items()]
+        return unpack(records, self.detector.spec).to(batch.boxes.center.device)
 
 
 def _hash(content: Mapping[str, object]) -> str:

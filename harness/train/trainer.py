@@ -147,8 +147,9 @@ def fit(
     saved = began = time.monotonic()
     cpu_began = time.process_time()
     steps = range(min(training.next for training in going), schedule.length)
-    order, augmentation = stream_seed(seed, "order"), stream_seed(seed, "augmentation")
     variants = None if schedule.teacher_cache is None else schedule.teacher_cache.variants
+    # Variants that are kept are those of all seeds, or each seed would need a cache of its own.
+    order, augmentation = stream_seed(seed, "order"), stream_seed(seed if variants is None else 0, "augmentation")
     batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers, variants)
     for step, loaded in zip(steps, batches, strict=True):
         batch = loaded.to(machine.device)

@@ -14,16 +14,18 @@ import torch
 from detectors.presets import PRESETS
 from distill.objective import LOSSES, FrozenTeacher, Objective
 from distill.reading import readings_of
-from harness.data.loader import SampleSet, batch_indices
+from harness.data.loader import SampleSet, batch_indices, variant
 from harness.data.root import NuScenesRoot
 from harness.runs.folder import RunFolder
 from harness.study.schedule import AugmentSpec, ScheduleSpec
 from harness.train.machine import Machine
+from harness.train.streams import stream_seed
 from harness.train.teacher_cache import CachedTeacher
 from harness.train.trainer import Training
 from harness.world.nuscenes import synthesize
 
 SCHEDULE = ScheduleSpec(steps=10_000, batch_size=4)
+VARIANTS = 8
 UNIDISTILL = {"feature": 2.0, "relation": 0.1, "response": 2.0}
 PATHS = [
     ("tiny_lidar", "tiny_camera"),
@@ -68,8 +70,9 @@ def path(request, root, tmp_path):
         def draw():
             step = next(steps)
             chosen = batch_indices(len(read), SCHEDULE.batch_size, step, 0)
-            # Eight variants of each sample, as with a cache.
-            return read.drawn_batch(chosen, [8 * index + step % 8 for index in chosen])
+            seed = stream_seed(0, "augmentation")
+            draws = [(seed + variant(index, step, VARIANTS)) % 2**63 for index in chosen]
+            return read.drawn_batch(chosen, draws)
 
         return draw
 
@@ -80,7 +83,9 @@ def path(request, root, tmp_path):
         "own": partial(batches, student.inputs),
         "shared": partial(batches, both),
         "live": partial(FrozenTeacher, detector),
-        "cached": partial(CachedTeacher, detector, readings, tmp_path / "teacher", AugmentSpec(), "32-true"),
+        "cached": lambda: CachedTeacher(
+            detector, readings, tmp_path, samples(taught_by.inputs), VARIANTS, Machine(torch.device("cpu"))
+        ),
     }
 
 
@@ -138,16 +143,13 @@ def test_side_by_side_against_one_after_the_other(path, benchmark, students):
 @pytest.mark.parametrize("path", PATHS, ids="->".join, indirect=True)
 def test_distilled_step_over_a_plain_one(path, benchmark):
     live, cached = path["live"](), path["cached"]()
-    draw_all = path["shared"]()
-    # Everything is in the cache from here on.
-    for _ in range(16 if benchmark.enabled else 1):
-        cached.observe(draw_all())
+    cached.fill(VARIANTS, lambda: False)
     plain_training, plain_draw = path["training"](), path["own"]()
     ways = {
         "plain": lambda: plain_training.step(plain_draw()),
         "online": _together([path["training"](live)], live, path["shared"]()),
         "lockstep of 4": _together([path["training"](live) for _ in range(4)], live, path["shared"]()),
-        "cached": _together([path["training"](cached)], cached, path["shared"]()),
+        "cached": _together([path["training"](cached)], cached, path["own"]()),
     }
     seconds = _times(ways, rounds=12 if benchmark.enabled else 1)
     for kind, take in (("minima", min), ("medians", statistics.median)):

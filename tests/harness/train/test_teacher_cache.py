@@ -1,5 +1,7 @@
 """The teacher is asked once about each variant of a sample; what is kept serves every student."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,7 +13,10 @@ from harness.errors import InputError
 from harness.jobs import worker
 from harness.runs.folder import RunFolder
 from harness.study.schedule import AugmentSpec
+from harness.train.machine import Machine
+from harness.train.streams import stream_seed
 from harness.train.teacher_cache import FOLDER, CachedTeacher, SeenStore
+from harness.train.trainer import Interrupted
 
 LOW, HEAD = Reading("bev_low", "points"), Reading("head", "gaussian", 0.1)
 
@@ -30,14 +35,24 @@ def samples(smoke_root):
     return SampleSet(smoke_root, smoke_root.tokens("synthetic_train"), PRESETS["tiny_lidar"].inputs, AugmentSpec())
 
 
-def _teacher(run, readings=(LOW, HEAD), augment=AugmentSpec(), precision="32-true"):
-    torch.manual_seed(0)
-    return CachedTeacher(PRESETS["tiny_lidar"].build(), readings, run, augment, precision)
+@pytest.fixture
+def teacher(samples, tmp_path):
+    """``teacher(readings, rounds)``: a detector whose cache, in one folder for all, is filled."""
+
+    def make(readings=(LOW, HEAD), rounds=1, augment=AugmentSpec(), precision="32-true"):
+        torch.manual_seed(0)
+        varied = replace(samples, augmentation=augment)
+        machine = Machine(torch.device("cpu"), precision)
+        made = CachedTeacher(PRESETS["tiny_lidar"].build(), readings, tmp_path, varied, 2, machine)
+        made.fill(rounds, lambda: False)
+        return made
+
+    return make
 
 
 def _batches(samples, epochs, variants):
     steps = range(epochs * len(samples) // 2)
-    return list(training_batches(samples, 2, steps, order_seed=1, augment_seed=5, variants=variants))
+    return list(training_batches(samples, 2, steps, 1, stream_seed(0, "augmentation"), variants=variants))
 
 
 def _points(batches):
@@ -70,24 +85,54 @@ def test_equal_draws_are_equal_samples(samples):
         assert torch.equal(again[token][1], points)
 
 
-def test_the_second_look_is_the_first_ones_without_asking(samples, looks, tmp_path):
-    batch = _batches(samples, 1, variants=2)[0]
-    first = _teacher(tmp_path).observe(batch)
-    again = _teacher(tmp_path).observe(batch)
-    assert looks == [batch.draws]
-    assert torch.equal(first.bev_low, again.bev_low)
-    assert torch.equal(first.head.heatmap, again.head.heatmap)
-    assert first.bev_low.any()
-    # A student with another loss asks once more: of that map there is nothing yet.
-    _teacher(tmp_path, [LOW, Reading("bev_high", "points")]).observe(batch)
+def test_it_is_asked_once_about_each_variant_and_answers_for_ever(samples, looks, teacher):
+    first = teacher(rounds=1)
+    assert len(looks) == 2  # six samples, four together
+    teacher(rounds=1)
     assert len(looks) == 2
+    filled = teacher(rounds=5)  # two variants, whatever the number of rounds
+    assert len(looks) == 4
+    for batch in _batches(samples, epochs=4, variants=2):
+        seen = filled.observe(batch)
+        assert seen.bev_low.any()
+    assert len(looks) == 4
+    batch = _batches(samples, epochs=1, variants=2)[0]
+    assert torch.equal(first.observe(batch).bev_low, filled.observe(batch).bev_low)
+    # A student with another loss: of that map there is nothing yet.
+    teacher([LOW, Reading("bev_high", "points")], rounds=1)
+    assert len(looks) == 6
+
+
+def test_it_answers_what_the_detector_says(samples, teacher):
+    batch = _batches(samples, 1, variants=2)[0]
+    cached = teacher()
+    whole = cached.detector(batch)
+    read = LOW.mask(batch, cached.detector.spec)[:, None].expand_as(whole.bev_low)
+    seen = cached.observe(batch).bev_low
+    torch.testing.assert_close(seen[read], whole.bev_low[read], atol=1e-3, rtol=1e-3)
+    assert not seen[~read].any()
+
+
+def test_without_a_record_it_says_of_what(samples, teacher):
+    batches = _batches(samples, epochs=2, variants=2)
+    with pytest.raises(KeyError, match=rf"no record of sample {batches[-1].tokens[0]}"):
+        teacher(rounds=1).observe(batches[-1])
 
 
 @pytest.mark.parametrize("change", [{"precision": "bf16-mixed"}, {"augment": AugmentSpec(rotation_degrees=9.0)}])
-def test_what_was_made_otherwise_is_not_taken(samples, looks, tmp_path, change):
-    batch = _batches(samples, 1, variants=2)[0]
-    _teacher(tmp_path).observe(batch)
-    _teacher(tmp_path, **change).observe(batch)
+def test_what_was_made_otherwise_is_not_taken(looks, teacher, change):
+    teacher()
+    teacher(**change)
+    assert len(looks) == 4
+
+
+def test_a_stopped_teacher_goes_on_where_it_was(looks, teacher, monkeypatch):
+    fill = CachedTeacher.fill
+    monkeypatch.setattr(CachedTeacher, "fill", lambda self, rounds, stop: fill(self, rounds, lambda: len(looks) == 1))
+    with pytest.raises(Interrupted, match="round 1"):
+        teacher()
+    monkeypatch.setattr(CachedTeacher, "fill", fill)
+    teacher()
     assert len(looks) == 2
 
 
@@ -97,11 +142,13 @@ def test_a_file_that_is_none_is_named(tmp_path):
         SeenStore(tmp_path / "broken.sqlite")
 
 
-def test_records_of_another_process_stay(tmp_path):
+def test_records_are_those_of_all_processes(tmp_path):
     one, other = SeenStore(tmp_path / "a.sqlite"), SeenStore(tmp_path / "a.sqlite")
     one.put({("sample", 1): b"first"})
-    other.put({("sample", 1): b"second", ("sample", 2): b"third"})
-    assert one.get([("sample", 1), ("sample", 2), ("sample", 3)]) == [b"first", b"third", None]
+    other.put({("sample", 2): b"second"})
+    assert one.get([("sample", 2), ("sample", 1)]) == [b"second", b"first"]
+    assert one.has([("sample", 1), ("sample", 2)])
+    assert not one.has([("sample", 1), ("sample", 3)])
 
 
 def test_students_end_with_the_same_bits_whether_the_cache_was_there_or_not(order, looks, tmp_path):
@@ -121,6 +168,5 @@ def test_students_end_with_the_same_bits_whether_the_cache_was_there_or_not(orde
         models.append(folder.model.read_bytes())
         asked.append(len(looks))
     assert models[0] == models[1]
-    # Six samples are three batches; the fourth step has seen its batch before.
-    assert asked == [3, 3]
+    assert asked == [2, 2]
     assert len(list((teacher.path / FOLDER).glob("*.sqlite"))) == 3
