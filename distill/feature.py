@@ -16,9 +16,7 @@ from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput
 from distill.adapters import AdapterKind, build_adapter
 from distill.keypoints import KeypointTerm
-from distill.loss import DetectorLossSpec
-from distill.reading import Field as MapField
-from distill.reading import Reading
+from distill.loss import DetectorLossSpec, MapName, Reading
 from distill.regions import (
     Level,
     Norm,
@@ -75,7 +73,7 @@ class FeatureSpec(DetectorLossSpec):
     @property
     def reads(self) -> frozenset[Reading] | None:
         """Its points or its region, on one map."""
-        field: MapField = "bev_low" if self.level == "low" else "bev_high"
+        field: MapName = "bev_low" if self.level == "low" else "bev_high"
         match self.region:
             case "points":
                 return frozenset({Reading(field, "points" if self.points == "on_box" else "swapped points")})

@@ -2,13 +2,28 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn as nn
 from pydantic import Field
 
 from detectors.detector import DetectorSpec
 from detectors.spec import Spec
-from distill.reading import Reading
+
+MapName = Literal["bev_low", "bev_high", "head"]
+"""A map, or the maps of the head, in `DetectorOutput`."""
+
+
+@dataclass(frozen=True, order=True)
+class Reading:
+    """One map of a teacher, and where a loss reads it. Cells that it does not name have no part in the loss."""
+
+    field: MapName
+    cells: Literal["points", "swapped points", "gaussian", "foreground"]
+    """The neighbours of the boxes' nine points, on the box or mirrored; or a region of `distill.regions`."""
+    min_overlap: float = 0.0
+    """Of the Gaussian."""
 
 
 class LossSpec(Spec, ABC):

@@ -1,8 +1,6 @@
 """Reading: which cells of a teacher's BEV maps a loss reads, and these cells alone, packed and unpacked."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,45 +13,35 @@ from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import CLASSES
 from detectors.heads.center import BOX_CODE, TASK_GROUPS
 from detectors.outputs import DetectorOutput, HeadOutput
+from distill.loss import MapName, Reading
 from distill.regions import boxes_inside, center_gaussians, scaled_foreground
 
-Field = Literal["bev_low", "bev_high", "head"]
-FIELDS: tuple[Field, ...] = ("bev_low", "bev_high", "head")
+FIELDS: tuple[MapName, ...] = ("bev_low", "bev_high", "head")
 
 
-@dataclass(frozen=True, order=True)
-class Reading:
-    """One map of a teacher, and where a loss reads it. Cells that it does not name have no part in the loss."""
-
-    field: Field
-    cells: Literal["points", "swapped points", "gaussian", "foreground"]
-    """The neighbours of the boxes' nine points, on the box or mirrored; or a region of `distill.regions`."""
-    min_overlap: float = 0.0
-    """Of the Gaussian."""
-
-    def mask(self, batch: Batch, spec: DetectorSpec) -> Bool[Tensor, "b y x"]:
-        """The cells, for annotations of a batch on the grid of a detector."""
-        boxes, is_box, grid = batch.boxes, batch.is_box, spec.grid
-        if self.cells == "gaussian":
-            return center_gaussians(boxes, is_box, grid, self.min_overlap) > 0
-        if self.cells == "foreground":
-            return scaled_foreground(boxes, is_box, grid) > 0
-        where = grid.sampling_from_metres(boxes.keypoints())
-        if self.cells == "swapped points":
-            where = where.flip(-1)
-        size = where.new_tensor([grid.columns, grid.rows])
-        corner = ((where + 1) * size / 2 - 0.5).floor().long()
-        inside = rearrange(boxes_inside(boxes, is_box, grid), "b k -> b k 1").expand(corner.shape[:-1])
-        mask = torch.zeros(len(batch), grid.rows, grid.columns, dtype=torch.bool, device=where.device)
-        sample = torch.arange(len(batch), device=where.device)[:, None, None].expand(corner.shape[:-1])
-        for right, down in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            column, row = corner[..., 0] + right, corner[..., 1] + down
-            read = inside & (column >= 0) & (column < grid.columns) & (row >= 0) & (row < grid.rows)
-            mask[sample[read], row[read], column[read]] = True
-        return mask
+def cells_read(reading: Reading, batch: Batch, spec: DetectorSpec) -> Bool[Tensor, "b y x"]:
+    """The cells of a reading, for annotations of a batch on the grid of a detector."""
+    boxes, is_box, grid = batch.boxes, batch.is_box, spec.grid
+    if reading.cells == "gaussian":
+        return center_gaussians(boxes, is_box, grid, reading.min_overlap) > 0
+    if reading.cells == "foreground":
+        return scaled_foreground(boxes, is_box, grid) > 0
+    where = grid.sampling_from_metres(boxes.keypoints())
+    if reading.cells == "swapped points":
+        where = where.flip(-1)
+    size = where.new_tensor([grid.columns, grid.rows])
+    corner = ((where + 1) * size / 2 - 0.5).floor().long()
+    inside = rearrange(boxes_inside(boxes, is_box, grid), "b k -> b k 1").expand(corner.shape[:-1])
+    mask = torch.zeros(len(batch), grid.rows, grid.columns, dtype=torch.bool, device=where.device)
+    sample = torch.arange(len(batch), device=where.device)[:, None, None].expand(corner.shape[:-1])
+    for right, down in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        column, row = corner[..., 0] + right, corner[..., 1] + down
+        read = inside & (column >= 0) & (column < grid.columns) & (row >= 0) & (row < grid.rows)
+        mask[sample[read], row[read], column[read]] = True
+    return mask
 
 
-def channels(field: Field, spec: DetectorSpec) -> int:
+def channels(field: MapName, spec: DetectorSpec) -> int:
     """Channels of a field; the head's are the classes and then the codes of its tasks."""
     match field:
         case "bev_low":
@@ -75,8 +63,8 @@ def pack(output: DetectorOutput, reading: Reading, batch: Batch, spec: DetectorS
     """
     maps = _map(output, reading.field)
     records = []
-    for found, values in zip(reading.mask(batch, spec), maps, strict=True):
-        cells = found.flatten().nonzero()[:, 0]
+    for read_here, values in zip(cells_read(reading, batch, spec), maps, strict=True):
+        cells = read_here.flatten().nonzero()[:, 0]
         read = values.flatten(1)[:, cells].T.half()
         if not read.isfinite().all():
             raise FloatingPointError(f"the teacher's {reading.field} has values that float16 does not hold")
@@ -123,7 +111,7 @@ def readings_of(each: Iterable[frozenset[Reading] | None]) -> tuple[Reading, ...
     return tuple(sorted(together))
 
 
-def _map(output: DetectorOutput, field: Field) -> Float[Tensor, "b c y x"]:
+def _map(output: DetectorOutput, field: MapName) -> Float[Tensor, "b c y x"]:
     if field == "head":
         codes = rearrange(output.head.boxes, "b tasks code y x -> b (tasks code) y x")
         return torch.cat([output.head.heatmap, codes], dim=1)

@@ -10,8 +10,7 @@ from torch import Tensor
 from detectors.detector import DetectorSpec
 from distill.adapters import AdapterKind, build_adapter
 from distill.keypoints import KeypointTerm
-from distill.loss import DetectorLossSpec
-from distill.reading import Field, Reading
+from distill.loss import DetectorLossSpec, MapName, Reading
 from distill.regions import Level, PointOrder, level_channels, mean_over_boxes
 
 
@@ -53,7 +52,7 @@ class RelationSpec(DetectorLossSpec):
     @property
     def reads(self) -> frozenset[Reading]:
         """Its points on one map."""
-        field: Field = "bev_low" if self.level == "low" else "bev_high"
+        field: MapName = "bev_low" if self.level == "low" else "bev_high"
         return frozenset({Reading(field, "points" if self.points == "on_box" else "swapped points")})
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> KeypointTerm:

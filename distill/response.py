@@ -13,8 +13,7 @@ from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput, HeadOutput
-from distill.loss import DetectorLossSpec
-from distill.reading import Reading
+from distill.loss import DetectorLossSpec, Reading
 from distill.regions import center_gaussians, mean_over_region
 
 Parts = Literal["joint", "split"]

@@ -20,8 +20,8 @@ from detectors.outputs import DetectorOutput
 from detectors.spec import Spec
 from distill.regions import Level, level_map
 from harness.data.loader import SampleSet, evaluation_batches
+from harness.diagnose.machine import Machine
 from harness.errors import InputError
-from harness.train.machine import Machine
 
 SAMPLES = 54
 """At most, evenly spaced over a split."""

@@ -10,6 +10,7 @@ from harness.data.root import NuScenesRoot
 from harness.diagnose import latency
 from harness.diagnose.alignment import Alignment, align
 from harness.diagnose.latency import Latency, measure_latency
+from harness.diagnose.machine import Machine
 from harness.evaluate.analysis import analyse
 from harness.evaluate.bootstrap import DRAWS
 from harness.evaluate.detection import detection_config, held_against
@@ -18,7 +19,6 @@ from harness.evaluate.result_file import read_result
 from harness.runs.folder import RunFolder
 from harness.runs.small_files import keep_model, kept_model
 from harness.study.jobs import DataIdentity, DetectorJobSpec, content_hash
-from harness.train.machine import Machine
 
 Item = TypeVar("Item")
 

@@ -7,7 +7,7 @@ from typing import Literal
 from detectors.detector import Detector
 from detectors.spec import Spec
 from harness.data.loader import SampleSet, evaluation_batches
-from harness.train.machine import Machine
+from harness.diagnose.machine import Machine
 
 SAMPLES = 20
 WARM_UP = 5

@@ -11,13 +11,14 @@ import torch
 
 from detectors.batch import Inputs
 from detectors.detector import Detector
-from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec
+from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
 from distill.objective import DETECTION_TERMS, FrozenTeacher, Objective, fingerprint, loss_spec
-from distill.reading import Reading, readings_of
+from distill.reading import readings_of
 from distill.warm_start import inherit
 from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
+from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.jobs.kind import (
     FORWARD_SHARE,
@@ -35,7 +36,6 @@ from harness.study.jobs import DetectorJobSpec, spec_hash
 from harness.study.plan import Plan
 from harness.study.schedule import ScheduleSpec
 from harness.train.checkpoint import check_checkpoint, load_model, save_model
-from harness.train.machine import Machine
 from harness.train.streams import seeded
 from harness.train.teacher_cache import CachedTeacher
 from harness.train.trainer import Training, batch_name, fit
@@ -201,12 +201,12 @@ def _begin(
                 joined = inputs.joined(detector.spec.inputs)
             except ValueError as error:
                 raise InputError(f"teacher and student cannot share a batch: {error}") from error
-            kept = spec.schedule.teacher_cache
-            if kept is not None and readings is not None:
+            cache = spec.schedule.teacher_cache
+            if cache is not None and readings is not None:
                 # The student's batches have its own sensors alone.
                 run = order.teacher_weights.parent
                 seen = SampleSet(root, root.tokens(spec.data.train_split), detector.spec.inputs, spec.schedule.augment)
-                asked = teacher or CachedTeacher(detector, readings, run, seen, kept.variants, machine)
+                asked = teacher or CachedTeacher(detector, readings, run, seen, cache.variants, machine)
             else:
                 inputs = joined
                 asked = teacher or FrozenTeacher(detector)

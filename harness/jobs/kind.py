@@ -13,10 +13,10 @@ from detectors.detector import DetectorSpec
 from detectors.segmenter import SegmenterSpec
 from detectors.spec import Spec
 from harness.data.root import NuScenesRoot
+from harness.diagnose.machine import Machine
 from harness.runs.folder import RunFolder
 from harness.study.jobs import AnyJobSpec, JobSpec
 from harness.study.plan import Plan
-from harness.train.machine import Machine
 
 FORWARD_SHARE = 1 / 3
 """The share of the forward pass in a training step; the backward pass takes about twice the forward one."""

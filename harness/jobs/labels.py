@@ -18,13 +18,13 @@ from harness.data.nuimages import resize_whole
 from harness.data.pseudo_labels import LabelsWriter, PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.data.sensor_files import check_image_size, read_image
+from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.jobs.kind import FORWARD_SHARE, Folders, JobOrder, Kind, Outcome, Samples, StepSeconds, Timer
 from harness.runs.folder import RunFolder, atomic_write
 from harness.study.jobs import LabelsJobSpec, SegmenterJobSpec, label_files, labels_hash
 from harness.study.plan import Plan
 from harness.train.checkpoint import load_model
-from harness.train.machine import Machine
 from harness.train.pretrained import PretrainedLabeller, check_pretrained
 from harness.train.trainer import Interrupted
 

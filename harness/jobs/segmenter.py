@@ -10,13 +10,13 @@ from einops import rearrange
 from detectors.segmenter import Segmenter
 from harness.data.nuimages import ImageSet, NuImagesRoot
 from harness.data.root import NuScenesRoot
+from harness.diagnose.machine import Machine
 from harness.evaluate.mask_ap import Found, Truth, mask_ap
 from harness.jobs.kind import Folders, JobOrder, Kind, Outcome, Samples, StepSeconds, Timer, count_parameters
 from harness.runs.folder import RunFolder
 from harness.study.jobs import SegmenterJobSpec
 from harness.study.plan import Plan
 from harness.train.checkpoint import save_model
-from harness.train.machine import Machine
 from harness.train.segmentation import SegmentationObjective
 from harness.train.streams import seeded
 from harness.train.trainer import Interrupted, Training, fit

@@ -17,12 +17,12 @@ from typing import NoReturn
 import torch
 
 from detectors.presets import PRESETS
+from harness.diagnose.machine import Machine, open_machine
 from harness.errors import InputError
 from harness.jobs.kind import BUSY, DONE, FAILED, STOPPED, UNEXAMINED, JobOrder
 from harness.jobs.kinds import kind_of
 from harness.program import settle
 from harness.runs.folder import Busy, Result, RunFolder
-from harness.train.machine import Machine, open_machine
 from harness.train.trainer import Interrupted
 
 PARTS = ("detectors", "distill", "harness")

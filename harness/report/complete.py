@@ -13,12 +13,12 @@ from harness.data.loader import SampleSet
 from harness.data.root import NuScenesRoot
 from harness.diagnose import alignment, latency
 from harness.diagnose.examine import examine, examine_pair, is_examined, is_pair_examined, some_samples
+from harness.diagnose.machine import Machine, open_machine
 from harness.errors import InputError
 from harness.evidence.runs import StudyRuns
 from harness.runs.folder import Busy, RunFolder
 from harness.study.jobs import DetectorJobSpec
 from harness.train.checkpoint import load_model
-from harness.train.machine import Machine, open_machine
 
 
 @dataclass

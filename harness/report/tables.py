@@ -265,8 +265,10 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
         else f"nuScenes' metrics with class ranges cut at {scored_range(data.detection_config)} m"
     )
     length = f"{schedule.steps} steps" if schedule.epochs is None else f"{schedule.epochs:g} epochs"
-    kept = schedule.teacher_cache
-    cache = f"; {kept.variants} variants of each sample; what losses read of a teacher in float16" if kept else ""
+    cache = ""
+    if schedule.teacher_cache:
+        variants = schedule.teacher_cache.variants
+        cache = f"; {variants} variants of each sample; what losses read of a teacher in float16"
     sentences = [
         f"Scored on {data.version} {data.eval_split}, trained on {data.train_split}; {ranges}; students: "
         f"{length} of batch {schedule.batch_size}, learning rate {schedule.lr:g}{cache}; "

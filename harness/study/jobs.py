@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -185,7 +185,7 @@ class Job:
     source: Path | None = None
     """Path of given input: weights, the root of an image teacher's dataset, or a folder of labels."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The job's identity."""
         return self.spec.id

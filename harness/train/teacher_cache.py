@@ -13,12 +13,13 @@ import torch
 from detectors.batch import Batch
 from detectors.detector import Detector
 from detectors.outputs import DetectorOutput
+from distill.loss import Reading
 from distill.objective import FrozenTeacher
-from distill.reading import Reading, pack, unpack
+from distill.reading import pack, unpack
 from harness.data.loader import SampleSet, variant
+from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.runs.locks import FileLock
-from harness.train.machine import Machine
 from harness.train.streams import stream_seed
 from harness.train.trainer import Interrupted
 
@@ -44,8 +45,8 @@ class SeenStore:
     def has(self, keys: Sequence[Key]) -> bool:
         """Whether there is a record of each of these."""
         with self._open() as database:
-            found = "SELECT 1 FROM seen WHERE token = ? AND draw = ?"
-            return all(database.execute(found, key).fetchone() for key in keys)
+            query = "SELECT 1 FROM seen WHERE token = ? AND draw = ?"
+            return all(database.execute(query, key).fetchone() for key in keys)
 
     def get(self, keys: Sequence[Key]) -> list[bytes]:
         """The records of some samples; raises KeyError for one without."""

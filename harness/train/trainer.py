@@ -16,9 +16,9 @@ from distill.gradients import pulls
 from distill.objective import FrozenTeacher, Objective, ObjectiveOutput
 from harness.data.loader import SampleSet, training_batches
 from harness.data.nuimages import ImageSet
+from harness.diagnose.machine import Machine
 from harness.runs.folder import RunFolder, atomic_write
 from harness.study.schedule import ScheduleSpec
-from harness.train.machine import Machine
 from harness.train.optim import learning_rate, optimizer_of
 from harness.train.segmentation import SegmentationObjective
 from harness.train.streams import stream_seed

@@ -16,9 +16,9 @@ from distill.objective import LOSSES, FrozenTeacher, Objective
 from distill.reading import readings_of
 from harness.data.loader import SampleSet, batch_indices, variant
 from harness.data.root import NuScenesRoot
+from harness.diagnose.machine import Machine
 from harness.runs.folder import RunFolder
 from harness.study.schedule import AugmentSpec, ScheduleSpec
-from harness.train.machine import Machine
 from harness.train.streams import stream_seed
 from harness.train.teacher_cache import CachedTeacher
 from harness.train.trainer import Training

@@ -11,8 +11,9 @@ from detectors.heads.center import BOX_CODE, TASK_GROUPS
 from detectors.outputs import DetectorOutput, HeadOutput
 from detectors.presets import PRESETS
 from distill.feature import FeatureSpec
+from distill.loss import Reading
 from distill.objective import LOSSES
-from distill.reading import Reading, pack, readings_of, unpack
+from distill.reading import pack, readings_of, unpack
 from distill.relation import RelationSpec
 from distill.response import ResponseSpec
 

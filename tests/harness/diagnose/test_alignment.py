@@ -10,8 +10,8 @@ from detectors.geometry.boxes import Boxes
 from detectors.presets import PRESETS
 from harness.diagnose.alignment import Scatter, align, cells_in_boxes
 from harness.diagnose.examine import some_samples
+from harness.diagnose.machine import Machine
 from harness.errors import InputError
-from harness.train.machine import Machine
 
 
 @pytest.fixture

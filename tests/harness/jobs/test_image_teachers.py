@@ -18,6 +18,7 @@ from detectors.segmenter import SegmenterSpec
 from harness.data.nuimages import ImageSet, NuImagesRoot
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.sensor_files import read_image
+from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.jobs.kinds import check_inputs
 from harness.jobs.labels import _image as read

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from detectors.presets import PRESETS
+from distill.loss import Reading
 from distill.objective import FrozenTeacher
-from distill.reading import Reading
+from distill.reading import cells_read
 from harness.data.loader import SampleSet, training_batches
+from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.jobs import worker
 from harness.runs.folder import RunFolder
 from harness.study.schedule import AugmentSpec
-from harness.train.machine import Machine
 from harness.train.streams import stream_seed
 from harness.train.teacher_cache import FOLDER, CachedTeacher, SeenStore
 from harness.train.trainer import Interrupted
@@ -107,7 +108,7 @@ def test_it_answers_what_the_detector_says(samples, teacher):
     batch = _batches(samples, 1, variants=2)[0]
     cached = teacher()
     whole = cached.detector(batch)
-    read = LOW.mask(batch, cached.detector.spec)[:, None].expand_as(whole.bev_low)
+    read = cells_read(LOW, batch, cached.detector.spec)[:, None].expand_as(whole.bev_low)
     seen = cached.observe(batch).bev_low
     torch.testing.assert_close(seen[read], whole.bev_low[read], atol=1e-3, rtol=1e-3)
     assert not seen[~read].any()

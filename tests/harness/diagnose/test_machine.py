@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detectors.presets import preset
-from harness.train.machine import Machine, open_machine
+from harness.diagnose.machine import Machine, open_machine
 
 
 def test_a_detector_in_training_mode_is_not_looked_at(make_batch):
