@@ -1,4 +1,4 @@
-"""Reads samples of a nuScenes root, synthetic or real, through the devkit.
+"""Reads samples of a nuScenes root, synthetic or real, through its index.
 
 The BEV frame of a sample is the ego frame at the time of its LIDAR_TOP keyframe (x forward, y left, z up, metres). This
 file is the only place that decides so: sensors and boxes are moved into it here, and `global_from_bev` leads back.
@@ -77,7 +77,7 @@ def annotations(root: NuScenesRoot, token: str) -> tuple[Boxes, BoxFacts]:
         velocity = turn.rotate(global_velocity)
         yaw = np.arctan2(heading[1], heading[0])
         rows.append([*center, length, width, height, yaw, *velocity[:2], CLASSES.index(name)])
-        attributes = [root.devkit.get("attribute", t)["name"] for t in annotation["attribute_tokens"]]
+        attributes = [root.index.value("attribute", t, "name") for t in annotation["attribute_tokens"]]
         facts.append(
             (
                 ATTRIBUTES.index(attributes[0]) if attributes and attributes[0] in ATTRIBUTES else -1,
@@ -107,7 +107,7 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
         image = read_image(root.path / record["filename"])
         check_image_size(root.path / record["filename"], image, record)
         image, input_from_pixels = _fit(image, inputs.image_size, uncropped_zoom)
-        sensor = root.devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
+        sensor = root.index.get("calibrated_sensor", record["calibrated_sensor_token"])
         images.append(image)
         intrinsics.append(input_from_pixels @ np.array(sensor["camera_intrinsic"]))
         extrinsics.append(_bev_from_sensor(root, now, record))
@@ -173,14 +173,14 @@ def _into_bev(
 
 def _bev_from_sensor(root: NuScenesRoot, now: dict, record: dict) -> Float[np.ndarray, "4 4"]:
     """Through the global frame, by the ego poses of both times: the ego motion in between is taken out."""
-    sensor = _pose(root.devkit.get("calibrated_sensor", record["calibrated_sensor_token"]))
+    sensor = _pose(root.index.get("calibrated_sensor", record["calibrated_sensor_token"]))
     if record["ego_pose_token"] == now["ego_pose_token"]:
         return sensor  # to the last bit, without a way there and back
     return np.linalg.inv(_ego_pose(root, now)) @ _ego_pose(root, record) @ sensor
 
 
 def _ego_pose(root: NuScenesRoot, record: dict) -> Float[np.ndarray, "4 4"]:
-    return _pose(root.devkit.get("ego_pose", record["ego_pose_token"]))
+    return _pose(root.index.get("ego_pose", record["ego_pose_token"]))
 
 
 def _pose(record: dict) -> Float[np.ndarray, "4 4"]:

@@ -1,0 +1,77 @@
+"""A file of named arrays that all processes map into memory: written as a whole or not at all."""
+
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+_ALIGNED = 8
+"""Bytes that the start of every array is a multiple of."""
+_LENGTH = 8
+"""Bytes at the end of the file that say how long the description before them is."""
+
+
+class ArrayWriter:
+    """Appends arrays to an open file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.places: dict[str, tuple[str, int, int]] = {}
+        """By name: type as a letter of the struct module, first byte, and the byte after the last."""
+
+    def add(self, name: str, parts: Sequence[np.ndarray]) -> None:
+        """Write an array that is given in parts of one type."""
+        self._file.write(b"\0" * (-self._file.tell() % _ALIGNED))
+        begin = self._file.tell()
+        for part in parts:
+            self._file.write(np.ascontiguousarray(part).data)
+        code = parts[0].dtype.char if parts else "B"
+        self.places[name] = code, begin, self._file.tell()
+
+
+@contextmanager
+def new_arrays(path: Path, header: Mapping[str, Any]) -> Iterator[ArrayWriter]:
+    """Write a file that takes its place when all is well: readers see all of it, or what was there before.
+
+    Only one process may write to a path at a time.
+
+    Args:
+        path: Of the file. What an earlier process left unfinished is overwritten.
+        header: What `map_arrays` has to be asked for.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            writer = ArrayWriter(file)
+            yield writer
+            # At the end, so that a file that was cut off has none.
+            description = json.dumps({"header": header, "places": writer.places}).encode()
+            file.write(description + len(description).to_bytes(_LENGTH, "little"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def map_arrays(path: Path, header: Mapping[str, Any]) -> dict[str, memoryview] | None:
+    """The arrays of a file by name, mapped; None where there is none, or it is torn, or it has another header."""
+    try:
+        with path.open("rb") as file:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        end = len(content) - _LENGTH
+        description = json.loads(bytes(content[end - int.from_bytes(content[end:], "little") : end]))
+        if description["header"] != header:
+            return None
+        return {
+            # A slice without bytes cannot be cast.
+            name: content[begin:end].cast(code) if end > begin else np.empty(0, code).data
+            for name, (code, begin, end) in description["places"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
