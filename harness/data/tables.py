@@ -8,7 +8,7 @@ from itertools import chain
 from math import isfinite
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import msgspec
 
@@ -164,7 +164,7 @@ RELATED = ("calibrated_sensor", "log", "map", "sensor")
 _MAY_BE_EMPTY = {"attribute", "instance", "sample_annotation", "visibility", "object_ann"}
 # Of nuScenes' extensions: the devkit reads them where they are, we never do.
 _EXTENSIONS = ("lidarseg.json", "panoptic.json", "image_annotations.json")
-_PIECE = 2**24
+_PIECE = 2**22
 """Bytes of a table that are parsed at once."""
 
 
@@ -230,23 +230,30 @@ def read_tables(folder: Path, names: Iterable[str], columns: Columns = COLUMNS) 
     return tables
 
 
-def stream(folder: Path, table: str) -> Iterator[Rows]:
+def stream(folder: Path, table: str, keys: Iterable[str]) -> Iterator[Rows]:
     """The rows of a table in their order, some at a time, so that a large table never is in memory as a whole.
+
+    Args:
+        folder: The version folder.
+        table: Name of the table.
+        keys: What is read of each row, as far as it is there.
 
     Raises:
         InputError: The file is no list of objects; or it cannot be read.
     """
     path, count = table_path(folder, table), 0
+    row = TypedDict("row", dict.fromkeys(keys, Any), total=False)  # type: ignore[operator]
+    decoder = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]
     with input_error_on_os_error(f"{path} cannot be read"):
         for text in _pieces(path):
             try:
                 text.decode()  # parsers look only at what they return
-                rows = msgspec.json.decode(text)
+                rows = decoder.decode(text)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 # Python's parser names the place of an error. It also reads NaN, which may stand where nobody looks.
                 yield _rows(folder, table)[count:]
                 return
-            yield _objects(folder, table, rows, count)
+            yield rows
             count += len(rows)
 
 
@@ -305,14 +312,9 @@ def _rows(folder: Path, table: str) -> Rows:
     rows = read_json(table_path(folder, table))
     if not isinstance(rows, list):
         raise InputError(f"{table_path(folder, table)} is not a table: expected a JSON list, from [ to ]")
-    return _objects(folder, table, rows, 0)
-
-
-def _objects(folder: Path, table: str, rows: list[Any], first: int) -> Rows:
-    """Rows, the first of them with this number, that are objects, all of them."""
     if not _are(rows, dict):
         index = next(i for i, row in enumerate(rows) if type(row) is not dict)
-        raise InputError(f"{_row(folder, table, first + index)} must be an object, not {_short(rows[index])}")
+        raise InputError(f"{_row(folder, table, index)} must be an object, not {_short(rows[index])}")
     return rows
 
 

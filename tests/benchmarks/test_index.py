@@ -1,4 +1,4 @@
-"""What an index of the tables saves against the devkit's `NuScenes`: processor time, and memory of one and many processes.
+"""What an index of the tables saves against the devkit's `NuScenes`: CPU time, and memory of one and eight processes.
 
 Measured only with ``pytest tests/benchmarks --benchmark-enable -s``, on made-up tables of the size of v1.0-trainval
 (3 GB of JSON, 10 minutes, 9 GB of memory for the devkit). Without it each body runs once, on four scenes, as a test.

@@ -42,7 +42,7 @@ def build(root: Path, version: str, writer: ArrayWriter) -> None:
     """
     folder = root / version
     check_table_files(folder)
-    numbers = {table: number_tokens(folder, table, stream(folder, table)) for table in COLUMNS}
+    numbers = {table: number_tokens(folder, table, stream(folder, table, ["token"])) for table in COLUMNS}
     related: dict[str, Rows] = {}
     references: dict[str, Parts] = {}
     for table in COLUMNS:
@@ -81,7 +81,7 @@ def _columns(folder: Path, table: str, numbers: Numbers) -> tuple[Parts, Rows]:
     parts: dict[str, list[np.ndarray]] = defaultdict(list)
     related: Rows = []
     count = 0
-    for rows in stream(folder, table):
+    for rows in stream(folder, table, [*rules, *optional]):
         for key, rule in rules.items():
             values = checked_column(folder, table, key, rows, checks[key], count)
             for suffix, array in _arrays(rule, values, numbers).items():
