@@ -4,7 +4,8 @@ The BEV frame of a sample is the ego frame at the time of its LIDAR_TOP keyframe
 file is the only place that decides so: sensors and boxes are moved into it here, and `global_from_bev` leads back.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from detectors.batch import BoxFacts, CameraViews, Inputs, Instances, Sample, st
 from detectors.geometry.boxes import ATTRIBUTES, CLASSES, Boxes
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import LIDAR, RADARS, NuScenesRoot
-from harness.data.sensor_files import check_image_size, read_image, read_lidar, read_radar
+from harness.data.sensor_files import open_image, read_lidar, read_radar
 
 _CLOSE = 1.0
 """Metres along x and y of a sensor: returns of earlier sweeps that are nearer come from the ego car and would smear."""
@@ -104,12 +105,12 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
     now = root.sweeps(token, LIDAR, 1)[0]
     images, intrinsics, extrinsics, ages = [], [], [], []
     for record in root.images(token, inputs.keyframes):
-        image = read_image(root.path / record["filename"])
-        check_image_size(root.path / record["filename"], image, record)
-        image, input_from_pixels = _fit(image, inputs.image_size, uncropped_zoom)
+        file = open_image(root.path / record["filename"])
+        file.check_size(record)
+        fit = _Fit.of(file.size, inputs.image_size, uncropped_zoom)
         sensor = root.index.get("calibrated_sensor", record["calibrated_sensor_token"])
-        images.append(image)
-        intrinsics.append(input_from_pixels @ np.array(sensor["camera_intrinsic"]))
+        images.append(fit.cut(file.resized(*fit.full)))
+        intrinsics.append(fit.matrix @ np.array(sensor["camera_intrinsic"]))
         extrinsics.append(_bev_from_sensor(root, now, record))
         ages.append((now["timestamp"] - record["timestamp"]) * _MICROSECONDS)
     return CameraViews(
@@ -128,8 +129,10 @@ def _instances(
     fitted = []
     for record in root.images(token, inputs.keyframes):
         seen = labels.instances(record["filename"])
-        owner, _ = _fit(seen.owner.numpy(), inputs.image_size, uncropped_zoom, cv2.INTER_NEAREST_EXACT)
-        fitted.append(replace(seen, owner=torch.from_numpy(np.ascontiguousarray(owner))))
+        owner = seen.owner.numpy()
+        fit = _Fit.of(owner.shape, inputs.image_size, uncropped_zoom)
+        owner = cv2.resize(owner, fit.full[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        fitted.append(replace(seen, owner=torch.from_numpy(np.ascontiguousarray(fit.cut(owner)))))
     instances = stack_instances(fitted)
     assert instances is not None, "a sample without a view"
     return instances
@@ -141,10 +144,12 @@ def _lidar(root: NuScenesRoot, token: str, sweeps: int) -> Tensor:
     for record in rows:
         raw = read_lidar(root.path / record["filename"])
         if record is not rows[0]:
-            raw = raw[np.abs(raw[:, :2]).max(axis=1) >= _CLOSE]
-        xyz, age = _into_bev(root, rows[0], record, raw[:, :3])
-        clouds.append(np.concatenate([xyz, raw[:, 3:4] / 255, age], axis=1))
-    return torch.tensor(np.concatenate(clouds), dtype=torch.float32)
+            raw = raw[(np.abs(raw[:, 0]) >= _CLOSE) | (np.abs(raw[:, 1]) >= _CLOSE)]
+        cloud = np.empty((len(raw), 5), np.float32)
+        cloud[:, :3], cloud[:, 4] = _into_bev(root, rows[0], record, raw[:, :3])
+        cloud[:, 3] = raw[:, 3] / 255
+        clouds.append(cloud)
+    return torch.from_numpy(np.concatenate(clouds))
 
 
 def _radar(root: NuScenesRoot, token: str, sweeps: int) -> Tensor:
@@ -155,20 +160,22 @@ def _radar(root: NuScenesRoot, token: str, sweeps: int) -> Tensor:
             raw = read_radar(root.path / record["filename"])
             # The states that the devkit keeps by default: valid, of any dynamic property, unambiguous Doppler.
             raw = raw[(raw["invalid_state"] == 0) & (raw["dyn_prop"] <= 6) & (raw["ambig_state"] == 3)]
-            xyz, age = _into_bev(root, now, record, np.stack([raw[name] for name in ("x", "y", "z")], axis=1))
+            xyz = np.stack([raw[name] for name in ("x", "y", "z")], axis=1)
             velocity = np.stack([raw["vx_comp"], raw["vy_comp"], np.zeros(len(raw))], axis=1)
-            turned = velocity @ _bev_from_sensor(root, now, record)[:3, :3].T
-            clouds.append(np.concatenate([xyz, raw["rcs"][:, None], turned[:, :2], age], axis=1))
-    return torch.tensor(np.concatenate(clouds), dtype=torch.float32)
+            cloud = np.empty((len(raw), 7), np.float32)
+            cloud[:, :3], cloud[:, 6] = _into_bev(root, now, record, xyz)
+            cloud[:, 3] = raw["rcs"]
+            cloud[:, 4:6] = (velocity @ _bev_from_sensor(root, now, record)[:3, :3].T)[:, :2]
+            clouds.append(cloud)
+    return torch.from_numpy(np.concatenate(clouds))
 
 
 def _into_bev(
     root: NuScenesRoot, now: dict, record: dict, xyz: Float[np.ndarray, "p 3"]
-) -> tuple[Float[np.ndarray, "p 3"], Float[np.ndarray, "p 1"]]:
+) -> tuple[Float[np.ndarray, "p 3"], float]:
     """Points of a sweep (its sensor's frame) in the BEV frame of the LiDAR keyframe `now`, and their age in seconds."""
     matrix = _bev_from_sensor(root, now, record)
-    age = (now["timestamp"] - record["timestamp"]) * _MICROSECONDS
-    return xyz @ matrix[:3, :3].T + matrix[:3, 3], np.full((len(xyz), 1), age)
+    return xyz @ matrix[:3, :3].T + matrix[:3, 3], (now["timestamp"] - record["timestamp"]) * _MICROSECONDS
 
 
 def _bev_from_sensor(root: NuScenesRoot, now: dict, record: dict) -> Float[np.ndarray, "4 4"]:
@@ -191,21 +198,31 @@ def _pose(record: dict) -> Float[np.ndarray, "4 4"]:
     return matrix
 
 
-def _fit(
-    image: UInt8[np.ndarray, "h w *rgb"], size: tuple[int, int], uncropped_zoom: float | None, how: int = cv2.INTER_AREA
-) -> tuple[UInt8[np.ndarray, "h_out w_out *rgb"], Float[np.ndarray, "3 3"]]:
-    """Resize to cover `size` (height, width), then crop: sides equally, and the sky before the road.
+@dataclass(frozen=True)
+class _Fit:
+    """How an image is resized to cover a size, then cropped: sides equally, and the sky before the road."""
 
-    Returns:
-        The image, and the matrix from its pixels before to its pixels after. Pixel (0, 0) has its edge at 0.
-    """
-    height, width = size
-    scale = max(height / image.shape[0], width / image.shape[1]) * (uncropped_zoom or 1.0)
-    full = (max(width, round(image.shape[1] * scale)), max(height, round(image.shape[0] * scale)))
-    scaled = cv2.resize(image, full, interpolation=how) if full != image.shape[1::-1] else image
-    matrix = np.diag([full[0] / image.shape[1], full[1] / image.shape[0], 1.0])
-    if uncropped_zoom is not None:
-        return scaled, matrix
-    left, top = (full[0] - width) // 2, full[1] - height
-    matrix[:2, 2] = -left, -top
-    return scaled[top : top + height, left : left + width], matrix
+    full: tuple[int, int]
+    """Height and width before it is cropped."""
+    top: int
+    left: int
+    size: tuple[int, int]
+    """Height and width after."""
+    matrix: Float[np.ndarray, "3 3"]
+    """From its pixels before to its pixels after. Pixel (0, 0) has its edge at 0."""
+
+    @classmethod
+    def of(cls, image: tuple[int, ...], size: tuple[int, int], uncropped_zoom: float | None) -> Self:
+        """How an image of a height and width is made to fit, or only resized where there is an `uncropped_zoom`."""
+        scale = max(size[0] / image[0], size[1] / image[1]) * (uncropped_zoom or 1.0)
+        full = max(size[0], round(image[0] * scale)), max(size[1], round(image[1] * scale))
+        matrix = np.diag([full[1] / image[1], full[0] / image[0], 1.0])
+        if uncropped_zoom is not None:
+            return cls(full, 0, 0, full, matrix)
+        top, left = full[0] - size[0], (full[1] - size[1]) // 2
+        matrix[:2, 2] = -left, -top
+        return cls(full, top, left, size, matrix)
+
+    def cut(self, image: UInt8[np.ndarray, "h w *rgb"]) -> UInt8[np.ndarray, "h_out w_out *rgb"]:
+        """What is left of a resized image."""
+        return image[self.top : self.top + self.size[0], self.left : self.left + self.size[1]]

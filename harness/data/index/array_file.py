@@ -3,6 +3,8 @@
 import json
 import mmap
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,21 +19,45 @@ _LENGTH = 8
 
 
 class ArrayWriter:
-    """Appends arrays to an open file."""
+    """Writes arrays that come in parts, several of them in turns, to an open file, none of them in memory.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    Args:
+        file: Where they go.
+        folder: On the same disk, for what has no place in the file yet.
+    """
+
+    def __init__(self, file: IO[bytes], folder: Path) -> None:
+        self._file, self._folder = file, folder
+        self._open: dict[str, IO[bytes]] = {}
+        self._types: dict[str, np.dtype] = {}
         self.places: dict[str, tuple[str, int, int]] = {}
         """By name: type as a letter of the struct module, first byte, and the byte after the last."""
 
-    def add(self, name: str, parts: Sequence[np.ndarray]) -> None:
-        """Write an array that is given in parts of one type."""
-        self._file.write(b"\0" * (-self._file.tell() % _ALIGNED))
-        begin = self._file.tell()
-        for part in parts:
-            self._file.write(np.ascontiguousarray(part).data)
-        code = parts[0].dtype.char if parts else "B"
-        self.places[name] = code, begin, self._file.tell()
+    def append(self, name: str, part: np.ndarray) -> None:
+        """Write more of an array."""
+        if name not in self._open:
+            self._open[name] = tempfile.TemporaryFile(dir=self._folder)
+            self._types[name] = part.dtype
+        self._open[name].write(np.ascontiguousarray(part).data)
+
+    def append_lists(self, name: str, flat: np.ndarray, lengths: Sequence[int] | np.ndarray) -> None:
+        """Write more lists, or texts: all of them in one array, and where each starts and the last ends in another."""
+        if name not in self._open:
+            self.append(f"{name} starts", np.zeros(1, "q"))
+        self.append(name, flat)
+        end = self._open[name].tell() // flat.itemsize
+        self.append(f"{name} starts", end - len(flat) + np.cumsum(lengths, dtype="q"))
+
+    def settle(self) -> None:
+        """Give every array that was begun its place; nothing can be appended to it from now on."""
+        for name, parts in self._open.items():
+            self._file.write(b"\0" * (-self._file.tell() % _ALIGNED))
+            begin = self._file.tell()
+            with parts:
+                parts.seek(0)
+                shutil.copyfileobj(parts, self._file)
+            self.places[name] = self._types[name].char, begin, self._file.tell()
+        self._open.clear()
 
 
 @contextmanager
@@ -47,8 +73,9 @@ def new_arrays(path: Path, header: Mapping[str, Any]) -> Iterator[ArrayWriter]:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            writer = ArrayWriter(file)
+            writer = ArrayWriter(file, path.parent)
             yield writer
+            writer.settle()
             # At the end, so that a file that was cut off has none.
             description = json.dumps({"header": header, "places": writer.places}).encode()
             file.write(description + len(description).to_bytes(_LENGTH, "little"))

@@ -2,7 +2,6 @@
 
 import json
 import zlib
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from harness.data.tables import (
     stream,
 )
 
-Parts = Mapping[str, list[np.ndarray]]
 Numbers = Mapping[str, Mapping[str, int]]
 """Row numbers of each table by token."""
 
@@ -44,23 +42,18 @@ def build(root: Path, version: str, writer: ArrayWriter) -> None:
     check_table_files(folder)
     numbers = {table: number_tokens(folder, table, stream(folder, table, ["token"])) for table in COLUMNS}
     related: dict[str, Rows] = {}
-    references: dict[str, Parts] = {}
+    groups: dict[str, list[np.ndarray]] = {}
     for table in COLUMNS:
-        parts, related[table] = _columns(folder, table, numbers)
-        for name, arrays in parts.items():
-            writer.add(f"{table}.{name}", arrays)
+        related[table], groups[table] = _write_columns(writer, folder, table, numbers)
         hashes = np.array([token_hash(token) for token in numbers[table]], "I")
         order = np.argsort(hashes, kind="stable")
-        writer.add(f"{table} hashes", [hashes[order]])
-        writer.add(f"{table} rows", [order.astype("i")])
-        references[table] = {name: parts[name] for name in ("sample_token", "is_key_frame") if name in parts}
+        writer.append(f"{table} hashes", hashes[order])
+        writer.append(f"{table} rows", order.astype("i"))
+        writer.settle()
     check_related(root, version, related)
     samples = len(numbers["sample"])
-    _write_groups(writer, "sample.anns", _joined(references["sample_annotation"]["sample_token"], "i"), samples)
-    of_sample = _joined(references["sample_data"]["sample_token"], "i")
-    # Rows of other than keyframes are of a group after the last.
-    is_keyframe = _joined(references["sample_data"]["is_key_frame"], "?")
-    _write_groups(writer, "sample.data", np.where(is_keyframe, of_sample, samples), samples)
+    _write_groups(writer, "sample.anns", groups["sample_annotation"], samples)
+    _write_groups(writer, "sample.data", groups["sample_data"], samples)
 
 
 def token_hash(token: str) -> int:
@@ -73,57 +66,53 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _columns(folder: Path, table: str, numbers: Numbers) -> tuple[Parts, Rows]:
-    """The columns of a table in parts, by key; and its rows where these are `RELATED`."""
+def _write_columns(writer: ArrayWriter, folder: Path, table: str, numbers: Numbers) -> tuple[Rows, list[np.ndarray]]:
+    """Write the columns of a table.
+
+    Returns:
+        Its rows where these are `RELATED`; and the sample of each row that a sample leads to, else -1.
+    """
     rules = {"token": TEXT, **COLUMNS[table]}
     checks = {key: rule.rule(numbers) if isinstance(rule, Reference) else rule for key, rule in rules.items()}
     optional = OPTIONAL.get(table, {})
-    parts: dict[str, list[np.ndarray]] = defaultdict(list)
     related: Rows = []
+    samples = []
     count = 0
     for rows in stream(folder, table, [*rules, *optional]):
+        values = {key: checked_column(folder, table, key, rows, check, count) for key, check in checks.items()}
         for key, rule in rules.items():
-            values = checked_column(folder, table, key, rows, checks[key], count)
-            for suffix, array in _arrays(rule, values, numbers).items():
-                parts[key + suffix].append(array)
+            _append(writer, f"{table}.{key}", rule, values[key], numbers)
         for key, rule in optional.items():
             filled = [{key: row.get(key) or 0} for row in rows]
-            values = checked_column(folder, table, key, filled, rule, count)
-            parts[key].append(np.array(values, rule.stored))
+            _append(writer, f"{table}.{key}", rule, checked_column(folder, table, key, filled, rule, count), numbers)
         count += len(rows)
         if table in RELATED:
             related += rows
-    for name in list(parts):
-        if name.endswith(" lengths"):
-            lengths = np.concatenate([[0], *parts.pop(name)])
-            parts[name.replace(" lengths", " starts")] = [np.cumsum(lengths, dtype="q")]
-    return parts, related
+        if "sample_token" in values:
+            leads = values.get("is_key_frame", [True] * len(rows))
+            of = [numbers["sample"][token] for token in values["sample_token"]]
+            samples.append(np.where(np.array(leads, "?"), np.array(of, "i"), -1))
+    return related, samples
 
 
-def _arrays(rule: Rule | Reference, values: list[Any], numbers: Numbers) -> dict[str, np.ndarray]:
-    """Checked values of a column as arrays, by what their names end with."""
+def _append(writer: ArrayWriter, name: str, rule: Rule | Reference, values: list[Any], numbers: Numbers) -> None:
+    """Write more of a column, its values checked."""
     if isinstance(rule, Reference):
         rows = numbers[rule.table]
         if rule.many:
             flat = [rows[token] for tokens in values for token in tokens]
-            return {"": np.array(flat, "i"), " lengths": np.array(list(map(len, values)), "q")}
-        return {"": np.array([rows.get(token, -1) for token in values], "i")}
-    match rule.stored:
-        case "text":
-            texts = list(map(encoded, values))
-        case "json":
-            texts = [encoded(json.dumps(value)) for value in values]
-        case code:
-            return {"": np.array(values, code).ravel()}
-    return {"": np.frombuffer(b"".join(texts), "B"), " lengths": np.array(list(map(len, texts)), "q")}
+            writer.append_lists(name, np.array(flat, "i"), list(map(len, values)))
+        else:
+            writer.append(name, np.array([rows.get(token, -1) for token in values], "i"))
+    elif rule.stored in ("text", "json"):
+        texts = [encoded(value if rule.stored == "text" else json.dumps(value)) for value in values]
+        writer.append_lists(name, np.frombuffer(b"".join(texts), "B"), list(map(len, texts)))
+    else:
+        writer.append(name, np.array(values, rule.stored).ravel())
 
 
-def _joined(parts: list[np.ndarray], code: str) -> np.ndarray:
-    return np.concatenate([np.empty(0, code), *parts])
-
-
-def _write_groups(writer: ArrayWriter, name: str, group: np.ndarray, count: int) -> None:
-    """The rows of each of `count` groups, in their order; rows of a group after the last are left out."""
-    starts = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=count)[:count])]).astype("q")
-    writer.add(name, [np.argsort(group, kind="stable")[: starts[-1]].astype("i")])
-    writer.add(f"{name} starts", [starts])
+def _write_groups(writer: ArrayWriter, name: str, group: list[np.ndarray], count: int) -> None:
+    """The rows of each of `count` groups, in their order; those of group -1 are of none."""
+    of = np.concatenate(group)
+    order = np.argsort(of, kind="stable")[np.count_nonzero(of < 0) :]
+    writer.append_lists(name, order.astype("i"), np.bincount(of[of >= 0], minlength=count))
