@@ -114,7 +114,8 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
         extrinsics.append(_bev_from_sensor(root, now, record))
         ages.append((now["timestamp"] - record["timestamp"]) * _MICROSECONDS)
     return CameraViews(
-        images=torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))),
+        # OpenCV takes an image apart several times as fast as a copy with its axes moved.
+        images=torch.from_numpy(np.array([cv2.split(image) for image in images])),
         intrinsics=torch.tensor(np.stack(intrinsics), dtype=torch.float32),
         ego_from_camera=torch.tensor(np.stack(extrinsics), dtype=torch.float32),
         age=torch.tensor(ages, dtype=torch.float32),
@@ -140,16 +141,17 @@ def _instances(
 
 def _lidar(root: NuScenesRoot, token: str, sweeps: int) -> Tensor:
     rows = root.sweeps(token, LIDAR, sweeps)
-    clouds = []
-    for record in rows:
-        raw = read_lidar(root.path / record["filename"])
-        if record is not rows[0]:
-            raw = raw[(np.abs(raw[:, 0]) >= _CLOSE) | (np.abs(raw[:, 1]) >= _CLOSE)]
-        cloud = np.empty((len(raw), 5), np.float32)
-        cloud[:, :3], cloud[:, 4] = _into_bev(root, rows[0], record, raw[:, :3])
-        cloud[:, 3] = raw[:, 3] / 255
-        clouds.append(cloud)
-    return torch.from_numpy(np.concatenate(clouds))
+    clouds = [read_lidar(root.path / record["filename"]) for record in rows]
+    for i, cloud in enumerate(clouds[1:], start=1):
+        is_far = (np.abs(cloud[:, 0]) >= _CLOSE) | (np.abs(cloud[:, 1]) >= _CLOSE)
+        clouds[i] = cloud.take(np.flatnonzero(is_far), axis=0)  # several times as fast as by the mask
+    points = np.empty((sum(map(len, clouds)), 5), np.float32)
+    end = 0
+    for record, cloud in zip(rows, clouds, strict=True):
+        begin, end = end, end + len(cloud)
+        points[begin:end, :3], points[begin:end, 4] = _into_bev(root, rows[0], record, cloud[:, :3])
+        points[begin:end, 3] = cloud[:, 3] / 255
+    return torch.from_numpy(points)
 
 
 def _radar(root: NuScenesRoot, token: str, sweeps: int) -> Tensor:
@@ -175,7 +177,10 @@ def _into_bev(
 ) -> tuple[Float[np.ndarray, "p 3"], float]:
     """Points of a sweep (its sensor's frame) in the BEV frame of the LiDAR keyframe `now`, and their age in seconds."""
     matrix = _bev_from_sensor(root, now, record)
-    return xyz @ matrix[:3, :3].T + matrix[:3, 3], (now["timestamp"] - record["timestamp"]) * _MICROSECONDS
+    # A product with three long rows takes a fifth of the time of one with many rows of three.
+    moved = matrix[:3, :3] @ np.ascontiguousarray(xyz.T, dtype=np.float64)
+    moved += matrix[:3, 3:]
+    return moved.T, (now["timestamp"] - record["timestamp"]) * _MICROSECONDS
 
 
 def _bev_from_sensor(root: NuScenesRoot, now: dict, record: dict) -> Float[np.ndarray, "4 4"]:

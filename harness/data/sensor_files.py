@@ -160,9 +160,11 @@ def read_lidar(path: Path) -> Float[np.ndarray, "p 5"]:
     # A file of other columns, or of doubles, may have the size of whole points.
     if not np.isfinite(points).all():
         raise InputError(f"{path} contains NaN or infinity; {_LIDAR_LAYOUT}")
-    if not ((ring >= 0) & (ring <= 255) & (ring == np.floor(ring))).all():
+    with np.errstate(invalid="ignore"):
+        is_ring = ring.astype(np.uint8) == ring
+    if not is_ring.all():
         raise InputError(f"{path} has rings that are not whole numbers from 0 to 255; {_LIDAR_LAYOUT}")
-    if not ((intensity >= 0) & (intensity <= 255)).all():
+    if len(points) and not (intensity.min() >= 0 and intensity.max() <= 255):
         raise InputError(f"{path} has intensities outside of 0 to 255; {_LIDAR_LAYOUT}")
     return points
 

@@ -21,6 +21,7 @@ VERSION = "v1.0-trainval"
 FULL = {"scene": 850, "sample": 34_149, "instance": 64_386, "sample_data": 2_630_069, "sample_annotation": 1_166_187}
 """Rows of nuScenes; as many ego poses as sample_data."""
 SMALL = {table: max(4, count // 500) for table, count in FULL.items()}
+SUFFIXES = {"CAM": "jpg", "LID": "pcd.bin", "RAD": "pcd"}
 CHANNELS = (*CAMERAS, LIDAR, *RADARS)
 PROCESSES = 8
 
@@ -143,7 +144,7 @@ def write_tables(folder, counts):
                 "is_key_frame": folder_of == "samples",
                 "height": 900,
                 "width": 1600,
-                "filename": f"{folder_of}/{channel}/n015-2018-07-24-11-22-45+0800__{channel}__{n:016d}.jpg",
+                "filename": f"{folder_of}/{channel}/n015-2018-07-24-11-22-45+0800__{n:016d}.{SUFFIXES[channel[:3]]}",
                 **_neighbours("sample_data", n, chain_of, files),
             }
             seen.add((sample, chain))

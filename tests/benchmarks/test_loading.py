@@ -127,6 +127,7 @@ def test_samples_against_pil_and_opencv(benchmark, speedups, sample):
     ours, theirs = read(root, token, IMAGES).views.images.float(), _by_opencv(root, token).float()
     assert ours.shape == theirs.shape == _by_pil(root, token).shape
     assert 10 * torch.log10(255**2 / (ours - theirs).square().mean()) > 35
+    assert len(_points(root, token)) == SWEEPS + len(RADARS)
     if benchmark.enabled:
         ways = {
             "images": {

@@ -36,7 +36,7 @@ class ArrayWriter:
     def append(self, name: str, part: np.ndarray) -> None:
         """Write more of an array."""
         if name not in self._open:
-            self._open[name] = tempfile.TemporaryFile(dir=self._folder)
+            self._open[name] = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by settle
             self._types[name] = part.dtype
         self._open[name].write(np.ascontiguousarray(part).data)
 
