@@ -242,8 +242,8 @@ def stream(folder: Path, table: str, keys: Iterable[str]) -> Iterator[Rows]:
         InputError: The file is no list of objects; or it cannot be read.
     """
     path, count = table_path(folder, table), 0
-    row = TypedDict("row", dict.fromkeys(keys, Any), total=False)  # type: ignore[operator]
-    decoder = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]
+    row = TypedDict("row", dict.fromkeys(keys, Any), total=False)  # type: ignore[misc]
+    decoder: msgspec.json.Decoder[Rows] = msgspec.json.Decoder(list[row])
     with input_error_on_os_error(f"{path} cannot be read"):
         for text in _pieces(path):
             try:
