@@ -5,15 +5,21 @@ import multiprocessing
 import shutil
 
 import numpy as np
+import nuscenes.nuscenes
 import pytest
 
+from detectors.batch import Inputs
 from harness.data import tables
 from harness.data.index import rows as index_rows
 from harness.data.index.build import token_hash
 from harness.data.index.rows import Index
+from harness.data.nuscenes import read
 from harness.data.root import CAMERAS, LIDAR, RADARS, NuScenesRoot
 from harness.data.tables import COLUMNS, TABLES
 from harness.errors import InputError
+from harness.evaluate.annotations import from_tables
+from harness.inspect.nuscenes import gather
+from harness.inspect.picture import read_whole
 
 VERSION = "v1.0-synthetic"
 ADDED = {
@@ -97,6 +103,23 @@ def test_every_sweep_is_the_devkits(any_root):
                 expected.append(devkit.get("sample_data", expected[-1]["prev"]))
             sweeps = any_root.sweeps(sample["token"], channel, 4)
             assert sweeps == [{key: row[key] for key in sweeps[0]} for row in expected]
+
+
+def test_samples_annotations_and_pictures_need_no_devkit(smoke_path, monkeypatch):
+    def fail(**_):
+        raise AssertionError("the devkit was opened")
+
+    monkeypatch.setattr(nuscenes.nuscenes, "NuScenes", fail)
+    root = NuScenesRoot(smoke_path, VERSION)
+    tokens = root.tokens("synthetic_val")
+    inputs = Inputs(image_size=(80, 224), lidar_sweeps=2, radar_sweeps=2)
+    root.check_files(tokens, inputs)
+    root.check_annotations("synthetic_val", tokens)
+    assert len(read(root, tokens[1], inputs).boxes) > 5
+    assert len(from_tables(root, tokens)[1]) == sum(
+        read_whole(root, token).facts.visibility.numel() for token in tokens
+    )
+    assert len(gather(root, tokens).label) >= len(from_tables(root, tokens)[1])
 
 
 def test_rows_of_some_samples_come_in_the_order_of_their_table(smoke_root):
