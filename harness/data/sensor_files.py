@@ -77,7 +77,7 @@ class ImageFile:
         try:
             with Image.open(BytesIO(self.content)) as header:
                 return header.height, header.width
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise InputError(self._damaged) from error
 
     def pixels(self, reduction: int = 1) -> UInt8[np.ndarray, "h w 3"]:
