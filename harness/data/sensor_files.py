@@ -95,10 +95,9 @@ class ImageFile:
         Where a half or a quarter of the image's size is enough, it is decoded at that, which the JPEG format allows:
         most of the work falls away, and the result differs with a PSNR above 35 dB. Else the result is exact.
         """
-        whole = self.size
-        reduction = max(
-            n for n in _REDUCTIONS if (-(-whole[0] // n) >= height and -(-whole[1] // n) >= width) or n == 1
-        )
+        height_in, width_in = self.size
+        enough = [n for n in _REDUCTIONS if -(-height_in // n) >= height and -(-width_in // n) >= width]
+        reduction = max(enough, default=1)
         image = self.pixels(reduction)
         if image.shape[:2] == (height, width):
             return image
