@@ -89,7 +89,7 @@ def inspect(
             console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
         return
     root = NuScenesRoot(path, chosen)
-    every = [row["token"] for row in root.devkit.sample]
+    every = root.index.column("sample", "token")
     splits = nuscenes.samples_by_split(root, split)
     tokens = splits[split] if split is not None else every
     if sample is not None and sample not in every:

@@ -1,24 +1,24 @@
 """A nuScenes root on disk: its version, tables, splits and files, with checks that name what is wrong."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from detectors.batch import Inputs
+from harness.data.index.rows import Index, open_index
 from harness.data.manifest import MANIFEST, MARKER
 from harness.data.sensor_files import check_sensor_file
 from harness.data.tables import (
     TABLES,
-    Tables,
     check_table_files,
     detection_class,
-    open_tables,
+    open_devkit,
     read_json,
     read_tables,
     table_path,
@@ -44,6 +44,8 @@ _VERSION_OF_SPLIT = {
     "test": "test",
 }
 _TRAINING_SPLIT = {"v1.0-trainval": "train", "v1.0-mini": "mini_train"}
+_LONGEST_STEP = 1.5
+"""Seconds between two annotations of an object, above which they tell no velocity."""
 
 
 def versions_in(path: Path) -> list[str]:
@@ -77,7 +79,7 @@ def read_splits(path: Path, what: str) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class NuScenesRoot:
-    """An existing dataset root and version, opened by the devkit on first use."""
+    """An existing dataset root and version; its tables are indexed on first use."""
 
     path: Path
     version: str
@@ -96,9 +98,15 @@ class NuScenesRoot:
         return self.path / self.version
 
     @cached_property
+    def index(self) -> Index:
+        """The rows of the tables; raises InputError if a table is damaged."""
+        return open_index(self.path, self.version, self._state(self._tables))
+
+    @cached_property
     def devkit(self) -> "NuScenes":
-        """The devkit's object for the root; raises InputError if a table is damaged."""
-        return open_tables(self.path, self.version)
+        """The devkit's object, for what needs its own code: on all of nuScenes it takes minutes and gigabytes."""
+        _ = self.index  # names what is wrong with a table
+        return open_devkit(self.path, self.version)
 
     @cached_property
     def _cut(self) -> dict[str, list[str]]:
@@ -123,16 +131,22 @@ class NuScenesRoot:
 
     def state(self) -> str:
         """Path, size and time of what `fingerprint` reads: equal while no file of it was written, and told at once."""
+        return self._state(self._described_by())
+
+    def _state(self, files: list[Path]) -> str:
         digest = hashlib.sha256(f"{self.path.resolve()} {self.version}".encode())
-        for path in self._described_by():
+        for path in files:
             stat = path.stat()
             digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
         return digest.hexdigest()
 
     def _described_by(self) -> list[Path]:
         extra = [self._custom_splits, self.path / MANIFEST]
-        tables = [table_path(self._folder, table) for table in sorted(TABLES)]
-        return [*tables, *(path for path in extra if path.is_file())]
+        return [*self._tables, *(path for path in extra if path.is_file())]
+
+    @property
+    def _tables(self) -> list[Path]:
+        return [table_path(self._folder, table) for table in sorted(TABLES)]
 
     @property
     def _custom_splits(self) -> Path:
@@ -159,23 +173,30 @@ class NuScenesRoot:
 
     def tokens(self, split: str) -> list[str]:
         """Sample tokens of a split, in the order of the sample table."""
-        return self._tokens(split, {"scene": self.devkit.scene, "sample": self.devkit.sample})
+        index = self.index
+        names = dict(zip(index.column("scene", "token"), index.column("scene", "name"), strict=True))
+        scenes = dict(zip(index.column("sample", "token"), index.column("sample", "scene_token"), strict=True))
+        return self._tokens(split, names, scenes)
 
-    def _tokens(self, split: str, tables: Tables) -> list[str]:
+    def count(self, split: str) -> int:
+        """Samples of a split, told by three tables of thirteen: before a training no index need be built."""
+        tables = read_tables(self._folder, ("log", "scene", "sample"))
+        names = {row["token"]: row["name"] for row in tables["scene"]}
+        scenes = {row["token"]: row["scene_token"] for row in tables["sample"]}
+        return len(self._tokens(split, names, scenes))
+
+    def _tokens(self, split: str, names: Mapping[str, str], scenes: Mapping[str, str]) -> list[str]:
+        """The samples of a split, given the name of every scene and the scene of every sample."""
         self.check_split(split)
-        names = self.splits()[split]
-        scenes = {scene["token"] for scene in tables["scene"] if scene["name"] in set(names)}
-        if not scenes:
-            named = f"its {len(names)} scenes ({names[0]}, ...)" if names else "any scene"
+        wanted = self.splits()[split]
+        chosen = {token for token, name in names.items() if name in set(wanted)}
+        if not chosen:
+            named = f"its {len(wanted)} scenes ({wanted[0]}, ...)" if wanted else "any scene"
             raise InputError(f"split {split!r}: {table_path(self._folder, 'scene')} has none of {named}")
-        tokens = [sample["token"] for sample in tables["sample"] if sample["scene_token"] in scenes]
+        tokens = [token for token, scene in scenes.items() if scene in chosen]
         if not tokens:
             raise InputError(f"split {split!r}: {table_path(self._folder, 'sample')} has no sample of its scenes")
         return tokens
-
-    def count(self, split: str) -> int:
-        """Samples of a split, told by three tables of thirteen: before a training the devkit need not be opened."""
-        return len(self._tokens(split, read_tables(self._folder, ("log", "scene", "sample"))))
 
     def check_files(self, tokens: list[str], inputs: Inputs) -> None:
         """Raise InputError naming the first sensor file that these samples need and that is not there or not whole.
@@ -193,7 +214,7 @@ class NuScenesRoot:
 
     def check_annotations(self, split: str, tokens: list[str]) -> None:
         """Raise InputError for a split without annotations, such as nuScenes' test."""
-        if not any(self.devkit.get("sample", token)["anns"] for token in tokens):
+        if not any(self.index.value("sample", token, "anns") for token in tokens):
             raise InputError(f"split {split!r} of {self._folder} has no annotation")
 
     def sweeps(self, token: str, channel: str, count: int) -> list[dict]:
@@ -201,12 +222,12 @@ class NuScenesRoot:
 
         The first keyframes of a scene have fewer.
         """
-        keyframes = self.devkit.get("sample", token)["data"]
+        keyframes = self.index.value("sample", token, "data")
         if channel not in keyframes:
             raise InputError(self.no_keyframe(token, channel))
-        rows = [self.devkit.get("sample_data", keyframes[channel])]
+        rows = [self.index.get("sample_data", keyframes[channel])]
         while len(rows) < count and rows[-1]["prev"]:
-            rows.append(self.devkit.get("sample_data", rows[-1]["prev"]))
+            rows.append(self.index.get("sample_data", rows[-1]["prev"]))
         return rows
 
     def no_keyframe(self, token: str, channel: str) -> str:
@@ -217,7 +238,7 @@ class NuScenesRoot:
         """A sample and the ones before it, newest first; the scene's first one stands in for those before it."""
         tokens = [token]
         while len(tokens) < count:
-            tokens.append(self.devkit.get("sample", tokens[-1])["prev"] or tokens[-1])
+            tokens.append(self.index.value("sample", tokens[-1], "prev") or tokens[-1])
         return tokens
 
     def images(self, token: str, keyframes: int) -> Iterator[dict]:
@@ -230,9 +251,21 @@ class NuScenesRoot:
 
         The class is None where the category has none; the velocity, in the global frame in m/s, is NaN where unknown.
         """
-        for annotation in self.devkit.get("sample", token)["anns"]:
-            row = self.devkit.get("sample_annotation", annotation)
-            yield row, detection_class(row["category_name"]), self.devkit.box_velocity(annotation)
+        for annotation in self.index.value("sample", token, "anns"):
+            row = self.index.get("sample_annotation", annotation)
+            yield row, detection_class(row["category_name"]), self._velocity(row)
+
+    def _velocity(self, annotation: Mapping[str, Any]) -> Float[np.ndarray, " xyz"]:
+        """The velocity between the annotations before and after one, by the devkit's rule and to its last bit."""
+        first, last = (annotation[key] or annotation["token"] for key in ("prev", "next"))
+        places = (np.array(self.index.value("sample_annotation", token, "translation")) for token in (last, first))
+        samples = (self.index.value("sample_annotation", token, "sample_token") for token in (last, first))
+        moved = np.subtract(*places)
+        seconds = np.subtract(*(1e-6 * self.index.value("sample", token, "timestamp") for token in samples))
+        steps = bool(annotation["prev"]) + bool(annotation["next"])
+        if not steps or seconds > _LONGEST_STEP * steps:
+            return np.full(3, np.nan)
+        return moved / seconds
 
     def files(self, token: str, inputs: Inputs) -> Iterator[dict]:
         """sample_data rows of every file that a sample's inputs are read from."""

@@ -3,12 +3,16 @@
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 from harness.errors import InputError, input_error_on_os_error
 
@@ -60,24 +64,84 @@ def check_sensor_file(path: Path, modality: str, what: str) -> None:
         _check_lidar_size(path, path.stat().st_size)
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """A JPEG image, RGB."""
+@dataclass(frozen=True)
+class ImageFile:
+    """The content of a JPEG file, complete but not decoded."""
+
+    path: Path
+    content: bytes
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels, as its header says; raises InputError where that is damaged."""
+        try:
+            with Image.open(BytesIO(self.content)) as header:
+                return header.height, header.width
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError(self._damaged) from error
+
+    def pixels(self, reduction: int = 1) -> UInt8[np.ndarray, "h w 3"]:
+        """The image, RGB, decoded at its own size, or at a half or a quarter of it (rounded up)."""
+        # Calibrations know of no orientation tag, and the devkit ignores it, too.
+        flags = _REDUCTIONS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(self.content, np.uint8), flags)
+        if image is None:
+            raise InputError(self._damaged)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def resized(self, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+        """The image, RGB, as if each pixel of the result were the mean over its area.
+
+        Where a half or a quarter of the image's size is enough, it is decoded at that, which the JPEG format allows:
+        most of the work falls away, and the result differs with a PSNR above 35 dB. Else the result is exact.
+        """
+        height_in, width_in = self.size
+        enough = [n for n in _REDUCTIONS if -(-height_in // n) >= height and -(-width_in // n) >= width]
+        reduction = max(enough, default=1)
+        image = self.pixels(reduction)
+        if image.shape[:2] == (height, width):
+            return image
+        # Between neighbours of an image that is less than twice as large, the mean over an area is not worth its time.
+        is_near = reduction > 1 and image.shape[0] < 2 * height and image.shape[1] < 2 * width
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR if is_near else cv2.INTER_AREA)
+
+    def check_size(self, row: Mapping[str, Any]) -> None:
+        """Raise InputError if its size differs from that in its sample_data row, and so of its calibration."""
+        _check_size(self.path, self.size, row)
+
+    @property
+    def _damaged(self) -> str:
+        return f"{self.path} cannot be read as a JPEG image: it is truncated or damaged"
+
+
+_REDUCTIONS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
+"""By what the decoder divides the size. At an eighth it would keep the mean of each block of 8 x 8 pixels only."""
+
+
+def open_image(path: Path) -> ImageFile:
+    """A JPEG file; raises InputError where it is not there, none, or cut off."""
     content = _content(path, "a JPEG image")
     if not content.startswith(b"\xff\xd8"):
         raise InputError(f"{path} is not a JPEG image: it begins with {content[:8]!r}")
+    file = ImageFile(path, content)
     # OpenCV pads what is cut off with grey and says nothing.
-    is_complete = content.rstrip(b"\0").endswith(b"\xff\xd9")
-    # Calibrations know of no orientation tag, and the devkit ignores it, too.
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if is_complete else None
-    if image is None:
-        raise InputError(f"{path} cannot be read as a JPEG image: it is truncated or damaged")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if not content.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise InputError(file._damaged)
+    return file
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """A JPEG image, RGB, as large as it is."""
+    return open_image(path).pixels()
 
 
 def check_image_size(path: Path, image: UInt8[np.ndarray, "h w 3"], row: Mapping[str, Any]) -> None:
-    """Raise InputError if the size of an image differs from that in its sample_data row, and so of its calibration."""
-    height, width = image.shape[:2]
+    """Raise InputError if the size of a whole image differs from that in its sample_data row."""
+    _check_size(path, image.shape[:2], row)
+
+
+def _check_size(path: Path, size: tuple[int, ...], row: Mapping[str, Any]) -> None:
+    height, width = size
     stated = (row.get("width") or width, row.get("height") or height)
     if (width, height) != stated:
         raise InputError(
@@ -95,9 +159,11 @@ def read_lidar(path: Path) -> Float[np.ndarray, "p 5"]:
     # A file of other columns, or of doubles, may have the size of whole points.
     if not np.isfinite(points).all():
         raise InputError(f"{path} contains NaN or infinity; {_LIDAR_LAYOUT}")
-    if not ((ring >= 0) & (ring <= 255) & (ring == np.floor(ring))).all():
+    with np.errstate(invalid="ignore"):
+        is_ring = ring.astype(np.uint8) == ring
+    if not is_ring.all():
         raise InputError(f"{path} has rings that are not whole numbers from 0 to 255; {_LIDAR_LAYOUT}")
-    if not ((intensity >= 0) & (intensity <= 255)).all():
+    if len(points) and not (intensity.min() >= 0 and intensity.max() <= 255):
         raise InputError(f"{path} has intensities outside of 0 to 255; {_LIDAR_LAYOUT}")
     return points
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
-from nuscenes import NuScenes
 
 from harness.data.root import LIDAR, NuScenesRoot
 from harness.errors import InputError
@@ -36,18 +35,17 @@ def annotations(root: NuScenesRoot, split: str) -> tuple[Split, Annotations]:
 
 def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annotations]:
     """What the tables say of these samples."""
-    nusc = root.devkit
-    attributes = {row["token"]: row["name"] for row in nusc.attribute}
+    index = root.index
+    attributes = dict(zip(index.column("attribute", "token"), index.column("attribute", "name"), strict=True))
     scenes: dict[str, int] = {}
     numbers, ego, sample_of, boxes = [], [], [], []
     facts: list[tuple[int, int]] = []
     rack_sample: list[int] = []
     racks: list[list[float]] = []
     for number, token in enumerate(tokens):
-        sample = nusc.get("sample", token)
-        numbers.append(scenes.setdefault(sample["scene_token"], len(scenes)))
+        numbers.append(scenes.setdefault(index.value("sample", token, "scene_token"), len(scenes)))
         keyframe = root.sweeps(token, LIDAR, 1)[0]
-        ego.append(nusc.get("ego_pose", keyframe["ego_pose_token"])["translation"])
+        ego.append(index.value("ego_pose", keyframe["ego_pose_token"], "translation"))
         for annotation, name, velocity in root.annotations(token):
             if annotation["category_name"] == "static_object.bicycle_rack":
                 rack_sample.append(number)
@@ -57,7 +55,7 @@ def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annot
             if len(annotation["attribute_tokens"]) > 1:
                 raise InputError(f"annotation {annotation['token']} has more than one attribute")
             sample_of.append(number)
-            facts.append((annotation["num_lidar_pts"], _level(nusc, annotation["visibility_token"])))
+            facts.append((annotation["num_lidar_pts"], int(annotation["visibility_token"] or 0)))
             boxes.append(
                 {
                     **{key: annotation[key] for key in ("translation", "size", "rotation")},
@@ -77,14 +75,6 @@ def from_tables(root: NuScenesRoot, tokens: Sequence[str]) -> tuple[Split, Annot
     )
     box_columns = columns(sample_of, boxes, tokens)
     return split, Annotations.of(box_columns, *np.array(facts, dtype=np.int64).reshape(-1, 2).T)
-
-
-_LEVELS = {"v0-40": 1, "v40-60": 2, "v60-80": 3, "v80-100": 4}
-
-
-def _level(nusc: NuScenes, token: str) -> int:
-    """Number of a visibility; 0 where there is none."""
-    return _LEVELS.get(nusc.get("visibility", token)["level"], 0) if token else 0
 
 
 def _cached(path: Path, known: str) -> tuple[Split, Annotations] | None:

@@ -131,7 +131,7 @@ def draw_examples(
         boxes = (_devkit_boxes(token, columns.where(columns.sample == number)) for columns in (truth, predicted))
         path = str(out / "examples" / f"{token}.png")
         reach = max(config.class_range.values())
-        visualize_sample(root.devkit, token, *boxes, eval_range=reach, verbose=False, savepath=path)
+        visualize_sample(root.index, token, *boxes, eval_range=reach, verbose=False, savepath=path)
 
 
 def _devkit_boxes(token: str, columns: BoxColumns) -> EvalBoxes:

@@ -59,10 +59,10 @@ def samples_by_split(root: NuScenesRoot, split: str | None) -> dict[str, list[st
     """Sample tokens of one split, or of each that has any here."""
     if split is not None:
         return {split: root.tokens(split)}
-    names = {scene["token"]: scene["name"] for scene in root.devkit.scene}
+    names = dict(zip(root.index.column("scene", "token"), root.index.column("scene", "name"), strict=True))
     of_scene = defaultdict(list)
-    for sample in root.devkit.sample:
-        of_scene[names[sample["scene_token"]]].append(sample["token"])
+    for token, scene in _scenes(root).items():
+        of_scene[names[scene]].append(token)
     by_split = {
         name: [t for scene in scenes for t in of_scene.get(scene, [])] for name, scenes in root.splits().items()
     }
@@ -73,7 +73,7 @@ def gather(root: NuScenesRoot, tokens: list[str]) -> Annotations:
     """The annotations of samples, from the tables alone."""
     rows = []
     for index, token in enumerate(tokens):
-        ego = root.devkit.get("ego_pose", root.sweeps(token, LIDAR, 1)[0]["ego_pose_token"])["translation"]
+        ego = root.index.value("ego_pose", root.sweeps(token, LIDAR, 1)[0]["ego_pose_token"], "translation")
         for row, name, velocity in root.annotations(token):
             at = row["translation"]
             rows.append(
@@ -92,8 +92,7 @@ def gather(root: NuScenesRoot, tokens: list[str]) -> Annotations:
 
 def sensor_rows(root: NuScenesRoot, tokens: list[str]) -> list[dict[str, Any]]:
     """sample_data rows that belong to samples: their keyframes, and the sweeps that lead up to them."""
-    wanted = set(tokens)
-    return [row for row in root.devkit.sample_data if row["sample_token"] in wanted]
+    return root.index.rows_of("sample_data", "sample_token", tokens)
 
 
 def find_unusable(
@@ -138,11 +137,11 @@ def raise_if_unusable(unusable: list[Unusable]) -> None:
 def print_contents(console: Console, root: NuScenesRoot, splits: dict[str, list[str]], tokens: list[str]) -> None:
     """Rows of the tables, sizes of the splits, and what is annotated in all of the samples."""
     console.print(f"{root.path} {root.version}", markup=False, highlight=False, soft_wrap=True)
-    print_table(console, ["table", "rows"], [[name, str(len(getattr(root.devkit, name)))] for name in TABLES])
+    print_table(console, ["table", "rows"], [[name, str(root.index.count(name))] for name in TABLES])
     annotations = gather(root, tokens)
     index = {token: i for i, token in enumerate(tokens)}
     members = {name: np.isin(annotations.sample, [index[token] for token in of]) for name, of in splits.items()}
-    scene = {sample["token"]: sample["scene_token"] for sample in root.devkit.sample}
+    scene = _scenes(root)
     print_table(
         console,
         ["split", "scenes", "samples", "annotations"],
@@ -170,6 +169,11 @@ def print_files(console: Console, rows: list[dict[str, Any]], unusable: list[Unu
     )
 
 
+def _scenes(root: NuScenesRoot) -> dict[str, str]:
+    """The scene of every sample."""
+    return dict(zip(root.index.column("sample", "token"), root.index.column("sample", "scene_token"), strict=True))
+
+
 def _class_row(annotations: Annotations, label: int, masks: list[np.ndarray]) -> list[str]:
     in_class = annotations.label == label
     counts = [str((in_class & mask).sum()) for mask in masks]
@@ -190,11 +194,12 @@ def _class_row(annotations: Annotations, label: int, masks: list[np.ndarray]) ->
 
 
 def _absent_keyframes(root: NuScenesRoot, tokens: list[str]) -> Iterator[Unusable]:
-    has_radar = any(sensor["modality"] == "radar" for sensor in root.devkit.sensor)
+    has_radar = "radar" in root.index.column("sensor", "modality")
     wanted = (*CAMERAS, LIDAR, *(RADARS if has_radar else ()))
     for token in tokens:
+        keyframes = root.index.value("sample", token, "data")
         for channel in wanted:
-            if channel not in root.devkit.get("sample", token)["data"]:
+            if channel not in keyframes:
                 yield Unusable(channel, root.no_keyframe(token, channel))
 
 

@@ -154,7 +154,7 @@ def read_whole(root: NuScenesRoot, token: str) -> Sample:
     """A sample with images of their own size and one sweep of every LiDAR and RADAR that the root has."""
     front = root.sweeps(token, "CAM_FRONT", 1)[0]
     height, width = read_image(root.path / front["filename"]).shape[:2]
-    has_radar = all(channel in root.devkit.get("sample", token)["data"] for channel in RADARS)
+    has_radar = all(channel in root.index.value("sample", token, "data") for channel in RADARS)
     return read(root, token, Inputs(image_size=(height, width), lidar_sweeps=1, radar_sweeps=int(has_radar)))
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from harness.data.root import NuScenesRoot
+from harness.errors import InputError
 from tests.cases import mostly_slow
 
 VERSION = "v1.0-synthetic"
@@ -263,9 +265,12 @@ def test_a_missing_map_is_named(root, inspect):
     assert f"{root.path / VERSION}/map.json: row 0 names it as a map" in message
 
 
-def test_an_extension_that_the_devkit_cannot_open_is_named(root, inspect):
+def test_an_extension_that_the_devkit_cannot_open_is_named_where_the_devkit_is_needed(root):
     root.put(f"{VERSION}/lidarseg.json", b"[]")
-    assert "the devkit cannot open lidarseg.json" in inspect()
+    opened = NuScenesRoot(root.path, VERSION)
+    assert opened.tokens("synthetic_val")
+    with pytest.raises(InputError, match=r"the devkit cannot open lidarseg\.json"):
+        _ = opened.devkit
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"train": "scene"}', b'{"a": [3]}', b"\xff"])

@@ -7,7 +7,6 @@ import nuscenes.nuscenes
 import pytest
 
 from detectors.batch import Inputs
-from harness.data import tables
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 
@@ -110,14 +109,6 @@ def test_the_pose_of_the_lidar_is_needed_without_its_points(copy):
     path.write_text(json.dumps(rows))
     with pytest.raises(InputError, match=f"sample {row['sample_token']} has no keyframe of LIDAR_TOP"):
         NuScenesRoot(copy, "v1.0-synthetic").check_files([row["sample_token"]], Inputs(image_size=(32, 48)))
-
-
-def test_good_tables_are_parsed_once(copy, monkeypatch):
-    read = []
-    original = tables.read_json
-    monkeypatch.setattr(tables, "read_json", lambda path: read.append(path.name) or original(path))
-    assert NuScenesRoot(copy, "v1.0-synthetic").devkit.sample
-    assert read == ["map.json"]
 
 
 def test_what_the_devkit_raises_for_no_reason_of_ours_is_not_hidden(copy, monkeypatch):

@@ -18,6 +18,7 @@ from harness.data.sensor_files import (
     READERS,
     check_sensor_file,
     encode_radar,
+    open_image,
     read_image,
     read_lidar,
     read_radar,
@@ -260,6 +261,88 @@ def test_an_image_is_rgb_and_upright_as_it_is_stored(tmp_path, jpeg):
 def test_a_grey_image_has_three_channels(tmp_path, jpeg):
     Image.fromarray(jpeg[0][..., 0]).save(tmp_path / "grey.jpg")
     assert read_image(tmp_path / "grey.jpg").shape == (48, 80, 3)
+
+
+def _scene(height, width):
+    """An image with what photographs have: surfaces, edges and a little noise."""
+    rng = np.random.default_rng(0)
+    blots = cv2.resize(rng.integers(0, 256, (height // 20, width // 20, 3), dtype=np.uint8), (width, height))
+    for _ in range(60):
+        x, y = rng.integers(0, width), rng.integers(0, height)
+        color = rng.integers(0, 256, 3).tolist()
+        cv2.rectangle(blots, (x, y), (x + int(rng.integers(9, 200)), y + int(rng.integers(9, 200))), color, -1)
+    return np.clip(blots + rng.normal(0, 3, blots.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photograph") / "image.jpg"
+    path.write_bytes(cv2.imencode(".jpg", _scene(900, 1600), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+    return path
+
+
+@pytest.fixture
+def real_image(real_root):
+    token = real_root.index.column("sample", "token")[0]
+    return real_root.path / real_root.sweeps(token, "CAM_FRONT", 1)[0]["filename"]
+
+
+def _by_area(path, height, width):
+    return cv2.resize(read_image(path), (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _psnr(a, b):
+    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(450, 800), (396, 704), (226, 401), (225, 400), (198, 352), (144, 256), (99, 176), (32, 57)]
+)
+@pytest.mark.parametrize("image", ["photograph", "real_image"])
+def test_a_reduced_image_is_the_mean_over_areas_within_35_db(request, image, height, width):
+    path = request.getfixturevalue(image)
+    resized = open_image(path).resized(height, width)
+    assert resized.shape == (height, width, 3)
+    assert _psnr(resized, _by_area(path, height, width)) > 35
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(900, 1600), (899, 1600), (451, 801), (450, 801), (451, 800), (960, 1800)]
+)
+def test_an_image_of_more_than_half_its_size_is_exactly_the_mean_over_areas(photograph, height, width):
+    assert np.array_equal(open_image(photograph).resized(height, width), _by_area(photograph, height, width))
+
+
+@shared_folder
+@given(height=st.integers(1, 40), width=st.integers(1, 40), data=st.data())
+def test_an_image_of_any_size_takes_any_size(tmp_path, height, width, data):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(cv2.imencode(".jpg", np.full((height, width, 3), 99, np.uint8))[1].tobytes())
+    size = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 50))
+    assert open_image(path).size == (height, width)
+    resized = open_image(path).resized(*size)
+    assert resized.shape == (*size, 3)
+    assert np.abs(resized.astype(int) - 99).max() <= 2
+
+
+def test_a_turned_or_grey_image_is_reduced_as_it_is_stored(tmp_path, photograph):
+    turned = Image.open(photograph)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    Image.fromarray(_scene(900, 1600)[..., 0]).save(tmp_path / "grey.jpg")
+    for name in ("turned", "grey"):
+        file = open_image(tmp_path / f"{name}.jpg")
+        assert file.size == (900, 1600)
+        assert file.resized(225, 400).shape == (225, 400, 3)
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: whole[:2] + b"\0" * 500 + whole[-2:]])
+def test_damage_is_named_before_an_image_is_reduced(tmp_path, photograph, damage):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(damage(photograph.read_bytes()))
+    with pytest.raises(InputError, match=r"image\.jpg cannot be read as a JPEG image: it is truncated or damaged"):
+        open_image(path).resized(225, 400)
 
 
 @pytest.mark.parametrize("reader", ["camera", "lidar", "radar"])

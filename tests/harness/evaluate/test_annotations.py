@@ -28,7 +28,7 @@ def root(smoke_path, tmp_path, monkeypatch):
 def _again(root):
     """The root as another process sees it, whose tables must not be opened."""
     found = NuScenesRoot(root.path, root.version)
-    vars(found)["devkit"] = None
+    vars(found)["index"] = None
     return found
 
 
