@@ -9,7 +9,8 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from detectors.batch import Points
-from detectors.encoders.sparse_conv import ConvTable, Sites, SparseConv, Triple, strided_table, submanifold_table
+from detectors.encoders.sparse_conv import SparseConv
+from detectors.encoders.sparse_tables import ConvTable, Sites, Triple, strided_table, submanifold_table
 from detectors.encoders.voxels import VOXEL_FEATURES, voxelise
 from detectors.geometry.grid import BevGrid
 from detectors.spec import Spec

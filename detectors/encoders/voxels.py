@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from detectors.batch import Points
-from detectors.encoders.sparse_conv import Sites
+from detectors.encoders.sparse_tables import Sites, sorted_keys
 from detectors.geometry.grid import BevGrid
 
 VOXEL_FEATURES = ("offset_x", "offset_y", "offset_z", "height", "intensity", "age", "log_count")
@@ -39,7 +39,10 @@ def voxelise(
     position, height, points = position[inside], height[inside], points[inside]
     cell = position.floor()
     z, y, x = cell.long().unbind(dim=1)
-    key, order = torch.sort(((point_sample[inside].long() * shape[0] + z) * shape[1] + y) * shape[2] + x, stable=True)
+    sample = point_sample[inside].long()
+    samples = int(sample.max()) + 1 if len(sample) else 1
+    key = ((sample * shape[0] + z) * shape[1] + y) * shape[2] + x
+    key, order = sorted_keys(key, samples * shape[0] * shape[1] * shape[2])
     is_first = torch.cat([key.new_ones(min(len(key), 1), dtype=torch.bool), key[1:] != key[:-1]])
     first = is_first.nonzero()[:, 0]
     count = torch.diff(first, append=first.new_tensor([len(key)]))
@@ -51,6 +54,5 @@ def voxelise(
     mean = F.embedding_bag(order, described, first, mode="mean")
     features = torch.cat([mean, rearrange(count.to(mean.dtype).log(), "v -> v 1")], dim=1)
 
-    samples = int(key[-1]) // (shape[0] * shape[1] * shape[2]) + 1 if len(key) else 1
     index = torch.stack(torch.unravel_index(key[first], (samples, *shape)), dim=1)
     return features, Sites(index, shape)

@@ -8,14 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from detectors.encoders.sparse_conv import (
-    ConvTable,
-    Sites,
-    SparseConv,
-    spconv_sums,
-    strided_table,
-    submanifold_table,
-)
+from detectors.encoders.sparse_conv import SparseConv, spconv_sums
+from detectors.encoders.sparse_tables import ConvTable, Sites, strided_table, submanifold_table
 
 SHAPE = (4, 5, 7)
 SAMPLES = 2
@@ -242,8 +236,8 @@ def test_cuda_computes_what_a_cpu_does(rng, make_conv, kind):
     conv, table = make_conv((3, 3, 3), 8, 12), tables[kind]
     with torch.no_grad():
         conv.weight.mul_(0.1)
-    rows = tuple((rows_in.cuda(), rows_out.cuda()) for rows_in, rows_out in table.rows)
-    on_gpu = ConvTable(Sites(table.sites.index.cuda(), table.sites.shape), table.kernel, rows)
+    sites = Sites(table.sites.index.cuda(), table.sites.shape)
+    on_gpu = ConvTable(sites, table.kernel, table.rows_in.cuda(), table.rows_out.cuda(), table.counts)
     results = []
     for device, where in (("cpu", table), ("cuda", on_gpu)):
         given, moved = features.to(device).requires_grad_(), copy.deepcopy(conv).to(device)
