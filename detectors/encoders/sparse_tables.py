@@ -71,96 +71,85 @@ def submanifold_table(sites: Sites, kernel: Triple) -> ConvTable:
     """Pairs of a convolution whose output sites are its input sites; raises ValueError for an even kernel extent."""
     if not all(extent % 2 for extent in kernel):
         raise ValueError(f"kernel {kernel} has no centre")
+    if sites.index.device.type != "cpu":
+        return submanifold_by_search(sites, kernel)
+    from detectors.encoders import sparse_loops
+
+    rows_in, rows_out, counts = sparse_loops.neighbours(sites.index.numpy(), sites.shape, kernel)
+    return ConvTable(sites, kernel, torch.from_numpy(rows_in), torch.from_numpy(rows_out), tuple(counts.tolist()))
+
+
+def submanifold_by_search(sites: Sites, kernel: Triple) -> ConvTable:
+    """The same as `submanifold_table`, on any device."""
     half = tuple(extent // 2 for extent in kernel)
     # Keys on a grid with a margin of half a kernel: no offset leads from one row or sample into the next.
     padded = tuple(cells + 2 * margin for cells, margin in zip(sites.shape, half, strict=True))
     steps = (padded[0] * padded[1] * padded[2], padded[1] * padded[2], padded[2], 1)
     keys = (sites.index * sites.index.new_tensor(steps)).sum(dim=1)
-    # A pair under an offset is the reverse of a pair under the opposite one: look up only the first half of them.
-    offsets = list(product(*(range(-margin, margin + 1) for margin in half)))[: math.prod(kernel) // 2]
-    shifts = keys.new_tensor([z * steps[1] + y * steps[2] + x for z, y, x in offsets])
-    find = pairs_by_loops if keys.device.type == "cpu" else pairs_by_search
-    former, latter, counts = find(keys, shifts)
+
+    # A pair under an offset is the reverse of a pair under the opposite one: look up only the first half of them. Keys
+    # are sorted and a step along x is 1, so that one search serves a whole line of offsets along x.
+    lines = list(product(*(range(-margin, margin + 1) for margin in half[:2])))[: kernel[0] * kernel[1] // 2 + 1]
+    shifts = keys.new_tensor([z * steps[1] + y * steps[2] - half[2] for z, y in lines])
+    wanted = rearrange(keys, "v -> 1 v") + rearrange(shifts, "line -> line 1")
+    position = torch.searchsorted(keys, wanted)
+    candidates, hit = [], []
+    for _ in range(kernel[2]):
+        candidates.append(position.clamp(max=max(len(keys) - 1, 0)))
+        hit.append(keys[candidates[-1]] == wanted)
+        position, wanted = position + hit[-1], wanted + 1
+    before = _pairs(torch.stack(candidates, dim=1), torch.stack(hit, dim=1), math.prod(kernel) // 2)
 
     every = torch.arange(len(keys), device=keys.device)
-    sides = list(zip(former.split(counts), latter.split(counts), strict=True))
-    after = [(rows_out, rows_in) for rows_in, rows_out in reversed(sides)]
-    rows_in, rows_out = zip((former, latter), (every, every), *after, strict=True)
-    return ConvTable(sites, kernel, torch.cat(rows_in), torch.cat(rows_out), (*counts, len(keys), *reversed(counts)))
+    after = [(rows_out, rows_in) for rows_in, rows_out in reversed(before)]
+    rows_in, rows_out = zip(*before, (every, every), *after, strict=True)
+    return ConvTable(sites, kernel, torch.cat(rows_in), torch.cat(rows_out), tuple(map(len, rows_in)))
 
 
-def pairs_by_loops(
-    keys: Int[Tensor, " v"], shifts: Int[Tensor, " s"]
-) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"], list[int]]:
-    """Rows of keys that lie a negative shift before another key, rows of these, shift by shift, and their numbers."""
-    from detectors.encoders import sparse_loops
-
-    former, latter, counts = sparse_loops.pairs_before(keys.numpy(), shifts.numpy())
-    return torch.from_numpy(former), torch.from_numpy(latter), counts.tolist()
-
-
-def pairs_by_search(
-    keys: Int[Tensor, " v"], shifts: Int[Tensor, " s"]
-) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"], list[int]]:
-    """The same as `pairs_by_loops`, on any device."""
-    wanted = rearrange(keys, "v -> 1 v") + rearrange(shifts, "s -> s 1")
-    position = torch.searchsorted(keys, wanted)  # below the length, because the shifts are negative
-    hit: Bool[Tensor, "s v"] = keys[position] == wanted
-    return position[hit], hit.nonzero()[:, 1], hit.sum(dim=1).tolist()
+def _pairs(
+    candidates: Int[Tensor, "line kx v"], hit: Bool[Tensor, "line kx v"], offsets: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Input and output rows of the first so many kernel offsets."""
+    candidates, hit = (rearrange(table, "line kx v -> (line kx) v")[:offsets] for table in (candidates, hit))
+    counts = hit.sum(dim=1).tolist()
+    return list(zip(candidates[hit].split(counts), hit.nonzero()[:, 1].split(counts), strict=True))
 
 
 def strided_table(sites: Sites, kernel: Triple, stride: Triple, padding: Triple) -> ConvTable:
     """Pairs of a convolution that is defined wherever its window holds an input site."""
-    extents = zip(sites.shape, kernel, stride, padding, strict=True)
-    depth, rows, columns = ((cells + 2 * pad - extent) // step + 1 for cells, extent, step, pad in extents)
-    shape = (depth, rows, columns)
-    samples = int(sites.index[-1, 0]) + 1 if len(sites) else 1  # enough to take cells apart again
-    find = windows_by_loops if sites.index.device.type == "cpu" else windows_by_sort
-    occupied, rows_in, rows_out, counts = find(sites.index, (samples, *shape), kernel, stride, padding)
-    index = torch.stack(torch.unravel_index(occupied, (samples, *shape)), dim=1)
-    return ConvTable(Sites(index, shape), kernel, rows_in, rows_out, counts)
-
-
-Windows = tuple[Int[Tensor, " v_out"], Int[Tensor, " p"], Int[Tensor, " p"], tuple[int, ...]]
-"""Numbers of the output cells, sorted; input and output rows of pairs, offset by offset; how many under each."""
-
-
-def windows_by_loops(
-    index: Int[Tensor, "v 4"], shape: tuple[int, int, int, int], kernel: Triple, stride: Triple, padding: Triple
-) -> Windows:
-    """The output cells, over all samples, that see an input site."""
+    if sites.index.device.type != "cpu":
+        return strided_by_sort(sites, kernel, stride, padding)
     from detectors.encoders import sparse_loops
 
-    cells, rows, counts = sparse_loops.windows(index.contiguous().numpy(), shape[1:], kernel, stride, padding)
-    occupied, number = sparse_loops.distinct(cells, math.prod(shape))
-    return torch.from_numpy(occupied), torch.from_numpy(rows), torch.from_numpy(number), tuple(counts.tolist())
+    shape = _output_shape(sites.shape, kernel, stride, padding)
+    index, rows_in, rows_out, counts = sparse_loops.windows(sites.index.numpy(), shape, kernel, stride, padding)
+    rows = torch.from_numpy(rows_in), torch.from_numpy(rows_out)
+    return ConvTable(Sites(torch.from_numpy(index), shape), kernel, *rows, tuple(counts.tolist()))
 
 
-def windows_by_sort(
-    index: Int[Tensor, "v 4"], shape: tuple[int, int, int, int], kernel: Triple, stride: Triple, padding: Triple
-) -> Windows:
-    """The same as `windows_by_loops`, on any device."""
+def strided_by_sort(sites: Sites, kernel: Triple, stride: Triple, padding: Triple) -> ConvTable:
+    """The same as `strided_table`, on any device."""
+    device = sites.index.device
+    shape = _output_shape(sites.shape, kernel, stride, padding)
     # Along each axis on its own: the output cell that sees an input site under a kernel offset, if there is one.
     cells, fits = [], []
     for axis in range(3):
-        shifted = index[:, axis + 1] + padding[axis] - torch.arange(kernel[axis], device=index.device)[:, None]
+        shifted = sites.index[:, axis + 1] + padding[axis] - torch.arange(kernel[axis], device=device)[:, None]
         cell = shifted.div(stride[axis], rounding_mode="floor")
         cells.append(cell)
-        fits.append((cell * stride[axis] == shifted) & (cell >= 0) & (cell < shape[axis + 1]))
+        fits.append((cell * stride[axis] == shifted) & (cell >= 0) & (cell < shape[axis]))
     fit = fits[0][:, None, None] & fits[1][:, None] & fits[2]
-    row = index[:, 0] * shape[1] + cells[0][:, None, None]
-    key = (row * shape[2] + cells[1][:, None]) * shape[3] + cells[2]
+    row = sites.index[:, 0] * shape[0] + cells[0][:, None, None]
+    key = (row * shape[1] + cells[1][:, None]) * shape[2] + cells[2]
+
     occupied, rows_out = torch.unique(key[fit], return_inverse=True)
     fit = rearrange(fit, "kz ky kx v -> (kz ky kx) v")
-    return occupied, fit.nonzero()[:, 1], rows_out, tuple(fit.sum(dim=1).tolist())
+    samples = int(sites.index[-1, 0]) + 1 if len(sites) else 1  # enough to take keys apart again
+    index = torch.stack(torch.unravel_index(occupied, (samples, *shape)), dim=1)
+    return ConvTable(Sites(index, shape), kernel, fit.nonzero()[:, 1], rows_out, tuple(fit.sum(dim=1).tolist()))
 
 
-def sorted_keys(keys: Int[Tensor, " p"], limit: int) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
-    """Keys from 0 to below a limit in ascending order, and where each was; equal ones stay in their order."""
-    if keys.device.type != "cpu":
-        values, order = torch.sort(keys, stable=True)
-        return values, order
-    from detectors.encoders import sparse_loops
-
-    order = torch.from_numpy(sparse_loops.stable_order(keys.numpy(), limit))
-    return keys[order], order
+def _output_shape(cells: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Triple:
+    axes = zip(cells, kernel, stride, padding, strict=True)
+    depth, rows, columns = ((count + 2 * pad - extent) // step + 1 for count, extent, step, pad in axes)
+    return depth, rows, columns
