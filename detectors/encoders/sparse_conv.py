@@ -111,17 +111,17 @@ class _GatherMatmulAdd(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (features, weight), table = ctx.saved_tensors, ctx.table
-        gathered = features.index_select(0, table.rows_in).split(table.counts)
+        gathered = features.index_select(0, table.rows_in)
         grad = grads[0].to(features.dtype).index_select(0, table.rows_out)
         grad_weight = torch.empty_like(weight)
-        for rows, grad_here, result in zip(gathered, grad.split(table.counts), grad_weight, strict=True):
+        parts = gathered.split(table.counts), grad.split(table.counts)
+        for kernel, rows, grad_here, result in zip(weight, *parts, grad_weight, strict=True):
             torch.mm(rows.T, grad_here, out=result)
+            if ctx.needs_input_grad[0]:
+                torch.mm(grad_here, kernel.T, out=rows)  # in place of what has been read
         if not ctx.needs_input_grad[0]:
             return None, grad_weight, None
-        terms = grad.new_empty(len(grad), weight.shape[1])
-        for kernel, grad_here, result in zip(weight, grad.split(table.counts), terms.split(table.counts), strict=True):
-            torch.mm(grad_here, kernel.T, out=result)
-        return _sums(terms, table.rows_in, table.counts, len(features)), grad_weight, None
+        return _sums(gathered, table.rows_in, table.counts, len(features)), grad_weight, None
 
 
 def _sums(
