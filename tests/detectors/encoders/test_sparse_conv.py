@@ -6,6 +6,8 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from detectors.encoders.sparse_conv import SparseConv, spconv_sums
@@ -82,6 +84,27 @@ def test_strided_equals_dense_wherever_a_window_holds_a_site(rng, sites, make_co
     # No other output would have been different from zero.
     assert_close(_dense(sparse, table.sites), dense, atol=1e-5, rtol=1e-5)
     _assert_same_gradients(sparse, _at(dense, table.sites), (features, conv.weight))
+
+
+@given(
+    st.sets(st.tuples(*(st.integers(0, extent - 1) for extent in (SAMPLES, *SHAPE))), max_size=80),
+    st.sampled_from([None, *STRIDED]),
+)
+def test_any_sites_give_what_a_dense_convolution_does(places, strided):
+    rng = torch.Generator().manual_seed(len(places))
+    sites = Sites(torch.tensor(sorted(places), dtype=torch.long).reshape(-1, 4), SHAPE)
+    kernel, stride, padding = strided or ((3, 3, 3), (1, 1, 1), (1, 1, 1))
+    table = strided_table(sites, kernel, stride, padding) if strided else submanifold_table(sites, kernel)
+    conv = SparseConv(3, 6, kernel).double()
+    with torch.no_grad():
+        conv.weight.copy_(torch.randn(conv.weight.shape, generator=rng))
+    features = torch.randn(len(sites), 3, generator=rng, dtype=torch.double, requires_grad=True)
+    sparse = conv(features, table)
+    dense = _at(_dense_conv(features, sites, conv.weight, stride=stride, padding=padding), table.sites)
+    assert_close(sparse, dense, atol=1e-12, rtol=1e-12)
+    mine = torch.autograd.grad(sparse.sin().sum(), (features, conv.weight))
+    theirs = torch.autograd.grad(dense.sin().sum(), (features, conv.weight))
+    assert_close(mine, theirs, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), STRIDED)
