@@ -1,7 +1,8 @@
 """Sample and Batch: the input of a detector, and Inputs: the sensors that a detector needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -137,6 +138,11 @@ class Points:
     """Columns as in `Sample`."""
     sample: Int[Tensor, " p"]
     """Which sample a return belongs to."""
+
+    @cached_property
+    def derived(self) -> dict[Hashable, Any]:
+        """What encoders work out from the points alone, so that those that look at the same batch share it."""
+        return {}
 
     def to(self, device: torch.device | str) -> Self:
         """The same points on another device."""

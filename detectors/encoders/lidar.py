@@ -1,5 +1,6 @@
 """LiDAR encoder: voxels through sparse 3D convolutions to a BEV map, height folded into channels."""
 
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -9,7 +10,8 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from detectors.batch import Points
-from detectors.encoders.sparse_conv import ConvTable, Sites, SparseConv, Triple, strided_table, submanifold_table
+from detectors.encoders.sparse_conv import SparseConv
+from detectors.encoders.sparse_tables import ConvTable, Sites, Triple, strided_table, submanifold_table
 from detectors.encoders.voxels import VOXEL_FEATURES, voxelise
 from detectors.geometry.grid import BevGrid
 from detectors.spec import Spec
@@ -59,11 +61,10 @@ class LidarEncoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.grid = grid
+        self.strides = _strides(len(spec.widths), spec.voxels_per_cell)
         self.levels = nn.ModuleList()
-        channels, plane = len(VOXEL_FEATURES), spec.voxels_per_cell
-        for i, (width, depth) in enumerate(zip(spec.widths, spec.depths, strict=True)):
-            stride = None if i == 0 else (2, 2, 2) if plane > 1 else (2, 1, 1)
-            plane = plane // 2 if stride == (2, 2, 2) else plane
+        channels = len(VOXEL_FEATURES)
+        for width, depth, stride in zip(spec.widths, spec.depths, (None, *self.strides), strict=True):
             self.levels.append(_Level(channels, width, depth, stride))
             channels = width
         height = spec.height_bins // 2 ** (len(spec.widths) - 1)
@@ -77,11 +78,15 @@ class LidarEncoder(nn.Module):
             points: Of all samples; some may have none.
             samples: In the batch.
         """
-        features, sites = voxelise(points, self.grid, self.spec.voxels_per_cell, self.spec.height_bins)
-        for level in self.levels:
-            features, sites = level(features, sites)
-        column = strided_table(sites, self.fold.conv.kernel, self.fold.conv.kernel, (0, 0, 0))
-        return self._dense(self.fold(features, column), column.sites, samples)
+        # A teacher, and students that train side by side, look at the same points.
+        key = (self.grid, self.spec.voxels_per_cell, self.spec.height_bins, self.strides)
+        if key not in points.derived:
+            points.derived[key] = _pyramid(points, *key)
+        pyramid: _Pyramid = points.derived[key]
+        features = pyramid.features
+        for level, down, around in zip(self.levels, (None, *pyramid.down), pyramid.around, strict=True):
+            features = level(features, down, around)
+        return self._dense(self.fold(features, pyramid.column), pyramid.column.sites, samples)
 
     def _dense(self, features: Float[Tensor, "v c"], sites: Sites, samples: int) -> Float[Tensor, "{samples} c y x"]:
         rows, columns = self.grid.rows, self.grid.columns
@@ -91,27 +96,63 @@ class LidarEncoder(nn.Module):
         return rearrange(full, "(b y x) c -> b c y x", y=rows, x=columns)
 
 
+def _strides(levels: int, voxels_per_cell: int) -> tuple[Triple, ...]:
+    """Of each level after the first."""
+    plane, strides = voxels_per_cell, []
+    for _ in range(levels - 1):
+        strides.append((2, 2, 2) if plane > 1 else (2, 1, 1))
+        plane = max(plane // 2, 1)
+    return tuple(strides)
+
+
+@dataclass(frozen=True)
+class _Pyramid:
+    """What an encoder needs to know of a batch of points, whatever its widths, depths and weights are."""
+
+    features: Float[Tensor, "v 7"]
+    """Of the voxels of the first level."""
+    around: tuple[ConvTable, ...]
+    """Of the submanifold convolutions of each level."""
+    down: tuple[ConvTable, ...]
+    """From each level to the next."""
+    column: ConvTable
+    """From the last level to the BEV map."""
+
+
+def _pyramid(
+    points: Points, grid: BevGrid, voxels_per_cell: int, height_bins: int, strides: tuple[Triple, ...]
+) -> _Pyramid:
+    features, sites = voxelise(points, grid, voxels_per_cell, height_bins)
+    around, down = [submanifold_table(sites, _AROUND)], []
+    for stride in strides:
+        # Windows that do not overlap: under a kernel of 3 the ground grows into a slab, at several times the cost.
+        down.append(strided_table(sites, stride, stride, (0, 0, 0)))
+        sites = down[-1].sites
+        around.append(submanifold_table(sites, _AROUND))
+    height = (sites.shape[0], 1, 1)
+    return _Pyramid(features, tuple(around), tuple(down), strided_table(sites, height, height, (0, 0, 0)))
+
+
 class _Level(nn.Module):
     """A strided convolution (but for the first level), then submanifold ones on one shared table."""
 
     def __init__(self, in_channels: int, width: int, depth: int, stride: Triple | None) -> None:
         super().__init__()
-        self.stride = stride
         self.down: _SparseUnit | None = None
         if stride is not None:
-            # Windows that do not overlap: under a kernel of 3 the ground grows into a slab, at several times the cost.
             self.down = _SparseUnit(in_channels, width, stride)
             in_channels = width
         self.units = nn.ModuleList(_SparseUnit(in_channels if i == 0 else width, width, _AROUND) for i in range(depth))
 
-    def forward(self, features: Float[Tensor, "v_in c_in"], sites: Sites) -> tuple[Float[Tensor, "v_out c_out"], Sites]:
-        if self.down is not None and self.stride is not None:
-            table = strided_table(sites, self.stride, self.stride, (0, 0, 0))
-            features, sites = self.down(features, table), table.sites
-        around = submanifold_table(sites, _AROUND)
+    def forward(
+        self, features: Float[Tensor, "v_in c_in"], down: ConvTable | None, around: ConvTable
+    ) -> Float[Tensor, "v_out c_out"]:
+        if self.down is not None:
+            assert down is not None, "a level without a way to it"
+            features = self.down(features, down)
         for unit in self.units:
             features = unit(features, around)
-        return features, sites
+        return features
 
 
 class _SparseUnit(nn.Module):

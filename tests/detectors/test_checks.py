@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from detectors.checks import check_indices, check_starts, checking
-from detectors.encoders.sparse_conv import Sites, SparseConv, submanifold_table
+from detectors.encoders.sparse_conv import SparseConv
+from detectors.encoders.sparse_tables import Sites, submanifold_table
 from detectors.encoders.view_transform import splat
 from detectors.geometry.grid import BevGrid
 from detectors.geometry.lift import plan_of_cells

@@ -2,7 +2,8 @@
 
 import torch
 
-from detectors.encoders.sparse_conv import ConvTable, Sites, SparseConv, Triple, strided_table, submanifold_table
+from detectors.encoders.sparse_conv import SparseConv
+from detectors.encoders.sparse_tables import ConvTable, Sites, Triple, strided_table, submanifold_table
 from tests.gpu.common import Rows, difference, libraries, milliseconds, sparse_by
 
 APART = 1e-5

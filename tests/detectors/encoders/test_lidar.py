@@ -34,6 +34,34 @@ def test_a_map_does_not_depend_on_the_other_samples_in_eval_mode(encoder, tiny_b
     assert_close(both[1], alone[0])
 
 
+def test_encoders_that_see_the_same_points_share_voxels_and_tables(encoder, tiny_batch, grid):
+    points = tiny_batch.lidar
+    wider = SPEC.model_copy(update={"widths": (8, 10, 12), "depths": (2, 1, 1)}).build(grid)
+    finer = SPEC.model_copy(update={"voxels_per_cell": 4}).build(grid)
+    with torch.no_grad():
+        wider(points, 2)
+    shared = dict(points.derived)
+    bev = encoder(points, 2)
+    assert len(shared) == 1
+    assert points.derived == shared
+    finer(points, 2)
+    assert len(points.derived) == 2
+    # What is shared is what would have been made.
+    alone = encoder(Points(points.values, points.sample), 2)
+    assert torch.equal(bev, alone)
+    for mine, theirs in zip(
+        torch.autograd.grad(bev.sum(), list(encoder.parameters())),
+        torch.autograd.grad(alone.sum(), list(encoder.parameters())),
+        strict=True,
+    ):
+        assert torch.equal(mine, theirs)
+
+
+def test_points_elsewhere_know_nothing_yet(encoder, tiny_batch):
+    encoder(tiny_batch.lidar, 2)
+    assert not tiny_batch.lidar.to("cpu").derived
+
+
 @pytest.mark.parametrize("points", [0, 1])
 def test_a_batch_of_too_few_points_for_statistics_leaves_them_alone(encoder, points):
     before = encoder.levels[0].units[0].norm.running_mean.clone()

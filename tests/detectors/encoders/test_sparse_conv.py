@@ -6,16 +6,12 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from detectors.encoders.sparse_conv import (
-    ConvTable,
-    Sites,
-    SparseConv,
-    spconv_sums,
-    strided_table,
-    submanifold_table,
-)
+from detectors.encoders.sparse_conv import SparseConv, spconv_sums
+from detectors.encoders.sparse_tables import ConvTable, Sites, strided_table, submanifold_table
 
 SHAPE = (4, 5, 7)
 SAMPLES = 2
@@ -88,6 +84,27 @@ def test_strided_equals_dense_wherever_a_window_holds_a_site(rng, sites, make_co
     # No other output would have been different from zero.
     assert_close(_dense(sparse, table.sites), dense, atol=1e-5, rtol=1e-5)
     _assert_same_gradients(sparse, _at(dense, table.sites), (features, conv.weight))
+
+
+@given(
+    st.sets(st.tuples(*(st.integers(0, extent - 1) for extent in (SAMPLES, *SHAPE))), max_size=80),
+    st.sampled_from([None, *STRIDED]),
+)
+def test_any_sites_give_what_a_dense_convolution_does(places, strided):
+    rng = torch.Generator().manual_seed(len(places))
+    sites = Sites(torch.tensor(sorted(places), dtype=torch.long).reshape(-1, 4), SHAPE)
+    kernel, stride, padding = strided or ((3, 3, 3), (1, 1, 1), (1, 1, 1))
+    table = strided_table(sites, kernel, stride, padding) if strided else submanifold_table(sites, kernel)
+    conv = SparseConv(3, 6, kernel).double()
+    with torch.no_grad():
+        conv.weight.copy_(torch.randn(conv.weight.shape, generator=rng))
+    features = torch.randn(len(sites), 3, generator=rng, dtype=torch.double, requires_grad=True)
+    sparse = conv(features, table)
+    dense = _at(_dense_conv(features, sites, conv.weight, stride=stride, padding=padding), table.sites)
+    assert_close(sparse, dense, atol=1e-12, rtol=1e-12)
+    mine = torch.autograd.grad(sparse.sin().sum(), (features, conv.weight))
+    theirs = torch.autograd.grad(dense.sin().sum(), (features, conv.weight))
+    assert_close(mine, theirs, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), STRIDED)
@@ -242,8 +259,8 @@ def test_cuda_computes_what_a_cpu_does(rng, make_conv, kind):
     conv, table = make_conv((3, 3, 3), 8, 12), tables[kind]
     with torch.no_grad():
         conv.weight.mul_(0.1)
-    rows = tuple((rows_in.cuda(), rows_out.cuda()) for rows_in, rows_out in table.rows)
-    on_gpu = ConvTable(Sites(table.sites.index.cuda(), table.sites.shape), table.kernel, rows)
+    sites = Sites(table.sites.index.cuda(), table.sites.shape)
+    on_gpu = ConvTable(sites, table.kernel, table.rows_in.cuda(), table.rows_out.cuda(), table.counts)
     results = []
     for device, where in (("cpu", table), ("cuda", on_gpu)):
         given, moved = features.to(device).requires_grad_(), copy.deepcopy(conv).to(device)

@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from detectors.batch import Points
-from detectors.encoders.voxels import VOXEL_FEATURES, voxelise
+from detectors.encoders.voxels import VOXEL_FEATURES, means_by_loops, means_by_sort, voxelise
 
 # The grid of the tests: x from -4, y from -8, z from -3 to 5, cells of 1 m; here voxels of 0.5 x 0.5 x 1 m.
 HOW = {"voxels_per_cell": 2, "height_bins": 8}
@@ -70,3 +70,14 @@ def test_no_points_give_no_voxels(grid):
     features, sites = voxelise(Points(_points(), torch.zeros(0, dtype=torch.long)), grid, **HOW)
     assert features.shape == (0, len(VOXEL_FEATURES))
     assert len(sites) == 0
+
+
+def test_loops_and_sorts_find_the_same_means(rng):
+    shape = (4, 5, 6)
+    # Some are outside, some on a border, one is nowhere.
+    position = (torch.rand(300, 3, generator=rng) * 8 - 1).double()
+    position[::7] = position[::7].round()
+    position[3, 1] = math.nan
+    given = position, torch.randint(3, (300,), generator=rng), torch.randn(300, 3, generator=rng).double(), shape
+    for mine, theirs in zip(means_by_loops(*given), means_by_sort(*given), strict=True):
+        assert_close(mine, theirs)
