@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from detectors.encoders.image import ImageSpec, ResNetSpec
+from detectors.encoders.image import ImageSpec
 from detectors.encoders.pointwise import SAFE_CHANNELS, StridedPointwise, is_unsafe, replace_unsafe
 from detectors.presets import PRESETS, SEGMENTERS
 
@@ -29,6 +29,7 @@ MENDED = """
 import torch
 from torch import nn
 from detectors.encoders.pointwise import replace_unsafe
+from detectors.encoders.resnet import ResNetSpec
 
 torch.set_num_threads({threads})
 for channels in range(1, 16):
