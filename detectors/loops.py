@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-_ANY_ORDER = {"reassoc", "contract", "nsz"}
+ANY_ORDER = {"reassoc", "contract", "nsz"}
 """Sums over channels may be taken in vectors, the same ones on each call."""
 
 
@@ -50,7 +50,7 @@ def find_cells(
                     found[n, feature, d] = -1
 
 
-@partial(compiled, fastmath=_ANY_ORDER)
+@partial(compiled, fastmath=ANY_ORDER)
 def add_weighted(rows: np.ndarray, weights: np.ndarray, cell: np.ndarray, total: np.ndarray) -> None:
     """Add to each cell the rows of the features that fall into it, weighed.
 
@@ -77,7 +77,7 @@ def add_weighted(rows: np.ndarray, weights: np.ndarray, cell: np.ndarray, total:
                     target[c] += weight * row[c]
 
 
-@partial(compiled, fastmath=_ANY_ORDER)
+@partial(compiled, fastmath=ANY_ORDER)
 def weighted_gradients(
     grad: np.ndarray,
     rows: np.ndarray,

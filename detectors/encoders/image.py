@@ -91,10 +91,8 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: UInt8[Tensor, "views 3 h_in w_in"]) -> Float[Tensor, "views c h w"]:
         """Features of RGB images with values from 0 to 255."""
-        # As bytes they are the fewest to move.
-        channels_last = images.contiguous(memory_format=torch.channels_last)
-        normalised = channels_last.to(self.mean.dtype).sub_(self.mean).div_(self.std)
-        levels = self.backbone(normalised).feature_maps
+        normalised = torch.sub(images, self.mean).div_(self.std)
+        levels = self.backbone(normalised.contiguous(memory_format=torch.channels_last)).feature_maps
         fine, *coarser = (lateral(level) for lateral, level in zip(self.lateral, levels, strict=True))
         top = coarser[-1]
         for level in (*reversed(coarser[:-1]), fine):

@@ -11,6 +11,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from detectors.spec import Spec
+from detectors.winograd import Conv3x3
 
 
 class ResNetSpec(Spec):
@@ -75,9 +76,9 @@ class BasicBlock(nn.Module):
         super().__init__()
         # First, as the draws of a seed have it.
         self.downsample = _shortcut(inputs, outputs, stride)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.conv1 = _conv3x3(inputs, outputs, stride)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.conv2 = _conv3x3(outputs, outputs, 1)
         self.bn2 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Float[Tensor, "views c_in h_in w_in"]) -> Float[Tensor, "views c h w"]:
@@ -96,7 +97,7 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, outputs, stride)
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.conv2 = _conv3x3(width, width, stride)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
@@ -115,6 +116,12 @@ def _layer(spec: ResNetSpec, level: int, inputs: int, stride: int) -> nn.Sequent
     width = spec.widths[level]
     first = block(inputs, width, stride)
     return nn.Sequential(first, *(block(width, width, 1) for _ in range(spec.depths[level] - 1)))
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+    if stride == 1:
+        return Conv3x3(inputs, outputs, bias=False)
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
