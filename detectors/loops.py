@@ -22,8 +22,15 @@ def compiled(loop: Callable[..., Any], **options: Any) -> Any:
 
 @compiled
 def find_cells(
-    ray: np.ndarray, origin: np.ndarray, depth: np.ndarray, low: np.ndarray, cell: float, z_range: np.ndarray,
-    found: np.ndarray, columns: int, rows: int,
+    ray: np.ndarray,
+    origin: np.ndarray,
+    depth: np.ndarray,
+    low: np.ndarray,
+    cell: float,
+    z_range: np.ndarray,
+    found: np.ndarray,
+    columns: int,
+    rows: int,
 ) -> None:
     """The BEV cell of each depth bin of each feature, or -1 off the grid; each step rounds as torch rounds it.
 
