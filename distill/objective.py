@@ -177,19 +177,21 @@ class FrozenTeacher:
 class SeenOutput(DetectorOutput):
     """A teacher's maps, of which the high-level one and the predictions are computed when they are first read."""
 
+    _detector: Detector
+
     def __init__(self, detector: Detector, batch: Batch) -> None:
         # The fields of a frozen dataclass, but for the two below.
         self.__dict__.update(vars(detector.encode(batch)), _detector=detector)
 
     @cached_property
     @torch.no_grad()
-    def bev_high(self) -> Float[Tensor, "b c_high y x"]:  # type: ignore[override]
+    def bev_high(self) -> Float[Tensor, "b c_high y x"]:
         """As in `DetectorOutput`."""
         return self._detector.neck(self.bev_low)
 
     @cached_property
     @torch.no_grad()
-    def head(self) -> HeadOutput:  # type: ignore[override]
+    def head(self) -> HeadOutput:
         """As in `DetectorOutput`."""
         return self._detector.head(self.bev_high)
 

@@ -20,7 +20,7 @@ VIEWS, DEPTHS, ROWS, COLUMNS, CHANNELS, CELLS = 6, 59, 16, 44, 64, 128
 def _sort_cumsum(features, depth, cells, cells_in_all):
     """Pooling as LSS published it: outer product, sort by cell, cumulative sum, difference at the ends of cells."""
     frustum = torch.einsum("bnchw,bndhw->bnhwdc", features, depth).reshape(-1, features.shape[2])
-    flat = cells.reshape(-1)
+    flat = cells.reshape(-1).long()
     kept = flat >= 0
     frustum, flat = frustum[kept], flat[kept]
     order = flat.argsort()
