@@ -42,13 +42,13 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution of `input` (b c h w)."""
-        if not _pays(input, self.weight):
+        if not pays(input, self.weight):
             return super().forward(input)
         result: Tensor = _Winograd.apply(input, self.weight)
         return result if self.bias is None else result + rearrange(self.bias, "c -> c 1 1")
 
 
-def _pays(maps: Tensor, weight: Tensor) -> bool:
+def pays(maps: Tensor, weight: Tensor) -> bool:
     """Whether the gradients, of which most of the time is saved, are going to be asked for."""
     return (
         torch.is_grad_enabled()
