@@ -28,7 +28,7 @@ def find_cells(
     low: np.ndarray,
     cell: float,
     z_range: np.ndarray,
-    found: np.ndarray,
+    cells: np.ndarray,
     columns: int,
     rows: int,
 ) -> None:
@@ -41,7 +41,7 @@ def find_cells(
         low: (2,): where the grid begins, x and y.
         cell: Side of a cell.
         z_range: (2,): bottom and top.
-        found: int32 (n, features, d), which is filled.
+        cells: int32 (n, features, d), which is filled.
         columns: Of the grid.
         rows: Of the grid.
     """
@@ -52,9 +52,9 @@ def find_cells(
                 y = (ray[n, feature, 1] * depth[d] + origin[n, 1] - low[1]) / cell
                 z = ray[n, feature, 2] * depth[d] + origin[n, 2]
                 if x >= 0 and x < columns and y >= 0 and y < rows and z >= z_range[0] and z < z_range[1]:
-                    found[n, feature, d] = np.int32(y) * columns + np.int32(x)
+                    cells[n, feature, d] = np.int32(y) * columns + np.int32(x)
                 else:
-                    found[n, feature, d] = -1
+                    cells[n, feature, d] = -1
 
 
 @partial(compiled, fastmath=ANY_ORDER)

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from detectors.encoders.image import ImageSpec
 from detectors.encoders.pointwise import SAFE_CHANNELS, StridedPointwise, is_unsafe, replace_unsafe
+from detectors.encoders.resnet import ResNetSpec
 from detectors.presets import PRESETS, SEGMENTERS
 
 # The smallest program that shows the fault: alone it ends in a crash, in most runs, and else in a wrong gradient. With
@@ -29,7 +30,6 @@ MENDED = """
 import torch
 from torch import nn
 from detectors.encoders.pointwise import replace_unsafe
-from detectors.encoders.resnet import ResNetSpec
 
 torch.set_num_threads({threads})
 for channels in range(1, 16):
