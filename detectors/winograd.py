@@ -1,6 +1,9 @@
 """Winograd's convolution: 3x3 with a quarter of the multiplications, for training on a processor (Lavin & Gray, 2016).
 
 Tiles of 4 x 4 results, F(4x4, 3x3): 36 products in place of 144. oneDNN has it for no float32 training.
+
+Sums are rounded otherwise than the library's, to about five digits in single precision. What is exactly zero or exactly
+copied by a convolution may be off by as much here, so it is for convolutions whose results are normalised.
 """
 
 from typing import Any

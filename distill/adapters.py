@@ -5,8 +5,6 @@ from typing import Literal
 import torch
 import torch.nn as nn
 
-from detectors.winograd import Conv3x3
-
 AdapterKind = Literal["none", "conv3x3"]
 
 
@@ -28,7 +26,7 @@ def build_adapter(kind: AdapterKind, student_channels: int, teacher_channels: in
         case "conv3x3":
             # Not skip_init: for its empty tensors torch imports a compiler, half a second of every study's check.
             with torch.random.fork_rng(devices=[]):
-                conv = Conv3x3(student_channels, teacher_channels)
+                conv = nn.Conv2d(student_channels, teacher_channels, kernel_size=3, padding=1)
             nn.init.dirac_(conv.weight)
             assert conv.bias is not None, "there is one unless it is declined"
             nn.init.zeros_(conv.bias)

@@ -106,9 +106,9 @@ class Objective(nn.Module):
 
     def __init__(self, student: Detector, teacher: "Detector | FrozenTeacher | None", losses: Mapping[str, LossSpec]):
         super().__init__()
-        self.teacher = FrozenTeacher(teacher) if isinstance(teacher, Detector) else teacher
-        taught_by = None if self.teacher is None else self.teacher.detector
+        taught_by = teacher.detector if isinstance(teacher, FrozenTeacher) else teacher
         _require_valid(student, taught_by, losses)
+        self.teacher = FrozenTeacher(teacher) if isinstance(teacher, Detector) else teacher
         self.student = student
         self.terms = nn.ModuleDict()
         head = student.spec.head
