@@ -13,8 +13,6 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-MOST_THREADS = 4
-"""With more, the library's own is faster: it shares all of its work among them."""
 LEAST_CHANNELS = 32
 """With fewer, what goes to the domain and back takes longer than the products that it saves."""
 
@@ -38,7 +36,7 @@ _RESULTS = torch.tensor(
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution that keeps the size of its map; where it trains on few threads, by Winograd's algorithm."""
+    """A 3x3 convolution that keeps the size of its map; where it trains on one thread, by Winograd's algorithm."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=bias)
@@ -52,7 +50,7 @@ class Conv3x3(nn.Conv2d):
 
 
 def pays(maps: Tensor, weight: Tensor) -> bool:
-    """Whether the gradients, of which most of the time is saved, are going to be asked for."""
+    """Whether it is faster: with the gradients, which save the most, and on one thread, on which alone the loops run."""
     return (
         torch.is_grad_enabled()
         and weight.requires_grad
@@ -60,7 +58,7 @@ def pays(maps: Tensor, weight: Tensor) -> bool:
         and maps.dtype == weight.dtype
         and maps.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
-        and torch.get_num_threads() <= MOST_THREADS
+        and torch.get_num_threads() == 1
         and min(weight.shape[:2]) >= LEAST_CHANNELS
     )
 

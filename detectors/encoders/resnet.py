@@ -2,12 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch.nn as nn
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from detectors.spec import Spec
@@ -27,6 +27,12 @@ class ResNetSpec(Spec):
     """Blocks of each of them."""
     block: Literal["basic", "bottleneck"] = "basic"
     """Two 3x3 convolutions, or one on a quarter of the channels between two 1x1 convolutions (ResNet-50 and deeper)."""
+
+    @model_validator(mode="after")
+    def _bottlenecks_have_channels(self) -> Self:
+        if self.block == "bottleneck" and any(width % 4 for width in self.widths):
+            raise ValueError(f"widths {self.widths} of bottleneck blocks are not in whole multiples of 4")
+        return self
 
     def build(self) -> "ResNet":
         """The backbone with fresh weights."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.testing import assert_close
 from transformers import ResNetBackbone, ResNetConfig
 
@@ -76,3 +77,8 @@ def test_basic_blocks_are_what_stored_specs_mean():
     spec = ResNetSpec(stem_width=4, widths=(4, 8, 8, 8), depths=(1, 1, 1, 1))
     assert "block" not in spec.model_dump()
     assert spec.block == "basic"
+
+
+def test_bottlenecks_without_whole_channels_are_refused():
+    with pytest.raises(ValidationError, match="not in whole multiples of 4"):
+        ResNetSpec(stem_width=4, widths=(4, 8, 10, 12), depths=(1, 1, 1, 1), block="bottleneck")
