@@ -17,7 +17,7 @@ LEAST_CHANNELS = 32
 """With fewer, what goes to the domain and back takes longer than the products that it saves."""
 
 # From pixels, weights and results to Winograd's domain: the paper's B^T, G and A. Of the weights for both axes at once.
-_PIXELS = torch.tensor(
+_PIXELS = np.array(
     [
         [4, 0, -5, 0, 1, 0],
         [0, -4, -4, 1, 1, 0],
@@ -26,31 +26,32 @@ _PIXELS = torch.tensor(
         [0, 2, -1, -2, 1, 0],
         [0, 4, 0, -5, 0, 1],
     ],
-    dtype=torch.float64,
+    dtype=np.float64,
 )
 _SIDE = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
-_WEIGHTS = torch.tensor(np.kron(_SIDE, _SIDE) / 24**2, dtype=torch.float64)
-_RESULTS = torch.tensor(
-    [[1, 0, 0, 0], [1, 1, 1, 1], [1, -1, 1, -1], [1, 2, 4, 8], [1, -2, 4, -8], [0, 0, 0, 1]], dtype=torch.float64
+_WEIGHTS = np.kron(_SIDE, _SIDE) / 24**2
+_RESULTS = np.array(
+    [[1, 0, 0, 0], [1, 1, 1, 1], [1, -1, 1, -1], [1, 2, 4, 8], [1, -2, 4, -8], [0, 0, 0, 1]], dtype=np.float64
 )
 
 
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution that keeps the size of its map; where it trains on one thread, by Winograd's algorithm."""
 
-    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, 3, padding=1, bias=bias)
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution of `input` (b c h w)."""
-        if not pays(input, self.weight):
+        # There is a bias where a norm was folded into it.
+        if self.bias is not None or not pays(input, self.weight):
             return super().forward(input)
         result: Tensor = _Winograd.apply(input, self.weight)
-        return result if self.bias is None else result + rearrange(self.bias, "c -> c 1 1")
+        return result
 
 
 def pays(maps: Tensor, weight: Tensor) -> bool:
-    """Whether it is faster: with the gradients, which save the most, and on one thread, on which alone the loops run."""
+    """Whether it is faster: with gradients, which save the most, and on one thread, as the loops run on one alone."""
     return (
         torch.is_grad_enabled()
         and weight.requires_grad
@@ -89,31 +90,33 @@ class _Winograd(torch.autograd.Function):
 def _to_domain(weight: Tensor) -> Tensor:
     """Weights ``[c_out, c_in, 3, 3]`` as 36 matrices ``[c_in, c_out]``."""
     flat = rearrange(weight, "c_out c_in i j -> (i j) (c_in c_out)")
-    return rearrange(_WEIGHTS.to(weight.dtype) @ flat, "n (c_in c_out) -> n c_in c_out", c_out=len(weight))
+    return rearrange(
+        torch.from_numpy(_WEIGHTS).to(weight.dtype) @ flat, "n (c_in c_out) -> n c_in c_out", c_out=len(weight)
+    )
 
 
 def _from_domain(taps: Tensor) -> Tensor:
     """The transpose of `_to_domain`, for gradients."""
-    flat = _WEIGHTS.to(taps.dtype).mT @ rearrange(taps, "n c_in c_out -> n (c_in c_out)")
+    flat = torch.from_numpy(_WEIGHTS).to(taps.dtype).mT @ rearrange(taps, "n c_in c_out -> n (c_in c_out)")
     return rearrange(flat, "(i j) (c_in c_out) -> c_out c_in i j", i=3, c_out=taps.shape[2])
 
 
-def _spread(maps: Tensor, matrix: Tensor, pad: int) -> Tensor:
+def _spread(maps: Tensor, matrix: np.ndarray, pad: int) -> Tensor:
     # Imported where it is needed: numba takes half a second.
     from detectors.winograd_loops import spread
 
     b, c, h, w = maps.shape
     rows = rearrange(maps, "b c h w -> b h (w c)").contiguous()
     numbers = maps.new_empty(36, b * -(-h // 4) * -(-w // 4), c)
-    spread(rows.numpy(), matrix.to(maps.dtype).numpy(), pad, c, numbers.numpy())
+    spread(rows.numpy(), matrix.astype(rows.numpy().dtype), pad, c, numbers.numpy())
     return numbers
 
 
-def _collect(numbers: Tensor, matrix: Tensor, pad: int, shape: torch.Size) -> Tensor:
+def _collect(numbers: Tensor, matrix: np.ndarray, pad: int, shape: torch.Size) -> Tensor:
     from detectors.winograd_loops import collect
 
     b, _, h, w = shape
     c = numbers.shape[2]
     rows = numbers.new_zeros(b, h, w * c)
-    collect(numbers.numpy(), matrix.to(rows.dtype).numpy(), pad, c, rows.numpy())
+    collect(numbers.numpy(), matrix.astype(rows.numpy().dtype), pad, c, rows.numpy())
     return rearrange(rows, "b h (w c) -> b c h w", c=c)

@@ -126,7 +126,7 @@ def _layer(spec: ResNetSpec, level: int, inputs: int, stride: int) -> nn.Sequent
 
 def _conv3x3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
     if stride == 1:
-        return Conv3x3(inputs, outputs, bias=False)
+        return Conv3x3(inputs, outputs)
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
 
 

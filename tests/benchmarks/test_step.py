@@ -55,8 +55,8 @@ def _library(model):
     for parent in list(twin.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is Conv3x3:
-                plain = nn.Conv2d(child.in_channels, child.out_channels, 3, padding=1, bias=child.bias is not None)
-                plain.weight, plain.bias = child.weight, child.bias
+                plain = nn.Conv2d(child.in_channels, child.out_channels, 3, padding=1, bias=False)
+                plain.weight = child.weight
                 parent.add_module(name, plain)
     return twin
 
