@@ -11,7 +11,6 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from detectors.spec import Spec
-from detectors.winograd import Conv3x3
 
 
 class ResNetSpec(Spec):
@@ -125,8 +124,6 @@ def _layer(spec: ResNetSpec, level: int, inputs: int, stride: int) -> nn.Sequent
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
-    if stride == 1:
-        return Conv3x3(inputs, outputs)
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
 
 

@@ -1,4 +1,4 @@
-"""How much faster the camera's parts of a training step are than the library's own, and what a teacher adds to a step.
+"""What a teacher adds to a training step, and how much of its forward pass a loss has to pay for.
 
 Measured only with ``pytest tests/benchmarks --benchmark-enable -s``; without it each body runs once, as a test.
 """
@@ -14,7 +14,6 @@ from detectors.cost import example_batch
 from detectors.detector import Detector
 from detectors.geometry.lift import join_plans
 from detectors.presets import PRESETS
-from detectors.winograd import Conv3x3
 from distill.feature import FeatureSpec
 from distill.objective import Objective
 from distill.relation import RelationSpec
@@ -48,19 +47,6 @@ def _batch(*specs):
     return replace(batch, lifts=lifts)
 
 
-def _library(model):
-    """A copy whose 3x3 convolutions are the library's, with the same weights."""
-    twin = model.spec.build()
-    twin.load_state_dict(model.state_dict())
-    for parent in list(twin.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is Conv3x3:
-                plain = nn.Conv2d(child.in_channels, child.out_channels, 3, padding=1, bias=False)
-                plain.weight = child.weight
-                parent.add_module(name, plain)
-    return twin
-
-
 def _step(objective, batch):
     optimizer = optimizer_of([p for p in objective.parameters() if p.requires_grad], ScheduleSpec(steps=1))
 
@@ -73,20 +59,6 @@ def _step(objective, batch):
         return total.detach()
 
     return step
-
-
-def test_a_camera_step_against_the_librarys_convolutions(benchmark, speedups):
-    spec = PRESETS["tiny_camera"]
-    torch.manual_seed(0)
-    student, batch = spec.build(), _batch(spec)
-    ways = {"winograd": student, "library": _library(student)}
-    steps = {name: _step(Objective(model, None, {}).train(), batch) for name, model in ways.items()}
-    first = {name: step() for name, step in steps.items()}
-    assert_close(first["winograd"], first["library"], rtol=1e-4, atol=1e-4)
-    if benchmark.enabled:
-        benchmark.extra_info.update(speedups(steps, of="library", rounds=15))
-        print(benchmark.extra_info)
-    benchmark(steps["winograd"])
 
 
 @pytest.mark.parametrize(("teacher", "student"), PATHS)
