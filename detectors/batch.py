@@ -216,7 +216,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         radar=_points([sample.radar for sample in samples]),
         boxes=boxes,
         is_box=is_box,
-        lifts={geometry: _lift(geometry, samples) for geometry in samples[0].lifts},
+        lifts={which: join_plans([sample.lifts[which] for sample in samples]) for which in samples[0].lifts},
         instances=stack_instances([sample.instances for sample in samples if sample.instances is not None]),
     )
 
@@ -233,12 +233,6 @@ def stack_instances(each: Sequence[Instances]) -> Instances | None:
 def _shape(views: CameraViews) -> str:
     n, _, h, w = views.images.shape
     return f"{n} images of {h}x{w} pixels"
-
-
-def _lift(geometry: LiftGeometry, samples: Sequence[Sample]) -> LiftPlan:
-    views = samples[0].views
-    assert views is not None, "a plan without views"
-    return join_plans([sample.lifts[geometry] for sample in samples], *geometry.counts(len(views.age)))
 
 
 def _points(clouds: list[Tensor | None]) -> Points | None:

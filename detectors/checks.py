@@ -19,9 +19,3 @@ def check_indices(name: str, indices: Int[Tensor, " p"], count: int) -> None:
     """Raise IndexError where one of the indices names none of `count` rows."""
     if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= count):
         raise IndexError(f"{name}: indices {int(indices.min())} to {int(indices.max())} into {count} rows")
-
-
-def check_starts(name: str, starts: Int[Tensor, " s"], terms: int) -> None:
-    """Raise IndexError where `starts` do not cut so many terms into consecutive runs: 0, ascending, their number."""
-    if int(starts[0]) != 0 or int(starts[-1]) != terms or bool((starts.diff() < 0).any()):
-        raise IndexError(f"{name}: {starts.tolist()[:3]} ... {starts.tolist()[-3:]} do not cut {terms} terms into runs")

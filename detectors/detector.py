@@ -15,7 +15,7 @@ from detectors.geometry.boxes import Boxes
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec, decode
 from detectors.heads.center_loss import DetectionLoss, center_targets, detection_loss
-from detectors.outputs import DetectorOutput
+from detectors.outputs import DetectorOutput, SensorMaps
 from detectors.spec import Spec
 
 
@@ -86,22 +86,24 @@ class Detector(nn.Module):
 
     def forward(self, batch: Batch) -> DetectorOutput:
         """Encode each sensor, fuse, refine, predict."""
+        encoded = self.encode(batch)
+        bev_high = self.neck(encoded.bev_low)
+        return DetectorOutput(**vars(encoded), bev_high=bev_high, head=self.head(bev_high))
+
+    def encode(self, batch: Batch) -> SensorMaps:
+        """Encode each sensor and fuse."""
         batch.require(self.spec.inputs.sensors)
         camera = None if self.camera is None else self.camera(batch.views, batch.lifts.get(self.camera.geometry))
         lidar = None if self.lidar is None else self.lidar(batch.lidar, len(batch))
         radar = None if self.radar is None else self.radar(batch.radar, len(batch))
         maps = [bev for bev in (camera and camera.bev, lidar, radar) if bev is not None]
-        bev_low = maps[0] if self.fusion is None else self.fusion(maps)
-        bev_high = self.neck(bev_low)
-        return DetectorOutput(
+        return SensorMaps(
             image_features=camera and camera.image_features,
             depth=camera and camera.depth,
             camera_bev=camera and camera.bev,
             lidar_bev=lidar,
             radar_bev=radar,
-            bev_low=bev_low,
-            bev_high=bev_high,
-            head=self.head(bev_high),
+            bev_low=maps[0] if self.fusion is None else self.fusion(maps),
         )
 
     def loss(self, output: DetectorOutput, batch: Batch) -> DetectionLoss:

@@ -19,8 +19,8 @@ class HeadOutput:
 
 
 @dataclass(frozen=True)
-class DetectorOutput:
-    """Every map a teacher or a student may be asked for; None where the detector lacks the sensor."""
+class SensorMaps:
+    """The maps up to the BEV neck; None where the detector lacks the sensor."""
 
     image_features: Float[Tensor, "b n c_image h w"] | None
     """Pyramid output per view, before the view transformation."""
@@ -34,6 +34,12 @@ class DetectorOutput:
     """Pillar features, spread by convolutions."""
     bev_low: Float[Tensor, "b c_low y x"]
     """Low level: the only sensor's map or the fused one, what enters the BEV neck (UniDistill's F_low)."""
+
+
+@dataclass(frozen=True)
+class DetectorOutput(SensorMaps):
+    """Every map a teacher or a student may be asked for."""
+
     bev_high: Float[Tensor, "b c_high y x"]
     """High level: what leaves the BEV neck and enters the head (UniDistill's F_high)."""
     head: HeadOutput

@@ -11,9 +11,10 @@ from detectors.detector import DetectorSpec
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.camera import CameraSpec
 from detectors.encoders.fusion import FusionSpec
-from detectors.encoders.image import ImageSpec, ResNetSpec, SwinSpec
+from detectors.encoders.image import ImageSpec, SwinSpec
 from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.radar import RadarSpec
+from detectors.encoders.resnet import ResNetSpec
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
 from detectors.heads.instance_mask import InstanceMaskSpec

@@ -5,6 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from detectors.batch import Batch
 from detectors.detector import Detector
+from detectors.folding import folded
 from detectors.names import named
-from detectors.outputs import DetectorOutput
+from detectors.outputs import DetectorOutput, HeadOutput
 from distill.activation import ActivationSpec
 from distill.adversarial import AdversarialSpec
 from distill.channelwise import ChannelwiseSpec
@@ -104,9 +106,9 @@ class Objective(nn.Module):
 
     def __init__(self, student: Detector, teacher: "Detector | FrozenTeacher | None", losses: Mapping[str, LossSpec]):
         super().__init__()
-        self.teacher = FrozenTeacher(teacher) if isinstance(teacher, Detector) else teacher
-        taught_by = None if self.teacher is None else self.teacher.detector
+        taught_by = teacher.detector if isinstance(teacher, FrozenTeacher) else teacher
         _require_valid(student, taught_by, losses)
+        self.teacher = FrozenTeacher(teacher) if isinstance(teacher, Detector) else teacher
         self.student = student
         self.terms = nn.ModuleDict()
         head = student.spec.head
@@ -135,7 +137,7 @@ class Objective(nn.Module):
         All of `to`, `cuda`, `double` and their kin end here, which torch (seen in 2.13) has no public name for.
         """
         if self.teacher is not None:
-            self.teacher.detector._apply(fn, recurse)
+            self.teacher.move(fn, recurse)
         return super()._apply(fn, recurse)
 
 
@@ -145,20 +147,53 @@ class FrozenTeacher:
     def __init__(self, detector: Detector):
         self.detector = detector.eval().requires_grad_(False)
         self._fingerprint = fingerprint(self.detector)
+        self._quick: Detector | None = None
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> DetectorOutput:
-        """The teacher's maps, without gradient and with the statistics it was trained to."""
+        """The teacher's maps, without gradient and with the statistics it was trained to.
+
+        What no loss reads is not computed: the maps after the BEV encoders are made when they are first asked for.
+        """
         training = [name or "itself" for name, module in self.detector.named_modules() if module.training]
         if training:
             raise RuntimeError(f"the teacher left eval mode, so its batch norms would drift: {training[:3]}")
-        return self.detector(batch)
+        if self._quick is None:
+            self._quick = folded(self.detector)
+        return SeenOutput(self._quick, batch)
+
+    def move(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> None:
+        """Do to the detector what ``nn.Module._apply`` does."""
+        self.detector._apply(fn, recurse)
+        self._quick = None
 
     def check_unchanged(self) -> None:
         """Raise if the detector is no longer, bit for bit, what it was at construction."""
         now = fingerprint(self.detector)
         if now != self._fingerprint:
             raise RuntimeError(f"the teacher changed during training: {self._fingerprint[:12]} became {now[:12]}")
+
+
+class SeenOutput(DetectorOutput):
+    """A teacher's maps, of which the high-level one and the predictions are computed when they are first read."""
+
+    _detector: Detector
+
+    def __init__(self, detector: Detector, batch: Batch) -> None:
+        # The fields of a frozen dataclass, but for the two below.
+        self.__dict__.update(vars(detector.encode(batch)), _detector=detector)
+
+    @cached_property
+    @torch.no_grad()
+    def bev_high(self) -> Float[Tensor, "b c_high y x"]:
+        """As in `DetectorOutput`."""
+        return self._detector.neck(self.bev_low)
+
+    @cached_property
+    @torch.no_grad()
+    def head(self) -> HeadOutput:
+        """As in `DetectorOutput`."""
+        return self._detector.head(self.bev_high)
 
 
 def fingerprint(detector: Detector) -> str:

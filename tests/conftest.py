@@ -21,7 +21,8 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before the hook: numba cannot compile a function that is wrapped in a check.
-import detectors.encoders.sparse_loops  # noqa: F401
+import detectors.encoders.sparse_loops
+import detectors.loops  # noqa: F401
 import harness.evaluate.box_loops  # noqa: F401
 from tests import typechecker
 

@@ -21,8 +21,9 @@ from detectors.detector import DetectorSpec
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.camera import CameraSpec
 from detectors.encoders.fusion import FusionSpec
-from detectors.encoders.image import ImageSpec, ResNetSpec
+from detectors.encoders.image import ImageSpec
 from detectors.encoders.lidar import LidarSpec
+from detectors.encoders.resnet import ResNetSpec
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
 from detectors.presets import PRESETS, SEGMENTERS

@@ -31,7 +31,7 @@ HOMES = {
     },
     "jinja2": {"harness/report/html.py"},
     "pycocotools": {"harness/data/masks.py", "harness/evaluate/mask_ap.py"},
-    "numba": {"detectors/encoders/sparse_loops.py", "harness/evaluate/box_loops.py"},
+    "numba": {"detectors/compiled.py"},
     "msgspec": {"harness/data/tables.py", "harness/evaluate/", "harness/runs/folder.py"},
     "pandas": {"harness/api.py", "harness/evidence/", "harness/report/"},
     "nuscenes": {"harness/data/", "harness/evaluate/", "harness/inspect/", "harness/world/"},

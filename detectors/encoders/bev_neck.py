@@ -40,7 +40,7 @@ class BevNeck(nn.Module):
         self.up = nn.Sequential(
             nn.ConvTranspose2d(spec.coarse_width, spec.fine_width, kernel_size=2, stride=2, bias=False),
             nn.BatchNorm2d(spec.fine_width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
 
     def forward(self, bev_low: Float[Tensor, "b c_low y x"]) -> Float[Tensor, "b c_high y x"]:

@@ -97,4 +97,4 @@ class CameraEncoder(nn.Module):
 
     def _plan(self, views: CameraViews) -> LiftPlan:
         plans = [self.geometry.plan(*sample) for sample in zip(views.intrinsics, views.ego_from_camera, strict=True)]
-        return join_plans(plans, *self.geometry.counts(views.images.shape[1]))
+        return join_plans(plans)

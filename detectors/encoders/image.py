@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detectors.conv_block import conv_norm_relu
 from detectors.encoders.pointwise import replace_unsafe
+from detectors.encoders.resnet import ResNetSpec
 from detectors.spec import Spec
 
 STRIDE = 8
@@ -20,32 +21,6 @@ _LEVELS = ("stage2", "stage3", "stage4")
 # ImageNet statistics of RGB in [0, 1]: what pretrained backbones expect.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
-
-
-class ResNetSpec(Spec):
-    """A ResNet of basic blocks (He et al., 2016)."""
-
-    kind: Literal["resnet"] = "resnet"
-    stem_width: PositiveInt
-    widths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
-    """Channels at strides 4, 8, 16 and 32."""
-    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
-    """Blocks of each of them."""
-
-    def build(self) -> nn.Module:
-        """The backbone with fresh weights."""
-        # Imported where it is needed: it takes seconds, and who only reads a spec has no use for it.
-        from transformers import ResNetBackbone, ResNetConfig
-
-        return ResNetBackbone(
-            ResNetConfig(
-                embedding_size=self.stem_width,
-                hidden_sizes=list(self.widths),
-                depths=list(self.depths),
-                layer_type="basic",
-                out_features=list(_LEVELS),
-            )
-        )
 
 
 class SwinSpec(Spec):
@@ -72,6 +47,7 @@ class SwinSpec(Spec):
 
     def build(self) -> nn.Module:
         """The backbone with fresh weights."""
+        # Imported where it is needed: it takes seconds.
         from transformers import SwinBackbone, SwinConfig
 
         return SwinBackbone(
@@ -115,7 +91,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: UInt8[Tensor, "views 3 h_in w_in"]) -> Float[Tensor, "views c h w"]:
         """Features of RGB images with values from 0 to 255."""
-        normalised = (images.to(self.mean.dtype) - self.mean) / self.std
+        normalised = torch.sub(images, self.mean).div_(self.std)
         levels = self.backbone(normalised.contiguous(memory_format=torch.channels_last)).feature_maps
         fine, *coarser = (lateral(level) for lateral, level in zip(self.lateral, levels, strict=True))
         top = coarser[-1]

@@ -4,26 +4,15 @@ They compute what the library has several passes, a sort or a search for. Nothin
 call to the next.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
+
+from detectors.compiled import compiled
 
 _DIGIT = 11
 """Bits by which keys are sorted at a time: as many counters as stay in the cache."""
 
 
-def _compiled(loop: Callable[..., Any]) -> Any:
-    """The loop, to be compiled on its first call; once for all calls of programs, where there is a place to keep it."""
-    try:
-        return njit(cache=True, nogil=True)(loop)
-    except RuntimeError:
-        # Neither beside the code nor in the home folder may this user write: each program compiles anew.
-        return njit(nogil=True)(loop)
-
-
-@_compiled
+@compiled
 def add_rows(total: np.ndarray, rows: np.ndarray, terms: np.ndarray) -> None:
     """Add each row of `terms` (p, c) to the row of `total` (v, c) that `rows` (p,) names, one after the other."""
     for p in range(len(rows)):
@@ -32,7 +21,7 @@ def add_rows(total: np.ndarray, rows: np.ndarray, terms: np.ndarray) -> None:
             total[row, c] += terms[p, c]
 
 
-@_compiled
+@compiled
 def stable_order(keys: np.ndarray, limit: int) -> np.ndarray:
     """Indices that sort keys from 0 to below a limit; equal ones stay in their order.
 
@@ -60,7 +49,7 @@ def stable_order(keys: np.ndarray, limit: int) -> np.ndarray:
     return order
 
 
-@_compiled
+@compiled
 def distinct(keys: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """The different keys, sorted, and for each key which of them it is; int64 (d,) and (n,)."""
     values, number = np.empty(len(keys), dtype=np.int64), np.empty(len(keys), dtype=np.int64)
@@ -73,7 +62,7 @@ def distinct(keys: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     return values[:count].copy(), number
 
 
-@_compiled
+@compiled
 def unravelled(cells: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Sample, z, y, x of cells that are counted over all samples of a shape; int64 (n, 4)."""
     index = np.empty((len(cells), 4), dtype=np.int64)
@@ -84,7 +73,7 @@ def unravelled(cells: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     return index
 
 
-@_compiled
+@compiled
 def voxel_means(
     position: np.ndarray, sample: np.ndarray, others: np.ndarray, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -127,7 +116,7 @@ def voxel_means(
     return index, total, counts
 
 
-@_compiled
+@compiled
 def _end_to_end(lists: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The beginnings of lists (offsets, v), each as long as its count says, one after the other."""
     joined = np.empty(counts.sum(), dtype=np.int64)
@@ -138,7 +127,7 @@ def _end_to_end(lists: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return joined
 
 
-@_compiled
+@compiled
 def neighbours(
     index: np.ndarray, shape: tuple[int, int, int], kernel: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -194,7 +183,7 @@ def neighbours(
     return _end_to_end(ins, counts), _end_to_end(outs, counts), counts
 
 
-@_compiled
+@compiled
 def windows(
     index: np.ndarray,
     shape: tuple[int, int, int],

@@ -21,7 +21,7 @@ def splat(
 ) -> Float[Tensor, "maps c y x"]:
     """Sum over the features that fall into a cell, each weighed by the probability of the depth that leads there.
 
-    A weighted sum of gathered rows per cell: the features of the frustum, d times those of the images, are never built.
+    A weighted sum of rows per cell: the features of the frustum, d times those of the images, are never built.
 
     Args:
         features: Per view.
@@ -35,15 +35,43 @@ def splat(
     # Sums of hundreds of terms: in float32 at least, also under autocast.
     dtype = torch.promote_types(features.dtype, torch.float32)
     rows = rearrange(features, "b n c h w -> (b n h w) c").to(dtype)
-    weights = rearrange(depth, "b n d h w -> (b n d h w)").to(dtype)
+    weights = rearrange(depth, "b n d h w -> (b n h w) d").to(dtype)
     if checking():
-        plan.check(len(rows), len(weights))
-    bev = _WeightedSums.apply(rows, weights, plan)
+        plan.check(len(rows), weights.numel())
+    # One core adds fastest feature by feature, as the plan has them. Many need the terms of each cell together.
+    way = _LoopedSums if rows.device.type == "cpu" else _GatheredSums
+    bev = way.apply(rows, weights, plan)
     return rearrange(bev, "(maps y x) c -> maps c y x", y=grid.rows, x=grid.columns)
 
 
-class _WeightedSums(torch.autograd.Function):
-    """Sum of weighted rows per cell, and its gradients as sums of the same kind.
+class _LoopedSums(torch.autograd.Function):
+    """Sum of weighted rows per cell, and its gradients, by compiled loops that gather nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weights: Tensor, plan: LiftPlan) -> Tensor:
+        # Imported where it is needed: numba takes half a second.
+        from detectors.loops import add_weighted
+
+        rows, weights = rows.detach().contiguous(), weights.detach().contiguous()
+        ctx.save_for_backward(rows, weights)
+        ctx.plan = plan
+        total = rows.new_zeros(plan.cells, rows.shape[1])
+        add_weighted(rows.numpy(), weights.numpy(), plan.cell.numpy(), total.numpy())
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        from detectors.loops import weighted_gradients
+
+        rows, weights = ctx.saved_tensors
+        grad, of_rows, of_weights = grads[0].contiguous(), torch.zeros_like(rows), torch.zeros_like(weights)
+        given = (grad, rows, weights, ctx.plan.cell, of_rows, of_weights)
+        weighted_gradients(*(tensor.numpy() for tensor in given))
+        return of_rows, of_weights, None
+
+
+class _GatheredSums(torch.autograd.Function):
+    """The same from the plan's terms, cell by cell.
 
     The gradient of a feature is a weighted sum of its cells' gradients, so that it takes what the plan says feature by
     feature; the library's own takes three times as long, scatters and, on a GPU, adds in any order.
@@ -53,17 +81,18 @@ class _WeightedSums(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, weights: Tensor, plan: LiftPlan) -> Tensor:
         ctx.save_for_backward(rows, weights)
         ctx.plan = plan
-        return _sums(plan.feature, rows, plan.cell_starts, weights.index_select(0, plan.bin))
+        terms = plan.terms
+        return _sums(terms.feature, rows, terms.cell_starts, weights.flatten().index_select(0, terms.bin))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (rows, weights), plan = ctx.saved_tensors, ctx.plan
-        grad = grads[0].contiguous()
-        grad_rows = _sums(plan.cell, grad, plan.feature_starts, weights.index_select(0, plan.bin_by_feature))
-        of_terms = _dots(plan.cell, grad, plan.feature_starts, rows)
+        (rows, weights), terms = ctx.saved_tensors, ctx.plan.terms
+        grad, flat = grads[0].contiguous(), weights.flatten()
+        grad_rows = _sums(terms.cell, grad, terms.feature_starts, flat.index_select(0, terms.bin_by_feature))
+        of_terms = _dots(terms.cell, grad, terms.feature_starts, rows)
         # Each bin is one term at most, so nothing is added twice; bins off the grid keep a gradient of zero.
-        grad_weights = torch.zeros_like(weights).index_add_(0, plan.bin_by_feature, of_terms)
-        return grad_rows, grad_weights, None
+        grad_weights = torch.zeros_like(flat).index_add_(0, terms.bin_by_feature, of_terms)
+        return grad_rows, grad_weights.reshape(weights.shape), None
 
 
 def _sums(

@@ -1,7 +1,8 @@
 """Lift: finds the BEV cell of each depth bin of each image feature, and the order of summation in a cell."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Self
 
@@ -10,23 +11,22 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
-from detectors.checks import check_indices, check_starts
+from detectors.checks import check_indices
 from detectors.geometry.grid import BevGrid
 from detectors.spec import Spec
 
 
 @dataclass(frozen=True)
-class LiftPlan:
+class LiftTerms:
     """What the view transform adds up: the terms of each BEV cell, and once more the terms of each feature.
 
-    A term is a depth bin of a feature, if it lies on the grid. It depends on cameras alone; as finding the terms takes
-    a sort of all bins, the loader does it ahead of the detector. Indices of a batch count over all its samples.
+    A term is a depth bin of a feature, if it lies on the grid. Indices of a batch count over all its samples.
     """
 
     feature: Int32[Tensor, " p"]
     """Cell by cell, the feature (n h w) of each term."""
     bin: Int32[Tensor, " p"]
-    """Cell by cell, the probability (n d h w) that each term is weighed with."""
+    """Cell by cell, the probability (n h w d) that each term is weighed with."""
     cell_starts: Int32[Tensor, " cells_and_one"]
     """Where the terms of each cell (y x) begin; at the end, the number of all terms."""
     cell: Int32[Tensor, " p"]
@@ -34,24 +34,57 @@ class LiftPlan:
     bin_by_feature: Int32[Tensor, " p"]
     feature_starts: Int32[Tensor, " features_and_one"]
 
+
+@dataclass(frozen=True)
+class LiftPlan:
+    """Where the view transform carries each depth bin of each feature; it depends on cameras alone."""
+
+    cell: Int32[Tensor, "features d"]
+    """The BEV cell (y x) of each bin of each feature (n h w), those of all samples of a batch counted through; -1 off
+    the grid."""
+    cells: int
+    """Of all maps together."""
+
     def to(self, device: torch.device | str) -> Self:
-        """The same plan on another device."""
-        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        """The same plan on another device, with its terms where that one wants them."""
+        moved = type(self)(self.cell.to(device), self.cells)
+        if moved.cell.device.type != "cpu":
+            # Here, because it waits for the host; a step does not have to.
+            _ = moved.terms
+        return moved
 
     def check(self, features: int, bins: int) -> None:
         """Raise IndexError if the plan is not one of so many features and bins: it was made for other views."""
-        cells = len(self.cell_starts) - 1
-        for name, count in {"feature": features, "bin": bins, "cell": cells, "bin_by_feature": bins}.items():
-            check_indices(f"lift plan, {name}", getattr(self, name), count)
-        if len(self.feature_starts) != features + 1:
-            raise IndexError(f"lift plan: made for {len(self.feature_starts) - 1} features, not for {features}")
-        for name in ("cell_starts", "feature_starts"):
-            check_starts(f"lift plan, {name}", getattr(self, name), len(self.cell))
+        if len(self.cell) != features:
+            raise IndexError(f"lift plan: made for {len(self.cell)} features, not for {features}")
+        if self.cell.numel() != bins:
+            raise IndexError(f"lift plan: made for {self.cell.numel()} bins, not for {bins}")
+        check_indices("lift plan, cell", self.cell.flatten() + 1, self.cells + 1)
 
     @property
     def nbytes(self) -> int:
-        """Memory of its tensors."""
-        return sum(getattr(self, f.name).nbytes for f in fields(self))
+        """Memory of its tensor."""
+        return self.cell.nbytes
+
+    @cached_property
+    def terms(self) -> LiftTerms:
+        """The terms in both orders, which a processor wants that adds many cells at a time."""
+        depths = self.cell.shape[1]
+        flat = self.cell.flatten()
+        bins = (flat >= 0).nonzero()[:, 0]
+        cell = flat[bins]
+        feature = bins // depths
+        # Stable, so that a sum always adds up in the same order. Radix sort of 16 bits takes an eighth of the time.
+        short = self.cells <= torch.iinfo(torch.int16).max
+        key, order = torch.sort(cell.to(torch.int16) if short else cell, stable=True)
+        return LiftTerms(
+            feature=feature[order].int(),
+            bin=bins[order].int(),
+            cell_starts=_starts(key, self.cells),
+            cell=cell,
+            bin_by_feature=bins.int(),
+            feature_starts=_starts(feature, len(self.cell)),
+        )
 
 
 class LiftGeometry(Spec):
@@ -71,11 +104,6 @@ class LiftGeometry(Spec):
     keyframes: int = 1
     """The views of each fall into cells of their own, those of the newest first."""
 
-    def counts(self, views: int) -> tuple[int, int]:
-        """Features (n h w) and bins (n d h w) of so many views."""
-        features = views * self.feature_size[0] * self.feature_size[1]
-        return features, features * self.depth_bins
-
     def depths(self) -> Float[Tensor, " d"]:
         """The middle of each depth bin, metres."""
         low, high = self.depth_range
@@ -83,7 +111,7 @@ class LiftGeometry(Spec):
 
     def cells(
         self, intrinsics: Float[Tensor, "n 3 3"], ego_from_camera: Float[Tensor, "n 4 4"]
-    ) -> Int[Tensor, "n d h w"]:
+    ) -> Int32[Tensor, "n h w d"]:
         """The BEV cell (y x) that each depth bin of each feature falls into.
 
         Args:
@@ -91,25 +119,53 @@ class LiftGeometry(Spec):
             ego_from_camera: BEV frame from camera frame.
 
         Returns:
-            Outside of the grid, above or below included, y * x: one past the last cell.
+            Outside of the grid, above or below included, -1.
         """
+        ray, origin = self.rays(intrinsics, ego_from_camera)
+        return self.cells_by_loop(ray, origin) if ray.device.type == "cpu" else self.cells_by_torch(ray, origin)
+
+    def rays(
+        self, intrinsics: Float[Tensor, "n 3 3"], ego_from_camera: Float[Tensor, "n 4 4"]
+    ) -> tuple[Float[Tensor, "n h w 3"], Float[Tensor, "n 3"]]:
+        """What a metre along the optical axis adds to the position of each feature, and where each camera hangs."""
         h, w = self.feature_size
         rows = (torch.arange(h, device=intrinsics.device) + 0.5) * self.stride
         columns = (torch.arange(w, device=intrinsics.device) + 0.5) * self.stride
         row, column = torch.meshgrid(rows, columns, indexing="ij")
         pixel = torch.stack([column, row, torch.ones_like(row)], dim=-1)
-
         rotation, origin = ego_from_camera[:, :3, :3], ego_from_camera[:, :3, 3]
         # Autocast would round positions to half a cell.
         with torch.autocast(intrinsics.device.type, enabled=False):
-            ray = einsum(rotation @ torch.linalg.inv(intrinsics), pixel, "n i j, h w j -> n h w i")
-            along = einsum(ray, self.depths().to(ray), "n h w i, d -> n d h w i")
-        position = along + rearrange(origin, "n i -> n 1 1 1 i")
+            return einsum(rotation @ torch.linalg.inv(intrinsics), pixel, "n i j, h w j -> n h w i"), origin
 
-        x, y = self.grid.cells_from_metres(position[..., :2]).floor().long().unbind(dim=-1)
+    def cells_by_torch(self, ray: Float[Tensor, "n h w 3"], origin: Float[Tensor, "n 3"]) -> Int32[Tensor, "n h w d"]:
+        """`cells` of these rays, many at a time."""
+        along = rearrange(ray, "n h w i -> n h w 1 i") * rearrange(self.depths().to(ray), "d -> d 1")
+        position = along + rearrange(origin, "n i -> n 1 1 1 i")
+        x, y = self.grid.cells_from_metres(position[..., :2]).floor().int().unbind(dim=-1)
         z, (bottom, top) = position[..., 2], self.grid.z_range
         inside = (x >= 0) & (x < self.grid.columns) & (y >= 0) & (y < self.grid.rows) & (z >= bottom) & (z < top)
-        return torch.where(inside, y * self.grid.columns + x, self.grid.rows * self.grid.columns)
+        return torch.where(inside, y * self.grid.columns + x, -1)
+
+    def cells_by_loop(self, ray: Float[Tensor, "n h w 3"], origin: Float[Tensor, "n 3"]) -> Int32[Tensor, "n h w d"]:
+        """`cells` of these rays, one after the other, with nothing held in between."""
+        # Imported where it is needed: numba takes half a second.
+        from detectors.loops import find_cells
+
+        grid, (n, h, w, _) = self.grid, ray.shape
+        cells = torch.empty(n, h, w, self.depth_bins, dtype=torch.int32)
+        find_cells(
+            rearrange(ray, "n h w i -> n (h w) i").contiguous().numpy(),
+            origin.contiguous().numpy(),
+            self.depths().to(ray).numpy(),
+            ray.new_tensor([grid.x_range[0], grid.y_range[0]]).numpy(),
+            ray.new_tensor(grid.cell).numpy()[()],
+            ray.new_tensor(grid.z_range).numpy(),
+            rearrange(cells, "n h w d -> n (h w) d").numpy(),
+            grid.columns,
+            grid.rows,
+        )
+        return cells
 
     def plan(self, intrinsics: Float[Tensor, "n 3 3"], ego_from_camera: Float[Tensor, "n 4 4"]) -> LiftPlan:
         """The plan of one sample's cameras: of every keyframe the same number, those of the newest first."""
@@ -117,28 +173,12 @@ class LiftGeometry(Spec):
         if len(cells) % self.keyframes:
             raise ValueError(f"{len(cells)} views are not those of {self.keyframes} keyframes")
         plans = [plan_of_cells(part, self.grid.rows * self.grid.columns) for part in cells.chunk(self.keyframes)]
-        return plans[0] if len(plans) == 1 else join_plans(plans, *self.counts(len(cells) // self.keyframes))
+        return plans[0] if len(plans) == 1 else join_plans(plans)
 
 
-def plan_of_cells(cells: Int[Tensor, "n d h w"], count: int) -> LiftPlan:
-    """The plan that fills so many cells, given the cell of each bin; bins whose cell is `count` are left out."""
-    d = cells.shape[1]
-    bins = torch.arange(cells.numel(), device=cells.device, dtype=torch.int32).reshape(cells.shape)
-    # Feature by feature, and of each the bins by depth.
-    cell = rearrange(cells, "n d h w -> (n h w d)")
-    on_grid = (cell < count).nonzero()[:, 0]
-    cell, bins = cell[on_grid], rearrange(bins, "n d h w -> (n h w d)")[on_grid]
-    feature = on_grid.div(d, rounding_mode="floor").int()
-    # A stable sort fixes the order of the sums and with it their last bit; in 16 bits it takes an eighth of the time.
-    key, order = torch.sort(cell.to(torch.int16) if count <= torch.iinfo(torch.int16).max else cell, stable=True)
-    return LiftPlan(
-        feature=feature[order],
-        bin=bins[order],
-        cell_starts=_starts(key, count),
-        cell=cell.int(),
-        bin_by_feature=bins,
-        feature_starts=_starts(feature, cells.numel() // d),
-    )
+def plan_of_cells(cells: Int32[Tensor, "n h w d"], count: int) -> LiftPlan:
+    """The plan that fills so many cells, given the cell of each bin; bins whose cell is -1 are left out."""
+    return LiftPlan(rearrange(cells, "n h w d -> (n h w) d"), count)
 
 
 def _starts(ordered: Int[Tensor, " p"], count: int) -> Int32[Tensor, " count_and_one"]:
@@ -147,30 +187,8 @@ def _starts(ordered: Int[Tensor, " p"], count: int) -> Int32[Tensor, " count_and
     return torch.searchsorted(ordered, numbers, out_int32=True)
 
 
-def join_plans(plans: Sequence[LiftPlan], features: int, bins: int) -> LiftPlan:
-    """The plan of a batch, or of the keyframes of a sample, whose cells follow each other.
-
-    Args:
-        plans: Of its samples.
-        features: Of one sample: n h w.
-        bins: Of one sample: n d h w.
-    """
-    cells = len(plans[0].cell_starts) - 1
-    terms = [0, *accumulate(len(plan.cell) for plan in plans)]
-    end = plans[0].cell_starts.new_tensor(terms[-1:])
-
-    def indices(name: str, step: int) -> Int32[Tensor, " p"]:
-        return torch.cat([getattr(plan, name) + i * step for i, plan in enumerate(plans)])
-
-    def starts(name: str) -> Int32[Tensor, " starts"]:
-        begun = [getattr(plan, name)[:-1] + term for plan, term in zip(plans, terms, strict=False)]
-        return torch.cat([*begun, end])
-
-    return LiftPlan(
-        feature=indices("feature", features),
-        bin=indices("bin", bins),
-        cell_starts=starts("cell_starts"),
-        cell=indices("cell", cells),
-        bin_by_feature=indices("bin_by_feature", bins),
-        feature_starts=starts("feature_starts"),
-    )
+def join_plans(plans: Sequence[LiftPlan]) -> LiftPlan:
+    """The plan of a batch, or of the keyframes of a sample, whose cells follow each other."""
+    before = [0, *accumulate(plan.cells for plan in plans)]
+    moved = [torch.where(plan.cell < 0, -1, plan.cell + b) for plan, b in zip(plans, before, strict=False)]
+    return LiftPlan(torch.cat(moved), before[-1])

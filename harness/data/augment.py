@@ -177,8 +177,8 @@ def _image_matrix(
     crop = np.array([[zoom, 0, -left], [0, zoom, -top], [0, 0, 1]])
     angle = math.radians(spec.image.rotation_degrees) * (2 * turn_share - 1)
     cos, sin = math.cos(angle), math.sin(angle)
-    middle = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
-    turn = np.linalg.inv(middle) @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ middle
+    to_middle, from_middle = (np.array([[1, 0, s * width / 2], [0, 1, s * height / 2], [0, 0, 1]]) for s in (-1, 1))
+    turn = from_middle @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ to_middle
     flipped = (flip_chance < spec.image.flip_probability) != mirrored
     flip = np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1]]) if flipped else np.eye(3)
     return flip @ turn @ crop

@@ -1,19 +1,10 @@
 """Loops over boxes for numba, which cannot compile functions with checked types."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-
-def _compiled(loop: Callable[..., Any]) -> Any:
-    """The loop, to be compiled on its first call; once for all calls of programs, where there is a place to keep it."""
-    try:
-        return njit(cache=True, nogil=True)(loop)
-    except RuntimeError:
-        # Neither beside the code nor in the home folder may this user write: each program compiles anew.
-        return njit(nogil=True)(loop)
+from detectors.compiled import compiled
 
 
 class Places(NamedTuple):
@@ -27,7 +18,7 @@ class Places(NamedTuple):
     """int64 (n,): number of the class of each."""
 
 
-@_compiled
+@compiled
 def match_groups(
     truth: Places, predicted: Places, order: np.ndarray, samples: int, classes: int, thresholds: np.ndarray
 ) -> np.ndarray:
@@ -75,7 +66,7 @@ def match_groups(
     return matches
 
 
-@_compiled
+@compiled
 def find_nearest(truth: Places, predicted: Places, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """The nearest annotation of a prediction's own class, and the nearest of any other, in its sample.
 
@@ -102,7 +93,7 @@ def find_nearest(truth: Places, predicted: Places, samples: int) -> tuple[np.nda
     return nearest, distance
 
 
-@_compiled
+@compiled
 def grouped(group: np.ndarray, order: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
     """Where each group begins and the last one ends, int64 (groups + 1,), and its members, group after group.
 
@@ -121,7 +112,7 @@ def grouped(group: np.ndarray, order: np.ndarray, groups: int) -> tuple[np.ndarr
     return start, members
 
 
-@_compiled
+@compiled
 def _last_present(i: int, scene: np.ndarray, copies: np.ndarray) -> int:
     """The last prediction up to i whose scene is there; the first one where there is none."""
     while i > 0 and copies[scene[i]] == 0:
@@ -144,7 +135,7 @@ class Ranking(NamedTuple):
     """int64 (scenes,): annotations of each scene."""
 
 
-@_compiled
+@compiled
 def curve(
     ranked: Ranking, copies: np.ndarray, truths: int, share: float, recalls: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -242,7 +233,7 @@ def curve(
     return precision, confidence, means
 
 
-@_compiled
+@compiled
 def resample(
     ranked: Ranking, share: np.ndarray, copies: np.ndarray, recalls: np.ndarray, begin: int, min_precision: float
 ) -> tuple[np.ndarray, np.ndarray]:

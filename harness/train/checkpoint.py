@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from detectors.detector import Detector, DetectorSpec
+from detectors.encoders.resnet import current_name
 from detectors.geometry.boxes import CLASSES
 from detectors.segmenter import Segmenter, SegmenterSpec
 from harness.errors import InputError
@@ -40,7 +41,7 @@ def check_checkpoint(path: Path, spec: DetectorSpec | SegmenterSpec) -> None:
                 f"checkpoint {path} does not fit the detector: tensor {name} is "
                 f"{shapes.get(name, 'missing')} in the file, {wanted.get(name, 'not there')} in the detector"
             )
-    for name, tensor in load_file(path).items():
+    for name, tensor in _tensors(path).items():
         if wrong := _what_is_wrong(name, tensor, tensors[name]):
             raise InputError(f"checkpoint {path}: tensor {name} {wrong}")
 
@@ -53,7 +54,7 @@ def load_model(path: Path, spec: DetectorSpec | SegmenterSpec) -> Detector | Seg
     """Build the model and fill every tensor of it from the file, or raise InputError."""
     check_checkpoint(path, spec)
     model = spec.build()
-    model.load_state_dict(load_file(path), strict=True)
+    model.load_state_dict(_tensors(path), strict=True)
     return model
 
 
@@ -76,9 +77,15 @@ def _header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
             written = json.loads((file.metadata() or {}).get("detector", "{}"))
             if not isinstance(written, dict):
                 raise ValueError(f"its metadata 'detector' is {type(written).__name__}, not what crossbev writes there")
-            return written, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return written, {current_name(name): shape for name, shape in shapes.items()}
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"checkpoint {path} cannot be read as safetensors: {error}") from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, by the names that models have today."""
+    return {current_name(name): tensor for name, tensor in load_file(path).items()}
 
 
 def _what_is_wrong(name: str, tensor: Tensor, like: Tensor) -> str:

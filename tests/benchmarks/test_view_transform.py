@@ -19,9 +19,9 @@ VIEWS, DEPTHS, ROWS, COLUMNS, CHANNELS, CELLS = 6, 59, 16, 44, 64, 128
 
 def _sort_cumsum(features, depth, cells, cells_in_all):
     """Pooling as LSS published it: outer product, sort by cell, cumulative sum, difference at the ends of cells."""
-    frustum = torch.einsum("bnchw,bndhw->bndhwc", features, depth).reshape(-1, features.shape[2])
-    flat = cells.reshape(-1)
-    kept = flat < cells_in_all
+    frustum = torch.einsum("bnchw,bndhw->bnhwdc", features, depth).reshape(-1, features.shape[2])
+    flat = cells.reshape(-1).long()
+    kept = flat >= 0
     frustum, flat = frustum[kept], flat[kept]
     order = flat.argsort()
     frustum, flat = frustum[order], flat[order]
@@ -39,7 +39,8 @@ def scene(rng):
     features = torch.randn(1, VIEWS, CHANNELS, ROWS, COLUMNS, generator=rng)
     depth = torch.randn(1, VIEWS, DEPTHS, ROWS, COLUMNS, generator=rng).softmax(2)
     # Scattered cells are the hard case for both; about a tenth of the bins lies outside the grid.
-    cells = torch.randint(int(1.1 * CELLS**2), depth.shape, generator=rng).clamp(max=CELLS**2)
+    cells = torch.randint(int(1.1 * CELLS**2), (VIEWS, ROWS, COLUMNS, DEPTHS), generator=rng, dtype=torch.int32)
+    cells = torch.where(cells < CELLS**2, cells, -1)
     return features, depth, cells, grid
 
 
@@ -69,13 +70,13 @@ def _extra_bytes(pool, features, depth):
 
 def test_splat_against_sort_and_cumsum(scene, benchmark, speedups):
     features, depth, cells, grid = scene
-    plan = plan_of_cells(cells[0], CELLS**2)
+    plan = plan_of_cells(cells, CELLS**2)
 
     def with_plan_at_hand(f, d):
         return splat(f, d, plan, grid)
 
     def with_plan_made_here(f, d):
-        return splat(f, d, plan_of_cells(cells[0], CELLS**2), grid)
+        return splat(f, d, plan_of_cells(cells, CELLS**2), grid)
 
     def sort_cumsum(f, d):
         return _sort_cumsum(f, d, cells, CELLS**2).T.reshape(1, CHANNELS, CELLS, CELLS)

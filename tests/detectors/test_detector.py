@@ -11,9 +11,10 @@ from detectors.detector import DetectorSpec
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.camera import CameraSpec
 from detectors.encoders.fusion import FusionSpec
-from detectors.encoders.image import ImageSpec, ResNetSpec
+from detectors.encoders.image import ImageSpec
 from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.radar import RadarSpec
+from detectors.encoders.resnet import ResNetSpec
 from detectors.heads.center import CenterHeadSpec
 
 # The pyramid is as wide as the BEV map: DetectorOutput names both axes c.

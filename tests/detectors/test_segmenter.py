@@ -6,7 +6,8 @@ from pydantic import ValidationError
 
 from detectors.batch import Instances
 from detectors.cost import segmenter_step_seconds
-from detectors.encoders.image import ImageSpec, ResNetSpec
+from detectors.encoders.image import ImageSpec
+from detectors.encoders.resnet import ResNetSpec
 from detectors.heads.instance_mask import InstanceMaskSpec, mask_iou
 from detectors.presets import SEGMENTERS
 from detectors.segmenter import SegmenterSpec

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from detectors.encoders.bev_neck import BevNeck
+from detectors.heads.center import CenterHead
 from distill.feature import FeatureSpec
 from distill.loss import LossSpec
 from distill.objective import Objective, fingerprint, loss_spec
@@ -100,6 +102,41 @@ def test_teachers_of_equal_state_have_equal_fingerprints(make, spec, losses):
     same.load_state_dict(one.state_dict())
     prints = [fingerprint(make(spec.build(), teacher, losses).teacher.detector) for teacher in (one, same, other)]
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_what_is_seen_is_what_the_detector_says(objective, batch):
+    teacher = objective.teacher
+    seen, output = teacher.observe(batch), teacher.detector(batch)
+    assert_close(seen.bev_low, output.bev_low)
+    assert_close(seen.bev_high, output.bev_high)
+    assert_close(seen.head.boxes, output.head.boxes)
+    assert not seen.head.heatmap.requires_grad
+    assert seen.head is seen.head
+
+
+def test_the_teachers_maps_are_computed_when_a_loss_reads_them(make, spec, batch, monkeypatch):
+    calls = []
+    for part in (BevNeck, CenterHead):
+
+        def counted(self, maps, forward=part.forward, name=part.__name__):
+            calls.append(name)
+            return forward(self, maps)
+
+        monkeypatch.setattr(part, "forward", counted)
+    of_the_student = ["BevNeck", "CenterHead"]
+    for level, more in (("low", []), ("high", ["BevNeck"])):
+        calls.clear()
+        make(spec.build(), spec.build(), {"relation": RelationSpec(weight=1.0, level=level)})(batch)
+        assert sorted(calls) == sorted(of_the_student + more)
+
+
+def test_a_moved_teacher_is_looked_at_where_it_is(objective, batch):
+    single = objective.teacher.observe(batch).bev_low
+    doubled = replace(batch, lidar=replace(batch.lidar, values=batch.lidar.values.double()))
+    objective.double()
+    assert objective.teacher.observe(doubled).bev_low.dtype == torch.float64
+    objective.float()
+    assert_close(objective.teacher.observe(batch).bev_low, single)
 
 
 def test_moving_the_objective_moves_the_teacher(objective):

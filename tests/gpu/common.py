@@ -19,8 +19,9 @@ from detectors.cost import example_batch
 from detectors.detector import DetectorSpec
 from detectors.encoders import sparse_conv
 from detectors.encoders.camera import CameraSpec
-from detectors.encoders.image import ImageSpec, ResNetSpec
+from detectors.encoders.image import ImageSpec
 from detectors.encoders.lidar import LidarSpec
+from detectors.encoders.resnet import ResNetSpec
 from detectors.geometry.grid import BevGrid
 from detectors.geometry.lift import join_plans
 from detectors.presets import PRESETS
@@ -106,7 +107,7 @@ def with_plan(batch: Batch, spec: DetectorSpec) -> Batch:
         views = batch.views
         assert views is not None
         plans = [geometry.plan(*one) for one in zip(views.intrinsics, views.ego_from_camera, strict=True)]
-        lifts[geometry] = join_plans(plans, *geometry.counts(views.images.shape[1]))
+        lifts[geometry] = join_plans(plans)
     return replace(batch, lifts=lifts)
 
 

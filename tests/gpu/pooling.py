@@ -23,15 +23,15 @@ def main() -> None:
             grid = BevGrid(x_range=(-51.2, 51.2), y_range=(-51.2, 51.2), z_range=(-5, 3), cell=102.4 / cells)
             features = torch.randn(batch, 6, channels, height, width, generator=rng).cuda().requires_grad_()
             depth = torch.randn(batch, 6, bins, height, width, generator=rng).softmax(2).cuda().requires_grad_()
-            landed = torch.randint(int(1.1 * cells**2), depth.shape, generator=rng).clamp(max=cells**2).cuda()
-            counts = 6 * height * width, 6 * bins * height * width
-            plan = join_plans([plan_of_cells(one, cells**2) for one in landed], *counts)
+            landed = torch.randint(int(1.1 * cells**2), (batch, 6, height, width, bins), generator=rng).int()
+            landed = torch.where(landed < cells**2, landed, -1).cuda()
+            plan = join_plans([plan_of_cells(one, cells**2) for one in landed]).to("cuda")
 
             def ours(features=features, depth=depth, plan=plan, grid=grid) -> torch.Tensor:
                 return splat(features, depth, plan, grid)
 
             offset = torch.arange(batch, device="cuda").reshape(-1, 1, 1, 1, 1) * cells**2
-            flat = torch.where(landed < cells**2, landed + offset, batch * cells**2)
+            flat = torch.where(landed >= 0, landed + offset, batch * cells**2)
 
             def theirs(features=features, depth=depth, flat=flat, cells=cells, batch=batch) -> torch.Tensor:
                 pooled = _cumsum(features, depth, flat, batch * cells**2)
@@ -49,7 +49,7 @@ def main() -> None:
 
 def _cumsum(features: torch.Tensor, depth: torch.Tensor, flat: torch.Tensor, count: int) -> torch.Tensor:
     """Pooling as LSS published it, in float32: outer product, sort, cumulative sum, difference at the ends of cells."""
-    frustum = torch.einsum("bnchw,bndhw->bndhwc", features, depth).reshape(-1, features.shape[2])
+    frustum = torch.einsum("bnchw,bndhw->bnhwdc", features, depth).reshape(-1, features.shape[2])
     kept = flat.flatten() < count
     frustum, cell = frustum[kept], flat.flatten()[kept]
     order = cell.argsort()

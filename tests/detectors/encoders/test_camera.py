@@ -6,7 +6,8 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 
 from detectors.encoders.camera import CameraSpec
-from detectors.encoders.image import ImageEncoder, ImageSpec, ResNetSpec, SwinSpec
+from detectors.encoders.image import ImageEncoder, ImageSpec, SwinSpec
+from detectors.encoders.resnet import ResNetSpec
 
 IMAGE = ImageSpec(backbone=ResNetSpec(stem_width=4, widths=(4, 6, 8, 10), depths=(1, 1, 1, 1)), channels=12)
 SWIN = ImageSpec(backbone=SwinSpec(width=4, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=3), channels=12)

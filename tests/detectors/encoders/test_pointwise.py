@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from detectors.encoders.image import ImageSpec, ResNetSpec
+from detectors.encoders.image import ImageSpec
 from detectors.encoders.pointwise import SAFE_CHANNELS, StridedPointwise, is_unsafe, replace_unsafe
+from detectors.encoders.resnet import ResNetSpec
 from detectors.presets import PRESETS, SEGMENTERS
 
 # The smallest program that shows the fault: alone it ends in a crash, in most runs, and else in a wrong gradient. With

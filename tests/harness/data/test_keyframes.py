@@ -83,11 +83,11 @@ def test_each_keyframe_falls_into_a_map_of_its_own(pairs):
     features = torch.randn(2, n, 3, h, w, generator=rng)
     depth = torch.rand(2, n, one.depth_bins, h, w, generator=rng)
     views = [(sample.views.intrinsics, sample.views.ego_from_camera) for sample in samples]
-    plan = join_plans([two.plan(*each) for each in views], *two.counts(n))
+    plan = join_plans([two.plan(*each) for each in views])
     together = rearrange(splat(features, depth, plan, one.grid), "(b f) c y x -> b f c y x", f=2)
     for number, part in enumerate((slice(0, n // 2), slice(n // 2, n))):
         plans = [one.plan(intrinsics[part], pose[part]) for intrinsics, pose in views]
-        alone = splat(features[:, part], depth[:, part], join_plans(plans, *one.counts(n // 2)), one.grid)
+        alone = splat(features[:, part], depth[:, part], join_plans(plans), one.grid)
         assert torch.equal(together[:, number], alone)
     assert not torch.equal(together[:, 0], together[:, 1])
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from detectors.encoders.image import ImageSpec, ResNetSpec
+from detectors.encoders.image import ImageSpec
+from detectors.encoders.resnet import ResNetSpec
 from detectors.heads.instance_mask import FoundInstances, InstanceDecodeSpec, InstanceMaskSpec
 from detectors.segmenter import SegmenterSpec
 from harness.data.nuimages import ImageSet, NuImagesRoot

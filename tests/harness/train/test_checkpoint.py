@@ -27,6 +27,30 @@ def test_saved_detector_returns_bit_for_bit(saved):
         assert torch.equal(again.state_dict()[name], tensor)
 
 
+def test_a_file_of_the_former_names_of_the_image_backbone_loads(tmp_path):
+    detector = PRESETS["tiny_camera"].build()
+    path = tmp_path / "model.safetensors"
+    former = {
+        "backbone.conv1.": "backbone.embedder.embedder.convolution.",
+        "backbone.bn1.": "backbone.embedder.embedder.normalization.",
+    }
+    for level in range(4):
+        now, then = f"backbone.layer{level + 1}.0.", f"backbone.encoder.stages.{level}.layers.0."
+        former |= {f"{now}downsample.0.": f"{then}shortcut.convolution."}
+        former |= {f"{now}downsample.1.": f"{then}shortcut.normalization."}
+        for i in range(2):
+            former |= {f"{now}conv{i + 1}.": f"{then}layer.{i}.convolution."}
+            former |= {f"{now}bn{i + 1}.": f"{then}layer.{i}.normalization."}
+    tensors = {}
+    for name, tensor in detector.state_dict().items():
+        (start,) = [start for start in former if start in name] or [""]
+        tensors[name.replace(start, former.get(start, ""))] = tensor.contiguous()
+    assert sum("backbone.layer" in name or "backbone.conv1" in name for name in tensors) == 0
+    save_file(tensors, path)
+    again = load_model(path, detector.spec).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in detector.state_dict().items())
+
+
 def test_other_preset_is_refused_by_the_field_that_differs(saved):
     with pytest.raises(InputError, match=r"another preset: spec\.camera"):
         load_model(saved[0], PRESETS["tiny_camera"])
