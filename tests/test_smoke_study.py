@@ -67,7 +67,7 @@ def test_first_call_trains_everything_and_prints_the_table(first, workplace):
     assert [row["role"] for row in rows] == ["teacher", "baseline", "student"]
     assert all(0 <= float(row["mAP"]) <= 100 and 0 <= float(row["NDS"]) <= 100 for row in rows)
     assert "lidar->camera unidistill" in (workplace / "reports" / "smoke" / "table.md").read_text()
-    assert "distilled rows" in (workplace / "reports" / "smoke" / "report.html").read_text()
+    assert "1 distilled row" in (workplace / "reports" / "smoke" / "report.html").read_text()
 
 
 def test_second_call_trains_nothing_and_writes_the_same_table(first, crossbev, workplace):

@@ -85,7 +85,7 @@ def _controls(lines: Sequence[Line]) -> list[str]:
     texts += [f"{line.name} loses {-gains[line.name]:.1f} pp" for line in _judged(lines, WORSE)]
     if not texts:
         return []
-    return [f"control{'s' * (len(texts) > 1)}: {_joined(texts)}"]
+    return [f"control{'s' * (len(texts) > 1)}: {few_of(texts)}"]
 
 
 def _largest(known: Sequence[Line]) -> str:
@@ -106,10 +106,10 @@ def _judged(lines: Sequence[Line], side: str) -> list[Line]:
 
 
 def _named(lines: Sequence[Line]) -> str:
-    return _joined([line.name for line in lines])
+    return few_of([line.name for line in lines])
 
 
-def _joined(texts: Sequence[str]) -> str:
+def few_of(texts: Sequence[str]) -> str:
     """Texts with commas; of more than NAMED, the first ones and the number of the others, which is never 1."""
     if len(texts) <= NAMED:
         return ", ".join(texts)

@@ -12,9 +12,12 @@ import pytest
 from rich.console import Console
 
 from harness.evaluate.intervals import write_draws
+from harness.evidence.attribution import Part
+from harness.evidence.effects import Ascribed
 from harness.evidence.line import Gain, Mean
 from harness.evidence.results import costs, outcomes, summary
 from harness.evidence.runs import StudyRuns
+from harness.evidence.statistics import Effect, Spread
 from harness.report import render
 from harness.report.answer import headlines
 from harness.report.render import markdown_table, show
@@ -204,9 +207,18 @@ def test_nothing_finished_costs_nothing_and_every_row_says_why(plan, study, tmp_
     assert costs(runs) == []
     write_tables(summary(outcomes(runs)), [], study, tmp_path / "tables")
     assert (tmp_path / "tables" / "cost.csv").read_text().startswith("role,model,path,arm,seeds,parameters,latency_ms,")
-    assert (tmp_path / "tables" / "attribution.csv").read_text().startswith("path,kind,what,to,metric,effect,low,")
+    assert not (tmp_path / "tables" / "attribution.csv").exists()
     assert "CPU minutes" in (tmp_path / "tables" / "cost.md").read_text()
     assert (tmp_path / "tables" / "table.tex").read_text().count("not run") == 3
+
+
+def test_an_attribution_has_a_file_which_goes_with_it(plan, study, finish, tmp_path):
+    lines = summary(outcomes(StudyRuns.open(plan, finish())))
+    part = Part("added", ("feature",), (), Effect(1.0, Spread(0.0, 0, 0.0, 0), 2, 0))
+    write(tmp_path, [], lines, [], [Ascribed("lidar->camera", "mAP", part, math.nan)])
+    assert (tmp_path / "attribution.csv").read_text().startswith("path,kind,what,to,metric,effect,low,")
+    write(tmp_path, [], lines, [], [])
+    assert not (tmp_path / "attribution.csv").exists()
 
 
 def test_terminal_shows_every_number_however_narrow_it_is(plan, study, finish):
@@ -410,7 +422,7 @@ def test_the_legend_speaks_only_of_what_is_shown(plan, study, finish):
     left_out = "Left out: the columns of errors, cost; --columns errors,cost shows them."
     assert left_out in narrow
     assert left_out in pipe
-    assert "Left out" not in printed(200, terminal=True)
+    assert "Left out" not in printed(250, terminal=True)
 
 
 def test_columns_of_a_paper_are_there_only_if_they_say_something(study):
