@@ -146,9 +146,6 @@ def _command(module_name: str) -> "typer.core.TyperCommand | typer.core.TyperGro
     assert spec is not None, f"{module_name} does not exist"
     module = import_module(f"{module_name}.__main__" if spec.submodule_search_locations else module_name)
     app = getattr(module, "app", None)
-    if module_name == "detectors.presets":
-        app = typer.Typer()
-        app.command()(module.main)
     return None if app is None else typer.main.get_command(app)
 
 

@@ -169,12 +169,22 @@ def _line(seeds: Sequence[Outcome], sure: dict[Metric, Gain]) -> Line:
         seeds=len(seeds),
         parameters=next(iter(_known(outcome.parameters for outcome in seeds)), math.nan),
         published=first.published,
-        missing=_together(outcome.missing for outcome in seeds),
+        missing=_missing(seeds),
         unpaired=_together(outcome.unpaired for outcome in seeds),
         warning=_together(outcome.warning for outcome in seeds),
         machine=_together(outcome.machine for outcome in seeds),
         jobs=tuple(outcome.job for outcome in seeds),
     )
+
+
+def _missing(seeds: Sequence[Outcome]) -> str:
+    """Why a line has no result: the reasons of its seeds, and how many seeds have one if some do."""
+    finished = sum(not outcome.missing for outcome in seeds)
+    if finished in (0, len(seeds)):
+        return _together(outcome.missing for outcome in seeds)
+    # Seeds that were not run are those that the number lacks.
+    reasons = _together(outcome.missing for outcome in seeds if outcome.missing != "not run")
+    return "; ".join(filter(None, [f"{finished} of {len(seeds)} seeds", reasons]))
 
 
 def _mean(values: Sequence[float]) -> Mean:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +162,17 @@ def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
     assert math.isnan(student.metrics["mAP"].value)
     assert "loss 'feature' is nan" in student.missing
     assert "loss 'feature' is nan" in markdown(table, study)
+
+
+def test_a_line_that_lacks_some_seeds_says_how_many_it_has(plan, finish, tmp_path):
+    runs = finish()
+    first, second = (row.job for row in plan.rows if row.role == "student")
+    shutil.rmtree(runs / first)
+    assert of_role(summary(outcomes(StudyRuns.open(plan, runs))), "student").missing == "1 of 2 seeds"
+    shutil.rmtree(runs / second)
+    assert of_role(summary(outcomes(StudyRuns.open(plan, runs))), "student").missing == "not run"
+    failed = of_role(summary(outcomes(StudyRuns.open(plan, finish(except_=[("student", 1)])))), "student")
+    assert failed.missing.startswith("1 of 2 seeds; failed: ")
 
 
 def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
