@@ -178,13 +178,11 @@ def _line(seeds: Sequence[Outcome], sure: dict[Metric, Gain]) -> Line:
 
 
 def _missing(seeds: Sequence[Outcome]) -> str:
-    """Why a line has no result: the reasons of its seeds, and how many seeds have one if some do."""
-    finished = sum(not outcome.missing for outcome in seeds)
-    if finished in (0, len(seeds)):
-        return _together(outcome.missing for outcome in seeds)
-    # Seeds that were not run are those that the number lacks.
-    reasons = _together(outcome.missing for outcome in seeds if outcome.missing != "not run")
-    return "; ".join(filter(None, [f"{finished} of {len(seeds)} seeds", reasons]))
+    """Why a line has no result; how many seeds have one if the others were not run."""
+    reasons = [outcome.missing for outcome in seeds if outcome.missing]
+    if set(reasons) == {"not run"} and len(reasons) < len(seeds):
+        return f"{len(seeds) - len(reasons)} of {len(seeds)} seeds"
+    return _together(reasons)
 
 
 def _mean(values: Sequence[float]) -> Mean:

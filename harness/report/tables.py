@@ -173,10 +173,10 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
         + (f" {ONE_SEED}" if len(study.seeds) < 2 else ""),
     ]
     # Many studies have no published gain, or none that can be compared.
-    shown = [n for n in range(len(header)) if groups[n] != "paper" or any(row[n].text for row in rows)]
-    header, groups = (tuple(each[n] for n in shown) for each in (header, groups))
-    chosen = [[row[n] for n in shown] for row in rows]
-    return Table.of("verdicts", "Significance", header, chosen, [*notes, *unlike], groups=groups, signs=_VERDICTS)
+    there = [n for n in range(len(header)) if groups[n] != "paper" or any(row[n].text for row in rows)]
+    columns = [header[n] for n in there]
+    chosen, of = [[row[n] for n in there] for row in rows], [groups[n] for n in there]
+    return Table.of("verdicts", "Significance", columns, chosen, [*notes, *unlike], groups=of, signs=_VERDICTS)
 
 
 def attribution_table(ascribed: Sequence[Ascribed]) -> Table | None:

@@ -94,7 +94,7 @@ def _unknown_names(written: Written, schema: Mapping[str, Any]) -> Iterator[str]
                 text = f"{unknown(what, name, {*table, *others})}, or package.module:Name of your own"
                 if what == "loss":
                     text = f"losses: {text}{hint if name == at[-1] else ''}"
-                yield f"{written.place(at)}: {text}" if what == "loss" else written.told(at, text)
+                yield f"{written.place(at)}: {text}" if what == "loss" else written.message(at, text)
 
 
 def _unknown_losses(written: Written) -> Iterator[str]:

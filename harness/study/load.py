@@ -31,7 +31,7 @@ def load_study(file: Path, overrides: Iterable[str] = ()) -> StudySpec:
                 model = loss_class(study.kind(name))
                 raise InputError(_message(written, error, ("losses", name), model)) from error
             except ValueError as error:
-                raise InputError(written.told(("losses", name, "weight"), str(error))) from error
+                raise InputError(written.message(("losses", name, "weight"), str(error))) from error
     for number, path in enumerate(study.paths):
         _require_possible(study, path, written.place(("paths", number)))
     beside = [file.parent / paper for paper in study.report.papers]
@@ -96,7 +96,7 @@ def _text(mistake: Any) -> str:
 
 def _one(written: Written, loc: Location, allowed: Iterable[str], text: str, inside: Location) -> str:
     """One mistake; `allowed` are the keys that there are where one must not be; `inside` is that of a `MistakeAt`."""
-    return written.unknown_key(loc, allowed) if allowed else written.told(loc, text, inside)
+    return written.unknown_key(loc, allowed) if allowed else written.message(loc, text, inside)
 
 
 def _fields(model: Any, loc: Location) -> Iterable[str]:

@@ -37,7 +37,7 @@ class Written:
         """Where a key stands, or else the nearest one around it."""
         return next((self.places[at[:n]] for n in range(len(at), 0, -1) if at[:n] in self.places), str(self.file))
 
-    def told(self, at: Location, text: str, inside: Location = ()) -> str:
+    def message(self, at: Location, text: str, inside: Location = ()) -> str:
         """The message for a mistake at a key: its place, its name and what is wrong.
 
         Args:
