@@ -42,8 +42,9 @@ def mistake_text(mistake: Any) -> str:
     text, value = str(mistake["msg"]).removeprefix("Value error, "), mistake["input"]
     if " should " not in text or not (value is None or isinstance(value, str | int | float)):
         return text
-    # What follows a comma is how pydantic found out.
-    text = f"{text.partition(', ')[0] if ' a valid ' in text else text}, not {value!r}"
+    # Without how pydantic found out, but with what it took the value for.
+    rule, got, kind = text.partition(", unable to ")[0].partition(", got ")
+    text = f"{rule}, not {value!r}{f', {kind}' if got else ''}"
     choices = re.findall(r"'([^']*)'", mistake["ctx"]["expected"]) if mistake["type"] == "literal_error" else []
     near = difflib.get_close_matches(str(value), choices, n=1)
     return f"{text}; did you mean {near[0]!r}?" if near else text

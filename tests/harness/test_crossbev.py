@@ -177,4 +177,4 @@ def test_the_schema_is_printed_or_written(tmp_path):
 def test_a_wrong_study_is_told_by_the_one_command_as_by_its_module():
     done = CliRunner().invoke(app, ["run", str(STUDIES / "smoke.yaml"), "--seeds", "x"])
     assert done.exit_code == 2
-    assert "error: --seeds (or --set seeds): seeds: 'x' is neither a seed nor a range" in done.output
+    assert "error: --seeds (or --set seeds): 'x' is neither a seed nor a range" in done.output

@@ -78,7 +78,11 @@ def test_any_field_of_a_loss_may_differ_by_path(load):
         ),
         ("both:", "cumulativ:", ["study.yaml:13", "did you mean the design 'cumulative'"]),
         ("lidar -> camera]", "lidar -> camra]", ["study.yaml:7: path 'lidar->camra'", "did you mean 'camera'"]),
-        ("steps: 5", "steps: 5.5", ["study.yaml:2: schedule.steps: Input should be a valid integer, not 5.5"]),
+        (
+            "steps: 5",
+            "steps: 5.5",
+            ["study.yaml:2: schedule.steps: Input should be a valid integer, not 5.5, a number with a fractional"],
+        ),
         ("steps: 5", "steps: 5, precision: bf16-mixd", ["study.yaml:2", "not 'bf16-mixd'; did you mean 'bf16-mixed'?"]),
         ("[feature, relation]", "[feature, feature]", ["study.yaml:13", "arms.both", "twice"]),
         ("{lidar->camera: 40}", "{lidar->camera: 40, lidra->camera: 1}", ["did you mean 'lidar->camera'"]),
