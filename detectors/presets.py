@@ -1,11 +1,4 @@
-"""Named detector specs that a study may use and change. `python -m detectors.presets` lists them."""
-
-from typing import Annotated
-
-import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
+"""Named detector specs that a study may use and change. `crossbev presets` lists them."""
 
 from detectors.detector import DetectorSpec
 from detectors.encoders.bev_neck import BevNeckSpec
@@ -95,40 +88,3 @@ SEGMENTERS = {
     ),
 }
 """Image teachers; their images are larger than the tiny cameras', as X3KD's are."""
-
-
-def main(
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per training step.")] = 8,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="Threads on a CPU.")] = 1,
-) -> None:
-    """Every preset with its parameters, operations of a sample, BEV map and time of a training step."""
-    import torch
-
-    from detectors.cost import measure
-
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise typer.BadParameter(f"{device!r} is not a device of this machine; use cpu, or cuda where there is one")
-    torch.set_num_threads(threads)
-    table = Table(box=box.SIMPLE)
-    for heading in ("preset", "sensors"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("parameters", "GFLOPs", "BEV (c y x)", f"step of {batch_size}"):
-        table.add_column(heading, justify="right")
-    for name, spec in PRESETS.items():
-        cost = measure(spec, batch_size, device)
-        table.add_row(
-            name,
-            " + ".join(sorted(spec.inputs.sensors)),
-            f"{cost.parameters:,}",
-            f"{cost.flops / 1e9:.2f}",
-            "x".join(map(str, cost.bev_shape)),
-            f"{cost.step_seconds:.2f} s",
-        )
-    # Where there is no terminal, rich takes 80 columns for the width of a page.
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,10 @@ from rich.console import Console
 from harness.console import print_table, say
 from harness.errors import InputError, input_error_on_os_error
 from harness.program import Program
+
+if TYPE_CHECKING:
+    from detectors.detector import DetectorSpec
+    from detectors.segmenter import SegmenterSpec
 
 console = Console()
 _say = partial(say, console)
@@ -49,11 +53,21 @@ def losses(as_json: Json = False) -> None:
 
 
 @app.command()
-def presets(as_json: Json = False) -> None:
+def presets(
+    as_json: Json = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also measure operations, BEV maps and training steps: half a minute.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per training step, for --measure.")] = 8,
+    device: Annotated[str, typer.Option(help="Device for --measure: cpu or cuda.")] = "cpu",
+) -> None:
     """List the detectors and image teachers, with their sensors and number of parameters."""
     import torch
 
     from detectors.presets import PRESETS, SEGMENTERS
+
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"--device {device}: allowed: cpu, and cuda on a machine that has it")
 
     def parameters(spec: Any) -> int:
         # Without memory or random numbers for weights that nobody looks at.
@@ -76,7 +90,32 @@ def presets(as_json: Json = False) -> None:
         what = "{} on images of {} x {} px".format(segmenter.image.backbone.kind, *segmenter.image_size)
         kind = {"preset": name, "kind": "image teacher", "sensors": "images"}
         rows.append(kind | {"what": what, "parameters": parameters(segmenter)})
+    if measure:
+        if not as_json:
+            _say(f"timing training steps of {batch_size} samples of each preset ({device}, one thread)")
+        costs = _costs({**PRESETS, **SEGMENTERS}, batch_size, device)
+        rows = [row | cost for row, cost in zip(rows, costs, strict=True)]
     _print(rows, as_json, names=4)
+
+
+def _costs(specs: "Mapping[str, DetectorSpec | SegmenterSpec]", batch_size: int, device: str) -> list[dict[str, Any]]:
+    """Measure each preset: what only a detector has is None for an image teacher."""
+    import torch
+
+    from detectors.cost import measure, segmenter_step_seconds
+    from detectors.detector import DetectorSpec
+
+    torch.set_num_threads(1)
+    costs: list[dict[str, Any]] = []
+    for spec in specs.values():
+        if isinstance(spec, DetectorSpec):
+            cost = measure(spec, batch_size, device)
+            bev = "x".join(map(str, cost.bev_shape))
+            costs.append({"GFLOPs": cost.flops / 1e9, "BEV (c y x)": bev, "step (s)": cost.step_seconds})
+        else:
+            seconds = segmenter_step_seconds(spec, batch_size, device)
+            costs.append({"GFLOPs": None, "BEV (c y x)": None, "step (s)": seconds})
+    return costs
 
 
 @app.command()
@@ -129,12 +168,12 @@ def studies(studies_dir: StudiesDir = None, as_json: Json = False) -> None:
     if as_json:
         _print(rows, as_json)
         return
-    for row in rows:
-        state = "reported" if row["reported"] else "no results yet"
-        seeds = f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
-        text = f"{row['study']}: {row['question']} [{row['trainings']} trainings, {row['rows']} rows, {seeds}, {state}]"
-        # Wrapped between words in a terminal; a pipe gets one line a study.
-        console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    shown = [
+        {name: row[name] for name in ("study", "question", "trainings", "rows", "seeds")}
+        | {"results": "reported" if row["reported"] else "none yet"}
+        for row in rows
+    ]
+    _print(shown, as_json, names=2)
 
 
 @app.command()
@@ -181,8 +220,10 @@ def _print(rows: Sequence[Mapping[str, Any]], as_json: bool, names: int = 1) -> 
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return value
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, float):
+        return f"{value:.2f}"
     return f"{value:,}" if isinstance(value, int) else ", ".join(value) if isinstance(value, Iterable) else str(value)
 
 

@@ -26,7 +26,7 @@ def main(
     The exported student has the parameters of its baseline, without teachers, adapters and other training-only parts.
     """
     export(find_finished(runs_dir, job), out)
-    typer.echo(f"exported to {out}")
+    typer.echo(f"exported to {out}: {', '.join(sorted(file.name for file in out.iterdir()))}")
 
 
 def find_finished(runs: Path, start: str) -> RunFolder:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.execute.state import JobState
     from harness.opened import Opened
     from harness.study.jobs import Job
+    from harness.study.plan import Plan
 
 console = Console()
 _say = partial(say, console)
@@ -70,10 +71,7 @@ def _introduce(opened: "Opened", todo: "list[Job]", seeds: str | None) -> None:
     plan = opened.plan
     if seeds is not None and seeds.isdecimal() and int(seeds) > 1:
         _say(f"--seeds {seeds} is one seed, number {seeds}; --seeds 0-{int(seeds) - 1} are {seeds} seeds")
-    _say(
-        f"{opened.name}: {len(plan.rows)} rows, {len(plan.jobs)} jobs, {len(todo)} to run "
-        f"(a loop over rows would train {plan.looped_trainings})"
-    )
+    _say(f"{opened.name}: {introduction(plan, len(todo))}")
     for what, names in (
         ("teachers that no arm uses", opened.study.unused_teachers),
         ("students without a path", opened.study.unused_students),
@@ -84,6 +82,27 @@ def _introduce(opened: "Opened", todo: "list[Job]", seeds: str | None) -> None:
         _say(f"losses without effect, as no arm contains them: {', '.join(opened.study.unused_losses)}")
 
 
+def introduction(plan: "Plan", todo: int) -> str:
+    """Tell the size of a plan, and how many of its jobs are still to run."""
+    trainings = sum(job.spec.steps > 0 for job in plan.jobs.values())
+    trained = "" if trainings == len(plan.jobs) else f" ({_count(trainings, 'training')})"
+    left = {0: "all are done", 1: "1 is still to run"}.get(todo, f"{todo} are still to run")
+    need = "needs" if len(plan.rows) == 1 else "need"
+    return f"{_count(len(plan.rows), 'row')} of the table {need} {_count(len(plan.jobs), 'job')}{trained}; {left}"
+
+
+def estimate_text(seconds: float, workers: int, by_runs: int, by_steps: int) -> str:
+    """Tell how long jobs will take, and on what that is based."""
+    based = [f"{_count(by_runs, 'job')} by finished jobs of the same kind"] if by_runs else []
+    based += [f"{_count(by_steps, 'job')} by timed steps"] if by_steps else []
+    time = timedelta(seconds=round(seconds))
+    return f"estimated wall time: {time} with {_count(workers, 'worker')} ({', '.join(based)})"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _show_plan(opened: "Opened", todo: "list[Job]", site: "Site") -> None:
     """Print every job, and the estimated time of those that are not finished."""
     from harness.execute.estimate import estimate
@@ -92,10 +111,10 @@ def _show_plan(opened: "Opened", todo: "list[Job]", site: "Site") -> None:
         _say(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}")
     if todo:
         needed = estimate(opened.plan, todo, site, _say)
-        _say(
-            f"estimated time: {timedelta(seconds=round(needed.seconds))} with {site.workers} workers; "
-            f"{needed.by_runs} of {len(todo)} jobs estimated from similar finished jobs, the others from timed steps"
-        )
+        _say(estimate_text(needed.seconds, site.workers, needed.by_runs, len(todo) - needed.by_runs))
+    if opened.plan.looped_trainings > len(opened.plan.jobs):
+        looped = opened.plan.looped_trainings
+        _say(f"a loop that trains a teacher and a baseline for each row would need {looped} trainings")
 
 
 def _run(
@@ -145,11 +164,12 @@ def _run(
 
     failed = [state for state in states.values() if state.status == "failed"]
     _say_what_went_wrong(states.values())
-    _say(f"to compare the runs in MLflow: {asked.again('report', '--ui')}")
+    _say("writing the report")
     command = asked.command("harness.run", places=False) if page else ""
     runs = StudyRuns.open(opened.plan, asked.runs_dir)
     text, arms = rebuild(opened, runs, asked.tables, console, command, columns)
     mirror.finish(asked.tables, text, arms, bool(failed))
+    _say(f"to compare the runs in MLflow: {asked.again('report', '--ui')}")
     return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
 
 

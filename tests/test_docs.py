@@ -30,7 +30,7 @@ PAGES = sorted(
 )
 MOST_README_LINES = 150
 MODULES = {name: module for commands in CROSSBEV.values() for name, module in commands.items()}
-COMMANDS = ("harness.run", "harness.report", "harness.search", "harness.runs", "harness.data", "harness.evaluate")
+COMMANDS = tuple(f"harness.{name}" for name in ("run", "report", "search", "runs", "data", "evaluate", "catalogue"))
 # CONTRIBUTING.md's are of a package that test_contributing.py makes.
 STUDY_PAGES = [path for path in PAGES if path.name != "CONTRIBUTING.md" and "```yaml" in path.read_text()]
 BASE = """
@@ -146,9 +146,6 @@ def _command(module_name: str) -> "typer.core.TyperCommand | typer.core.TyperGro
     assert spec is not None, f"{module_name} does not exist"
     module = import_module(f"{module_name}.__main__" if spec.submodule_search_locations else module_name)
     app = getattr(module, "app", None)
-    if module_name == "detectors.presets":
-        app = typer.Typer()
-        app.command()(module.main)
     return None if app is None else typer.main.get_command(app)
 
 

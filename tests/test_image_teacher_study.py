@@ -102,7 +102,7 @@ def jobs(first, workplace):
 
 
 def test_first_call_trains_each_thing_once(first, jobs):
-    assert "4 rows, 5 jobs, 5 to run" in first
+    assert "4 rows of the table need 5 jobs (4 trainings); 5 are still to run" in first
     assert jobs.keys() == {
         "lidar · teacher",
         "images · image teacher",
@@ -141,7 +141,7 @@ def test_second_call_trains_nothing_and_writes_the_same_table(first, crossbev, w
     stamps = [path.stat().st_mtime_ns for path in results]
     second = crossbev()
     assert second.exit_code == 0, second.output
-    assert "5 jobs, 0 to run" in second.output
+    assert "5 jobs (4 trainings); all are done" in second.output
     assert table.read_bytes() == before
     assert sorted(workplace.glob("runs/*/result.json")) == results
     assert [path.stat().st_mtime_ns for path in results] == stamps
@@ -200,7 +200,7 @@ def test_only_detectors_are_exported(jobs, crossbev, workplace):
 def test_another_weight_of_the_loss_is_one_more_training(first, crossbev, workplace):
     done = crossbev("--dry-run", "--set", "losses.instance.weight=0.5")
     assert done.exit_code == 0, done.output
-    assert "5 jobs, 1 to run" in done.output
+    assert "5 jobs (4 trainings); 1 is still to run" in done.output
     assert len(list(workplace.glob("runs/*/job.json"))) == 5
 
 

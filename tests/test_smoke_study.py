@@ -58,16 +58,17 @@ def first(crossbev):
 
 def test_first_call_trains_everything_and_prints_the_table(first, workplace):
     assert first.returncode == 0, first.stderr + first.stdout
-    assert "3 jobs, 3 to run" in first.stdout
+    assert "3 rows of the table need 3 jobs; 3 are still to run" in first.stdout
     for row in ("lidar teacher", "camera baseline", "lidar->camera unidistill"):
         assert row in first.stdout
     assert "not of nuScenes" in first.stdout
-    assert "--ui" in first.stdout
+    said = ["writing the report", "Results", "page: ", "--ui"]
+    assert sorted(said, key=first.stdout.index) == said
     rows = _table(workplace / "reports" / "smoke")
     assert [row["role"] for row in rows] == ["teacher", "baseline", "student"]
     assert all(0 <= float(row["mAP"]) <= 100 and 0 <= float(row["NDS"]) <= 100 for row in rows)
     assert "lidar->camera unidistill" in (workplace / "reports" / "smoke" / "table.md").read_text()
-    assert "distilled rows" in (workplace / "reports" / "smoke" / "report.html").read_text()
+    assert "1 distilled row" in (workplace / "reports" / "smoke" / "report.html").read_text()
 
 
 def test_second_call_trains_nothing_and_writes_the_same_table(first, crossbev, workplace):
@@ -77,7 +78,7 @@ def test_second_call_trains_nothing_and_writes_the_same_table(first, crossbev, w
     stamps = [path.stat().st_mtime_ns for path in results]
     second = crossbev("smoke.yaml")
     assert second.returncode == 0
-    assert "0 to run" in second.stdout
+    assert "3 jobs; all are done" in second.stdout
     assert table.read_bytes() == before
     assert [path.stat().st_mtime_ns for path in sorted(workplace.glob("runs/*/result.json"))] == stamps
 
@@ -203,9 +204,9 @@ def test_dry_run_shows_the_plan_and_runs_nothing(first, crossbev, workplace):
     assert first.returncode == 0
     run = crossbev("smoke.yaml", "--dry-run", "--set", "losses.feature.weight=0.5")
     assert run.returncode == 0
-    assert "3 jobs, 1 to run" in run.stdout
+    assert "3 jobs; 1 is still to run" in run.stdout
     # The finished student of another weight tells the time.
-    assert "1 of 1 jobs estimated from similar finished jobs" in run.stdout
+    assert "(1 job by finished jobs of the same kind)" in run.stdout
     assert len(list(workplace.glob("runs/*/job.json"))) == 3
 
 

@@ -120,6 +120,23 @@ def breakdown_frame(runs: StudyRuns, arms: Arms) -> pd.DataFrame:
     return pd.DataFrame(records, columns=BREAKDOWN)
 
 
+def unexamined(runs: StudyRuns) -> dict[str, tuple[list[str], int]]:
+    """The jobs that lack a file of the diagnostics, as their labels, and how many could have it; by its content.
+
+    Only finished jobs count, and of the maps' similarity only students whose teacher is a detector.
+    """
+    rows = [row for row in runs.plan.rows if row.role == "student" and not row.split and runs[row.job].result]
+    compared = dict.fromkeys(id_ for row in rows for id_ in (str(row.baseline), row.job) if runs[id_].result)
+    taught = {row.job: runs.plan.detector_spec(row.job).teacher for row in rows}
+    pairs = [(id_, teacher) for id_, teacher in taught.items() if teacher and runs[teacher].result]
+    alone = [runs[id_].job.label for id_ in compared if not runs[id_].folder.analysis.is_file()]
+    beside = [runs[id_].job.label for id_, teacher in pairs if not runs[id_].folder.alignment(teacher).is_file()]
+    return {
+        "AP by kind of error, class and distance": (alone, len(compared)),
+        "similarity of BEV maps to the teacher's, which no training measures": (beside, len(pairs)),
+    }
+
+
 def _middles(history: History) -> np.ndarray:
     return (history.ends[:-1] + history.ends[1:] - 1) / 2
 

@@ -169,12 +169,20 @@ def _line(seeds: Sequence[Outcome], sure: dict[Metric, Gain]) -> Line:
         seeds=len(seeds),
         parameters=next(iter(_known(outcome.parameters for outcome in seeds)), math.nan),
         published=first.published,
-        missing=_together(outcome.missing for outcome in seeds),
+        missing=_missing(seeds),
         unpaired=_together(outcome.unpaired for outcome in seeds),
         warning=_together(outcome.warning for outcome in seeds),
         machine=_together(outcome.machine for outcome in seeds),
         jobs=tuple(outcome.job for outcome in seeds),
     )
+
+
+def _missing(seeds: Sequence[Outcome]) -> str:
+    """Why a line has no result; how many seeds have one if the others were not run."""
+    reasons = [outcome.missing for outcome in seeds if outcome.missing]
+    if set(reasons) == {"not run"} and len(reasons) < len(seeds):
+        return f"{len(seeds) - len(reasons)} of {len(seeds)} seeds"
+    return _together(reasons)
 
 
 def _mean(values: Sequence[float]) -> Mean:

@@ -5,12 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.evaluate.intervals import CLASSES, COSTS
-from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progress_frame, student_arms, terms_frame
+from harness.evidence.diagnostics import (
+    alignment_frame,
+    breakdown_frame,
+    progress_frame,
+    student_arms,
+    terms_frame,
+    unexamined,
+)
 from harness.evidence.effects import Ascribed
 from harness.evidence.line import Line
 from harness.evidence.runs import StudyRuns
 from harness.opened import Opened
-from harness.report.answer import headlines
+from harness.report.answer import few_of, headlines
 from harness.report.figures import forest, interaction
 from harness.report.figures_diagnostics import (
     alignment_figure,
@@ -57,7 +64,7 @@ def document(
         pictures.add(
             "forest",
             "Gains over the baseline with 95 % CI",
-            f"{len(gains)} arms in mAP and NDS; the table above contains the numbers",
+            f"{len(gains)} rows in mAP and NDS; the table above contains the numbers",
             forest,
             gains,
             notes=["Filled: the 95 % CI excludes 0. Hollow diamond: published gain on nuScenes."],
@@ -86,11 +93,11 @@ def document(
     pictures.add(
         "plan",
         "Plan: teachers and students",
-        f"Graph of {len(opened.plan.jobs)} trainings; all of them are listed below",
+        f"Graph of {len(opened.plan.jobs)} jobs; all of them are listed below",
         plan_graph,
         nodes(opened.plan),
         {id_: run.state for id_, run in runs.items()},
-        notes=["A box is a training, or several that differ only in the seed. Lines lead from teacher to student."],
+        notes=["A box is a job, or several that differ only in the seed. Lines lead from teacher to student."],
     )
     sections += [Section("Plan", (), pictures.taken()), Section("Cost", [tables["cost"]])]
     if opened.stored_tables and (opened.stored_tables / PICTURES).is_file():
@@ -167,10 +174,14 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
         return []
     if len(students) > SHOWN:
         words.append(
-            f"The figures show the {SHOWN} of {len(students)} arms whose NDS differs most from the baseline's."
+            f"The figures show the {SHOWN} of {len(students)} rows whose NDS differs most from the baseline's."
         )
-    if breakdown.empty or alignment.empty:
-        words.append("Some runs have no diagnostics yet; crossbev report STUDY.yaml --examine computes them.")
+    for content, (without, number) in unexamined(runs).items():
+        if without:
+            words.append(
+                f"Not stored for {len(without)} of {number} jobs: {content} ({few_of(without)}); "
+                "crossbev report STUDY.yaml --examine computes it."
+            )
     return [Section("Diagnostics", (), shown, words)]
 
 

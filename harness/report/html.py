@@ -1,5 +1,6 @@
 """Writes the report as one HTML file that needs no network and no other file."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -54,9 +55,22 @@ class Page:
 
     @property
     def states(self) -> dict[str, int]:
-        """How many trainings are in each state that there is."""
+        """How many jobs are in each state that there is."""
         present = [run.state for run in self.runs.values()]
         return {state: present.count(state) for state in ("done", "running", "failed", "not run") if state in present}
+
+    @property
+    def trainings(self) -> int:
+        """The jobs that train; the others score or label with weights that are there."""
+        return sum(run.job.spec.steps > 0 for run in self.runs.values())
+
+    @property
+    def commands(self) -> list[str]:
+        """The shell commands that make all of it again: the code where one commit made all, the install, the study."""
+        on_gpu = any("cuda" in run.result.machine.get("device", "") for run in self.runs.values() if run.result)
+        checkout = [f"git checkout {commit}" for commit in self.commits if re.fullmatch(r"[0-9a-f]{7,40}", commit)]
+        install = f'pip install -c constraints.txt -e ".[{"cuda" if on_gpu else "cpu"}]"'
+        return [*(checkout if len(self.commits) == 1 else []), install, self.command]
 
 
 def write_page(out: Path, page: Page) -> Path:

@@ -1,11 +1,12 @@
 """Tables in Markdown, LaTeX and the terminal, without dates and paths, so equal results give equal files."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.table import Table as Grid
 from rich.text import Text
@@ -42,6 +43,18 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Sign:
+    """A sentence of the legend about what only some tables show; it stands where the table shows that."""
+
+    of: tuple[str, ...]
+    """Words of cells or of the header, groups of columns, or BOLD; one of them is enough."""
+    text: str
+
+
+BOLD = "bold"
+
+
+@dataclass(frozen=True)
 class Table:
     """Cells under a header, with what a reader has to know about every number of them."""
 
@@ -51,14 +64,28 @@ class Table:
     header: tuple[str, ...]
     """Column names, as many as each row has cells; the first column names the row."""
     rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = ()
-    """The legend: one paragraph each."""
+    paragraphs: tuple[str, ...] = ()
+    """The legend without what `signs` say."""
     details: tuple[str, ...] = ()
     """Further paragraphs, which a terminal does not show."""
     groups: tuple[str, ...] = ()
     """The one of COLUMNS for each column; empty where all are of the first."""
     group: str = ""
     """The one of COLUMNS with which a terminal shows the table; empty where it always does."""
+    signs: tuple[Sign, ...] = ()
+    """The last paragraph of the legend, as far as its sentences are about something that is shown."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The legend below all columns: one paragraph each."""
+        bold = {BOLD} if any(cell.best for row in self.rows for cell in row) else set()
+        texts = [*self.header, *(cell.text for row in self.rows for cell in row)]
+        return self.legend(_words(texts) | set(self.groups) | bold)
+
+    def legend(self, shown: Collection[str]) -> tuple[str, ...]:
+        """The legend below what is shown: words, groups of columns and BOLD."""
+        sentences = " ".join(sign.text for sign in self.signs if set(sign.of) & set(shown))
+        return (*self.paragraphs, *filter(None, [sentences]))
 
     @classmethod
     def of(
@@ -71,13 +98,20 @@ class Table:
         details: Sequence[str] = (),
         groups: Sequence[str] = (),
         group: str = "",
+        signs: Sequence[Sign] = (),
     ) -> "Table":
         """From cells, or their texts where there is no more to say."""
         cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
         wrong = [row for row in cells if len(row) != len(header)]
         if wrong:
             raise ValueError(f"table {name}: a row of {len(wrong[0])} cells under a header of {len(header)}")
-        return cls(name, title, tuple(header), cells, tuple(notes), tuple(details), tuple(groups), group)
+        texts, more = tuple(notes), tuple(details)
+        return cls(name, title, tuple(header), cells, texts, more, tuple(groups), group, tuple(signs))
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    """Texts and the words in them."""
+    return {word for text in texts for word in (text, *text.split())}
 
 
 def markdown(table: Table, level: int = 2) -> str:
@@ -159,32 +193,73 @@ def show(table: Table, console: Console, groups: Collection[str] | None = None) 
     fitting = [COLUMNS[:count] for count in range(len(COLUMNS), 0, -1)] if console.is_terminal else [COLUMNS[:1]]
     layouts = [(shown, False) for shown in ([groups] if groups is not None else fitting)]
     for shown, short in [*layouts, (layouts[-1][0], console.is_terminal)]:
-        grid = _grid(table, shown, short)
+        columns = _columns(table, shown, short)
+        grid = _grid(table, columns, short)
         if Measurement.get(console, console.options.update(width=1000), grid).maximum <= console.width:
             break
     print_whole(console, grid, wrap=console.is_terminal)
-    for line in table.notes:
+    texts = [text for number, column in columns.items() for text in (table.header[number], *column)]
+    bold = (
+        {BOLD} if console.color_system and any(row[number].best for row in table.rows for number in columns) else set()
+    )
+    lines = [*table.legend(_words(texts) | set(shown) | bold)]
+    hidden = dict.fromkeys(table.groups[number] for number in range(len(table.groups)) if number not in columns)
+    if groups is None and (names := [name for name in hidden if name not in shown]):
+        lines.append(f"Left out: the columns of {', '.join(names)}; --columns {','.join(names)} shows them.")
+    for line in lines:
         console.print(line, highlight=False, markup=False, style="dim", soft_wrap=not console.is_terminal)
 
 
-def _grid(table: Table, groups: Collection[str], short: bool) -> Grid:
-    """The columns of some groups; in short cells only those that are not empty."""
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0 if short else 1))
-    columns: list[list[Text]] = []
-    for number, name in enumerate(table.header):
+def _columns(table: Table, groups: Collection[str], short: bool) -> dict[int, list[str]]:
+    """The texts of the columns of some groups, by number; of short texts only columns that are not empty."""
+    columns = {}
+    for number in range(len(table.header)):
         cells = [row[number] for row in table.rows]
         texts = [cell.text if cell.short is None or not short else cell.short for cell in cells]
-        if number and ((table.groups and table.groups[number] not in groups) or (short and not any(texts))):
-            continue
+        if not number or ((not table.groups or table.groups[number] in groups) and (not short or any(texts))):
+            columns[number] = texts
+    return columns
+
+
+def _grid(table: Table, columns: Mapping[int, Sequence[str]], short: bool) -> Grid:
+    """Columns as rich prints them; the short ones may wrap."""
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0 if short else 1))
+    printed: list[list[RenderableType]] = []
+    for number, texts in columns.items():
+        name, cells = table.header[number], [row[number] for row in table.rows]
         numbers = [text for text, cell in zip(texts, cells, strict=True) if cell.value is not None]
         # Words wrap where the terminal is narrow, numbers do not.
         unbroken = [*numbers, *(word for text in (name, *texts) for word in text.split())]
         width = max(map(len, unbroken)) if numbers and short else None
         grid.add_column(name, justify="right" if numbers else "left", width=width, no_wrap=not short)
-        columns.append([Text(text, _style(cell)) for text, cell in zip(texts, cells, strict=True)])
-    for row in zip(*columns, strict=True):
+        styled = [Text(text, _style(cell)) for text, cell in zip(texts, cells, strict=True)]
+        printed.append([text if number else _Name(text) for text in styled])
+    for row in zip(*printed, strict=True):
         grid.add_row(*row)
     return grid
+
+
+@dataclass(frozen=True)
+class _Name:
+    """The name of a row, which may wrap after an arrow, too; rich wraps at blanks alone."""
+
+    text: Text
+
+    def _pieces(self) -> list[str]:
+        """What does not wrap, with the blanks that follow."""
+        return re.findall(r"\S+?->|\S+\s*|\s+", self.text.plain)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        widest = max((cell_len(piece.rstrip()) for piece in self._pieces()), default=0)
+        return Measurement(widest, self.text.cell_len).with_maximum(options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        lines = [""]
+        for piece in self._pieces():
+            if lines[-1] and cell_len(lines[-1] + piece.rstrip()) > options.max_width:
+                lines.append("")
+            lines[-1] += piece
+        yield Text("\n".join(line.rstrip() for line in lines), self.text.style)
 
 
 def _style(cell: Cell) -> str:

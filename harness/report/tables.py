@@ -23,14 +23,30 @@ from harness.evidence.line import (
 )
 from harness.evidence.results import Cost
 from harness.evidence.statistics import POWER
-from harness.report.render import Cell, Table
+from harness.report.render import BOLD, Cell, Sign, Table
 from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
 from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range
 
 IMAGE_TEACHER = "image teacher"
 """Role of a row that the table omits because it has no boxes; the details describe it."""
-_SHORT = {"not significant": "n.s.", BETTER: "better", WORSE: "worse", "significant before correction": "uncorr."}
+_UNCORRECTED, _UNSURE = "significant before correction", "not significant"
+_SHORT = {_UNSURE: "n.s.", BETTER: "better", WORSE: "worse", _UNCORRECTED: "uncorr."}
 """Verdicts in a narrow terminal."""
+_VERDICTS = (
+    Sign((BETTER, WORSE), f"{BETTER} or (worse): p (Holm) < {ALPHA}."),
+    Sign(("better", "worse"), f"better, worse: significant, p (Holm) < {ALPHA}."),
+    Sign((_UNCORRECTED,), f"{_UNCORRECTED}: only p < {ALPHA}."),
+    Sign(("uncorr.",), f"uncorr.: {_UNCORRECTED}, only p < {ALPHA}."),
+    Sign((_UNSURE,), f"{_UNSURE}: this does not mean no gain."),
+    Sign(("n.s.",), f"n.s.: {_UNSURE}, which does not mean no gain."),
+    Sign(("vs",), "vs paper: comparison with a published gain whose number or sign was read for certain."),
+)
+"""Verdicts in the words that are printed."""
+_SIGNS = (
+    Sign(("±",), "±: standard deviation over seeds."),
+    Sign(("errors",), "Errors are nuScenes' true-positive errors; lower is better."),
+    Sign((BOLD,), "Bold: best rows of a student, its baseline included."),
+)
 ONE_SEED = "One seed: the interval covers the choice of validation scenes only."
 SYNTHETIC = "These are numbers of the embedded synthetic world, not of nuScenes."
 
@@ -51,7 +67,7 @@ def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str
         if len(kinds) > 1 and line.machine:
             name += f" [{', '.join(kinds[kind] for kind in line.machine.split('; '))}]"
         cells = [
-            Cell(name, jobs=line.jobs, short=name.replace("->", "-> ")),
+            Cell(name, jobs=line.jobs),
             Cell(str(line.seeds), line.seeds, short=""),
         ]
         if line.missing:
@@ -75,7 +91,7 @@ def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str
             ]
         rows.append([*cells, _cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
     more = [*run_details(lines, study), *details]
-    return Table.of("results", "Results", header, rows, legend(lines, study), more, groups)
+    return Table.of("results", "Results", header, rows, legend(lines, study), more, groups, signs=_SIGNS)
 
 
 def _mean_cell(line: Line, metric: str, form: str, best: set[tuple[Key, str]]) -> Cell:
@@ -96,7 +112,10 @@ def class_table(lines: Sequence[Line]) -> Table | None:
 
 
 def _best(shown: Sequence[Line]) -> set[tuple[Key, str]]:
-    """Return the best rounded values: pairs of line and column without a better line of that student and split."""
+    """Return the best rounded values: pairs of line and column without a better line of that student and split.
+
+    No gain below 0 is among them: the baseline is better.
+    """
     best = set()
     compared = [line for line in shown if line.key.role in ("baseline", "control", "student")]
     for lines in by_key(compared, lambda line: (line.key.model, line.key.split)):
@@ -104,8 +123,9 @@ def _best(shown: Sequence[Line]) -> set[tuple[Key, str]]:
             form, better = ("{:.3f}", min) if name in ERRORS else ("{:.1f}", max)
             values = {line.key: line.means[name].value for line in lines}
             rounded = {key: float(form.format(value)) for key, value in values.items() if not math.isnan(value)}
-            if len(rounded) > 1:
-                top = better(rounded.values())
+            top = better(rounded.values(), default=math.nan)
+            # The gain of the baseline is 0, though no cell says so.
+            if len(rounded) > 1 and not (top < 0 and name not in ERRORS):
                 best |= {(key, name) for key, value in rounded.items() if value == top}
     return best
 
@@ -126,14 +146,13 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
         if line.key.split or not _has_interval(line):
             continue
         paper, published = foremost(line.published)
-        name = line.name.replace("->", "-> ")
         for metric, gain in line.gains.items():
             family += not math.isnan(gain.holm)
             reported = published_text(published, metric)
             value, interval = _plain(gain.mean.value, "{:+.1f}"), interval_text(gain.low, gain.high)
             rows.append(
                 [
-                    Cell(line.name, jobs=line.jobs, short=name if metric == HEADLINE_METRICS[0] else ""),
+                    Cell(line.name, jobs=line.jobs, short=None if metric == HEADLINE_METRICS[0] else ""),
                     Cell(metric),
                     replace(_cell(value, gain.mean.value), short=f"{value} {interval}".strip()),
                     replace(_cell(interval, gain.mean.value), short=""),
@@ -149,14 +168,15 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
         return None
     notes = [
         f"Gain and 95 % CI in pp. p: two-sided test of no gain over {_over(_sampled(_known(lines)))}. p (Holm): "
-        f"corrected for the {family} gains of this table. Significant (better) or (worse): p (Holm) < {ALPHA}. "
-        f"Significant before correction: only p < {ALPHA}. MDE: minimum detectable effect in pp, the smallest true "
-        f"gain that is detected with p < {ALPHA} at {POWER:.0%} power. Not significant does not mean no gain."
+        f"corrected for the {family} gains of this table. MDE: minimum detectable effect in pp, the smallest true "
+        f"gain that is detected with p < {ALPHA} at {POWER:.0%} power."
         + (f" {ONE_SEED}" if len(study.seeds) < 2 else ""),
     ]
-    if any(row[9].text for row in rows):
-        notes.append("vs paper: comparison with a published gain whose number or sign was read for certain.")
-    return Table.of("verdicts", "Significance", header, rows, [*notes, *unlike], groups=groups)
+    # Many studies have no published gain, or none that can be compared.
+    there = [n for n in range(len(header)) if groups[n] != "paper" or any(row[n].text for row in rows)]
+    columns = [header[n] for n in there]
+    chosen, of = [[row[n] for n in there] for row in rows], [groups[n] for n in there]
+    return Table.of("verdicts", "Significance", columns, chosen, [*notes, *unlike], groups=of, signs=_VERDICTS)
 
 
 def attribution_table(ascribed: Sequence[Ascribed]) -> Table | None:
@@ -275,9 +295,8 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
         f"seeds {', '.join(map(str, study.seeds))}.",
         " ".join(
             [
-                "mAP and NDS in percent, gains in percentage points (pp). ±: standard deviation over seeds. Errors are "
-                "nuScenes' true-positive errors; lower is better. Gain: difference from the baseline, the same student "
-                "with the same seed trained without a teacher. Bold: best rows of a student.",
+                "mAP and NDS in percent, gains in percentage points (pp). Gain: difference from the baseline, the same "
+                "student with the same seed trained without a teacher, before any rounding.",
                 *interval_notes(lines),
             ]
         ),

@@ -93,14 +93,17 @@ def rebuild(
 def write(
     out: Path, tables: Sequence[Table], lines: Sequence[Line], spent: Sequence[Cost], parts: Sequence[Ascribed]
 ) -> None:
-    """Write table.md and table.tex with all tables, table.csv with the numbers, costs and attribution."""
+    """Write table.md and table.tex with all tables, table.csv, costs, and attribution if there is one."""
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "table.md", "\n".join(markdown(table) for table in tables).encode())
     atomic_write(out / "table.tex", latex(tables).encode())
     atomic_write(out / "table.csv", csv(lines).encode())
     atomic_write(out / "cost.md", markdown(cost_table(spent)).encode())
     atomic_write(out / "cost.csv", _text(pd.DataFrame(spent, columns=[field.name for field in fields(Cost)])).encode())
-    atomic_write(out / "attribution.csv", attribution_csv(parts).encode())
+    if parts:
+        atomic_write(out / "attribution.csv", attribution_csv(parts).encode())
+    else:  # nor one of earlier arms
+        (out / "attribution.csv").unlink(missing_ok=True)
 
 
 def csv(lines: Sequence[Line]) -> str:

@@ -1,8 +1,11 @@
 """Designs: make the arms of an ablation from one list of losses."""
 
+import difflib
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
+
+from harness.errors import MistakeAt
 
 Losses = tuple[str, ...]
 
@@ -44,11 +47,15 @@ def expand(arms: Any) -> Any:
         return arms
     expanded: dict[Any, Any] = {}
     for name, losses in arms.items():
+        if name not in DESIGNS and (near := difflib.get_close_matches(str(name), DESIGNS, n=1, cutoff=0.8)):
+            raise MistakeAt(
+                (name,), f"arm {name!r}: did you mean the design {near[0]!r}? an arm needs a name that is less like it"
+            )
         if name not in DESIGNS or not isinstance(losses, list) or not all(isinstance(loss, str) for loss in losses):
             expanded[name] = losses
             continue
         if len(set(losses)) < max(2, len(losses)):
-            raise ValueError(f"{name} needs two or more different losses, not {losses}")
+            raise MistakeAt((name,), f"{name} needs two or more different losses, not {losses}")
         for chosen in DESIGNS[name](losses):
             expanded.setdefault("+".join(chosen), list(chosen))
     return expanded

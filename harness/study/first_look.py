@@ -91,11 +91,10 @@ def _unknown_names(written: Written, schema: Mapping[str, Any]) -> Iterator[str]
         for at, name in given.items():
             if isinstance(name, str) and name not in table and name not in (others := offered(group)):
                 hint = "; a loss under your own name needs the field loss with the name of the loss"
-                yield (
-                    f"{written.place(at)}: {'losses' if what == 'loss' else '.'.join(map(str, at))}: "
-                    f"{unknown(what, name, {*table, *others})}, or package.module:Name of your own"
-                    f"{hint if what == 'loss' and name == at[-1] else ''}"
-                )
+                text = f"{unknown(what, name, {*table, *others})}, or package.module:Name of your own"
+                if what == "loss":
+                    text = f"losses: {text}{hint if name == at[-1] else ''}"
+                yield f"{written.place(at)}: {text}" if what == "loss" else written.message(at, text)
 
 
 def _unknown_losses(written: Written) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Tag, ValidationError
 from distill.loss import build_term
 from distill.objective import loss_class
 from distill.warm_start import require_same_build
-from harness.errors import InputError
+from harness.errors import InputError, mistake_text
 from harness.study.papers import read_paper
 from harness.study.spec import WARM_START, StudySpec
 from harness.study.written import Location, Written, read_written
@@ -31,27 +31,28 @@ def load_study(file: Path, overrides: Iterable[str] = ()) -> StudySpec:
                 model = loss_class(study.kind(name))
                 raise InputError(_message(written, error, ("losses", name), model)) from error
             except ValueError as error:
-                where = written.place(("losses", name, "weight"))
-                raise InputError(f"{where}: losses.{name}.weight: {error}") from error
-    for path in study.paths:
-        _require_possible(study, path)
+                raise InputError(written.message(("losses", name, "weight"), str(error))) from error
+    for number, path in enumerate(study.paths):
+        _require_possible(study, path, written.place(("paths", number)))
     beside = [file.parent / paper for paper in study.report.papers]
     for paper in beside:
         read_paper(paper)
     return study.model_copy(update={"report": study.report.model_copy(update={"papers": tuple(beside)})})
 
 
-def _require_possible(study: StudySpec, path: str) -> None:
+def _require_possible(study: StudySpec, path: str, where: str) -> None:
     """Raise InputError for a path on whose models the losses of an arm are not defined."""
     ends = study.ends(path)
     student = study.students[ends.student].detector_spec
     teacher = study.teachers[ends.teacher].detector_spec if ends.teacher else None
     if teacher is not None and teacher.grid != student.grid:
-        raise InputError(f"path {path}: teacher and student have different grids: {teacher.grid!r}, {student.grid!r}")
+        raise InputError(
+            f"{where}: path {path}: teacher and student have different grids: {teacher.grid!r}, {student.grid!r}"
+        )
     try:
         student.inputs.joined(teacher.inputs if teacher else student.inputs)
     except ValueError as error:
-        raise InputError(f"path {path}: teacher and student cannot share a batch: {error}") from error
+        raise InputError(f"{where}: path {path}: teacher and student cannot share a batch: {error}") from error
     try:
         for name in dict.fromkeys(name for names in study.arms.values() for name in names):
             if name == WARM_START:
@@ -60,7 +61,7 @@ def _require_possible(study: StudySpec, path: str) -> None:
             else:
                 build_term(study.loss(name, path), student, teacher)
     except ValueError as error:
-        raise InputError(f"path {path}, {name}: {error}") from error
+        raise InputError(f"{where}: path {path}, {name}: {error}") from error
 
 
 def _message(
@@ -75,7 +76,8 @@ def _message(
         allowed = _fields(model, each["loc"][:-1]) if each["type"] == "extra_forbidden" else ()
         # Which model of several it is, a tag in brackets says; nobody wrote that.
         loc = tuple(part for part in each["loc"] if not str(part).startswith(("(", "function-", "literal[")))
-        lines.append(_one(written, (*at, *loc), allowed, _text(each)))
+        inside = getattr(each.get("ctx", {}).get("error"), "at", ())
+        lines.append(_one(written, (*at, *loc), allowed, _text(each), inside))
     return "\n".join(lines)
 
 
@@ -89,15 +91,12 @@ def _text(mistake: Any) -> str:
         return f"expected a list, such as [{value}]{more}"
     if mistake["type"] in ("model_type", "dict_type") and not isinstance(value, dict):
         return f"expected keys with values, such as {{key: value}}, instead of {value!r}"
-    return str(mistake["msg"])
+    return mistake_text(mistake)
 
 
-def _one(written: Written, loc: Location, allowed: Iterable[str], text: str) -> str:
-    """One mistake; `allowed` are the keys that there are where one is that must not be."""
-    if allowed:
-        return written.unknown_key(loc, allowed)
-    key = ".".join(str(part) for part in loc)
-    return f"{written.place(loc)}: {key + ': ' if key else ''}{text.removeprefix('Value error, ')}"
+def _one(written: Written, loc: Location, allowed: Iterable[str], text: str, inside: Location) -> str:
+    """One mistake; `allowed` are the keys that there are where one must not be; `inside` is that of a `MistakeAt`."""
+    return written.unknown_key(loc, allowed) if allowed else written.message(loc, text, inside)
 
 
 def _fields(model: Any, loc: Location) -> Iterable[str]:

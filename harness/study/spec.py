@@ -12,7 +12,7 @@ from detectors.spec import Spec, each_once
 from distill.loss import DetectorLossSpec, LossSpec
 from distill.objective import DETECTION_TERMS, loss_class
 from distill.weights import PUBLISHED, published_weight
-from harness.errors import unknown
+from harness.errors import MistakeAt, unknown
 from harness.home import HomePath
 from harness.study.designs import expand
 from harness.study.roles import ImageTeacherSpec, StudentSpec, TeacherSpec
@@ -232,9 +232,9 @@ class StudySpec(Spec):
                 hint = (
                     "" if choice.loss else "; a loss under your own name needs the field loss with the name of the loss"
                 )
-                raise ValueError(f"{error}{hint}") from error
+                raise MistakeAt((name,), f"{error}{hint}") from error
             if name in DETECTION_TERMS or term_name(choice.loss or name) in DETECTION_TERMS:
-                raise ValueError(f"a loss cannot be named {name!r}: that is a term of the detection loss")
+                raise MistakeAt((name,), f"a loss cannot be named {name!r}: that is a term of the detection loss")
         return losses
 
     @field_validator("arms")
@@ -245,14 +245,15 @@ class StudySpec(Spec):
         declared = info.data["losses"]
         for arm, names in arms.items():
             if arm in ("baseline", "teacher"):
-                raise ValueError(f"an arm cannot be named {arm!r}: every table has a row of that name")
+                raise MistakeAt((arm,), f"an arm cannot be named {arm!r}: every table has a row of that name")
             if not names:
-                raise ValueError(
-                    f"arm {arm!r} has no loss; the student without losses is the baseline, which every study has"
+                raise MistakeAt(
+                    (arm,),
+                    f"arm {arm!r} has no loss; the student without losses is the baseline, which every study has",
                 )
             for name in names:
                 if name not in declared and name != WARM_START:
-                    raise ValueError(f"arm {arm!r}: {unknown('loss', name, [*declared, WARM_START])}")
+                    raise MistakeAt((arm,), f"arm {arm!r}: {unknown('loss', name, [*declared, WARM_START])}")
         return arms
 
     @model_validator(mode="after")
@@ -265,37 +266,44 @@ class StudySpec(Spec):
         for at, model in models.items():
             reach = model.detector_spec.grid.reach
             if reach < scored:
-                raise ValueError(
+                raise MistakeAt(
+                    tuple(at.split(".")),
                     f"{at}: its grid ends {reach:g} m from the car, but "
                     f"data.detection_config {self.data.detection_config!r} scores objects up to {scored} m; "
-                    f"allowed: within_{int(reach)}m, or less"
+                    f"allowed: within_{int(reach)}m, or less",
                 )
         return self
 
     @model_validator(mode="after")
     def _paths_lead_somewhere(self) -> Self:
         if bool(self.paths) != bool(self.arms):
-            raise ValueError("paths and arms belong together: give both, or neither")
+            raise MistakeAt(
+                ("paths" if self.paths else "arms",), "paths and arms belong together: give both, or neither"
+            )
         if both := self.teachers.keys() & self.image_teachers.keys():
-            raise ValueError(f"{min(both)!r} is the name of a teacher and of an image teacher; rename one of them")
-        for path in self.paths:
+            text = f"{min(both)!r} is the name of a teacher and of an image teacher; rename one of them"
+            raise MistakeAt(("image_teachers", min(both)), text)
+        for number, path in enumerate(self.paths):
+            at = ("paths", number)
             teachers, student = path.split("->")
             for teacher in teachers.split("+"):
                 if teacher not in {**self.teachers, **self.image_teachers}:
-                    raise ValueError(
-                        f"path {path!r}: {unknown('teacher', teacher, [*self.teachers, *self.image_teachers])}"
+                    raise MistakeAt(
+                        at, f"path {path!r}: {unknown('teacher', teacher, [*self.teachers, *self.image_teachers])}"
                     )
             if student not in self.students:
-                raise ValueError(f"path {path!r}: {unknown('student', student, self.students)}")
+                raise MistakeAt(at, f"path {path!r}: {unknown('student', student, self.students)}")
             if "+" in teachers and None in (self.ends(path).teacher, self.ends(path).image_teacher):
-                raise ValueError(
+                raise MistakeAt(
+                    at,
                     f"path {path!r}: two teachers must be a detector, one of {', '.join(self.teachers) or 'none'}, "
-                    f"and an image teacher, one of {', '.join(self.image_teachers) or 'none'}"
+                    f"and an image teacher, one of {', '.join(self.image_teachers) or 'none'}",
                 )
-            self._require_asked_teachers(path)
+            self._require_asked_teachers(path, at)
             for name, choice in self.losses.items():
                 if "weight" not in choice.at(path):
-                    raise ValueError(f"losses.{name}.weight has no entry for path {path!r}, nor one for {OTHERS!r}")
+                    text = f"losses.{name}.weight has no entry for path {path!r}, nor one for {OTHERS!r}"
+                    raise MistakeAt(("losses", name, "weight"), text)
         # Also of paths that are not asked for this time.
         every = (*self.teachers, *self.image_teachers)
         possible = [f"{teacher}->{student}" for teacher in every for student in self.students]
@@ -304,12 +312,13 @@ class StudySpec(Spec):
             for field, given in choice.by_path().items():
                 for path in given:
                     if path != OTHERS and path not in possible:
-                        raise ValueError(f"losses.{name}.{field}: {unknown('path', str(path), [*possible, OTHERS])}")
+                        text = f"losses.{name}.{field}: {unknown('path', str(path), [*possible, OTHERS])}"
+                        raise MistakeAt(("losses", name, field, path), text)
         if len({self.ends(path) for path in self.paths}) < len(self.paths):
-            raise ValueError(f"paths {list(self.paths)} contain a value twice")
+            raise MistakeAt(("paths",), f"paths {list(self.paths)} contain a value twice")
         return self
 
-    def _require_asked_teachers(self, path: str) -> None:
+    def _require_asked_teachers(self, path: str, at: tuple[str | int, ...]) -> None:
         """Raise ValueError if a loss on a path needs a teacher that the path lacks."""
         ends = self.ends(path)
         for arm, names in self.arms.items():
@@ -319,7 +328,8 @@ class StudySpec(Spec):
                     kind, known = (
                         ("an image teacher", self.image_teachers) if ends.teacher else ("a detector", self.teachers)
                     )
-                    raise ValueError(
+                    raise MistakeAt(
+                        at,
                         f"path {path!r}, arm {arm!r}: {name!r} needs {kind}, but the path has none; "
-                        f"of this study: {', '.join(known) or 'none'}"
+                        f"of this study: {', '.join(known) or 'none'}",
                     )

@@ -37,6 +37,19 @@ class Written:
         """Where a key stands, or else the nearest one around it."""
         return next((self.places[at[:n]] for n in range(len(at), 0, -1) if at[:n] in self.places), str(self.file))
 
+    def message(self, at: Location, text: str, inside: Location = ()) -> str:
+        """The message for a mistake at a key: its place, its name and what is wrong.
+
+        Args:
+            at: The key.
+            text: What is wrong.
+            inside: Where that is below the key, if the text names it.
+        """
+        place, key = self.place((*at, *inside)), ".".join(map(str, at))
+        # A flag names its key.
+        name = "" if not key or place.rstrip(")").endswith(f"--set {key}") else f"{key}: "
+        return f"{place}: {name}{text}"
+
     def unknown_key(self, at: Location, allowed: Iterable[str]) -> str:
         """The message for a key that there is not, beside those that there are."""
         parent = ".".join(map(str, at[:-1]))
@@ -53,7 +66,8 @@ def read_written(file: Path, overrides: Iterable[str] = ()) -> Written:
         text = file.read_text()
     except (OSError, ValueError) as error:
         hint = f"; did you mean {near}?" if (near := _nearest(file)) else ""
-        raise InputError(f"study {file} cannot be read: {error}{hint}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"study {file} cannot be read: {reason}{hint}") from error
     try:
         content, node = read_nodes(text)
     except ValueError as error:

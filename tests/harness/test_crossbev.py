@@ -1,16 +1,21 @@
 """One command has all others under it, starts at once, and lists what there is."""
 
 import inspect
+import io
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from detectors.cost import Cost
 from detectors.presets import PRESETS, SEGMENTERS
 from distill.objective import LOSSES
+from harness import catalogue
 from harness.__main__ import COMMANDS, app
 from harness.program import Program
 from harness.study.first_look import SCHEMA, STUDIES
@@ -97,6 +102,32 @@ def test_presets_are_listed_with_the_parameters_that_they_have():
     assert "222,662" in crossbev("presets")
 
 
+def test_what_presets_cost_is_measured_only_where_that_is_asked(monkeypatch):
+    asked = []
+
+    def measure(spec, batch_size, device):
+        asked.append((batch_size, device))
+        return Cost(5, 1_230_000_000, (64, 40, 30), 0.256)
+
+    monkeypatch.setattr("detectors.cost.measure", measure)
+    monkeypatch.setattr("detectors.cost.segmenter_step_seconds", lambda spec, batch_size, device: 0.5)
+    assert "GFLOPs" not in crossbev("presets")
+    assert not asked
+    text = crossbev("presets", "--measure", "--batch-size", "3")
+    assert text.startswith("timing training steps of 3 samples of each preset (cpu, one thread)")
+    (line,) = (line for line in text.splitlines() if line.split()[:1] == ["tiny_radar"])
+    assert line.split()[-3:] == ["1.23", "64x40x30", "0.26"]
+    assert asked == [(3, "cpu")] * len(PRESETS)
+    rows = {row["preset"]: row for row in json.loads(crossbev("presets", "--measure", "--json"))}
+    assert (rows["tiny_segmenter"]["GFLOPs"], rows["tiny_segmenter"]["step (s)"]) == (None, 0.5)
+
+
+def test_a_device_that_there_is_not_is_refused():
+    done = CliRunner().invoke(app, ["presets", "--measure", "--device", "tpu"])
+    assert done.exit_code == 2
+    assert "--device tpu: allowed: cpu, and cuda" in done.output
+
+
 def test_paths_are_listed_with_the_studies_that_ask_about_them():
     rows = {row["path"]: row["studies"] for row in json.loads(crossbev("paths", "--json"))}
     assert {"smoke", "paths"} <= set(rows["lidar->camera"])
@@ -112,7 +143,20 @@ def test_studies_are_listed_with_question_size_and_whether_they_are_answered():
     question = "Does everything from a study file to a table work? The numbers are meaningless after three steps."
     assert rows["smoke"] == smoke | {"question": question}
     assert rows["paths"]["reported"]
-    assert f"smoke: {question} [3 trainings, 3 rows, 1 seed, no results yet]" in crossbev("studies")
+    # A pipe gets one line a study.
+    (line,) = (line for line in crossbev("studies").splitlines() if line.split()[:1] == ["smoke"])
+    assert line.split() == ["smoke", *question.split(), "3", "3", "1", "none", "yet"]
+
+
+def test_the_table_of_studies_fits_a_terminal():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, no_color=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogue, "console", console)
+        crossbev("studies")
+    lines = re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 80
+    starts = {line.index("Does") for line in lines if "Does" in line[:30]}
+    assert len(starts) == 1, "the questions are aligned"
 
 
 def test_a_folder_without_studies_is_named(tmp_path):
@@ -133,4 +177,4 @@ def test_the_schema_is_printed_or_written(tmp_path):
 def test_a_wrong_study_is_told_by_the_one_command_as_by_its_module():
     done = CliRunner().invoke(app, ["run", str(STUDIES / "smoke.yaml"), "--seeds", "x"])
     assert done.exit_code == 2
-    assert "error: --seeds (or --set seeds): seeds: 'x' is neither a seed nor a range" in done.output
+    assert "error: --seeds (or --set seeds): 'x' is neither a seed nor a range" in done.output

@@ -66,7 +66,11 @@ def test_student_and_baseline_have_the_same_parameters_and_maps(runs, smoke_root
 
 def test_an_export_says_what_it_is_and_where_it_comes_from(runs, tmp_path):
     folder, ids = runs
-    assert _export(folder, ids["distilled"][:6], tmp_path / "deep" / "out").exit_code == 0
+    done = _export(folder, ids["distilled"][:6], tmp_path / "deep" / "out")
+    assert done.exit_code == 0
+    files = {path.name for path in (tmp_path / "deep" / "out").iterdir()}
+    assert files == {"detector.json", "model.safetensors", "origin.json"}
+    assert done.output == f"exported to {tmp_path / 'deep' / 'out'}: {', '.join(sorted(files))}\n"
     spec = DetectorSpec.model_validate_json((tmp_path / "deep" / "out" / "detector.json").read_text())
     origin = json.loads((tmp_path / "deep" / "out" / "origin.json").read_text())
     assert spec == PRESETS["tiny_camera"]

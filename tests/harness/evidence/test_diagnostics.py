@@ -1,6 +1,7 @@
 """Frames of the diagnostics from run folders made by hand: means and differences worked out, gaps left out."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import matplotlib.text
@@ -11,7 +12,14 @@ from matplotlib.colors import to_hex
 from harness.diagnose.alignment import Alignment
 from harness.diagnose.latency import Latency
 from harness.evaluate.intervals import Analysis, Count, keep_analysis, kept_analysis
-from harness.evidence.diagnostics import alignment_frame, breakdown_frame, progress_frame, student_arms, terms_frame
+from harness.evidence.diagnostics import (
+    alignment_frame,
+    breakdown_frame,
+    progress_frame,
+    student_arms,
+    terms_frame,
+    unexamined,
+)
 from harness.evidence.results import costs
 from harness.evidence.runs import StudyRuns
 from harness.report.figures_diagnostics import (
@@ -194,6 +202,20 @@ def test_alignment_has_the_students_beside_its_baselines(plan, runs, folder):
     frame = made(alignment_frame, plan, runs).set_index("seed")
     assert frame.loc[0, "baseline"].isna().all()
     assert len(frame) == 8
+
+
+def test_what_is_not_examined_is_counted_and_named(plan, runs, folder):
+    def lacking():
+        return [*unexamined(StudyRuns.open(plan, runs)).values()]
+
+    assert lacking() == [([], 4), ([], 2)]
+    teacher = next(row.job for row in plan.rows if row.role == "teacher")
+    folder("student", 1).alignment(teacher).unlink()
+    folder("baseline", 0).analysis.unlink()
+    assert lacking() == [(["camera · baseline · seed 0"], 4), (["lidar->camera · feature · seed 1"], 2)]
+    # What has no result could have neither.
+    shutil.rmtree(folder("student", 1).path)
+    assert lacking() == [(["camera · baseline · seed 0"], 2), ([], 1)]
 
 
 def test_latency_is_in_the_table_of_costs(plan, runs, folder):

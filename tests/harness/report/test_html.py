@@ -163,9 +163,40 @@ def test_a_table_has_the_texts_of_its_cells_its_values_and_its_best(parsed, page
     assert [tag for tag, _ in parsed.tags].count("strong") == 2 + 3, "the best of two tables, and three views"
 
 
-def test_an_arrow_in_a_cell_is_its_text(page):
-    table = Table.of("one", "One", ["row"], [["a->b <i>"]])
-    assert "a->b <i>" in _Parsed(html(replace(page, sections=[Section("One", [table])]))).cells
+def test_an_arrow_is_its_text_and_no_line_ends_in_it(page):
+    table = Table.of("one", "One", ["row"], [["a->b <i>"]], ["note a->b"])
+    text = html(replace(page, headlines=["line a->b"], sections=[Section("One a->b", [table], words=["words a->b"])]))
+    assert "a->b <i>" in _Parsed(text).cells
+    said = "".join(_Parsed(text).texts)
+    assert all(f"{place} a->b" in said for place in ("line", "One", "words", "note"))
+    assert text.count('a<span class="arrow">-&gt;</span>b') == 5
+
+
+def test_the_page_tells_jobs_from_trainings(page):
+    assert "1 done, 1 failed, 1 not run of 3 jobs; trained" in " ".join(html(page).split())
+    (first, *_) = page.runs.values()
+    scored = replace(first, job=replace(first.job, spec=first.job.spec.model_copy(update={"schedule": None})))
+    text = html(replace(page, runs={**page.runs, first.id: scored}))
+    assert "1 done, 1 failed, 1 not run of 3 jobs (2 trainings); trained" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("machines", "lines"),
+    [
+        ([{"commit": "0123456789ab", "device": "cpu"}] * 2, ["git checkout 0123456789ab", "cpu"]),
+        ([{"commit": "0123456789ab", "device": "cuda (H200)"}], ["git checkout 0123456789ab", "cuda"]),
+        # What was changed, or is no commit, cannot be checked out, and two commits cannot at once.
+        ([{"commit": "0123456789ab+", "device": "cpu"}], ["cpu"]),
+        ([{"commit": "version 0.2.0"}], ["cpu"]),
+        ([{"commit": "0123456789ab"}, {"commit": "ba9876543210"}], ["cpu"]),
+    ],
+)
+def test_what_repeats_a_study_begins_with_its_code(page, machines, lines):
+    results = [Result({"NDS": 0.5}, 5, 180.0, machine) for machine in machines]
+    runs = {id_: replace(page.runs[id_], result=each) for id_, each in zip(JOBS, results, strict=False)}
+    *checkout, extra = lines
+    install = f'pip install -c constraints.txt -e ".[{extra}]"'
+    assert replace(page, runs=runs, command="crossbev run").commands == [*checkout, install, "crossbev run"]
 
 
 def test_a_number_of_several_trainings_leads_to_each_of_them(page):

@@ -114,7 +114,7 @@ WIDE = Table.of(
     ["row", "seeds", "mAP", "gain mAP", "mATE", "paper gain mAP", "parameters"],
     [
         [
-            Cell("lidar+images->camera all losses", short="lidar+images-> camera all losses"),
+            Cell("lidar+images->camera all losses"),
             Cell("3", 3, short=""),
             Cell("28.0 ± 5.7", 28.0, short="28.0"),
             Cell("+3.0 ± 1.4 [-0.3, +6.3]", 3.0, short="+3.0 [-0.3, +6.3]"),
@@ -148,11 +148,24 @@ def shown(width, groups=None, terminal=True):
 def test_a_terminal_has_the_columns_that_fit_and_wraps_no_number(width, there, gone):
     lines = shown(width)
     assert all(len(line) <= width for line in lines)
-    text = "\n".join(lines)
+    text = "\n".join(line for line in lines if not line.startswith("Left out"))
     assert all(each in text for each in there)
     assert not any(each in text for each in gone)
     assert "The legend." in text
     assert "A detail." not in text
+
+
+@pytest.mark.parametrize(
+    ("width", "pieces"),
+    [
+        (40, ["lidar+images->", "camera all", "losses"]),
+        (50, ["lidar+images->camera", "all losses"]),
+        (60, ["lidar+images->camera all losses"]),
+    ],
+)
+def test_a_name_wraps_after_an_arrow_and_between_words(width, pieces):
+    rows = shown(width)[3 : 3 + len(pieces)]
+    assert [row[: max(map(len, pieces)) + 2].strip() for row in rows] == pieces
 
 
 def test_columns_that_are_asked_for_are_there_however_narrow_it_is():

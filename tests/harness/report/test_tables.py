@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import math
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +13,12 @@ import pytest
 from rich.console import Console
 
 from harness.evaluate.intervals import write_draws
+from harness.evidence.attribution import Part
+from harness.evidence.effects import Ascribed
+from harness.evidence.line import Gain, Mean
 from harness.evidence.results import costs, outcomes, summary
 from harness.evidence.runs import StudyRuns
+from harness.evidence.statistics import Effect, Spread
 from harness.report import render
 from harness.report.answer import headlines
 from harness.report.render import markdown_table, show
@@ -20,8 +26,9 @@ from harness.report.tables import published_table, results_table, verdicts_table
 from harness.report.write import rounded, write
 from harness.runs.folder import Result, RunFolder
 from harness.study.load import load_study
-from harness.study.papers import read_paper
+from harness.study.papers import PublishedGain, read_paper
 from harness.study.plan import plan_study
+from tests.harness.report.lines import line
 
 STUDY = """\
 # Is the table right?
@@ -157,6 +164,17 @@ def test_row_with_a_failed_seed_says_why_and_has_no_number(plan, study, finish):
     assert "loss 'feature' is nan" in markdown(table, study)
 
 
+def test_a_line_that_lacks_some_seeds_says_how_many_it_has(plan, finish, tmp_path):
+    runs = finish()
+    first, second = (row.job for row in plan.rows if row.role == "student")
+    shutil.rmtree(runs / first)
+    assert of_role(summary(outcomes(StudyRuns.open(plan, runs))), "student").missing == "1 of 2 seeds"
+    shutil.rmtree(runs / second)
+    assert of_role(summary(outcomes(StudyRuns.open(plan, runs))), "student").missing == "not run"
+    failed = of_role(summary(outcomes(StudyRuns.open(plan, finish(except_=[("student", 1)])))), "student")
+    assert failed.missing.startswith("failed: ")
+
+
 def test_failed_baseline_leaves_the_student_without_a_gain(plan, finish):
     trained = outcomes(StudyRuns.open(plan, finish(except_=[("baseline", 1)])))
     student = next(each for each in trained if (each.key.role, each.seed) == ("student", 1))
@@ -201,9 +219,18 @@ def test_nothing_finished_costs_nothing_and_every_row_says_why(plan, study, tmp_
     assert costs(runs) == []
     write_tables(summary(outcomes(runs)), [], study, tmp_path / "tables")
     assert (tmp_path / "tables" / "cost.csv").read_text().startswith("role,model,path,arm,seeds,parameters,latency_ms,")
-    assert (tmp_path / "tables" / "attribution.csv").read_text().startswith("path,kind,what,to,metric,effect,low,")
+    assert not (tmp_path / "tables" / "attribution.csv").exists()
     assert "CPU minutes" in (tmp_path / "tables" / "cost.md").read_text()
     assert (tmp_path / "tables" / "table.tex").read_text().count("not run") == 3
+
+
+def test_an_attribution_has_a_file_which_goes_with_it(plan, study, finish, tmp_path):
+    lines = summary(outcomes(StudyRuns.open(plan, finish())))
+    part = Part("added", ("feature",), (), Effect(1.0, Spread(0.0, 0, 0.0, 0), 2, 0))
+    write(tmp_path, [], lines, [], [Ascribed("lidar->camera", "mAP", part, math.nan)])
+    assert (tmp_path / "attribution.csv").read_text().startswith("path,kind,what,to,metric,effect,low,")
+    write(tmp_path, [], lines, [], [])
+    assert not (tmp_path / "attribution.csv").exists()
 
 
 def test_terminal_shows_every_number_however_narrow_it_is(plan, study, finish):
@@ -326,11 +353,11 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
         folder.complete(dataclasses.replace(result, metrics={**result.metrics, "mAP": 0.0}))
     lines = summary(outcomes(StudyRuns.open(plan, runs)))
     table = verdicts_table(lines, study)
-    assert [cell.text for cell in table.rows[0][1:]] == ["mAP", "+0.0", *[""] * 7]
+    assert [cell.text for cell in table.rows[0][1:]] == ["mAP", "+0.0", *[""] * 5]
     assert "over seeds. p (Holm): corrected for the 1 gains" in table.notes[0]
     told = headlines(lines, study)
     assert told[0] == (
-        "None of 1 distilled rows gains NDS significantly (Holm, 95 %); "
+        "The 1 distilled row does not gain NDS significantly (Holm, 95 %); "
         "largest gain: lidar->camera feature +0.0 pp [-12.7, +12.7]; 2 seeds."
     )
     assert "nan" not in " ".join([markdown_table(table), *told])
@@ -346,6 +373,76 @@ def test_in_files_a_tiny_p_value_is_not_nought():
     assert found["holm"].tolist() == pytest.approx([math.nan, 0.1235], nan_ok=True)
     assert found["seeds"].tolist() == [3, 3]
     assert given.loc[0, "mAP"] == 1 / 3
+
+
+def test_no_gain_below_zero_is_best(plan, study, finish):
+    student = of_role(summary(outcomes(StudyRuns.open(plan, finish()))), "student")
+
+    def bold_gains(*values):
+        lines = [
+            replace(
+                student,
+                key=student.key._replace(arm=str(number)),
+                gains={m: Gain(Mean(value, 0.1)) for m in ("mAP", "NDS")},
+            )
+            for number, value in enumerate(values)
+        ]
+        return [row[5].best for row in results_table(lines, study).rows]
+
+    assert bold_gains(-2.3, -1.6) == [False, False]
+    assert bold_gains(-2.3, 0.1) == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word", "sentence"),
+    [
+        ("significant (better)", "better", "better, worse: significant, p (Holm) < 0.05."),
+        ("significant before correction", "uncorr.", "uncorr.: significant before correction, only p < 0.05."),
+        ("not significant", "n.s.", "n.s.: not significant, which does not mean no gain."),
+    ],
+)
+def test_verdicts_are_explained_in_the_words_that_are_printed(study, verdict, word, sentence):
+    lines = [line("lidar->camera feature", (1, 0.5, 1.5), (1, 0.5, 1.5), verdict=verdict)]
+    table = verdicts_table(lines, study)
+    printed = {}
+    for width in (60, 200):
+        console = Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True)
+        show(table, console)
+        printed[width] = " ".join(re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue()).split())
+    assert sentence in printed[60]
+    assert f"{word}:" not in printed[200].replace("(better)", "")
+    assert f"{verdict}" in printed[200].partition("Gain and 95")[2]
+    others = {"better", "uncorr.", "n.s."} - {word}
+    assert not any(f"{other}:" in text or f"{other}," in text for other in others for text in printed.values())
+
+
+def test_the_legend_speaks_only_of_what_is_shown(plan, study, finish):
+    table = results_table(summary(outcomes(StudyRuns.open(plan, finish()))), study)
+
+    def printed(width, terminal):
+        console = Console(file=io.StringIO(), width=width, force_terminal=terminal, no_color=True)
+        show(table, console)
+        return " ".join(re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue()).split())
+
+    spread, errors, bold = "±: standard deviation", "Errors are nuScenes'", "Bold: best rows"
+    assert all(each in printed(200, terminal=True) and each in " ".join(table.notes) for each in (spread, errors, bold))
+    narrow, pipe = printed(60, terminal=True), printed(60, terminal=False)
+    assert bold in narrow
+    assert not any(each in narrow for each in (spread, errors))
+    assert spread in pipe
+    assert not any(each in pipe for each in (errors, bold))
+    left_out = "Left out: the columns of errors, cost; --columns errors,cost shows them."
+    assert left_out in narrow
+    assert left_out in pipe
+    assert "Left out" not in printed(250, terminal=True)
+
+
+def test_columns_of_a_paper_are_there_only_if_they_say_something(study):
+    lines = [line("lidar->camera feature", (1, 0.5, 1.5), (1, 0.5, 1.5), verdict="not significant")]
+    assert verdicts_table(lines, study).header[-1] == "MDE"
+    gain = PublishedGain(path="lidar->camera", losses=("feature",), mAP=2.5, NDS=2.25, mark="read")
+    told = [replace(each, published={"A": gain}) for each in lines]
+    assert verdicts_table(told, study).header[-1] == "paper"
 
 
 def test_lines_that_show_the_same_number_are_best_together(plan, study, finish):

@@ -65,17 +65,30 @@ def test_any_field_of_a_loss_may_differ_by_path(load):
         ("steps: 5", "stpes: 5", ["study.yaml:2", "'stpes'", "did you mean 'steps'"]),
         ("schedule:", "shedule:", ["study.yaml:2", "'shedule'", "did you mean 'schedule'"]),
         ("tiny_lidar", "tiny_lidr", ["study.yaml:4", "'tiny_lidr'", "did you mean 'tiny_lidar'"]),
-        ("feature: {", "featur: {", ["study.yaml:8", "'featur'", "did you mean 'feature'"]),
+        ("feature: {", "featur: {", ["study.yaml:9", "'featur'", "did you mean 'feature'"]),
         ("adapter:", "adaptor:", ["study.yaml:9", "'adaptor'", "did you mean 'adapter'"]),
         ("conv3x3", "conv5x5", ["study.yaml:9", "losses.feature.adapter", "conv3x3"]),
-        ("lidar -> camera]", "radar -> camera]", ["'radar'", "did you mean 'lidar'"]),
+        ("lidar -> camera]", "radar -> camera]", ["study.yaml:7", "'radar'", "did you mean 'lidar'"]),
         ("lidar -> camera]", "lidar to camera]", ["study.yaml:7", "paths.0"]),
-        ("[feature, relation]", "[feature, reltion]", ["study.yaml:12", "'reltion'", "did you mean 'relation'"]),
+        ("[feature, relation]", "[feature, reltion]", ["study.yaml:13", "'reltion'", "did you mean 'relation'"]),
+        (
+            "both:",
+            "all_combination:",
+            ["study.yaml:13", "'all_combination'", "did you mean the design 'all_combinations'"],
+        ),
+        ("both:", "cumulativ:", ["study.yaml:13", "did you mean the design 'cumulative'"]),
+        ("lidar -> camera]", "lidar -> camra]", ["study.yaml:7: path 'lidar->camra'", "did you mean 'camera'"]),
+        (
+            "steps: 5",
+            "steps: 5.5",
+            ["study.yaml:2: schedule.steps: Input should be a valid integer, not 5.5, a number with a fractional"],
+        ),
+        ("steps: 5", "steps: 5, precision: bf16-mixd", ["study.yaml:2", "not 'bf16-mixd'; did you mean 'bf16-mixed'?"]),
         ("[feature, relation]", "[feature, feature]", ["study.yaml:13", "arms.both", "twice"]),
         ("{lidar->camera: 40}", "{lidar->camera: 40, lidra->camera: 1}", ["did you mean 'lidar->camera'"]),
         ("adapter: conv3x3", "adapter: {radar->camera: none}", ["losses.feature.adapter", "unknown path"]),
-        ("[feature, relation]", "[]", ["study.yaml:12", "baseline"]),
-        ("both:", "baseline:", ["study.yaml:12", "'baseline'"]),
+        ("[feature, relation]", "[]", ["study.yaml:13", "baseline"]),
+        ("both:", "baseline:", ["study.yaml:13", "'baseline'"]),
         ("{lidar->camera: 40}", "{camera->lidar: 40}", ["losses.relation.weight", "lidar->camera"]),
         ("weight: 2.0", "weight: -2.0", ["study.yaml:9", "losses.feature.weight", "-2.0 is not a weight"]),
         ("weight: 2.0", "weight: much", ["study.yaml:9", "'much' is not a weight"]),
@@ -93,7 +106,7 @@ def test_any_field_of_a_loss_may_differ_by_path(load):
         ("{steps: 5}", "{lr: 0.1}", ["study.yaml:2", "exactly one of steps and epochs"]),
         ("tiny_lidar}", "tiny_lidar, trained: false, checkpoint: x}", ["study.yaml:4", "exclude each other"]),
         ("tiny_camera}", "tiny_camera, longer_baseline: 0.5}", ["study.yaml:6", "greater than 1"]),
-        ("[feature, relation]", "[warm_strat, relation]", ["study.yaml:12", "did you mean 'warm_start'"]),
+        ("[feature, relation]", "[warm_strat, relation]", ["study.yaml:13", "did you mean 'warm_start'"]),
         (
             "  both:",
             "  both: [warm_start]\nreport: {papers: [nowhere.yaml]}\nseeds: [1]\n#",
@@ -225,7 +238,7 @@ def test_a_loss_may_be_there_in_variants_with_names_of_their_own(load):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("loss: feature", "loss: featur", ["study.yaml:7", "'featur'", "did you mean 'feature'"]),
+        ("loss: feature", "loss: featur", ["study.yaml:9", "'featur'", "did you mean 'feature'"]),
         ("fitnet: {loss: feature, ", "fitnet: {", ["unknown loss 'fitnet'", "needs the field loss"]),
         ("norm: l2", "nrom: l2", ["study.yaml:9", "'nrom'", "did you mean 'norm'", "(in losses.fitnet)"]),
         ("norm: l2", "norm: l3", ["study.yaml:9", "losses.fitnet.norm", "'l1' or 'l2'"]),
@@ -330,10 +343,10 @@ OUTSIDE = 'loss: "distill.relation:RelationSpec", weight: 2.0, level: low'
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("distill.relation:RelationSpec", "no_package:Spec", ["study.yaml:7", "no_package", "cannot be imported"]),
-        (":RelationSpec", ":RelatonSpec", ["study.yaml:7", "did you mean 'RelationSpec'", "(in distill.relation)"]),
-        (":RelationSpec", ":relation_loss", ["study.yaml:7", "of type function", "a subclass of distill.loss"]),
-        ("relation:RelationSpec", "loss:DetectorLossSpec", ["study.yaml:7", "that has its build"]),
+        ("distill.relation:RelationSpec", "no_package:Spec", ["study.yaml:9", "no_package", "cannot be imported"]),
+        (":RelationSpec", ":RelatonSpec", ["study.yaml:9", "did you mean 'RelationSpec'", "(in distill.relation)"]),
+        (":RelationSpec", ":relation_loss", ["study.yaml:9", "of type function", "a subclass of distill.loss"]),
+        ("relation:RelationSpec", "loss:DetectorLossSpec", ["study.yaml:9", "that has its build"]),
         ("level:", "levl:", ["study.yaml:9", "'levl'", "did you mean 'level'", "(in losses.fitnet)"]),
     ],
 )
@@ -350,7 +363,7 @@ def test_a_mistake_in_a_loss_of_a_module_is_one_message(refusal, old, new, words
     [
         ("paths=[lidar=>camera]", "'lidar=>camera' is not a path; write TEACHER->STUDENT, such as lidar->camera"),
         ("paths=lidar->camera", "paths: expected a list, such as [lidar->camera]"),
-        ("seeds=3", "seeds: expected a list, such as [3], or [0-3] for several seeds"),
+        ("seeds=3", "--set seeds): expected a list, such as [3], or [0-3] for several seeds"),
         ("losses.feature=2.0", "losses.feature: expected keys with values, such as {key: value}, instead of 2.0"),
     ],
 )
@@ -364,6 +377,19 @@ def test_the_name_of_a_study_is_answered_with_its_file(monkeypatch):
     monkeypatch.chdir(STUDIES.parent)
     with pytest.raises(InputError, match=r"study paths cannot be read: .*; did you mean studies/paths.yaml\?"):
         load_study(Path("paths"))
+
+
+def test_a_file_that_cannot_be_read_is_named_once(tmp_path):
+    with pytest.raises(InputError) as error:
+        load_study(tmp_path / "unlike.yaml")
+    assert str(error.value) == f"study {tmp_path / 'unlike.yaml'} cannot be read: No such file or directory"
+
+
+def test_an_override_names_its_key_once(refusal):
+    assert refusal(STUDY, "losses.feature.weight=x").startswith("--set losses.feature.weight: 'x' is not a weight")
+    assert refusal(STUDY, "teachers.lidar.preset=3").startswith("--set teachers.lidar.preset: Input should be")
+    # Below or above what was set, the key says more than the flag.
+    assert refusal(STUDY, "schedule={steps: 0}").startswith("--set schedule: schedule.steps: ")
 
 
 def test_the_misspelt_name_of_a_study_is_answered_with_the_nearest_file(tmp_path, monkeypatch):
