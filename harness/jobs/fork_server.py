@@ -25,6 +25,8 @@ WARM = sys.platform != "darwin"
 """Whether jobs are forked. On macOS, frameworks do not survive a fork, so each job starts its own interpreter."""
 PROGRAM = ["-m", "harness.jobs.fork_server"]
 REAP_SECONDS = 0.05
+_MEMORY_STAYS = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
+"""For glibc: maps of a step are taken from what the last one gave back, not from the system; 3 to 5 % of a LiDAR step."""
 CLOSED = -1000
 """The exit status of a job whose server is gone: no signal's."""
 
@@ -68,12 +70,12 @@ class ForkServer:
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = {"OMP_NUM_THREADS": str(threads)}
+        self._settings = {"OMP_NUM_THREADS": str(threads)} | _MEMORY_STAYS
         self._process = subprocess.Popen(
             [sys.executable, *PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | self._threads,
+            env=os.environ | self._settings,
             # Ctrl-C reaches this process alone; a closed pipe is how the server and its jobs are asked to stop.
             start_new_session=True,
         )
@@ -109,7 +111,7 @@ class ForkServer:
                 "start": job.key,
                 "folders": [str(folder.resolve()) for folder in folders],
                 "log": str(log.resolve()),
-                "environment": os.environ | self._threads | environment,
+                "environment": os.environ | self._settings | environment,
                 "cwd": os.getcwd(),
             }
         )

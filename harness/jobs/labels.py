@@ -133,7 +133,7 @@ def _counts(labels: PseudoLabels) -> dict[str, float]:
 def check_labels(root: NuScenesRoot, split: str, given: Path) -> PseudoLabels:
     """The labels in a folder; raises InputError where they do not fit the images of a split."""
     labels = PseudoLabels(given)
-    labels.check(label_rows(root, split), (row["filename"] for row in root.devkit.sample_data))
+    labels.check(label_rows(root, split), root.index.column("sample_data", "filename"))
     return labels
 
 
