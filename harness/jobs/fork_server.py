@@ -26,7 +26,7 @@ WARM = sys.platform != "darwin"
 PROGRAM = ["-m", "harness.jobs.fork_server"]
 REAP_SECONDS = 0.05
 _MEMORY_STAYS = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
-"""For glibc: maps of a step are taken from what the last one gave back, not from the system; 3 to 5 % of a LiDAR step."""
+"""For glibc: a step takes its maps from what the last one gave back, not from the system: 3 to 5 % of a LiDAR step."""
 CLOSED = -1000
 """The exit status of a job whose server is gone: no signal's."""
 
