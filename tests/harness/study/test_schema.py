@@ -91,6 +91,15 @@ def test_a_typo_is_told_at_first_sight_and_the_specs_say_the_same(change):
         assert TYPOS[change] in str(refused.value)
 
 
+def test_a_misspelt_loss_is_not_told_again_as_a_loss_that_its_arm_lacks(tmp_path):
+    study = tmp_path / "mine.yaml"
+    study.write_text(SMOKE.read_text().replace("  feature: {", "  featrue: {"))
+    with pytest.raises(InputError) as refused:
+        first_look(study, ())
+    assert "unknown loss 'featrue'; did you mean 'feature'?" in str(refused.value)
+    assert "arm" not in str(refused.value).replace("arms", "")
+
+
 @pytest.mark.parametrize(
     "change",
     [
