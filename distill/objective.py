@@ -178,22 +178,30 @@ class SeenOutput(DetectorOutput):
     """A teacher's maps, of which the high-level one and the predictions are computed when they are first read."""
 
     _detector: Detector
+    _autocast: dict[str, Any]
 
     def __init__(self, detector: Detector, batch: Batch) -> None:
+        encoded = detector.encode(batch)
+        kind = encoded.bev_low.device.type
+        # Who reads a map may stand outside of the autocast that the teacher is asked in.
+        autocast = {"device_type": kind, "dtype": torch.get_autocast_dtype(kind)}
+        autocast["enabled"] = torch.is_autocast_enabled(kind)
         # The fields of a frozen dataclass, but for the two below.
-        self.__dict__.update(vars(detector.encode(batch)), _detector=detector)
+        self.__dict__.update(vars(encoded), _detector=detector, _autocast=autocast)
 
     @cached_property
     @torch.no_grad()
     def bev_high(self) -> Float[Tensor, "b c_high y x"]:
         """As in `DetectorOutput`."""
-        return self._detector.neck(self.bev_low)
+        with torch.autocast(**self._autocast):
+            return self._detector.neck(self.bev_low)
 
     @cached_property
     @torch.no_grad()
     def head(self) -> HeadOutput:
         """As in `DetectorOutput`."""
-        return self._detector.head(self.bev_high)
+        with torch.autocast(**self._autocast):
+            return self._detector.head(self.bev_high)
 
 
 def fingerprint(detector: Detector) -> str:

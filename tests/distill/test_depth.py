@@ -64,7 +64,7 @@ def test_lifting_the_bin_comes_back_to_the_return(geometry):
     for point in points:
         bins = depth_bins(point[None], views, geometry)
         for n, h, w in (bins >= 0).nonzero().tolist():
-            row, column = divmod(cells[n, bins[n, h, w], h, w].item(), geometry.grid.columns)
+            row, column = divmod(cells[n, h, w, bins[n, h, w]].item(), geometry.grid.columns)
             where = geometry.grid.cells_from_metres(point[:2])
             assert (where - torch.tensor([column + 0.5, row + 0.5])).abs().max() < 1.5
             seen += 1

@@ -104,6 +104,20 @@ def test_teachers_of_equal_state_have_equal_fingerprints(make, spec, losses):
     assert prints[0] == prints[1] != prints[2]
 
 
+def test_maps_are_made_in_the_precision_in_which_the_teacher_was_asked(objective, batch):
+    teacher = objective.teacher
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        asked = teacher.observe(batch)
+        inside = teacher.observe(batch)
+        heatmap = inside.head.heatmap
+    assert heatmap.dtype == asked.head.heatmap.dtype == torch.bfloat16
+    assert torch.equal(asked.head.heatmap, heatmap)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        single = teacher.observe(batch)
+    assert teacher.observe(batch).head.heatmap.dtype == torch.float32
+    assert single.bev_high.dtype == torch.bfloat16
+
+
 def test_what_is_seen_is_what_the_detector_says(objective, batch):
     teacher = objective.teacher
     seen, output = teacher.observe(batch), teacher.detector(batch)

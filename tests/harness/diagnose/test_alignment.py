@@ -1,6 +1,5 @@
 """CKA is 1 for what is alike but for a rotation, and its sums, taken piece by piece, are those of the whole."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -135,7 +134,7 @@ def test_foreground_and_background_are_told_apart(machine, samples, rng):
             noise = torch.randn(output.bev_low.shape, generator=rng)
             return replace(output, bev_low=torch.where(at, output.bev_low, noise))
 
-    cka, _ = align(teacher, student, samples, AlikeAtObjects(machine.device, "cpu", 1, nullcontext))
+    cka, _ = align(teacher, student, samples, AlikeAtObjects(machine.device))
     assert cka["low"]["foreground"] == pytest.approx(1)
     assert cka["low"]["background"] < 0.2
     assert cka["high"]["background"] == pytest.approx(1)

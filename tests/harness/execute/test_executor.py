@@ -240,9 +240,12 @@ def test_longest_chain_starts_first(site, arms, monkeypatch):
     seconds = dict.fromkeys(arms.jobs, 2.0) | {_ids(arms)["baseline"]: 9.0}
     fresh = replace(site, runs=site.runs / "again")
     first = []
-    monkeypatch.setattr(
-        executor, "_start", lambda plan, jobs, site, slot: first.append(jobs) or _raise(KeyboardInterrupt)
-    )
+
+    def interrupted(plan, jobs, site, slot):
+        first.append(jobs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(executor, "_start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         execute(arms, fresh, lambda _: None, expected=seconds)
     assert [job.id for job in first[0]] == [_ids(arms)["baseline"]]
