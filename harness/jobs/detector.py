@@ -124,11 +124,11 @@ class DetectorKind(Kind[DetectorJobSpec]):
         for order, spec, _ in jobs:
             teacher = next((one.objective.teacher for one in begun if one.objective.teacher is not None), None)
             begun.append(_begin(order, spec, root, machine, readings, teacher))
-        _fill(begun[0], [one.objective.teacher for one in begun], stop)
         trainings = [
             Training(machine, one.objective, one.schedule, spec.seed, folder)
             for one, (_, spec, folder) in zip(begun, jobs, strict=True)
         ]
+        _fill(begun[0], [one.objective.teacher for one in begun], stop)
         # One that asks its teacher for nothing reads less than the others.
         samples = replace(begun[0].samples, inputs=reduce(Inputs.joined, (one.samples.inputs for one in begun)))
         fit(machine, trainings, samples, begun[0].schedule, jobs[0][1].seed, stop, jobs[0][0].loader_workers)
@@ -246,8 +246,9 @@ def _train(
 ) -> tuple[Detector, dict[str, str], dict[str, str]]:
     """The trained detector, what it began with, and what is doubtful about its training (`Result`)."""
     begun = _begin(order, spec, root, machine, _readings([spec]))
-    _fill(begun, [begun.objective.teacher], stop)
     training = Training(machine, begun.objective, begun.schedule, spec.seed, folder)
+    if training.next < begun.schedule.length:
+        _fill(begun, [begun.objective.teacher], stop)
     fit(machine, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
     losses = _losses(spec)
     _require_logged(folder, losses)

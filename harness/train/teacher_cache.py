@@ -107,11 +107,12 @@ class CachedTeacher(FrozenTeacher):
     def fill(self, rounds: int, stop: Callable[[], bool]) -> None:
         """Look at what so many rounds over the samples need and is not there yet; one process after the other.
 
+        The detector has to be on the device of the machine.
+
         Raises:
             Interrupted: `stop` said so; what was looked at is kept.
         """
         seed = stream_seed(0, "augmentation")
-        self.detector.to(self._machine.device)
         with FileLock(self._folder / "lock").acquire():
             for round_ in range(min(rounds, self._variants)):
                 for first in range(0, len(self._samples), FILLED_TOGETHER):
