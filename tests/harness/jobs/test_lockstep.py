@@ -9,6 +9,7 @@ from harness.jobs import worker
 from harness.jobs.kind import BUSY, DONE, FAILED, STOPPED
 from harness.jobs.kinds import kind_of
 from harness.runs.folder import RunFolder
+from harness.study.schedule import TeacherCacheSpec
 from harness.train import trainer
 
 ARMS = {
@@ -94,6 +95,16 @@ def test_stopped_and_killed_at_different_steps_they_end_with_the_same_bits(asked
     assert worker._train_together(folders, lambda: False) == DONE
     assert [worker._attempt(folder, lambda: False) for folder in folders] == [DONE] * 4
     _same_bits(folders, alone)
+
+
+@pytest.mark.slow
+def test_with_a_teacher_cache_they_end_with_the_bits_of_students_that_train_alone(asked, order):
+    schedule = order().spec.schedule.model_copy(update={"teacher_cache": TeacherCacheSpec(variants=1)})
+    arms = {name: fields for name, fields in ARMS.items() if name != "warm start"}
+    folders, others = (asked(group, arms, schedule=schedule) for group in ("together", "alone"))
+    assert _together(folders) == DONE
+    assert [_together([folder]) for folder in others] == [DONE] * 3
+    _same_bits(folders, others)
 
 
 def test_one_that_fails_tells_its_own_reason_and_the_others_go_on(asked, alone, monkeypatch):
