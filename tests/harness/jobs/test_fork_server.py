@@ -145,7 +145,7 @@ def test_real_jobs_train_and_stop(order, tmp_path):
         if name == "broken":
             asked = asked.model_copy(update={"root": tmp_path / "nowhere"})
         folder.write("job.json", asked.model_dump(mode="json"))
-        jobs[name] = server.start(folder.path, folder.log, {})
+        jobs[name] = server.start([folder.path], folder.log, {})
     assert jobs["short"].wait(300.0) == DONE
     assert jobs["broken"].wait(300.0) == FAILED
     _until(lambda: len(folders["long"].steps()) > 3)
