@@ -150,9 +150,10 @@ def _run(
         mirror.follow(state.job for state in states.values() if state.status == "done")
 
     try:
+        # One after the other: beside the imports, steps would be timed at half their speed.
+        expected = estimate(opened.plan, todo, site, _say).by_job
         if todo:
             prepare(site)
-        expected = estimate(opened.plan, todo, site, _say).by_job
         with progress(console, site.workers) as display:
             stopping = partial(_say, "stopping; the trainings save their state")
             states = execute(opened.plan, site, watch, stopping, expected)

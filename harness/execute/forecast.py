@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 
 from harness.execute.state import JobState
-from harness.study.jobs import Job
+from harness.study.jobs import DetectorJobSpec, Job
 
 
 def makespan(
@@ -60,7 +60,7 @@ def time_left(states: Mapping[str, JobState], workers: int, now: float) -> float
     """Return the seconds until a study is done; None while there is nothing to judge by.
 
     Trainings that run are judged by their latest steps. Those that wait are judged by their estimates, corrected by how
-    far off the estimates have been so far.
+    far off the estimates of the same model have been so far, or those of all models where none of it has run.
 
     Args:
         states: Of all its jobs.
@@ -73,7 +73,8 @@ def time_left(states: Mapping[str, JobState], workers: int, now: float) -> float
     for id_, state in states.items():
         if state.process is not None:
             processes.setdefault(state.process, []).append(id_)
-    taken, expected, running = 0.0, 0.0, []
+    seen = _Seen()
+    running = []
     for ids in processes.values():
         members = [states[id_] for id_ in ids]
         began, of_all = members[0].began or 0.0, sum(state.expected or 0.0 for state in members)
@@ -81,12 +82,33 @@ def time_left(states: Mapping[str, JobState], workers: int, now: float) -> float
         left = max((left for id_ in active if (left := states[id_].seconds_left) is not None), default=None)
         if not active or left is not None:
             ended = now + left if left is not None else max(state.ended or began for state in members)
-            taken, expected = taken + ended - began, expected + of_all
+            seen.add(members[0].job, ended - began, of_all)
         if active:
             running.append((left, now - began, of_all, active))
-    ratio = taken / expected if expected else 1.0
     ends = [
-        (max(0.0, ratio * of_all - elapsed) if left is None else left, ids) for left, elapsed, of_all, ids in running
+        (left if left is not None else max(0.0, seen.ratio(states[ids[0]].job) * of_all - elapsed), ids)
+        for left, elapsed, of_all, ids in running
     ]
     waiting = {id_: state.job for id_, state in states.items() if state.status == "waiting"}
-    return makespan(waiting, {id_: ratio * (states[id_].expected or 0.0) for id_ in waiting}, workers, ends)
+    seconds = {id_: seen.ratio(job) * (states[id_].expected or 0.0) for id_, job in waiting.items()}
+    return makespan(waiting, seconds, workers, ends)
+
+
+class _Seen:
+    """How far off the estimates have been: of jobs of one model, or of all where nothing of that model has run."""
+
+    def __init__(self) -> None:
+        self._of: dict[object, tuple[float, float]] = {}
+
+    def add(self, job: Job, taken: float, expected: float) -> None:
+        for key in (_model(job), None):
+            before = self._of.get(key, (0.0, 0.0))
+            self._of[key] = (before[0] + taken, before[1] + expected)
+
+    def ratio(self, job: Job) -> float:
+        taken, expected = self._of.get(_model(job), self._of.get(None, (1.0, 1.0)))
+        return taken / expected if expected else 1.0
+
+
+def _model(job: Job) -> object:
+    return job.spec.detector if isinstance(job.spec, DetectorJobSpec) else type(job.spec)

@@ -40,7 +40,8 @@ def answer(lines: Sequence[Line], study: StudySpec) -> str:
     clauses = _counts(rows) if distilled else []
     clauses += _controls([line for line in known if is_control(line, study)])
     if distilled:
-        clauses.append(_largest(distilled))
+        # Beside rows that gain significantly, one that does not is no answer.
+        clauses.append(_largest(_judged(distilled, BETTER) or distilled))
     if not clauses:
         return ""
     covers = len(study.seeds) == 1 and not any(math.isnan(line.gains["NDS"].low) for line in known)
@@ -94,11 +95,11 @@ def _largest(known: Sequence[Line]) -> str:
     best = max(known, key=lambda line: line.gains["NDS"].mean.value)
     level = [line for line in known if shown[line.key] == shown[best.key]]
     if len(level) > NAMED:
-        return f"largest gain: {shown[best.key]}, of {len(level)} rows"
+        return f"largest gain in NDS: {shown[best.key]}, of {len(level)} rows"
     gains = [line.gains["NDS"] for line in level]
     intervals = [interval_text(gain.low, gain.high) for gain in gains]
     texts = [f"{line.name} {shown[line.key]} {at}".rstrip() for line, at in zip(level, intervals, strict=True)]
-    return f"largest gain{'s' * (len(level) > 1)}: {', '.join(texts)}"
+    return f"largest gain{'s' * (len(level) > 1)} in NDS: {', '.join(texts)}"
 
 
 def _judged(lines: Sequence[Line], side: str) -> list[Line]:

@@ -12,10 +12,10 @@ from harness.study.jobs import DataIdentity, DetectorJobSpec, Job
 DATA = DataIdentity(fingerprint="", train_split="", eval_split="", detection_config="within_16m")
 
 
-def _job(needs=()):
+def _job(needs=(), preset="tiny_lidar"):
     """A job that needs up to two others."""
     fields = dict(zip(("teacher", "labels"), needs, strict=False))
-    return Job(DetectorJobSpec(detector=PRESETS["tiny_lidar"], seed=0, data=DATA, schedule=None, **fields), "a job")
+    return Job(DetectorJobSpec(detector=PRESETS[preset], seed=0, data=DATA, schedule=None, **fields), "a job")
 
 
 def _jobs(**needs):
@@ -63,8 +63,8 @@ def test_no_schedule_beats_its_bounds(lengths, workers, data):
     assert found <= (2 - 1 / workers) * least * (1 + 1e-9)
 
 
-def _state(status, expected=100.0, **more):
-    return JobState(_job(), status, expected=expected, **more)
+def _state(status, expected=100.0, preset="tiny_lidar", **more):
+    return JobState(_job(preset=preset), status, expected=expected, **more)
 
 
 def test_estimates_stand_until_steps_are_seen():
@@ -80,6 +80,17 @@ def test_what_has_run_corrects_the_estimates_of_what_waits():
     done = _state("done", expected=100.0, process=1, began=0.0, ended=50.0)
     # Now 250 seconds of processes for 200 expected ones.
     assert time_left({**states, "c": done}, 1, now=50.0) == pytest.approx(150 + 125)
+
+
+def test_a_model_whose_estimate_is_wrong_corrects_no_other_model_that_has_run():
+    # The LiDAR took half of its estimate, the camera all of it.
+    lidar = _state("done", process=0, began=0.0, ended=50.0)
+    camera = _state("done", process=1, began=0.0, ended=100.0, preset="tiny_camera")
+    waiting = {"more lidar": _state("waiting"), "more camera": _state("waiting", preset="tiny_camera")}
+    assert time_left({"lidar": lidar, "camera": camera, **waiting}, 1, now=100.0) == pytest.approx(50 + 100)
+    # Of a model that nobody has seen, all together say something.
+    radar = {"radar": _state("waiting", preset="tiny_radar")}
+    assert time_left({"lidar": lidar, "camera": camera, **radar}, 1, now=100.0) == pytest.approx(100 * 150 / 200)
 
 
 def test_students_side_by_side_are_one_process():

@@ -77,7 +77,7 @@ def test_headlines_count_what_the_table_says(planned):
     found = headlines(rows, planned.study)
     assert found[0] == (
         "2 of 3 distilled rows gain NDS significantly (Holm, 95 %): lidar->camera arm 0, lidar->camera arm 2; "
-        "1 loses: lidar->camera arm 1; largest gain: lidar->camera arm 2 +3.0 pp [+0.5, +0.5]; 2 seeds."
+        "1 loses: lidar->camera arm 1; largest gain in NDS: lidar->camera arm 2 +3.0 pp [+0.5, +0.5]; 2 seeds."
     )
     assert found[1] == "Minimum detectable effect in NDS (80 % power): camera 1.3 pp."
     assert found[2] == "Compared with published gains that were read for certain: 2 inconclusive."
@@ -88,7 +88,7 @@ def test_controls_are_no_distilled_rows_and_have_their_own_clause(planned):
     distilled = row("lidar->camera arm", 1.0, UNSURE)
     assert answer([longer, distilled], planned.study) == (
         "The 1 distilled row does not gain NDS significantly (Holm, 95 %); control: camera baseline, 1.3 x steps gains "
-        "+2.1 pp; largest gain: lidar->camera arm +1.0 pp [+0.5, +0.5]; 2 seeds."
+        "+2.1 pp; largest gain in NDS: lidar->camera arm +1.0 pp [+0.5, +0.5]; 2 seeds."
     )
     # One that shows nothing is no finding.
     assert "control" not in answer([replace(longer, gains=distilled.gains), distilled], planned.study)
@@ -117,9 +117,9 @@ def test_few_rows_are_all_named_and_more_never_means_one(planned, count, names):
     [
         (
             (2.26, 2.34, 1.0),
-            "largest gains: lidar->camera a0 +2.3 pp [+0.5, +0.5], lidar->camera a1 +2.3 pp [+0.5, +0.5];",
+            "largest gains in NDS: lidar->camera a0 +2.3 pp [+0.5, +0.5], lidar->camera a1 +2.3 pp [+0.5, +0.5];",
         ),
-        ((0.01,) * 5, "largest gain: +0.0 pp, of 5 rows;"),
+        ((0.01,) * 5, "largest gain in NDS: +0.0 pp, of 5 rows;"),
     ],
 )
 def test_rows_that_show_the_same_number_have_the_largest_gain_together(planned, gains, largest):

@@ -358,7 +358,7 @@ def test_a_metric_of_which_nothing_is_known_has_no_interval_and_no_verdict(plan,
     told = headlines(lines, study)
     assert told[0] == (
         "The 1 distilled row does not gain NDS significantly (Holm, 95 %); "
-        "largest gain: lidar->camera feature +0.0 pp [-12.7, +12.7]; 2 seeds."
+        "largest gain in NDS: lidar->camera feature +0.0 pp [-12.7, +12.7]; 2 seeds."
     )
     assert "nan" not in " ".join([markdown_table(table), *told])
     assert any("Brackets: " in note for note in results_table(lines, study).notes)
