@@ -40,18 +40,21 @@ class Lockstep:
             free: Processes that could start now.
         """
         first = ready[0]
-        most = self._most(first)
-        if most == 1:
+        if self._site.lockstep == 1:
             return [first]
         companions = [job for job in ready if self._key(job) == self._key(first)]
+        if len(companions) == 1:
+            return companions
         others = {self._key(job) for job in ready} - {self._key(first)}
         processes = max(1, free - len(others))
-        return companions[: min(most, math.ceil(len(companions) / processes))]
+        return companions[: min(self._most(first), math.ceil(len(companions) / processes))]
 
     def sizes(self, jobs: Sequence[Job]) -> dict[str, int]:
         """Return by id how many of these jobs share a process, if all of one kind are ready at once."""
         alike = Counter(map(self._key, jobs))
-        return {job.id: min(self._most(job), math.ceil(alike[self._key(job)] / self._site.workers)) for job in jobs}
+        several = {job.id: math.ceil(alike[self._key(job)] / self._site.workers) for job in jobs}
+        # To find out what fits into memory takes more than a second, so it is asked of several only.
+        return {job.id: min(self._most(job), several[job.id]) if several[job.id] > 1 else 1 for job in jobs}
 
     def _key(self, job: Job) -> str:
         """What companions share; of a job that trains by itself, its id."""
