@@ -128,7 +128,7 @@ def _run(
     """Execute and report. Return the exit status: 0, 1 if a job failed, 2 if all failures are due to wrong input."""
     from harness.evidence.runs import StudyRuns
     from harness.execute.estimate import estimate
-    from harness.execute.executor import execute, prepare
+    from harness.execute.executor import execute
     from harness.execute.progress import progress
     from harness.jobs.kinds import check_inputs
     from harness.report.write import rebuild
@@ -150,10 +150,8 @@ def _run(
         mirror.follow(state.job for state in states.values() if state.status == "done")
 
     try:
-        # One after the other: beside the imports, steps would be timed at half their speed.
+        # Before any process starts: beside others, steps would be timed at half their speed.
         expected = estimate(opened.plan, todo, site, _say).by_job
-        if todo:
-            prepare(site)
         with progress(console, site.workers) as display:
             stopping = partial(_say, "stopping; the trainings save their state")
             states = execute(opened.plan, site, watch, stopping, expected)

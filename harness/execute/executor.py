@@ -245,11 +245,6 @@ _servers: dict[int, ForkServer] = {}
 _servers_lock = Lock()
 
 
-def prepare(site: Site) -> None:
-    """Begin to import what jobs need, in the process that they are forked from, while this one does other work."""
-    _fork_server(site.threads)
-
-
 def _fork_server(threads: int) -> ForkServer:
     """The server that is there, or a new one."""
     with _servers_lock:
