@@ -92,7 +92,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         if order.given_weights is not None:
             student = load_model(order.given_weights, spec.detector)
         elif spec.schedule is None:
-            student = _initial(order, spec)
+            student = initial_detector(order, spec)
         else:
             student, began, warnings = _train(order, spec, root, machine, folder, stop)
         save_model(folder.model, student)
@@ -154,7 +154,7 @@ def _losses(spec: DetectorJobSpec) -> dict[str, LossSpec]:
     return {name: loss_spec(name, fields) for name, fields in spec.losses.items()}
 
 
-def _initial(order: JobOrder, spec: DetectorJobSpec) -> Detector:
+def initial_detector(order: JobOrder, spec: DetectorJobSpec) -> Detector:
     """The detector as its seed and `init` make it: equal for all jobs of one detector and seed."""
     with seeded(spec.seed, "weights"):
         detector = spec.detector.build()
@@ -195,7 +195,7 @@ def _begin(
         teacher: The one that the order names, where it is at hand.
     """
     assert spec.schedule is not None
-    student = _initial(order, spec)
+    student = initial_detector(order, spec)
     weights = fingerprint(student)
     losses = _losses(spec)
     inputs = spec.detector.inputs
