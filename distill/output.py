@@ -10,8 +10,8 @@ from torch import Tensor
 from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import pad_boxes
-from detectors.heads.center import decode
 from detectors.heads.center_loss import center_targets, detection_loss
+from detectors.heads.decoding import decode
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
 

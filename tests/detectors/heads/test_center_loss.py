@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from detectors.geometry.boxes import CLASSES, Boxes, pad_boxes
 from detectors.geometry.grid import BevGrid
-from detectors.heads.center import TASK_OF_CLASS, CenterHeadSpec, decode
+from detectors.heads.center import TASK_OF_CLASS, CenterHeadSpec
 from detectors.heads.center_loss import (
     box_loss,
     center_targets,
@@ -19,6 +19,7 @@ from detectors.heads.center_loss import (
     focal_loss,
     gaussian_radius,
 )
+from detectors.heads.decoding import decode
 from detectors.outputs import HeadOutput
 from tests.boxes import no_boxes
 from tests.detectors.heads.perfect import perfect_output
