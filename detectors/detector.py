@@ -69,6 +69,11 @@ class DetectorSpec(Spec):
         return self.sensor_channels[0] if self.fusion is None else self.fusion.channels
 
     @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each term of `DetectionLoss`."""
+        return self.head.loss_weights
+
+    @property
     def high_channels(self) -> int:
         """Channels of `DetectorOutput.bev_high`."""
         return self.neck.out_channels
@@ -116,7 +121,7 @@ class Detector(nn.Module):
     def loss(self, output: DetectorOutput, batch: Batch) -> DetectionLoss:
         """What the output costs against the batch's annotations."""
         targets = center_targets(batch.boxes, batch.is_box, self.spec.head, self.spec.grid)
-        return detection_loss(output.head, targets)
+        return detection_loss(output.head, targets, self.spec.head, self.spec.grid, self.head.loss_weights)
 
     def decode(self, output: DetectorOutput) -> list[Boxes]:
         """The boxes found in each sample, best first."""

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from detectors.conv_block import SECOND_NORM, NormSpec, conv_norm_relu
+from detectors.encoders.second_fpn import resampled
 from detectors.spec import Spec
 
 
@@ -76,7 +77,7 @@ class SecondNeck(nn.Module):
             for i in range(convs):
                 layers += conv_norm_relu(width if i else in_channels, width, 3, 1 if i else stride, spec.norm)
             self.blocks.append(nn.Sequential(*layers))
-            self.deblocks.append(_resampled(width, up_width, factor, spec.norm))
+            self.deblocks.append(resampled(width, up_width, factor, spec.norm))
             in_channels = width
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -91,14 +92,3 @@ class SecondNeck(nn.Module):
             level = block(level)
             maps.append(deblock(level)[..., : int(rows), : int(columns)])
         return torch.cat(maps, dim=1)
-
-
-def _resampled(inputs: int, outputs: int, factor: float, norm: NormSpec) -> nn.Sequential:
-    """A stage at another resolution: windows that do not overlap, so the kernel is as large as the stride."""
-    resize: nn.Module
-    if factor > 1:
-        resize = nn.ConvTranspose2d(inputs, outputs, int(factor), int(factor), bias=False)
-    else:
-        size = round(1 / factor)
-        resize = nn.Conv2d(inputs, outputs, size, size, bias=False)
-    return nn.Sequential(resize, norm.build(outputs), nn.ReLU(inplace=True))

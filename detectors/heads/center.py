@@ -44,6 +44,9 @@ BOX_CODE = (
 """Channels of a box map: where in its cell the centre lies (in cells, from the lower corner), the centre's z (m),
 logarithms of the size (m), heading, velocity (m/s)."""
 
+CODE_WEIGHTS = tuple(0.2 if name.startswith("velocity") else 1.0 for name in BOX_CODE)
+"""Of the box loss, as in CenterPoint: velocities are metres a second and noisy; at full weight they would rule it."""
+
 # A box of 55 m; an untrained size map would overflow.
 _MAX_LOG_SIZE = 4.0
 
@@ -67,7 +70,7 @@ class TaskDecodingSpec(Spec):
     """Candidates of a task, the best ones."""
     after: int = Field(default=83, ge=1)
     """Boxes of a task after non-maximum suppression, the best ones."""
-    nms: tuple[Suppression, ...] = ("rotated",) * len(TASK_GROUPS)
+    nms: tuple[Suppression, ...] = ("rotated", "rotated", "rotated", "rotated", "rotated", "rotated")
     """Boxes of all classes of a task suppress one another."""
     radius: tuple[NonNegativeFloat, ...] = (2.0, 12**0.5, 10**0.5, 1.0, 0.85**0.5, 0.175**0.5)
     """Radii of "circle", metres. The published ones are 4, 12, 10, 1, 0.85 and 0.175, which the published code
@@ -130,8 +133,8 @@ class CenterHeadSpec(Spec):
     """CenterPoint's Gaussians around centres, or UniDistill's: the nine nearest cells of each box are positive."""
     average: Literal["batch", "task"] = "batch"
     """Losses are averaged over all objects of a batch, or over those of each task and then added up (CenterPoint)."""
-    code_weights: tuple[NonNegativeFloat, ...] = (1.0,) * 8 + (0.2, 0.2)
-    """Weights of the box loss in the order of BOX_CODE; velocities are noisy, and at full weight would rule the sum."""
+    code_weights: tuple[NonNegativeFloat, ...] = CODE_WEIGHTS
+    """Weights of the box loss in the order of BOX_CODE."""
     learned_weights: bool = False
     """Whether the losses of heatmaps, boxes and IoU are weighed by parameters, L / (2 s^2) + log(1 + s^2) (UniDistill);
     the other weights are then best left at 1."""
@@ -139,6 +142,16 @@ class CenterHeadSpec(Spec):
     """Of 1 - IoU3D, which counts for a task once its box loss is below 1 (UniDistill)."""
     decoding: TaskDecodingSpec | None = None
     """How boxes are read off the maps task by task; without it, by the fields above, class by class."""
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each term of `DetectionLoss`."""
+        boxes = {"heatmap": self.heatmap_weight, "boxes": self.box_weight}
+        return (
+            boxes
+            | ({"iou": 1.0} if self.iou else {})
+            | ({"overlap": self.overlap_weight} if self.overlap_weight else {})
+        )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -148,6 +161,10 @@ class CenterHeadSpec(Spec):
             raise ValueError(f"code_weights has {len(self.code_weights)} entries for the {len(BOX_CODE)} of {BOX_CODE}")
         if self.iou and self.branches != "separate":
             raise ValueError('iou needs branches: "separate"')
+        if self.average == "batch" and (self.iou or self.overlap_weight or self.learned_weights):
+            raise ValueError('iou, overlap_weight and learned_weights need average: "task"')
+        if self.learned_weights and self.branches != "separate":
+            raise ValueError('learned_weights needs branches: "separate"')
         if self.decoding is not None and self.decoding.iou_power and not self.iou:
             raise ValueError(f"decoding.iou_power is {self.decoding.iou_power}, but the head has no iou")
         return self
@@ -163,6 +180,7 @@ class CenterHead(nn.Module):
     def __init__(self, spec: CenterHeadSpec, in_channels: int) -> None:
         super().__init__()
         self.shared = conv_norm_relu(in_channels, spec.width)
+        self.loss_weights: nn.Parameter | None = None
         self.heatmap = nn.Conv2d(spec.width, len(CLASSES), 1)
         self.boxes = nn.Conv2d(spec.width, len(TASK_GROUPS) * len(BOX_CODE), 1)
         # Without it the first steps only unlearn millions of false positives.
@@ -201,7 +219,6 @@ class TaskHeads(nn.Module):
         # Of each class, where its channel is among those of all tasks.
         listed = [name for group in TASK_GROUPS for name in group]
         self.order = [listed.index(name) for name in CLASSES]
-        self.has_iou = spec.iou
 
     def forward(self, bev_high: Float[Tensor, "b c_high y x"]) -> HeadOutput:
         """Raw maps: logits, codes and, where the head has them, overlaps."""
@@ -209,7 +226,7 @@ class TaskHeads(nn.Module):
         maps = [{name: branch(features) for name, branch in task.items()} for task in self.tasks]  # type: ignore[operator]
         heatmap = torch.cat([task["heatmap"] for task in maps], dim=1)[:, self.order]
         boxes = torch.stack([torch.cat([task[name] for name in BRANCHES], dim=1) for task in maps], dim=1)
-        iou = torch.cat([task["iou"] for task in maps], dim=1) if self.has_iou else None
+        iou = torch.cat([task["iou"] for task in maps], dim=1) if "iou" in maps[0] else None
         return HeadOutput(heatmap, boxes, iou)
 
 
