@@ -26,6 +26,8 @@ class Inputs:
     """Of the cameras: the newest, and the ones before it."""
     lidar_sweeps: int = 0
     """The keyframe's, and the ones before it."""
+    lidar_for_loss: bool = False
+    """Whether a loss wants the returns of the LiDAR's keyframe, which the detector itself may not read."""
     radar_sweeps: int = 0
     """Of each RADAR."""
 
@@ -35,9 +37,17 @@ class Inputs:
         asked = {"camera": self.image_size is not None, "lidar": self.lidar_sweeps > 0, "radar": self.radar_sweeps > 0}
         return frozenset(sensor for sensor, wanted in asked.items() if wanted)
 
+    @property
+    def lidar_read(self) -> int:
+        """Sweeps of the LiDAR that come with a sample."""
+        return max(self.lidar_sweeps, int(self.lidar_for_loss))
+
     def joined(self, other: Self) -> Self:
         """What two detectors need of shared batches; raises ValueError where they want one sensor in two ways."""
-        values: dict[str, Any] = {"lifts": self.lifts | other.lifts}  # a batch may carry several plans
+        values: dict[str, Any] = {
+            "lifts": self.lifts | other.lifts,  # a batch may carry several plans
+            "lidar_for_loss": self.lidar_for_loss or other.lidar_for_loss,
+        }
         for name in ("image_size", "keyframes", "lidar_sweeps", "radar_sweeps"):
             reads = "image_size" if name == "keyframes" else name  # which says nothing without cameras
             wanted = [getattr(each, name) for each in (self, other) if getattr(each, reads)]

@@ -52,7 +52,7 @@ def read(
         token=token,
         views=_views(root, token, inputs, uncropped_zoom),
         instances=None if labels is None else _instances(root, token, inputs, uncropped_zoom, labels),
-        lidar=_lidar(root, token, inputs.lidar_sweeps) if inputs.lidar_sweeps else None,
+        lidar=_lidar(root, token, inputs.lidar_read) if inputs.lidar_read else None,
         radar=_radar(root, token, inputs.radar_sweeps) if inputs.radar_sweeps else None,
         boxes=boxes[seen],
         facts=facts[seen],

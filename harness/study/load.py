@@ -50,7 +50,7 @@ def _require_possible(study: StudySpec, path: str, where: str) -> None:
             f"{where}: path {path}: teacher and student have different grids: {teacher.grid!r}, {student.grid!r}"
         )
     try:
-        student.inputs.joined(teacher.inputs if teacher else student.inputs)
+        student.training_inputs.joined(teacher.inputs if teacher else student.inputs)
     except ValueError as error:
         raise InputError(f"{where}: path {path}: teacher and student cannot share a batch: {error}") from error
     try:
