@@ -29,7 +29,6 @@ RESNET_50 = ResNetSpec(stem_width=64, widths=(256, 512, 1024, 2048), depths=(3, 
 RESNET_101 = RESNET_50.model_copy(update={"depths": (3, 4, 23, 3)})
 _FROZEN_STEM = {"frozen_stem": True}
 
-_SIX_CIRCLES = ("circle",) * 6
 _GRID = BevGrid(x_range=(-51.2, 51.2), y_range=(-51.2, 51.2), z_range=(-5.0, 3.0), cell=0.8)
 
 
@@ -92,6 +91,7 @@ def _bevdepth(
     image_size: tuple[int, int] = (256, 704),
     keyframes: int = 1,
     depth_weight: float = 3.0,
+    aggregation: bool = False,
 ) -> DetectorSpec:
     return DetectorSpec(
         grid=_GRID,
@@ -108,6 +108,7 @@ def _bevdepth(
             history_gradient=False,
             depth_net=CameraAwareDepthSpec(width=512),
             depth_weight=depth_weight,
+            aggregation=aggregation,
             frustum="lift_splat",
         ),
         neck=ResNetFpnTrunkSpec(
@@ -115,7 +116,12 @@ def _bevdepth(
         ),
         head=_head(
             velocity_weight=0.5 if keyframes == 1 else 1.0,
-            decoding=TaskDecodingSpec(score_threshold=0.1, before=1000, after=83, nms=_SIX_CIRCLES),
+            decoding=TaskDecodingSpec(
+                score_threshold=0.1,
+                before=1000,
+                after=83,
+                nms=("circle", "circle", "circle", "circle", "circle", "circle"),
+            ),
         ),
     )
 
@@ -143,6 +149,7 @@ CAMERA_PRESETS = {
     "bevdet_r50": _BEVDET_R50,
     "bevdepth_r50": _bevdepth(),
     "bevdepth_r50_2key": _bevdepth(keyframes=2),
+    "bevdepth_r50_2key_da": _bevdepth(keyframes=2, aggregation=True),
     "bevdepth_r50_4key": _bevdepth(keyframes=4),
     "bevdepth_r50_512x1408": _bevdepth(image_size=(512, 1408), keyframes=2),
     "x3kd_r50": _X3KD_R50,
@@ -170,7 +177,7 @@ _BEVDET_SOURCES = {
     "head.nms_overlap": OURS,
 }
 _BEVDEPTH_SOURCES = {
-    **{field: BDP for field in ("grid", "camera", "neck", "head")},
+    **dict.fromkeys(("grid", "camera", "neck", "head"), BDP),
     "camera.image.backbone": TORCHVISION,
     "camera.image.backbone.frozen_stem": BDP,
     **{field: OURS for field, source in _BEVDET_SOURCES.items() if source == OURS},

@@ -139,7 +139,9 @@ class Detector(nn.Module):
         if self.camera is None or not self.spec.training_inputs.lidar_for_loss:
             return loss
         batch.require(frozenset({"camera", "lidar"}))
-        assert output.depth is not None and batch.views is not None and batch.lidar is not None
+        assert output.depth is not None
+        assert batch.views is not None
+        assert batch.lidar is not None
         return replace(loss, lidar_depth=depth_loss(output.depth, batch.views, batch.lidar, self.camera.geometry))
 
     def decode(self, output: DetectorOutput) -> list[Boxes]:
