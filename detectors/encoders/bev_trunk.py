@@ -54,7 +54,7 @@ class ResNetFpnTrunk(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, spec.stem_width, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(spec.stem_width)
         self.layers = nn.ModuleList()
-        levels, width, shrunk = [resampled(in_channels, spec.up_width, 1, spec.norm)], spec.stem_width, 2
+        levels, width, shrunk = [resampled(in_channels, spec.up_width, 1.0, spec.norm)], spec.stem_width, 2.0
         for outputs, depth, stride in zip(spec.widths, spec.depths, spec.strides, strict=True):
             self.layers.append(_stage(width, outputs, depth, stride))
             width, shrunk = outputs, shrunk * stride
