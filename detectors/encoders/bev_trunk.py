@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from detectors.conv_block import SECOND_NORM, NormSpec, conv_norm_relu
+from detectors.encoders.pointwise import replace_unsafe
 from detectors.encoders.resnet import BasicBlock
 from detectors.encoders.second_fpn import resampled
 from detectors.spec import Spec
@@ -61,6 +62,7 @@ class ResNetFpnTrunk(nn.Module):
             levels.append(resampled(width, spec.up_width, shrunk, spec.norm))
         self.deblocks = nn.ModuleList(levels)
         _draw(self)
+        replace_unsafe(self)
 
     def forward(self, bev_low: Float[Tensor, "b c_low y x"]) -> Float[Tensor, "b c_high y x"]:
         """The refined map."""
