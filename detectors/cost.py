@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from detectors.batch import Batch, CameraViews, Instances, Sample, collate
+from detectors.batch import RADAR_STATES, Batch, CameraViews, Instances, Sample, collate
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.segmenter import SegmenterSpec
@@ -106,6 +106,7 @@ def example_batch(spec: DetectorSpec, batch_size: int) -> Batch:
         xyz = low + (high - low) * torch.rand(count, 3, generator=rng)
         return torch.cat([xyz, torch.rand(count, columns - 3, generator=rng)], dim=1)
 
+    returns = 7 + (len(RADAR_STATES) if inputs.radar_states else 0)
     samples = []
     for i in range(batch_size):
         center = points(30, 3)
@@ -114,7 +115,7 @@ def example_batch(spec: DetectorSpec, batch_size: int) -> Batch:
                 token=str(i),
                 views=None if inputs.image_size is None else _views(inputs.image_size, rng),
                 lidar=points(LIDAR_POINTS * inputs.lidar_sweeps, 5) if inputs.lidar_sweeps else None,
-                radar=points(RADAR_POINTS * 5 * inputs.radar_sweeps, 7) if inputs.radar_sweeps else None,
+                radar=points(RADAR_POINTS * 5 * inputs.radar_sweeps, returns) if inputs.radar_sweeps else None,
                 boxes=Boxes(
                     center=center,
                     size=0.5 + 4 * torch.rand(30, 3, generator=rng),
