@@ -29,6 +29,8 @@ class Inputs:
     """Of the cameras: the newest, and the ones before it."""
     lidar_sweeps: int = 0
     """The keyframe's, and the ones before it."""
+    lidar_for_loss: bool = False
+    """Whether a loss wants the returns of the LiDAR's keyframe, which the detector itself may not read."""
     radar_sweeps: int = 0
     """Of each RADAR."""
     radar_states: bool = False
@@ -40,9 +42,17 @@ class Inputs:
         asked = {"camera": self.image_size is not None, "lidar": self.lidar_sweeps > 0, "radar": self.radar_sweeps > 0}
         return frozenset(sensor for sensor, wanted in asked.items() if wanted)
 
+    @property
+    def lidar_read(self) -> int:
+        """Sweeps of the LiDAR that come with a sample."""
+        return max(self.lidar_sweeps, int(self.lidar_for_loss))
+
     def joined(self, other: Self) -> Self:
         """What two detectors need of shared batches; raises ValueError where they want one sensor in two ways."""
-        values: dict[str, Any] = {"lifts": self.lifts | other.lifts}  # a batch may carry several plans
+        values: dict[str, Any] = {
+            "lifts": self.lifts | other.lifts,  # a batch may carry several plans
+            "lidar_for_loss": self.lidar_for_loss or other.lidar_for_loss,
+        }
         # Some say nothing of a sensor that is not read.
         of = {"keyframes": "image_size", "radar_states": "radar_sweeps"}
         for name in ("image_size", "keyframes", "lidar_sweeps", "radar_sweeps", "radar_states"):
@@ -70,6 +80,21 @@ class CameraViews:
     """
     age: Float[Tensor, "*b n"]
     """Seconds from the image to the sample's time; views of earlier keyframes follow those of the newest."""
+    from_file: Float[Tensor, "*b n 3 3"] = None  # type: ignore[assignment]
+    """Pixels of the input from pixels of the file: how it was resized, cropped and turned. Not given: it was not."""
+    moved: Float[Tensor, "*b n 4 4"] = None  # type: ignore[assignment]
+    """What augmentation did to the BEV frame: what was at a place p is at ``moved @ p``. Not given: nothing."""
+
+    def __post_init__(self) -> None:
+        """Fill in what was not given."""
+        for name, like in (("from_file", self.intrinsics), ("moved", self.ego_from_camera)):
+            if getattr(self, name) is None:
+                same = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like)
+                object.__setattr__(self, name, same)
+
+    def __getitem__(self, index: Any) -> Self:
+        """Index every field."""
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> Self:
         """The same views on another device."""

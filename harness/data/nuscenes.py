@@ -52,7 +52,7 @@ def read(
         token=token,
         views=_views(root, token, inputs, uncropped_zoom),
         instances=None if labels is None else _instances(root, token, inputs, uncropped_zoom, labels),
-        lidar=_lidar(root, token, inputs.lidar_sweeps) if inputs.lidar_sweeps else None,
+        lidar=_lidar(root, token, inputs.lidar_read) if inputs.lidar_read else None,
         radar=_radar(root, token, inputs.radar_sweeps, inputs.radar_states) if inputs.radar_sweeps else None,
         boxes=boxes[seen],
         facts=facts[seen],
@@ -103,13 +103,14 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
     if inputs.image_size is None:
         return None
     now = root.sweeps(token, LIDAR, 1)[0]
-    images, intrinsics, extrinsics, ages = [], [], [], []
+    images, fits, intrinsics, extrinsics, ages = [], [], [], [], []
     for record in root.images(token, inputs.keyframes):
         file = open_image(root.path / record["filename"])
         file.check_size(record)
         fit = _Fit.of(file.size, inputs.image_size, uncropped_zoom)
         sensor = root.index.get("calibrated_sensor", record["calibrated_sensor_token"])
         images.append(fit.cut(file.resized(*fit.full)))
+        fits.append(fit.matrix)
         intrinsics.append(fit.matrix @ np.array(sensor["camera_intrinsic"]))
         extrinsics.append(_bev_from_sensor(root, now, record))
         ages.append((now["timestamp"] - record["timestamp"]) * _MICROSECONDS)
@@ -119,6 +120,7 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
         intrinsics=torch.tensor(np.stack(intrinsics), dtype=torch.float32),
         ego_from_camera=torch.tensor(np.stack(extrinsics), dtype=torch.float32),
         age=torch.tensor(ages, dtype=torch.float32),
+        from_file=torch.tensor(np.stack(fits), dtype=torch.float32),
     )
 
 

@@ -61,7 +61,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         trained_on = {spec.data.train_split for spec in specs if spec.schedule is not None}
         for split in sorted(scored | trained_on):
             tokens = root.tokens(split)
-            for inputs in {spec.detector.inputs for spec in specs}:
+            for inputs in {spec.detector.training_inputs if spec.schedule else spec.detector.inputs for spec in specs}:
                 root.check_files(tokens, inputs)
             root.check_annotations(split, tokens)
 
@@ -190,7 +190,7 @@ def _begin(
     student = _initial(spec)
     weights = fingerprint(student)
     losses = _losses(spec)
-    inputs = spec.detector.inputs
+    inputs = spec.detector.training_inputs
     asked: FrozenTeacher | None = None
     if isinstance(order.teacher_spec, DetectorJobSpec) and order.teacher_weights is not None:
         detector = teacher.detector if teacher else load_model(order.teacher_weights, order.teacher_spec.detector)
