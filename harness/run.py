@@ -144,6 +144,7 @@ def _run(
         mirror.open()
     # Before `execute` looks which results are there: from here on harness.runs leaves them alone.
     Claims(asked.runs_dir).replace(Claim.now(asked.call, asked.path, opened.plan.jobs))
+
     def watch(states: "dict[str, JobState]") -> None:
         display(states)
         if todo:

@@ -45,7 +45,9 @@ class Records:
 
     def only(self, name: str, value: str) -> "Records":
         """The rows with this value in a column."""
-        return Records(self.columns, [row for row, here in zip(self.rows, self.column(name), strict=True) if here == value])
+        return Records(
+            self.columns, [row for row, here in zip(self.rows, self.column(name), strict=True) if here == value]
+        )
 
     @property
     def frame(self) -> "pd.DataFrame":

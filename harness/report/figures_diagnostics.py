@@ -160,7 +160,13 @@ def _panels(
 
 
 def _line(
-    axes: "Axes", at: np.ndarray, mean: "pd.Series", spread: "pd.Series", color: str, dashes: Dashes = "-", label: str = ""
+    axes: "Axes",
+    at: np.ndarray,
+    mean: "pd.Series",
+    spread: "pd.Series",
+    color: str,
+    dashes: Dashes = "-",
+    label: str = "",
 ) -> None:
     """A mean over steps, with a band of one standard deviation where there is one."""
     axes.plot(at, mean, linestyle=dashes, color=color, linewidth=1.6, label=label)

@@ -10,7 +10,8 @@ from harness.tracking.database import sqlite_file
 PARENT = "mlflow.parentRunId"
 _RUN = """
     SELECT run_uuid, artifact_uri, state.value
-    FROM experiments JOIN runs USING (experiment_id) JOIN tags AS named USING (run_uuid) JOIN tags AS state USING (run_uuid)
+    FROM experiments JOIN runs USING (experiment_id)
+    JOIN tags AS named USING (run_uuid) JOIN tags AS state USING (run_uuid)
     WHERE experiments.name = ? AND experiments.lifecycle_stage = 'active'
     AND runs.lifecycle_stage = 'active' AND runs.status IN ('FINISHED', 'FAILED')
     AND named.key = ? AND named.value = ? AND state.key = ?

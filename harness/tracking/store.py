@@ -17,7 +17,6 @@ from rich.console import Console
 
 from harness.errors import InputError, without_password
 from harness.tracking.database import make_database, sqlite_file
-from harness.tracking.glance import PARENT
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
