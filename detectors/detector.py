@@ -1,6 +1,6 @@
 """DetectorSpec and Detector: sensors to BEV map to boxes, on one screen."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import model_validator
 from torch import nn
@@ -12,7 +12,7 @@ from detectors.encoders.fusion import FusionSpec
 from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.radar import RadarSpec
 from detectors.geometry.boxes import Boxes
-from detectors.geometry.grid import BevGrid
+from detectors.geometry.grid import BevFrame, BevGrid
 from detectors.heads.center import CenterHeadSpec, decode
 from detectors.heads.center_loss import DetectionLoss, center_targets, detection_loss
 from detectors.outputs import DetectorOutput, SensorMaps
@@ -22,7 +22,11 @@ from detectors.spec import Spec
 class DetectorSpec(Spec):
     """One detector: its sensors' encoders, and the neck and the head that all modalities have in common."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"bev_frame"})
+
     grid: BevGrid
+    bev_frame: BevFrame = "ego"
+    """The frame of the grid, of the points and camera poses that come in, and of the boxes that come out."""
     camera: CameraSpec | None = None
     lidar: LidarSpec | None = None
     radar: RadarSpec | None = None
@@ -44,6 +48,7 @@ class DetectorSpec(Spec):
     def inputs(self) -> Inputs:
         """What a batch must carry."""
         return Inputs(
+            bev_frame=self.bev_frame,
             image_size=None if self.camera is None else self.camera.image_size,
             keyframes=1 if self.camera is None else self.camera.keyframes,
             lifts=frozenset() if self.camera is None else frozenset({self.camera.lift(self.grid)}),

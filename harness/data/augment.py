@@ -27,12 +27,13 @@ def augment(
     """
     chance = torch.rand(7, generator=generator).tolist()
     mirrored = chance[0] < spec.mirror_probability
+    sideways_is_x = sample.frames is not None and sample.frames.bev_frame == "lidar"
     matrix = bev_matrix(
         angle=math.radians(spec.rotation_degrees) * (2 * chance[1] - 1),
         scale=_between(spec.scale, chance[2]),
         # A mirrored world is one that is flipped sideways together with its images.
-        flip_x=chance[3] < spec.flip_probability,
-        flip_y=(chance[4] < spec.flip_probability) != mirrored,
+        flip_x=(chance[3] < spec.flip_probability) != (mirrored and sideways_is_x),
+        flip_y=(chance[4] < spec.flip_probability) != (mirrored and not sideways_is_x),
         shift=(spec.shift * (2 * chance[5] - 1), spec.shift * (2 * chance[6] - 1)),
     )
     if sample.views is not None and image_size is not None:
@@ -116,6 +117,7 @@ def move_bev(sample: Sample, matrix: Float[Tensor, "4 4"]) -> Sample:
             yaw=torch.atan2(heading[:, 1], heading[:, 0]),
             velocity=boxes.velocity @ plane.T,
         ),
+        frames=sample.frames and replace(sample.frames, moved=matrix @ sample.frames.moved),
     )
 
 

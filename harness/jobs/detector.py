@@ -97,7 +97,8 @@ class DetectorKind(Kind[DetectorJobSpec]):
         scored = Timer()
         samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
         predictions = _predict(student, samples, machine, order.loader_workers)
-        content = write_submission(folder.predictions, root, predictions, spec.detector.inputs.sensors)
+        inputs = spec.detector.inputs
+        content = write_submission(folder.predictions, root, predictions, inputs.sensors, inputs.bev_frame)
         metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder)
         diagnose = partial(examine, folder, spec, root, student, machine)
         return Outcome(metrics, count_parameters(student), scored, warnings, began, diagnose)
