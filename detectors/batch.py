@@ -38,6 +38,10 @@ class Inputs:
         asked = {"camera": self.image_size is not None, "lidar": self.lidar_sweeps > 0, "radar": self.radar_sweeps > 0}
         return frozenset(sensor for sensor, wanted in asked.items() if wanted)
 
+    def carried_by(self, other: Self) -> Self:
+        """The same sensors in the frame of another detector's batches; plans of lifts hold in one frame alone."""
+        return replace(self, bev_frame=other.bev_frame, lifts=frozenset())
+
     def joined(self, other: Self) -> Self:
         """What two detectors need of shared batches; raises ValueError where they want one sensor in two ways."""
         if self.bev_frame != other.bev_frame:

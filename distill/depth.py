@@ -11,6 +11,7 @@ from detectors.detector import DetectorSpec
 from detectors.geometry.lift import LiftGeometry
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
+from distill.maps import TeacherMaps
 
 NOW = 0.01
 """Seconds: returns that are not older are of the keyframe's own sweep; what moved since has not moved yet."""
@@ -23,7 +24,7 @@ class DepthSpec(DetectorLossSpec):
     into; of several returns the nearest counts. BEVDepth has a binary cross entropy of each bin.
     """
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DepthTerm":
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> "DepthTerm":
         """The term between one student and one teacher, of which it takes no more than that its LiDAR is there."""
         if student.camera is None:
             raise ValueError("depth supervision needs a student with a camera; this one has none")

@@ -9,8 +9,8 @@ from torch import Tensor
 from detectors.spec import Spec
 
 BevFrame = Literal["ego", "lidar"]
-"""The BEV frame of a detector, at the time of the LiDAR keyframe: the ego car's (x forward, y left, origin on the ground
-below the rear axle) or LIDAR_TOP's (x right, y forward, origin in the sensor, about 1.8 m above the ground)."""
+"""The BEV frame of a detector, at the time of the LiDAR keyframe: the ego car's (x forward, y left, origin on the
+ground below the rear axle) or LIDAR_TOP's (x right, y forward, origin in the sensor, about 1.8 m above the ground)."""
 
 
 class BevGrid(Spec):

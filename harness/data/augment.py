@@ -96,9 +96,7 @@ def move_bev(sample: Sample, matrix: Float[Tensor, "4 4"]) -> Sample:
         matrix: A turn or flip within the ground plane, times a scale, and a shift.
     """
     linear, plane, shift = matrix[:3, :3], matrix[:2, :2], matrix[:3, 3]
-    scale = torch.linalg.det(linear).abs() ** (1 / 3)
-    views, boxes = sample.views, sample.boxes
-    heading = torch.stack([boxes.yaw.cos(), boxes.yaw.sin()], dim=-1) @ plane.T
+    views = sample.views
     lidar, radar = (None if p is None else p.clone() for p in (sample.lidar, sample.radar))
     if lidar is not None:
         lidar[:, :3] = lidar[:, :3] @ linear.T + shift
@@ -110,13 +108,7 @@ def move_bev(sample: Sample, matrix: Float[Tensor, "4 4"]) -> Sample:
         views=views and replace(views, ego_from_camera=matrix @ views.ego_from_camera),
         lidar=lidar,
         radar=radar,
-        boxes=replace(
-            boxes,
-            center=boxes.center @ linear.T + shift,
-            size=boxes.size * scale,
-            yaw=torch.atan2(heading[:, 1], heading[:, 0]),
-            velocity=boxes.velocity @ plane.T,
-        ),
+        boxes=sample.boxes.moved(matrix),
         frames=sample.frames and replace(sample.frames, moved=matrix @ sample.frames.moved),
     )
 

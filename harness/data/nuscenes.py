@@ -1,7 +1,7 @@
 """Reads samples of a nuScenes root, synthetic or real, through its index.
 
-The BEV frame of a sample is the ego frame at the time of its LIDAR_TOP keyframe, or that sensor's frame where a detector
-asks for it (`BevFrame`). Sensors and boxes are moved into it here and nowhere else, and `global_from_bev` leads back.
+The BEV frame of a sample is the ego frame at the time of its LIDAR_TOP keyframe, or that sensor's if a detector asks
+for it (`BevFrame`). Sensors and boxes are moved into it here and nowhere else, and `global_from_bev` leads back.
 """
 
 from dataclasses import dataclass, replace

@@ -49,7 +49,8 @@ def test_the_keyframes_points_stay_as_the_sensor_wrote_them(smoke_root, token):
 def test_every_sensor_lies_where_the_mount_of_the_lidar_says(ego, lidar):
     mount = lidar.frames.lidar_from_ego
     assert torch.equal(mount, ego.frames.lidar_from_ego)
-    assert lidar.frames.bev_frame == "lidar" and ego.frames.bev_frame == "ego"
+    assert lidar.frames.bev_frame == "lidar"
+    assert ego.frames.bev_frame == "ego"
     assert_close(lidar.lidar[:, :3], _moved(ego.lidar[:, :3], mount), atol=1e-4, rtol=0)
     assert torch.equal(lidar.lidar[:, 3:], ego.lidar[:, 3:])
     assert_close(lidar.radar[:, :3], _moved(ego.radar[:, :3], mount), atol=1e-4, rtol=0)
@@ -60,8 +61,10 @@ def test_every_sensor_lies_where_the_mount_of_the_lidar_says(ego, lidar):
 def test_right_is_x_and_ahead_is_y_in_the_lidars_frame(ego, lidar):
     ahead = ego.boxes.center[:, 0] > 5
     left = ego.boxes.center[:, 1] > 5
-    assert ahead.any() and left.any()
-    assert (lidar.boxes.center[ahead, 1] > 3).all() and (lidar.boxes.center[left, 0] < -3).all()
+    assert ahead.any()
+    assert left.any()
+    assert (lidar.boxes.center[ahead, 1] > 3).all()
+    assert (lidar.boxes.center[left, 0] < -3).all()
 
 
 def test_a_box_keeps_its_points(ego, lidar):
@@ -79,7 +82,8 @@ def test_a_box_keeps_its_points(ego, lidar):
 
     (sure, possible), (sure_too, possible_too) = inside(ego), inside(lidar)
     assert possible.any(dim=1).sum() > 3
-    assert not (sure & ~possible_too).any() and not (sure_too & ~possible).any()
+    assert not (sure & ~possible_too).any()
+    assert not (sure_too & ~possible).any()
 
 
 def test_predictions_are_the_same_in_global_coordinates(smoke_root, tmp_path):
@@ -99,7 +103,8 @@ def test_predictions_are_the_same_in_global_coordinates(smoke_root, tmp_path):
         for ours, theirs in zip(*(result[token] for result in results), strict=True):
             np.testing.assert_allclose(ours["translation"], theirs["translation"], atol=2e-4)
             np.testing.assert_allclose(ours["velocity"], theirs["velocity"], atol=2e-2)
-            assert ours["size"] == theirs["size"] and ours["detection_name"] == theirs["detection_name"]
+            assert ours["size"] == theirs["size"]
+            assert ours["detection_name"] == theirs["detection_name"]
             # The heading is what the frames' tilts leave of it, to the second order.
             between = abs(np.dot(ours["rotation"], theirs["rotation"]))
             assert 2 * math.acos(min(1.0, between)) < 0.1
@@ -116,9 +121,7 @@ def test_the_pose_of_the_frame_is_that_of_the_sensor(smoke_root, token, lidar):
 def test_a_mirrored_world_is_mirrored_sideways_in_either_frame(ego, lidar, rng):
     spec = AugmentSpec(mirror_probability=1.0)
     seed = rng.initial_seed()
-    mirrored = [
-        augment(sample, spec, (32, 48), torch.Generator().manual_seed(seed)) for sample in (ego, lidar)
-    ]
+    mirrored = [augment(sample, spec, (32, 48), torch.Generator().manual_seed(seed)) for sample in (ego, lidar)]
     assert torch.equal(mirrored[0].views.images, mirrored[1].views.images)
     assert_close(mirrored[0].lidar[:, :3], ego.lidar[:, :3] * torch.tensor([1.0, -1, 1]))
     assert_close(mirrored[1].lidar[:, :3], lidar.lidar[:, :3] * torch.tensor([-1.0, 1, 1]))
@@ -133,8 +136,6 @@ def test_a_sample_remembers_how_it_was_moved(ego):
     twice = move_bev(once, turn)
     assert_close(twice.frames.moved, turn @ turn)
     assert_close(_moved(ego.lidar[:, :3], twice.frames.moved), twice.lidar[:, :3], atol=1e-4, rtol=1e-4)
-
-
 
 
 def test_two_detectors_of_different_frames_share_no_batch():
