@@ -73,6 +73,22 @@ class CameraViews:
     """
     age: Float[Tensor, "*b n"]
     """Seconds from the image to the sample's time; views of earlier keyframes follow those of the newest."""
+    from_file: Float[Tensor, "*b n 3 3"] = None  # type: ignore[assignment]
+    """Pixels of the input from pixels of the image's file: how it was resized, cropped and turned. Not given: it was not,
+    and this is the identity."""
+    moved: Float[Tensor, "*b n 4 4"] = None  # type: ignore[assignment]
+    """What augmentation did to the BEV frame: what was at a place p is at ``moved @ p``. Not given: nothing."""
+
+    def __post_init__(self) -> None:
+        """Fill in what was not given."""
+        for name, like in (("from_file", self.intrinsics), ("moved", self.ego_from_camera)):
+            if getattr(self, name) is None:
+                same = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like)
+                object.__setattr__(self, name, same)
+
+    def __getitem__(self, index: Any) -> Self:
+        """Index every field."""
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> Self:
         """The same views on another device."""

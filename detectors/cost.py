@@ -44,8 +44,7 @@ def measure(spec: DetectorSpec, batch_size: int, device: str, steps: int = STEPS
         output = detector.eval()(single)
 
     def loss() -> torch.Tensor:
-        parts = detector.loss(detector(batch), batch)
-        return parts.heatmap + parts.boxes
+        return torch.stack(list(detector.loss(detector(batch), batch).terms.values())).sum()
 
     step_seconds = _time_steps(detector, loss, device, steps)
     _, channels, rows, columns = output.bev_low.shape

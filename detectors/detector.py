@@ -1,8 +1,8 @@
 """DetectorSpec and Detector: sensors to BEV map to boxes, on one screen."""
 
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import model_validator
+from pydantic import Tag, model_validator
 from torch import nn
 
 from detectors.batch import Batch, Inputs
@@ -11,12 +11,19 @@ from detectors.encoders.camera import CameraSpec
 from detectors.encoders.fusion import FusionSpec
 from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.radar import RadarSpec
+from detectors.encoders.second_neck import SecondNeckSpec
 from detectors.geometry.boxes import Boxes
 from detectors.geometry.grid import BevFrame, BevGrid
-from detectors.heads.center import CenterHeadSpec, decode
+from detectors.heads.center import CenterHeadSpec
 from detectors.heads.center_loss import DetectionLoss, center_targets, detection_loss
+from detectors.heads.decoding import decode
 from detectors.outputs import DetectorOutput, SensorMaps
-from detectors.spec import Spec
+from detectors.spec import Spec, by_kind
+
+Neck = Annotated[
+    Annotated[BevNeckSpec, Tag("two_scale")] | Annotated[SecondNeckSpec, Tag("second")], by_kind("two_scale")
+]
+"""Any neck; the first of them where none is named."""
 
 
 class DetectorSpec(Spec):
@@ -32,7 +39,7 @@ class DetectorSpec(Spec):
     radar: RadarSpec | None = None
     fusion: FusionSpec | None = None
     """Of two or more sensors; one alone needs none."""
-    neck: BevNeckSpec
+    neck: Neck
     head: CenterHeadSpec
 
     @model_validator(mode="after")
@@ -65,6 +72,11 @@ class DetectorSpec(Spec):
     def low_channels(self) -> int:
         """Channels of `DetectorOutput.bev_low`."""
         return self.sensor_channels[0] if self.fusion is None else self.fusion.channels
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each term of `DetectionLoss`."""
+        return self.head.loss_weights
 
     @property
     def high_channels(self) -> int:
@@ -114,7 +126,7 @@ class Detector(nn.Module):
     def loss(self, output: DetectorOutput, batch: Batch) -> DetectionLoss:
         """What the output costs against the batch's annotations."""
         targets = center_targets(batch.boxes, batch.is_box, self.spec.head, self.spec.grid)
-        return detection_loss(output.head, targets)
+        return detection_loss(output.head, targets, self.spec.head, self.spec.grid, self.head.loss_weights)
 
     def decode(self, output: DetectorOutput) -> list[Boxes]:
         """The boxes found in each sample, best first."""

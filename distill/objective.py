@@ -70,13 +70,13 @@ def loss_spec(name: str, fields: Mapping[str, Any]) -> LossSpec:
     return loss_class(given.pop("loss", name)).model_validate(given)
 
 
-DETECTION_TERMS = ("heatmap", "boxes")
-"""The terms that need no teacher."""
+DETECTION_TERMS = ("heatmap", "boxes", "iou", "overlap")
+"""The terms that need no teacher; every detector has the first two."""
 
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """One step's loss and its parts; the parts are named ``heatmap``, ``boxes`` and as the losses are."""
+    """One step's loss and its parts; the parts are named as in DETECTION_TERMS, and as the losses are."""
 
     total: Float[Tensor, ""]
     """What to call ``backward`` on: the sum of ``weighted``."""
@@ -134,9 +134,8 @@ class Objective(nn.Module):
         self.teacher: Teacher | None = FrozenTeacher(teacher) if isinstance(teacher, Detector) else teacher
         self.student = student
         self.terms = nn.ModuleDict()
-        head = student.spec.head
         annotated = all(spec.keeps_annotations for spec in losses.values())
-        self.weights = {"heatmap": head.heatmap_weight * annotated, "boxes": head.box_weight * annotated}
+        self.weights = {name: weight * annotated for name, weight in student.spec.loss_weights.items()}
         for name, spec in losses.items():
             self.terms[name] = build_term(spec, student.spec, None if self.teacher is None else self.teacher.spec)
             self.weights[name] = spec.weight
@@ -147,8 +146,7 @@ class Objective(nn.Module):
         ``seen`` is what the teacher makes of the batch, where somebody has asked it already.
         """
         student = self.student(batch)
-        detection = self.student.loss(student, batch)
-        terms = {"heatmap": detection.heatmap, "boxes": detection.boxes}
+        terms = self.student.loss(student, batch).terms
         teacher = seen if seen is not None else self.teacher and self.teacher.observe(batch)
         terms |= {name: term(student, teacher, batch) for name, term in self.terms.items()}
         weights = {name: (ramp if name in self.terms else 1.0) * self.weights[name] for name in terms}

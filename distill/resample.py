@@ -103,7 +103,8 @@ class Resampling:
         # Beyond the grid no class is there, and any box will do.
         sampled = self.maps(rearrange(absolute, "b tasks code y x -> b (tasks code) y x"), padding="border")
         boxes = self._coded(rearrange(sampled, "b (tasks code) y x -> b tasks code y x", tasks=tasks))
-        return replace(output, heatmap=heatmap, boxes=boxes.to(output.boxes.dtype))
+        iou = None if output.iou is None else self.maps(output.iou, padding="border")
+        return HeadOutput(heatmap, boxes.to(output.boxes.dtype), iou)
 
     def _absolute(self, codes: Float[Tensor, "b tasks code y_in x_in"]) -> Float[Tensor, "b tasks code y_in x_in"]:
         """BOX_CODE with metres in the place of parts of a cell."""

@@ -106,13 +106,14 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
     if inputs.image_size is None:
         return None
     now = root.sweeps(token, LIDAR, 1)[0]
-    images, intrinsics, extrinsics, ages = [], [], [], []
+    images, fits, intrinsics, extrinsics, ages = [], [], [], [], []
     for record in root.images(token, inputs.keyframes):
         file = open_image(root.path / record["filename"])
         file.check_size(record)
         fit = _Fit.of(file.size, inputs.image_size, uncropped_zoom)
         sensor = root.index.get("calibrated_sensor", record["calibrated_sensor_token"])
         images.append(fit.cut(file.resized(*fit.full)))
+        fits.append(fit.matrix)
         intrinsics.append(fit.matrix @ np.array(sensor["camera_intrinsic"]))
         extrinsics.append(_bev_from_sensor(root, now, record, inputs.bev_frame))
         ages.append((now["timestamp"] - record["timestamp"]) * _MICROSECONDS)
@@ -122,6 +123,7 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
         intrinsics=torch.tensor(np.stack(intrinsics), dtype=torch.float32),
         ego_from_camera=torch.tensor(np.stack(extrinsics), dtype=torch.float32),
         age=torch.tensor(ages, dtype=torch.float32),
+        from_file=torch.tensor(np.stack(fits), dtype=torch.float32),
     )
 
 

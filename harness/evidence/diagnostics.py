@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from distill.objective import DETECTION_TERMS
 from harness.diagnose.history import UNKNOWN, History
 from harness.evaluate.intervals import CLASSES, COSTS, Analysis, Estimate
 from harness.evidence.line import by_key
@@ -146,13 +145,12 @@ def _gain(row: Row, runs: StudyRuns) -> tuple[np.ndarray, np.ndarray] | None:
     baseline, student = (runs[str(id_)].history for id_ in (row.baseline, row.job))
     if baseline is None or student is None or not np.array_equal(baseline.ends, student.ends):
         return None
-    if any(f"raw/{name}" not in each.means for each in (baseline, student) for name in DETECTION_TERMS):
+    weights = runs.plan.detector_spec(row.job).detector.loss_weights
+    if any(f"raw/{name}" not in each.means for each in (baseline, student) for name in weights):
         return None
     named = (baseline.batches != UNKNOWN) & (student.batches != UNKNOWN)
     if (baseline.batches != student.batches)[named].any():
         return None
-    head = runs.plan.detector_spec(row.job).detector.head
-    weights = dict(zip(DETECTION_TERMS, (head.heatmap_weight, head.box_weight), strict=True))
     # Not the weighted terms: a student that learns from its teacher's boxes instead has its own at weight 0.
     losses = [
         np.sum([weight * each.means[f"raw/{name}"] for name, weight in weights.items()], axis=0)

@@ -12,7 +12,7 @@ import torch
 from detectors.batch import Inputs
 from detectors.detector import Detector
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
-from distill.objective import DETECTION_TERMS, FrozenTeacher, Objective, Teacher, fingerprint, loss_spec
+from distill.objective import FrozenTeacher, Objective, Teacher, fingerprint, loss_spec
 from distill.reading import readings_of
 from distill.warm_start import inherit
 from harness.data.loader import SampleSet, evaluation_batches
@@ -267,7 +267,7 @@ def _train(
         _fill(begun, [begun.objective.teacher], stop)
     fit(machine, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
     losses = _losses(spec)
-    _require_logged(folder, losses)
+    _require_logged(folder, [*spec.detector.loss_weights, *losses])
     tokens = begun.samples.tokens
     batches = _batches(folder, tokens, begun.schedule.batch_size)
     began = {"weights": begun.weights, "batches": batches}
@@ -296,9 +296,8 @@ def _batches(folder: RunFolder, tokens: list[str], batch_size: int) -> str:
     return " ".join(f"{name:08x}" for name in seen)
 
 
-def _require_logged(folder: RunFolder, losses: Mapping[str, object]) -> None:
+def _require_logged(folder: RunFolder, names: Sequence[str]) -> None:
     """Raise where the log lacks a term of the objective: a loss that nobody can look at is a loss gone wrong unseen."""
-    names = (*DETECTION_TERMS, *losses)
     wanted = {f"{kind}/{name}" for kind in ("raw", "weighted", "share") for name in names}
     if missing := wanted - (folder.last_step() or {}).keys():
         raise RuntimeError(f"the log of the training lacks {', '.join(sorted(missing))}")
