@@ -124,9 +124,7 @@ def _metadata(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise InputError(f"maps {file}: the metadata need {wanted}, not {written!r}")
     classes = written.pop("classes", list(CLASSES))
     if classes != list(CLASSES):
-        raise InputError(
-            f"maps {file}: classes {classes} of the metadata; allowed: {', '.join(CLASSES)}, in this order"
-        )
+        raise InputError(f"maps {file}: its classes are {classes}; allowed: {', '.join(CLASSES)}, in this order")
     if unasked := written.keys() - {"grid", "bev_frame", "sensors"}:
         text = unknown("key", min(unasked), ("grid", "bev_frame", "sensors", "classes"))
         raise InputError(f"maps {file}, metadata {METADATA}: {text}")
