@@ -29,6 +29,8 @@ class Inputs:
     """Of the cameras: the newest, and the ones before it."""
     lidar_sweeps: int = 0
     """The keyframe's, and the ones before it."""
+    lidar_for_loss: bool = False
+    """Whether a loss wants the returns of the LiDAR's keyframe, which the detector itself may not read."""
     radar_sweeps: int = 0
     """Of each RADAR."""
 
@@ -38,6 +40,11 @@ class Inputs:
         asked = {"camera": self.image_size is not None, "lidar": self.lidar_sweeps > 0, "radar": self.radar_sweeps > 0}
         return frozenset(sensor for sensor, wanted in asked.items() if wanted)
 
+    @property
+    def lidar_read(self) -> int:
+        """Sweeps of the LiDAR that come with a sample."""
+        return max(self.lidar_sweeps, int(self.lidar_for_loss))
+
     def carried_by(self, other: Self) -> Self:
         """The same sensors in the frame of another detector's batches; plans of lifts hold in one frame alone."""
         return replace(self, bev_frame=other.bev_frame, lifts=frozenset())
@@ -46,8 +53,11 @@ class Inputs:
         """What two detectors need of shared batches; raises ValueError where they want one sensor in two ways."""
         if self.bev_frame != other.bev_frame:
             raise ValueError(f"one detector needs bev_frame {self.bev_frame}, the other {other.bev_frame}")
-        # A batch may carry several plans.
-        values: dict[str, Any] = {"bev_frame": self.bev_frame, "lifts": self.lifts | other.lifts}
+        values: dict[str, Any] = {
+            "bev_frame": self.bev_frame,
+            "lifts": self.lifts | other.lifts,  # a batch may carry several plans
+            "lidar_for_loss": self.lidar_for_loss or other.lidar_for_loss,
+        }
         for name in ("image_size", "keyframes", "lidar_sweeps", "radar_sweeps"):
             reads = "image_size" if name == "keyframes" else name  # which says nothing without cameras
             wanted = [getattr(each, name) for each in (self, other) if getattr(each, reads)]
@@ -74,8 +84,7 @@ class CameraViews:
     age: Float[Tensor, "*b n"]
     """Seconds from the image to the sample's time; views of earlier keyframes follow those of the newest."""
     from_file: Float[Tensor, "*b n 3 3"] = None  # type: ignore[assignment]
-    """Pixels of the input from pixels of the image's file: how it was resized, cropped and turned. Not given: it was not,
-    and this is the identity."""
+    """Pixels of the input from pixels of the file: how the image was resized, cropped, turned. Not given: it was not."""
     moved: Float[Tensor, "*b n 4 4"] = None  # type: ignore[assignment]
     """What augmentation did to the BEV frame: what was at a place p is at ``moved @ p``. Not given: nothing."""
 

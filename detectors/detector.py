@@ -1,5 +1,6 @@
 """DetectorSpec and Detector: sensors to BEV map to boxes, on one screen."""
 
+from dataclasses import replace
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Tag, model_validator
@@ -7,7 +8,9 @@ from torch import nn
 
 from detectors.batch import Batch, Inputs
 from detectors.encoders.bev_neck import BevNeckSpec
+from detectors.encoders.bev_trunk import ResNetFpnTrunkSpec, ResNetUpTrunkSpec
 from detectors.encoders.camera import CameraSpec
+from detectors.encoders.depth_supervision import depth_loss
 from detectors.encoders.fusion import FusionSpec
 from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.radar import RadarSpec
@@ -21,7 +24,11 @@ from detectors.outputs import DetectorOutput, SensorMaps
 from detectors.spec import Spec, by_kind
 
 Neck = Annotated[
-    Annotated[BevNeckSpec, Tag("two_scale")] | Annotated[SecondNeckSpec, Tag("second")], by_kind("two_scale")
+    Annotated[BevNeckSpec, Tag("two_scale")]
+    | Annotated[SecondNeckSpec, Tag("second")]
+    | Annotated[ResNetFpnTrunkSpec, Tag("resnet_fpn")]
+    | Annotated[ResNetUpTrunkSpec, Tag("resnet_up")],
+    by_kind("two_scale"),
 ]
 """Any neck; the first of them where none is named."""
 
@@ -64,9 +71,15 @@ class DetectorSpec(Spec):
         )
 
     @property
+    def training_inputs(self) -> Inputs:
+        """What a batch must carry for `Detector.loss`."""
+        return replace(self.inputs, lidar_for_loss=self.camera is not None and self.camera.depth_weight > 0)
+
+    @property
     def sensor_channels(self) -> tuple[int, ...]:
         """Channels of each sensor's BEV map: camera, LiDAR, RADAR, those there are."""
-        return tuple(encoder.channels for encoder in (self.camera, self.lidar, self.radar) if encoder is not None)
+        camera = () if self.camera is None else (self.camera.out_channels,)
+        return camera + tuple(encoder.channels for encoder in (self.lidar, self.radar) if encoder is not None)
 
     @property
     def low_channels(self) -> int:
@@ -76,7 +89,8 @@ class DetectorSpec(Spec):
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weight of each term of `DetectionLoss`."""
-        return self.head.loss_weights
+        depth_weight = 0.0 if self.camera is None else self.camera.depth_weight
+        return self.head.loss_weights | ({"lidar_depth": depth_weight} if depth_weight else {})
 
     @property
     def high_channels(self) -> int:
@@ -124,9 +138,16 @@ class Detector(nn.Module):
         )
 
     def loss(self, output: DetectorOutput, batch: Batch) -> DetectionLoss:
-        """What the output costs against the batch's annotations."""
+        """What the output costs against the batch's annotations, and the camera's depths against its LiDAR returns."""
         targets = center_targets(batch.boxes, batch.is_box, self.spec.head, self.spec.grid)
-        return detection_loss(output.head, targets, self.spec.head, self.spec.grid, self.head.loss_weights)
+        loss = detection_loss(output.head, targets, self.spec.head, self.spec.grid, self.head.loss_weights)
+        if self.camera is None or not self.spec.training_inputs.lidar_for_loss:
+            return loss
+        batch.require(frozenset({"camera", "lidar"}))
+        assert output.depth is not None
+        assert batch.views is not None
+        assert batch.lidar is not None
+        return replace(loss, lidar_depth=depth_loss(output.depth, batch.views, batch.lidar, self.camera.geometry))
 
     def decode(self, output: DetectorOutput) -> list[Boxes]:
         """The boxes found in each sample, best first."""

@@ -70,7 +70,7 @@ def loss_spec(name: str, fields: Mapping[str, Any]) -> LossSpec:
     return loss_class(given.pop("loss", name)).model_validate(given)
 
 
-DETECTION_TERMS = ("heatmap", "boxes", "iou", "overlap")
+DETECTION_TERMS = ("heatmap", "boxes", "iou", "overlap", "lidar_depth")
 """The terms that need no teacher; every detector has the first two."""
 
 
@@ -135,7 +135,10 @@ class Objective(nn.Module):
         self.student = student
         self.terms = nn.ModuleDict()
         annotated = all(spec.keeps_annotations for spec in losses.values())
-        self.weights = {name: weight * annotated for name, weight in student.spec.loss_weights.items()}
+        # Depths are not annotated; their loss stays where a teacher's boxes stand in for annotations.
+        self.weights = {
+            name: weight * (annotated or name == "lidar_depth") for name, weight in student.spec.loss_weights.items()
+        }
         for name, spec in losses.items():
             self.terms[name] = build_term(spec, student.spec, None if self.teacher is None else self.teacher.spec)
             self.weights[name] = spec.weight

@@ -112,33 +112,37 @@ class CameraEncoder(nn.Module):
         """All maps of a batch of views; without its plan, which the loader makes ahead, it is made here."""
         plan = plan or self._plan(views)
         keyframes, grid = self.geometry.keyframes, self.geometry.grid
-        features, depth, context = self._all_views(views) if self.history_gradient else self._views_in_turn(views)
-        if self.aggregation is None:
-            maps = splat(context, depth, plan, grid)
-        else:
-            maps = splat_frustum(self.aggregation(context, depth), plan, grid)
+        aware = isinstance(self.lift, CameraAwareDepthNet)
+        numbers = calibration_numbers(views, keyframes) if aware else None
+        lift = self._lifted if self.history_gradient else self._lifted_in_turn
+        features, depth, lifted = lift(views.images, numbers)
+        maps = splat(lifted, depth, plan, grid) if self.aggregation is None else splat_frustum(lifted, plan, grid)
         bev = rearrange(maps, "(b keyframes) c y x -> b (keyframes c) y x", keyframes=keyframes)
         return CameraMaps(features, depth, bev if self.join is None else self.join(bev))
 
-    def _views_in_turn(self, views: CameraViews) -> tuple[Tensor, Tensor, Tensor]:
-        """`_all_views`, the newest keyframe first and by itself, then each earlier one without gradient."""
-        count = views.images.shape[1] // self.geometry.keyframes
-        parts = [views[:, first : first + count] for first in range(0, views.images.shape[1], count)]
-        maps = [self._all_views(parts[0])]
+    def _lifted_in_turn(self, images: Tensor, calibration: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """`_lifted`, the newest keyframe first and by itself, then each earlier one without gradient."""
+        count = self.geometry.keyframes
+        numbers = [None] * count if calibration is None else calibration.chunk(count, dim=1)
+        newest, *earlier = zip(images.chunk(count, dim=1), numbers, strict=True)
+        maps = [self._lifted(*newest)]
         with torch.no_grad():
-            maps += [self._all_views(part) for part in parts[1:]]
-        features, depth, context = (torch.cat(each, dim=1) for each in zip(*maps, strict=True))
-        return features, depth, context
+            maps += [self._lifted(*each) for each in earlier]
+        features, depth, lifted = (torch.cat(each, dim=1) for each in zip(*maps, strict=True))
+        return features, depth, lifted
 
-    def _all_views(self, views: CameraViews) -> tuple[Tensor, Tensor, Tensor]:
-        """Image features, probabilities of depth bins, and what is lifted: ``[b, n, ..., h, w]`` each."""
-        images, packed = pack([views.images], "* c h w")
-        features = self.image(images)
-        calibration = calibration_numbers(views) if isinstance(self.lift, CameraAwareDepthNet) else None
-        depth_logits, context = self.lift(features, calibration).split(self.split, dim=1)
+    def _lifted(self, images: Tensor, calibration: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Image features, probabilities of depth bins, and what is lifted: ``[b, n, ..., h, w]`` each.
+
+        What is lifted are features of the images or, where they are refined along depth, of the frustum.
+        """
+        views, packed = pack([images], "* c h w")
+        features = self.image(views)
+        numbers = None if calibration is None else rearrange(calibration, "b n numbers -> (b n) numbers")
+        depth_logits, context = self.lift(features, numbers).split(self.split, dim=1)
         depth = torch.softmax(depth_logits, dim=1)
         features, depth, context = (unpack(maps, packed, "* c h w")[0] for maps in (features, depth, context))
-        return features, depth, context
+        return features, depth, context if self.aggregation is None else self.aggregation(context, depth)
 
     def _plan(self, views: CameraViews) -> LiftPlan:
         plans = [self.geometry.plan(*sample) for sample in zip(views.intrinsics, views.ego_from_camera, strict=True)]

@@ -7,6 +7,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+SIDE = 3
+"""Of the kernel."""
+
 
 class DeformableConv(nn.Module):
     """A 3x3 convolution whose nine taps are moved by offsets that another one reads from the same map.
@@ -22,8 +25,8 @@ class DeformableConv(nn.Module):
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
         # Down and right of each tap, in cells, tap after tap: at first a plain convolution.
         self.conv_offset = nn.Conv2d(inputs, 2 * SIDE * SIDE, SIDE, padding=SIDE // 2)
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        for parameter in self.conv_offset.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "views c_in h w"]) -> Float[Tensor, "views c h w"]:
         """The map; beyond its edges the input is zero, and between its cells it is interpolated."""

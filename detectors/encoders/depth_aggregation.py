@@ -1,4 +1,4 @@
-"""Depth aggregation: lifted features are refined along the width of the image and along depth before they are summed."""
+"""Depth aggregation: lifted features are refined along an image's width and along depth before they are summed."""
 
 import torch
 from einops import einsum, rearrange

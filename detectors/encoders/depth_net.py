@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn as nn
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -139,24 +139,27 @@ class AtrousPyramid(nn.Module):
         return result
 
 
-def calibration_numbers(views: CameraViews) -> Float[Tensor, "views numbers"]:
+def calibration_numbers(views: CameraViews, keyframes: int = 1) -> Float[Tensor, "b n numbers"]:
     """The 27 numbers that BEVDepth's depth net knows of each view.
 
     They are the focal lengths and the principal point of the camera's own images (4), how the input was made of them
-    (6), how the BEV frame was augmented (5), and where the camera hangs in the BEV frame before that (12).
+    (6), how the BEV frame was augmented (5), and where the camera hangs in the BEV frame before that (12). Cameras of
+    earlier keyframes count as hanging where they hang now: how the car moved says nothing of depths in an image.
 
     Args:
         views: Of a batch.
+        keyframes: The views of each follow those of the newest.
     """
     changed, moved = views.from_file, views.moved
     with torch.autocast(changed.device.type, enabled=False):
         camera = torch.linalg.inv(changed) @ views.intrinsics
-        mount = torch.linalg.inv(moved) @ views.ego_from_camera
+        newest = views.ego_from_camera.chunk(keyframes, dim=1)[0]
+        mount = torch.linalg.inv(moved) @ repeat(newest, "b n i j -> b (keyframes n) i j", keyframes=keyframes)
     lens = [camera[..., row, column] for row, column in ((0, 0), (1, 1), (0, 2), (1, 2))]
     image = [changed[..., row, column] for row in (0, 1) for column in (0, 1, 2)]
     world = [moved[..., row, column] for row, column in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 2))]
     hung = [mount[..., row, column] for row in (0, 1, 2) for column in (0, 1, 2, 3)]
-    return torch.stack([*lens, *image, *world, *hung], dim=-1).flatten(end_dim=-2)
+    return torch.stack([*lens, *image, *world, *hung], dim=-1)
 
 
 def _mlp(width: int) -> nn.Sequential:

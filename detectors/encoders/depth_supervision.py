@@ -43,7 +43,7 @@ def depth_loss(
 
 
 def depth_targets(points: Float[Tensor, "p 3"], views: CameraViews, geometry: LiftGeometry) -> Int[Tensor, "n h w"]:
-    """The bin of the nearest point that falls into each feature; -1 without one, or if it is nearer or farther than all.
+    """The bin of the nearest point that falls into each feature; -1 without one, or if it is in no bin.
 
     Args:
         points: In the BEV frame, metres.

@@ -88,8 +88,8 @@ class LiftPlan:
 
 
 Frustum = Literal["middles", "lift_splat"]
-"""Where features and bins stand: each feature in the middle of its pixels and each bin in the middle of its depths; or as
-in Lift-Splat and all that follows it (BEVDet, BEVDepth, UniDistill), features spread evenly from the first pixel to the
+"""Where features and bins stand: each feature in the middle of its pixels and each bin in the middle of its depths; or,
+as in Lift-Splat and what follows it (BEVDet, BEVDepth, UniDistill), features spread evenly from the first pixel to the
 last, and bins at their near ends."""
 
 

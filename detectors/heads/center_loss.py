@@ -55,6 +55,8 @@ class DetectionLoss:
     """Of the predicted overlaps; None of a head that predicts none."""
     overlap: Float[Tensor, ""] | None = None
     """1 - IoU3D; None of a head that does not weigh it."""
+    lidar_depth: Float[Tensor, ""] | None = None
+    """Of the camera's depths; None of a detector whose camera does not weigh it."""
 
     @property
     def terms(self) -> dict[str, Float[Tensor, ""]]:

@@ -53,7 +53,7 @@ def read(
         token=token,
         views=_views(root, token, inputs, uncropped_zoom),
         instances=None if labels is None else _instances(root, token, inputs, uncropped_zoom, labels),
-        lidar=_lidar(root, token, inputs) if inputs.lidar_sweeps else None,
+        lidar=_lidar(root, token, inputs) if inputs.lidar_read else None,
         radar=_radar(root, token, inputs) if inputs.radar_sweeps else None,
         boxes=boxes[seen],
         facts=facts[seen],
@@ -150,7 +150,7 @@ def _frames(root: NuScenesRoot, token: str, frame: BevFrame) -> Frames:
 
 
 def _lidar(root: NuScenesRoot, token: str, inputs: Inputs) -> Tensor:
-    rows = root.sweeps(token, LIDAR, inputs.lidar_sweeps)
+    rows = root.sweeps(token, LIDAR, inputs.lidar_read)
     clouds = [read_lidar(root.path / record["filename"]) for record in rows]
     for i, cloud in enumerate(clouds[1:], start=1):
         is_far = (np.abs(cloud[:, 0]) >= _CLOSE) | (np.abs(cloud[:, 1]) >= _CLOSE)

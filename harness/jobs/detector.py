@@ -63,7 +63,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         trained_on = {spec.data.train_split for spec in specs if spec.schedule is not None}
         for split in sorted(scored | trained_on):
             tokens = root.tokens(split)
-            for inputs in {spec.detector.inputs for spec in specs}:
+            for inputs in {spec.detector.training_inputs if spec.schedule else spec.detector.inputs for spec in specs}:
                 root.check_files(tokens, inputs)
             root.check_annotations(split, tokens)
         taught_by_maps = {(source, spec.maps, spec.data.train_split) for spec, source in jobs if spec.maps}
@@ -200,7 +200,7 @@ def _begin(
     student = _initial(spec)
     weights = fingerprint(student)
     losses = _losses(spec)
-    inputs = spec.detector.inputs
+    inputs = spec.detector.training_inputs
     asked: Teacher | None = None
     if spec.maps is not None and losses:
         assert order.source is not None, "a folder of maps comes with its place"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TERMS = PALETTE[:-1]
-_DETECTION = dict(zip(DETECTION_TERMS, (GREY, "#CCCCCC", "#AAAAAA", "#DDDDDD"), strict=True))
+_DETECTION = dict(zip(DETECTION_TERMS, (GREY, "#CCCCCC", "#AAAAAA", "#DDDDDD", "#BBBBBB"), strict=True))
 _BASELINE, _STUDENT = GREY, BLUE
 _COLUMNS = 3
 

@@ -60,7 +60,7 @@ def _require_possible(study: StudySpec, path: str, where: str) -> None:
     if isinstance(teacher, DetectorSpec):
         seen = teacher.inputs
         try:
-            student.inputs.joined(seen.carried_by(student.inputs) if differing else seen)
+            student.training_inputs.joined(seen.carried_by(student.inputs) if differing else seen)
         except ValueError as error:
             raise InputError(f"{where}: path {path}: teacher and student cannot share a batch: {error}") from error
     try:
