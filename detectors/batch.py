@@ -14,6 +14,9 @@ from detectors.geometry.boxes import Boxes, pad_boxes
 from detectors.geometry.grid import BevFrame
 from detectors.geometry.lift import LiftGeometry, LiftPlan, join_plans
 
+RADAR_STATES = {"dyn_prop": 8, "ambig_state": 5, "invalid_state": 18, "pdh0": 8}
+"""Names in nuScenes' files of the states of a RADAR return, in their order, and how many values each has, from 0 on."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -33,6 +36,8 @@ class Inputs:
     """Whether a loss wants the returns of the LiDAR's keyframe, which the detector itself may not read."""
     radar_sweeps: int = 0
     """Of each RADAR."""
+    radar_states: bool = False
+    """Whether RADAR returns come with their states (RADAR_STATES), the doubtful ones among them, too."""
 
     @property
     def sensors(self) -> frozenset[str]:
@@ -58,8 +63,10 @@ class Inputs:
             "lifts": self.lifts | other.lifts,  # a batch may carry several plans
             "lidar_for_loss": self.lidar_for_loss or other.lidar_for_loss,
         }
-        for name in ("image_size", "keyframes", "lidar_sweeps", "radar_sweeps"):
-            reads = "image_size" if name == "keyframes" else name  # which says nothing without cameras
+        # Some say nothing of a sensor that is not read.
+        of = {"keyframes": "image_size", "radar_states": "radar_sweeps"}
+        for name in ("image_size", "keyframes", "lidar_sweeps", "radar_sweeps", "radar_states"):
+            reads = of.get(name, name)
             wanted = [getattr(each, name) for each in (self, other) if getattr(each, reads)]
             if len(set(wanted)) > 1:
                 raise ValueError(f"one detector needs {name} {wanted[0]}, the other {wanted[1]}")
@@ -166,8 +173,9 @@ class Sample:
     views: CameraViews | None
     lidar: Float[Tensor, "p 5"] | None
     """LiDAR returns in the BEV frame: x, y, z (m), intensity in [0, 1], age (s)."""
-    radar: Float[Tensor, "r 7"] | None
-    """RADAR returns in the BEV frame: x, y, z (m), RCS (dBsm), velocity along x and y (m/s), age (s).
+    radar: Float[Tensor, "r _"] | None
+    """RADAR returns in the BEV frame: x, y, z (m), RCS (dBsm), velocity along x and y (m/s), age (s); and RADAR_STATES
+    if they were asked for.
 
     The velocity is the measured radial one, with the ego motion taken out.
     """

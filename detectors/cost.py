@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from detectors.batch import Batch, CameraViews, Instances, Sample, collate
+from detectors.batch import RADAR_STATES, Batch, CameraViews, Instances, Sample, collate
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.segmenter import SegmenterSpec
@@ -112,6 +112,7 @@ def example_batch(spec: DetectorSpec, batch_size: int) -> Batch:
             cloud[:, 4] = 0
         return cloud
 
+    radar_columns = 7 + (len(RADAR_STATES) if inputs.radar_states else 0)
     samples = []
     for i in range(batch_size):
         center = points(30, 3)
@@ -120,7 +121,7 @@ def example_batch(spec: DetectorSpec, batch_size: int) -> Batch:
                 token=str(i),
                 views=None if inputs.image_size is None else _views(inputs.image_size, inputs.keyframes, rng),
                 lidar=returns() if inputs.lidar_read else None,
-                radar=points(RADAR_POINTS * 5 * inputs.radar_sweeps, 7) if inputs.radar_sweeps else None,
+                radar=points(RADAR_POINTS * 5 * inputs.radar_sweeps, radar_columns) if inputs.radar_sweeps else None,
                 boxes=Boxes(
                     center=center,
                     size=0.5 + 4 * torch.rand(30, 3, generator=rng),

@@ -13,8 +13,11 @@ from detectors.encoders.camera import CameraSpec
 from detectors.encoders.depth_supervision import depth_loss
 from detectors.encoders.fusion import FusionSpec
 from detectors.encoders.lidar import LidarSpec
+from detectors.encoders.pillars import PillarSpec
 from detectors.encoders.radar import RadarSpec
+from detectors.encoders.radar_pillars import RadarPillarSpec
 from detectors.encoders.second_neck import SecondNeckSpec
+from detectors.encoders.voxel_net import VoxelNetSpec
 from detectors.geometry.boxes import Boxes
 from detectors.geometry.grid import BevFrame, BevGrid
 from detectors.heads.center import CenterHeadSpec
@@ -23,6 +26,13 @@ from detectors.heads.decoding import decode
 from detectors.outputs import DetectorOutput, SensorMaps
 from detectors.spec import Spec, by_kind
 
+Lidar = Annotated[
+    Annotated[LidarSpec, Tag("sparse")]
+    | Annotated[VoxelNetSpec, Tag("voxel_net")]
+    | Annotated[PillarSpec, Tag("pillars")],
+    by_kind("sparse"),
+]
+Radar = Annotated[Annotated[RadarSpec, Tag("cells")] | Annotated[RadarPillarSpec, Tag("pillars")], by_kind("cells")]
 Neck = Annotated[
     Annotated[BevNeckSpec, Tag("two_scale")]
     | Annotated[SecondNeckSpec, Tag("second")]
@@ -30,7 +40,7 @@ Neck = Annotated[
     | Annotated[ResNetUpTrunkSpec, Tag("resnet_up")],
     by_kind("two_scale"),
 ]
-"""Any neck; the first of them where none is named."""
+"""Specs of parts; where none is named, the first of them."""
 
 
 class DetectorSpec(Spec):
@@ -42,8 +52,8 @@ class DetectorSpec(Spec):
     bev_frame: BevFrame = "ego"
     """The frame of the grid, of the points and camera poses that come in, and of the boxes that come out."""
     camera: CameraSpec | None = None
-    lidar: LidarSpec | None = None
-    radar: RadarSpec | None = None
+    lidar: Lidar | None = None
+    radar: Radar | None = None
     fusion: FusionSpec | None = None
     """Of two or more sensors; one alone needs none."""
     neck: Neck
@@ -56,6 +66,13 @@ class DetectorSpec(Spec):
             raise ValueError("a detector needs a sensor: camera, lidar or radar")
         if (len(names) > 1) != (self.fusion is not None):
             raise ValueError(f"fusion is for detectors with two or more sensors; this one has {', '.join(names)}")
+        # A finer map, which the neck's strides bring to the grid.
+        finer = self.lidar.pillars_per_cell if isinstance(self.lidar, PillarSpec) else 1
+        stride = self.neck.stride if isinstance(self.neck, SecondNeckSpec) else 1
+        if finer != stride:
+            raise ValueError(f"the neck has a stride of {stride:g} for maps with {finer} cells in one of the grid")
+        if finer > 1 and len(names) > 1:
+            raise ValueError(f"pillars_per_cell is {finer}; maps to be fused need 1")
         return self
 
     @property
@@ -68,6 +85,7 @@ class DetectorSpec(Spec):
             lifts=frozenset() if self.camera is None else frozenset({self.camera.lift(self.grid)}),
             lidar_sweeps=0 if self.lidar is None else self.lidar.sweeps,
             radar_sweeps=0 if self.radar is None else self.radar.sweeps,
+            radar_states=self.radar is not None and self.radar.states,
         )
 
     @property

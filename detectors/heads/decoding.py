@@ -30,8 +30,8 @@ def decode(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) -> list[Boxe
     """The boxes of each sample, best first, duplicates removed."""
     if spec.decoding is None:
         return _decode_by_class(output, spec, grid)
-    found = [_decode_task(output, task, spec.decoding, grid) for task in range(len(TASK_GROUPS))]
-    return [_best([boxes[sample] for boxes in found], spec.max_boxes) for sample in range(len(output.heatmap))]
+    of_tasks = [_decode_task(output, task, spec.decoding, grid) for task in range(len(TASK_GROUPS))]
+    return [_best([boxes[sample] for boxes in of_tasks], spec.max_boxes) for sample in range(len(output.heatmap))]
 
 
 def _decode_by_class(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) -> list[Boxes]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from pyquaternion import Quaternion
 from torch import Tensor
 
-from detectors.batch import BoxFacts, CameraViews, Frames, Inputs, Instances, Sample, stack_instances
+from detectors.batch import RADAR_STATES, BoxFacts, CameraViews, Frames, Inputs, Instances, Sample, stack_instances
 from detectors.geometry.boxes import ATTRIBUTES, CLASSES, Boxes
 from detectors.geometry.grid import BevFrame
 from harness.data.pseudo_labels import PseudoLabels
@@ -170,14 +170,18 @@ def _radar(root: NuScenesRoot, token: str, inputs: Inputs) -> Tensor:
     for channel in RADARS:
         for record in root.sweeps(token, channel, inputs.radar_sweeps):
             raw = read_radar(root.path / record["filename"])
-            # The states that the devkit keeps by default: valid, of any dynamic property, unambiguous Doppler.
-            raw = raw[(raw["invalid_state"] == 0) & (raw["dyn_prop"] <= 6) & (raw["ambig_state"] == 3)]
+            if not inputs.radar_states:
+                # What the devkit keeps by default: valid, of any dynamic property, unambiguous Doppler.
+                raw = raw[(raw["invalid_state"] == 0) & (raw["dyn_prop"] <= 6) & (raw["ambig_state"] == 3)]
+            states = [raw[name] for name in RADAR_STATES] if inputs.radar_states else []
             xyz = np.stack([raw[name] for name in ("x", "y", "z")], axis=1)
             velocity = np.stack([raw["vx_comp"], raw["vy_comp"], np.zeros(len(raw))], axis=1)
-            cloud = np.empty((len(raw), 7), np.float32)
+            cloud = np.empty((len(raw), 7 + len(states)), np.float32)
             cloud[:, :3], cloud[:, 6] = _into_bev(root, now, record, xyz, inputs.bev_frame)
             cloud[:, 3] = raw["rcs"]
             cloud[:, 4:6] = (velocity @ _bev_from_sensor(root, now, record, inputs.bev_frame)[:3, :3].T)[:, :2]
+            for column, state in enumerate(states, start=7):
+                cloud[:, column] = state
             clouds.append(cloud)
     return torch.from_numpy(np.concatenate(clouds))
 
