@@ -7,7 +7,6 @@ import torch
 from einops import rearrange
 from pydantic import AfterValidator, Field
 
-from detectors.encoders.lidar import LidarSpec
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.geometry.grid import BevFrame, BevGrid
 from detectors.heads.center import BOX_CODE, TASK_GROUPS, TASK_OF_CLASS, CenterHeadSpec, encode_boxes
@@ -41,7 +40,7 @@ class TeacherMaps(Protocol):
         ...
 
     @property
-    def lidar(self) -> LidarSpec | None:
+    def lidar(self) -> Spec | None:
         """The encoder of its LiDAR, whose returns are then part of the batch."""
         ...
 

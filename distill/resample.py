@@ -45,7 +45,12 @@ def batch_in(batch: Batch, frame: BevFrame) -> Batch:
     matrix = between(batch.frames, frame, undo_augmentation=False)
     views = batch.views
     if views is not None:
-        views = replace(views, ego_from_camera=einsum(matrix, views.ego_from_camera, "b i j, b n j k -> b n i k"))
+        back = torch.linalg.inv(matrix)
+        views = replace(
+            views,
+            ego_from_camera=einsum(matrix, views.ego_from_camera, "b i j, b n j k -> b n i k"),
+            moved=einsum(matrix, views.moved, back, "b i j, b n j k, b k l -> b n i l"),
+        )
     return replace(
         batch,
         views=views,
