@@ -11,6 +11,7 @@ import torch
 
 from detectors.batch import Inputs
 from detectors.detector import Detector
+from detectors.geometry.boxes import Boxes
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
 from distill.objective import FrozenTeacher, Objective, Teacher, fingerprint, loss_spec
 from distill.reading import readings_of
@@ -105,7 +106,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
 
         scored = Timer()
         samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
-        predictions = _predict(student, samples, machine, order.loader_workers)
+        predictions = predict(student, samples, machine, order.loader_workers)
         inputs = spec.detector.inputs
         content = write_submission(folder.predictions, root, predictions, inputs.sensors, inputs.bev_frame)
         metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder)
@@ -304,9 +305,10 @@ def _require_logged(folder: RunFolder, names: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def _predict(detector: Detector, samples: SampleSet, machine: Machine, loader_workers: int) -> dict:
+def predict(detector: Detector, samples: SampleSet, machine: Machine, loader_workers: int) -> dict[str, Boxes]:
+    """The boxes found in each sample, by its token; the detector is taken to the machine and into eval mode."""
     detector.to(machine.device).eval()
-    predictions = {}
+    predictions: dict[str, Boxes] = {}
     for batch in evaluation_batches(samples, batch_size=SCORED_TOGETHER, workers=loader_workers):
         with machine.autocast():
             output = detector(batch.to(machine.device))
