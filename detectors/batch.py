@@ -91,7 +91,7 @@ class CameraViews:
     age: Float[Tensor, "*b n"]
     """Seconds from the image to the sample's time; views of earlier keyframes follow those of the newest."""
     from_file: Float[Tensor, "*b n 3 3"] = None  # type: ignore[assignment]
-    """Pixels of the input from pixels of the file: how the image was resized, cropped, turned. Not given: it was not."""
+    """Pixels of the input from pixels of the file: how it was resized, cropped and turned. Not given: it was not."""
     moved: Float[Tensor, "*b n 4 4"] = None  # type: ignore[assignment]
     """What augmentation did to the BEV frame: what was at a place p is at ``moved @ p``. Not given: nothing."""
 

@@ -27,17 +27,17 @@ from detectors.outputs import DetectorOutput, SensorMaps
 from detectors.spec import Spec, by_kind
 
 Lidar = Annotated[
-    Annotated[LidarSpec, Tag("sparse")]
-    | Annotated[VoxelNetSpec, Tag("voxel_net")]
-    | Annotated[PillarSpec, Tag("pillars")],
+    Annotated[LidarSpec, Tag("(sparse)")]
+    | Annotated[VoxelNetSpec, Tag("(voxel_net)")]
+    | Annotated[PillarSpec, Tag("(pillars)")],
     by_kind("sparse"),
 ]
-Radar = Annotated[Annotated[RadarSpec, Tag("cells")] | Annotated[RadarPillarSpec, Tag("pillars")], by_kind("cells")]
+Radar = Annotated[Annotated[RadarSpec, Tag("(cells)")] | Annotated[RadarPillarSpec, Tag("(pillars)")], by_kind("cells")]
 Neck = Annotated[
-    Annotated[BevNeckSpec, Tag("two_scale")]
-    | Annotated[SecondNeckSpec, Tag("second")]
-    | Annotated[ResNetFpnTrunkSpec, Tag("resnet_fpn")]
-    | Annotated[ResNetUpTrunkSpec, Tag("resnet_up")],
+    Annotated[BevNeckSpec, Tag("(two_scale)")]
+    | Annotated[SecondNeckSpec, Tag("(second)")]
+    | Annotated[ResNetFpnTrunkSpec, Tag("(resnet_fpn)")]
+    | Annotated[ResNetUpTrunkSpec, Tag("(resnet_up)")],
     by_kind("two_scale"),
 ]
 """Specs of parts; where none is named, the first of them."""

@@ -136,4 +136,4 @@ def _itself(model: Any) -> Any:
     if get_origin(model) is Annotated:
         return _itself(get_args(model)[0])
     others = [each for each in get_args(model) if each is not NoneType]
-    return others[0] if NoneType in get_args(model) and len(others) == 1 else model
+    return _itself(others[0]) if NoneType in get_args(model) and len(others) == 1 else model
