@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from detectors.detector import DetectorSpec
+from distill.objective import GROUND
 from harness.errors import InputError, input_error_on_os_error
 from harness.study.jobs import (
     DataIdentity,
@@ -14,10 +16,12 @@ from harness.study.jobs import (
     ImageDataIdentity,
     Job,
     LabelsJobSpec,
+    MapsIdentity,
     SegmenterJobSpec,
     content_hash,
     labels_hash,
 )
+from harness.study.maps_folder import maps_hash, maps_spec
 from harness.study.roles import ImageDataSpec, ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
 from harness.study.spec import WARM_START, StudySpec, term_name
@@ -114,8 +118,12 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     untrained = data.model_copy(update={"train_split": "", "train_share": 1.0})
     teachers: dict[tuple[str, int], str] = {}
     asked = [study.teachers_asked(names, path) for path in study.paths for names in study.arms.values()]
+    maps: dict[str, MapsIdentity] = {}
     for name in dict.fromkeys(ends.teacher for ends in asked if ends.teacher):
         teacher = study.teachers[name]
+        if teacher.maps is not None:
+            maps[name] = MapsIdentity(spec=maps_spec(teacher.maps), content=maps_hash(teacher.maps))
+            continue
         for seed in dict.fromkeys(map(teacher.seed_for, study.seeds)):
             job_spec = spec(teacher, seed)
             if teacher.checkpoint is not None:
@@ -154,16 +162,23 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             ends = study.teachers_asked(names, path)
             taught_by = study.teachers[ends.teacher] if ends.teacher else None
             losses = _losses(study, names, path)
+            student = study.students[ends.student].detector_spec
+            detector = None if taught_by is None or taught_by.maps else taught_by
             for seed in study.seeds:
                 distilled = {
-                    "teacher": teachers[ends.teacher, taught_by.seed_for(seed)] if ends.teacher and taught_by else None,
+                    "teacher": teachers[ends.teacher, detector.seed_for(seed)] if ends.teacher and detector else None,
+                    "maps": maps.get(ends.teacher or ""),
+                    # A teacher on the same ground is not resampled, whatever the study allows.
+                    "resample_teacher": bool(detector and _ground(detector.detector_spec) != _ground(student)),
                     "losses": losses,
                     "warm_start": WARM_START in names,
                     "labels": labels[ends.image_teacher] if ends.image_teacher else None,
                 }
                 schedule = taught if losses else plain
                 job_spec = spec(study.students[ends.student], seed, schedule).model_copy(update=distilled)
-                id_ = plan.add(Job(job_spec, f"{path} · {arm} · seed {seed}"))
+                id_ = plan.add(
+                    Job(job_spec, f"{path} · {arm} · seed {seed}", None if taught_by is None else taught_by.maps)
+                )
                 known_as = study.sensors(ends) if taught_by is None or taught_by.trained else ""
                 untaught = baselines[ends.student, seed]
                 plan.rows.append(
@@ -176,6 +191,10 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             baseline = row.baseline and plan.add(_scored_on(plan.jobs[row.baseline], split))
             plan.rows.append(replace(row, job=scored, baseline=baseline, split=split, published_as=""))
     return plan
+
+
+def _ground(spec: DetectorSpec) -> list[Any]:
+    return [getattr(spec, name) for name in GROUND]
 
 
 def _losses(study: StudySpec, names: Sequence[str], path: str) -> dict[str, dict[str, Any]]:
