@@ -35,8 +35,13 @@ def level_map(output: DetectorOutput, level: Level) -> Float[Tensor, "b c y x"]:
 
 
 def level_channels(spec: DetectorSpec, level: Level) -> int:
-    """The width of that map."""
-    return spec.low_channels if level == "low" else spec.high_channels
+    """The width of that map; ValueError where its cells are not those of the grid."""
+    if level == "high":
+        return spec.high_channels
+    if spec.low_per_cell > 1:
+        cells = f"{spec.low_per_cell} x {spec.low_per_cell} cells"
+        raise ValueError(f"the low-level map of pillars has {cells} in one of the grid; set level: high")
+    return spec.low_channels
 
 
 def boxes_inside(boxes: Boxes, is_box: Bool[Tensor, "b k"], grid: BevGrid) -> Bool[Tensor, "b k"]:
