@@ -15,7 +15,7 @@ from detectors.geometry.boxes import Boxes
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
 from distill.objective import FrozenTeacher, Objective, Teacher, fingerprint, loss_spec
 from distill.reading import readings_of
-from distill.warm_start import inherit
+from distill.warm_start import begin_as, inherit
 from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
@@ -33,7 +33,7 @@ from harness.jobs.kind import (
     count_parameters,
 )
 from harness.runs.folder import RunFolder
-from harness.study.jobs import DetectorJobSpec, spec_hash
+from harness.study.jobs import DetectorJobSpec, SegmenterJobSpec, spec_hash
 from harness.study.maps_folder import check_maps
 from harness.study.plan import Plan
 from harness.study.schedule import ScheduleSpec
@@ -61,6 +61,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         """Every file of the splits."""
         specs = [spec for spec, _ in jobs]
         scored = {spec.data.eval_split for spec in specs}
+        # The whole split, of which some may take a share.
         trained_on = {spec.data.train_split for spec in specs if spec.schedule is not None}
         for split in sorted(scored | trained_on):
             tokens = root.tokens(split)
@@ -82,6 +83,8 @@ class DetectorKind(Kind[DetectorJobSpec]):
             "given_weights": folders(spec.model_of).model.resolve() if spec.model_of else weights,
             "source": source if spec.maps else None,
             "labels": folders(spec.labels).labels.resolve() if spec.labels else None,
+            "image_backbone_spec": plan.jobs[spec.image_backbone].spec if spec.image_backbone else None,
+            "image_backbone_weights": folders(spec.image_backbone).model.resolve() if spec.image_backbone else None,
         }
 
     def run(
@@ -99,7 +102,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         if order.given_weights is not None:
             student = load_model(order.given_weights, spec.detector)
         elif spec.schedule is None:
-            student = _initial(spec)
+            student = initial_detector(order, spec)
         else:
             student, began, warnings = _train(order, spec, root, machine, folder, stop)
         save_model(folder.model, student)
@@ -162,10 +165,15 @@ def _losses(spec: DetectorJobSpec) -> dict[str, LossSpec]:
     return {name: loss_spec(name, fields) for name, fields in spec.losses.items()}
 
 
-def _initial(spec: DetectorJobSpec) -> Detector:
-    """The detector as its seed makes it: equal for all jobs of one detector and seed."""
+def initial_detector(order: JobOrder, spec: DetectorJobSpec) -> Detector:
+    """The detector as its seed and `init` make it: equal for all jobs of one detector and seed."""
     with seeded(spec.seed, "weights"):
-        return spec.detector.build()
+        detector = spec.detector.build()
+    if order.image_backbone_weights is not None:
+        assert isinstance(order.image_backbone_spec, SegmenterJobSpec)
+        segmenter = load_model(order.image_backbone_weights, order.image_backbone_spec.segmenter)
+        begin_as(detector, segmenter)
+    return detector
 
 
 @dataclass(frozen=True)
@@ -198,10 +206,11 @@ def _begin(
         teacher: The one that the order names, where it is at hand.
     """
     assert spec.schedule is not None
-    student = _initial(spec)
+    student = initial_detector(order, spec)
     weights = fingerprint(student)
     losses = _losses(spec)
     inputs = spec.detector.training_inputs
+    tokens = root.tokens(spec.data.train_split, spec.data.train_share)
     asked: Teacher | None = None
     if spec.maps is not None and losses:
         assert order.source is not None, "a folder of maps comes with its place"
@@ -222,7 +231,7 @@ def _begin(
             if cache is not None and readings is not None:
                 # The student's batches have its own sensors alone.
                 run = order.teacher_weights.parent
-                samples = SampleSet(root, root.tokens(spec.data.train_split), seen, spec.schedule.augment)
+                samples = SampleSet(root, tokens, seen, spec.schedule.augment)
                 asked = teacher or CachedTeacher(detector, readings, run, samples, cache.variants, machine, onto)
             else:
                 inputs = joined
@@ -230,7 +239,7 @@ def _begin(
     with seeded(spec.seed, "training_only"):
         objective = Objective(student, asked, losses)
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
-    samples = SampleSet(root, root.tokens(spec.data.train_split), inputs, spec.schedule.augment, labels)
+    samples = SampleSet(root, tokens, inputs, spec.schedule.augment, labels)
     return _Begun(objective, spec.schedule, samples, weights)
 
 
@@ -273,7 +282,9 @@ def _train(
     batches = _batches(folder, tokens, begun.schedule.batch_size)
     began = {"weights": begun.weights, "batches": batches}
     warnings = _warnings(folder, losses, math.ceil(len(tokens) / begun.schedule.batch_size))
-    return begun.objective.student, began, warnings
+    scored = training.scored()
+    assert isinstance(scored, Detector)
+    return scored, began, warnings
 
 
 def _warnings(folder: RunFolder, losses: Mapping[str, LossSpec], epoch: int) -> dict[str, str]:

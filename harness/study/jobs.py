@@ -24,9 +24,13 @@ RESULTS_VERSION = 3
 class DataIdentity(Spec):
     """The identity of the dataset, without its path."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"train_share"})
+
     fingerprint: str
     """Hash of the tables (and of every file, where the root has a manifest)."""
     train_split: str
+    train_share: float = 1.0
+    """As in `DataSpec`."""
     eval_split: str
     detection_config: DetectionConfigName
 
@@ -82,7 +86,7 @@ class MapsIdentity(Spec):
 class DetectorJobSpec(JobSpec):
     """A detector, trained or given, and scored."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"labels", "resample_teacher", "maps"})
+    later: ClassVar[frozenset[str]] = frozenset({"labels", "image_backbone", "resample_teacher", "maps"})
     measures: ClassVar[tuple[str, ...]] = ("mAP", "NDS")
 
     detector: DetectorSpec
@@ -106,11 +110,13 @@ class DetectorJobSpec(JobSpec):
     """Neck and head begin as copies of the teacher's."""
     labels: str | None = None
     """Id of the job that has an image teacher's pseudo labels of the training split."""
+    image_backbone: str | None = None
+    """Id of the job of the image teacher whose backbone the detector's begins as."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Its teachers, or the job whose detector is scored."""
-        return tuple(id_ for id_ in (self.teacher, self.model_of, self.labels) if id_)
+        """Its teachers, the job whose detector is scored, and what it begins as."""
+        return tuple(id_ for id_ in (self.teacher, self.model_of, self.labels, self.image_backbone) if id_)
 
     @property
     def training(self) -> ScheduleSpec | None:

@@ -29,6 +29,14 @@ def _known_segmenter(name: str) -> str:
     return name
 
 
+class InitSpec(Spec):
+    """Weights that a detector begins with, in place of random ones; the baseline of a student begins with the same."""
+
+    image_backbone: str | None = None
+    """An image teacher of the study with a preset: the image backbone begins as its backbone, as those of the papers
+    begin with weights of ImageNet or nuImages."""
+
+
 class _Model(Spec):
     preset: Annotated[str, AfterValidator(_known_preset)] | None = None
     """A key of PRESETS, an entry point of the group crossbev.presets, or ``package.module:SPEC`` of your own."""
@@ -38,6 +46,9 @@ class _Model(Spec):
     """Changes to the preset, by dotted key: ``{lidar.widths: [16, 32, 48]}``."""
     keyframes: int = Field(default=1, ge=1, le=8)
     """Number of keyframes of the camera, the newest and earlier ones; short for ``set: {camera.keyframes: ...}``."""
+    init: InitSpec = InitSpec()
+    train_share: float | None = Field(default=None, gt=0, le=1)
+    """The share of the training scenes that this detector is trained on, if not the study's (`data.train_share`)."""
 
     @property
     def detector_spec(self) -> DetectorSpec:
@@ -112,6 +123,10 @@ class TeacherSpec(_Model):
             raise ValueError("a teacher from a checkpoint is the same for all students; its seed cannot be 'paired'")
         if self.checkpoint is not None and not self.trained:
             raise ValueError("checkpoint and trained: false exclude each other; leave one of them out")
+        if self.checkpoint is not None and (unused := self.model_fields_set & {"init", "train_share"}):
+            raise ValueError(f"{min(unused)} has no effect on a teacher from a checkpoint, which is not trained")
+        if not self.trained and self.train_share is not None:
+            raise ValueError("train_share has no effect on a teacher that is not trained; leave it out")
         return self
 
     def seed_for(self, student_seed: int) -> int:
