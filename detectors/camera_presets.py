@@ -7,7 +7,7 @@ from detectors.encoders.depth_net import CameraAwareDepthSpec, PlainDepthSpec
 from detectors.encoders.fusion import FusionSpec
 from detectors.encoders.image import ImageSpec
 from detectors.encoders.image_neck import FpnSpec, SecondFpnSpec
-from detectors.encoders.radar import RadarSpec
+from detectors.encoders.radar_pillars import RadarPillarSpec
 from detectors.encoders.resnet import ResNetSpec
 from detectors.geometry.boxes import CLASSES
 from detectors.geometry.grid import BevGrid
@@ -19,6 +19,8 @@ BDP = "BDp"
 """Megvii-BaseDetection/BEVDepth@d78c7b5, exps/nuscenes and layers/backbones/base_lss_fpn.py."""
 UD = "UD"
 """megvii-research/CVPR2023-UniDistill@32f02b4, base_nuscenes_cfg.py and the camera experiments."""
+BF = "BF"
+"""mit-han-lab/bevfusion@326653d, configs/nuscenes/det."""
 X3KD = "X3KD"
 """Klingner et al., CVPR 2023: image sizes, backbones, two keyframes; what its body says of the rest is not known."""
 TORCHVISION = "torchvision"
@@ -156,8 +158,9 @@ CAMERA_PRESETS = {
     "x3kd_r101_640x1600": _x3kd(RESNET_101, (640, 1600)),
     "x3kd_camera_radar": _X3KD_R50.model_copy(
         update={
-            "radar": RadarSpec(sweeps=6, width=64, depth=2, channels=64),
-            "fusion": FusionSpec(channels=256, kernel=3),
+            "radar": RadarPillarSpec(),
+            # As wide as the camera's map, so that the trunk is that of the camera alone.
+            "fusion": FusionSpec(channels=160, kernel=3, normed=False),
         }
     ),
 }
@@ -194,6 +197,6 @@ CAMERA_SOURCES = {
     "bevdet_r50": _BEVDET_SOURCES,
     **{name: _BEVDEPTH_SOURCES for name in CAMERA_PRESETS if name.startswith("bevdepth")},
     **{name: _X3KD_SOURCES for name in CAMERA_PRESETS if name.startswith("x3kd")},
-    "x3kd_camera_radar": {**_X3KD_SOURCES, "radar": OURS, "fusion": OURS},
+    "x3kd_camera_radar": {**_X3KD_SOURCES, "radar": BF, "fusion": OURS},
 }
 """Of each preset, the source of each field and of all below it that are not named themselves."""

@@ -1,7 +1,7 @@
 """DetectorSpec and Detector: sensors to BEV map to boxes, on one screen."""
 
 from dataclasses import replace
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Tag, model_validator
 from torch import nn
@@ -19,7 +19,7 @@ from detectors.encoders.radar_pillars import RadarPillarSpec
 from detectors.encoders.second_neck import SecondNeckSpec
 from detectors.encoders.voxel_net import VoxelNetSpec
 from detectors.geometry.boxes import Boxes
-from detectors.geometry.grid import BevGrid
+from detectors.geometry.grid import BevFrame, BevGrid
 from detectors.heads.center import CenterHeadSpec
 from detectors.heads.center_loss import DetectionLoss, center_targets, detection_loss
 from detectors.heads.decoding import decode
@@ -46,7 +46,11 @@ Neck = Annotated[
 class DetectorSpec(Spec):
     """One detector: its sensors' encoders, and the neck and the head that all modalities have in common."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"bev_frame"})
+
     grid: BevGrid
+    bev_frame: BevFrame = "ego"
+    """The frame of the grid, of the points and camera poses that come in, and of the boxes that come out."""
     camera: CameraSpec | None = None
     lidar: Lidar | None = None
     radar: Radar | None = None
@@ -79,6 +83,7 @@ class DetectorSpec(Spec):
     def inputs(self) -> Inputs:
         """What a batch must carry."""
         return Inputs(
+            bev_frame=self.bev_frame,
             image_size=None if self.camera is None else self.camera.image_size,
             keyframes=1 if self.camera is None else self.camera.keyframes,
             lifts=frozenset() if self.camera is None else frozenset({self.camera.lift(self.grid)}),

@@ -1,6 +1,6 @@
 """Detectors of the papers with a LiDAR, a RADAR or several sensors, at full size, and where their values come from."""
 
-from detectors.camera_presets import OURS, RESNET_50, TORCHVISION, UD, UNIDISTILL_CAMERA, UNIDISTILL_GRID
+from detectors.camera_presets import BF, OURS, RESNET_50, TORCHVISION, UD, UNIDISTILL_CAMERA, UNIDISTILL_GRID
 from detectors.detector import DetectorSpec
 from detectors.encoders.bev_trunk import ResNetUpTrunkSpec
 from detectors.encoders.camera import CameraSpec
@@ -19,8 +19,6 @@ MM = "MM"
 """open-mmlab/mmdetection3d@fe25f7a (v1.4), configs/centerpoint and what they inherit."""
 CP = "CP"
 """tianweiy/CenterPoint@3cf7d87, configs/nusc/voxelnet."""
-BF = "BF"
-"""mit-han-lab/bevfusion@326653d, configs/nuscenes/det."""
 
 _NEAR = BevGrid(x_range=(-51.2, 51.2), y_range=(-51.2, 51.2), z_range=(-5.0, 3.0), cell=0.8)
 _FAR = UNIDISTILL_GRID

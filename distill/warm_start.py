@@ -1,6 +1,7 @@
-"""Warm start: the student's neck and head start as copies of the teacher's."""
+"""Warm start: the student's neck and head start as copies of the teacher's; image backbones start as others'."""
 
 from detectors.detector import Detector, DetectorSpec
+from detectors.segmenter import Segmenter, SegmenterSpec
 
 SHARED = ("neck", "head")
 """What follows the low-level BEV map, of whichever sensors that is made."""
@@ -27,3 +28,25 @@ def inherit(student: Detector, teacher: Detector) -> None:
     require_same_build(student.spec, teacher.spec)
     for name in SHARED:
         getattr(student, name).load_state_dict(getattr(teacher, name).state_dict(), strict=True)
+
+
+def require_same_backbone(detector: DetectorSpec, segmenter: SegmenterSpec) -> None:
+    """Raise ValueError where the image backbones of the two differ, or the detector has no camera."""
+    if detector.camera is None:
+        raise ValueError("image_backbone is for detectors with cameras; this one has none")
+    ours, theirs = detector.camera.image.backbone, segmenter.image.backbone
+    if ours != theirs:
+        raise ValueError(f"the image backbone cannot begin as the image teacher's, which is {theirs}: it is {ours}")
+
+
+def begin_as(detector: Detector, segmenter: Segmenter) -> None:
+    """Copy the image backbone, weights and running statistics, of an image teacher into a detector.
+
+    What weights of ImageNet or nuImages are to the papers' cameras.
+
+    Raises:
+        ValueError: The two backbones are not built alike.
+    """
+    require_same_backbone(detector.spec, segmenter.spec)
+    assert detector.camera is not None
+    detector.camera.image.backbone.load_state_dict(segmenter.image.backbone.state_dict(), strict=True)

@@ -40,12 +40,13 @@ class Planner:
         self.root = root
         self.fingerprint = root.fingerprint()
         self.samples = cache(root.count)
-        """Counts the samples of a split."""
+        """Counts the samples of a split, or of a share of its scenes."""
         self._images = cache(find_images(console))
 
     def plan(self, study: StudySpec) -> Plan:
         """Plan a study on this dataset."""
-        return plan_study(study, self.fingerprint, partial(self.samples, study.data.train_split), self._images)
+        samples = partial(self.samples, study.data.train_split, study.data.train_share)
+        return plan_study(study, self.fingerprint, samples, self._images)
 
 
 def open_study(asked: Asked, console: Console) -> Opened:

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from detectors.conv_block import SECOND_NORM, NormSpec, conv_norm_relu
+from detectors.encoders.pointwise import replace_unsafe
 from detectors.encoders.resnet import BasicBlock
 from detectors.encoders.second_fpn import resampled
 from detectors.spec import Spec
@@ -54,13 +55,14 @@ class ResNetFpnTrunk(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, spec.stem_width, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(spec.stem_width)
         self.layers = nn.ModuleList()
-        levels, width, shrunk = [resampled(in_channels, spec.up_width, 1, spec.norm)], spec.stem_width, 2
+        levels, width, shrunk = [resampled(in_channels, spec.up_width, 1.0, spec.norm)], spec.stem_width, 2.0
         for outputs, depth, stride in zip(spec.widths, spec.depths, spec.strides, strict=True):
             self.layers.append(_stage(width, outputs, depth, stride))
             width, shrunk = outputs, shrunk * stride
             levels.append(resampled(width, spec.up_width, shrunk, spec.norm))
         self.deblocks = nn.ModuleList(levels)
         _draw(self)
+        replace_unsafe(self)
 
     def forward(self, bev_low: Float[Tensor, "b c_low y x"]) -> Float[Tensor, "b c_high y x"]:
         """The refined map."""

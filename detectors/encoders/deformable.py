@@ -51,7 +51,7 @@ def deformed(
     side = weight.shape[-1]
     reach = torch.arange(side, device=x.device, dtype=x.dtype) - side // 2
     tap = torch.cartesian_prod(reach, reach)
-    down, right = rearrange(offset, "v (tap axis) h w -> axis v tap h w", axis=2)
+    down, right = rearrange(offset, "v (tap yx) h w -> yx v tap h w", yx=2)
     row = down + rearrange(tap[:, 0], "tap -> tap 1 1") + torch.arange(h, device=x.device, dtype=x.dtype)[:, None]
     column = right + rearrange(tap[:, 1], "tap -> tap 1 1") + torch.arange(w, device=x.device, dtype=x.dtype)
     # The middle of the first cell is at -1 + 1 / w: sizes of 1 divide by nothing.

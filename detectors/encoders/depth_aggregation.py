@@ -1,11 +1,11 @@
 """Depth aggregation: lifted features are refined along an image's width and along depth before they are summed."""
 
-import torch
 from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from detectors.conv_block import conv_norm_relu
+from detectors.encoders.depth_net import unrounded
 
 
 class DepthAggregation(nn.Module):
@@ -27,7 +27,7 @@ class DepthAggregation(nn.Module):
         """The frustum of features, each weighed by the probability of its depth and refined."""
         b, n = features.shape[:2]
         dtype = self.out_conv.weight.dtype
-        with torch.autocast(features.device.type, enabled=False):
+        with unrounded(features):
             frustum = einsum(features.to(dtype), depth.to(dtype), "b n c h w, b n d h w -> b n h c w d")
             rows = self.reduce_conv(rearrange(frustum, "b n h c w d -> (b n h) c w d"))
             rows = self.out_conv(self.conv(rows) + rows)

@@ -1,5 +1,6 @@
 """Depth nets: features of an image to logits of its depth bins and to the context that is lifted along them."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Literal
 
 import torch
@@ -94,7 +95,7 @@ class CameraAwareDepthNet(nn.Module):
             calibration: `calibration_numbers` of their views.
         """
         dtype = self.context_conv.weight.dtype
-        with torch.autocast(input.device.type, enabled=False):
+        with unrounded(input):
             features = self.reduce_conv(input.to(dtype))
             numbers = self.bn(calibration.to(dtype))
             context = self.context_conv(self.context_se(features, self.context_mlp(numbers)))
@@ -151,7 +152,7 @@ def calibration_numbers(views: CameraViews, keyframes: int = 1) -> Float[Tensor,
         keyframes: The views of each follow those of the newest.
     """
     changed, moved = views.from_file, views.moved
-    with torch.autocast(changed.device.type, enabled=False):
+    with unrounded(changed):
         camera = torch.linalg.inv(changed) @ views.intrinsics
         newest = views.ego_from_camera.chunk(keyframes, dim=1)[0]
         mount = torch.linalg.inv(moved) @ repeat(newest, "b n i j -> b (keyframes n) i j", keyframes=keyframes)
@@ -160,6 +161,12 @@ def calibration_numbers(views: CameraViews, keyframes: int = 1) -> Float[Tensor,
     world = [moved[..., row, column] for row, column in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 2))]
     hung = [mount[..., row, column] for row in (0, 1, 2) for column in (0, 1, 2, 3)]
     return torch.stack([*lens, *image, *world, *hung], dim=-1)
+
+
+def unrounded(tensor: Tensor) -> AbstractContextManager:
+    """Inside, autocast does not round what is computed where this tensor is; the meta device has no autocast."""
+    kind = tensor.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 def _mlp(width: int) -> nn.Sequential:

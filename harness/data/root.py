@@ -1,7 +1,8 @@
 """A nuScenes root on disk: its version, tables, splits and files, with checks that name what is wrong."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +76,13 @@ def read_splits(path: Path, what: str) -> dict[str, list[str]]:
     if not isinstance(custom, dict) or not all(_are_names(names) for names in custom.values()):
         raise InputError(f'{path} must be {{"SPLIT": ["{what}", ...], ...}}')
     return custom
+
+
+def share_of(scenes: Iterable[str], share: float) -> list[str]:
+    """A share of some scenes, rounded up, drawn by their names: a smaller share is a part of a larger one."""
+    drawn = sorted(scenes, key=lambda name: hashlib.sha256(name.encode()).digest())
+    # Rounded first, for 0.07 * 100 is a little more than 7.
+    return drawn[: math.ceil(round(share * len(drawn), 6))]
 
 
 @dataclass(frozen=True)
@@ -171,28 +179,29 @@ class NuScenesRoot:
         if split not in splits:
             raise InputError(f"{self._folder}: {unknown('split', split, splits)}")
 
-    def tokens(self, split: str) -> list[str]:
-        """Sample tokens of a split, in the order of the sample table."""
+    def tokens(self, split: str, share: float = 1.0) -> list[str]:
+        """Sample tokens of a split, or of a share of its scenes, in the order of the sample table."""
         index = self.index
         names = dict(zip(index.column("scene", "token"), index.column("scene", "name"), strict=True))
         scenes = dict(zip(index.column("sample", "token"), index.column("sample", "scene_token"), strict=True))
-        return self._tokens(split, names, scenes)
+        return self._tokens(split, share, names, scenes)
 
-    def count(self, split: str) -> int:
-        """Samples of a split, told by three tables of thirteen: before a training no index need be built."""
+    def count(self, split: str, share: float = 1.0) -> int:
+        """Count the `tokens` by three tables of thirteen: before a training no index need be built."""
         tables = read_tables(self._folder, ("log", "scene", "sample"))
         names = {row["token"]: row["name"] for row in tables["scene"]}
         scenes = {row["token"]: row["scene_token"] for row in tables["sample"]}
-        return len(self._tokens(split, names, scenes))
+        return len(self._tokens(split, share, names, scenes))
 
-    def _tokens(self, split: str, names: Mapping[str, str], scenes: Mapping[str, str]) -> list[str]:
+    def _tokens(self, split: str, share: float, names: Mapping[str, str], scenes: Mapping[str, str]) -> list[str]:
         """The samples of a split, given the name of every scene and the scene of every sample."""
         self.check_split(split)
         wanted = self.splits()[split]
-        chosen = {token for token, name in names.items() if name in set(wanted)}
-        if not chosen:
+        here = {name: token for token, name in names.items() if name in set(wanted)}
+        if not here:
             named = f"its {len(wanted)} scenes ({wanted[0]}, ...)" if wanted else "any scene"
             raise InputError(f"split {split!r}: {table_path(self._folder, 'scene')} has none of {named}")
+        chosen = {here[name] for name in share_of(here, share)}
         tokens = [token for token, scene in scenes.items() if scene in chosen]
         if not tokens:
             raise InputError(f"split {split!r}: {table_path(self._folder, 'sample')} has no sample of its scenes")

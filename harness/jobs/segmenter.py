@@ -74,8 +74,10 @@ def train_segmenter(
     images = ImageSet(root.images(spec.data.train_split), spec.segmenter.image_size, spec.schedule.augment)
     training = Training(machine, SegmentationObjective(segmenter), spec.schedule, spec.seed, folder)
     fit(machine, [training], images, spec.schedule, spec.seed, stop, loader_workers)
-    save_model(folder.model, segmenter)
-    return segmenter
+    scored = training.scored()
+    assert isinstance(scored, Segmenter)
+    save_model(folder.model, scored)
+    return scored
 
 
 @torch.no_grad()

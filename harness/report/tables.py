@@ -25,6 +25,7 @@ from harness.evidence.results import Cost
 from harness.evidence.statistics import POWER
 from harness.report.render import BOLD, Cell, Sign, Table
 from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
+from harness.study.roles import StudentSpec, TeacherSpec
 from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range
 
 IMAGE_TEACHER = "image teacher"
@@ -285,12 +286,13 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
         else f"nuScenes' metrics with class ranges cut at {scored_range(data.detection_config)} m"
     )
     length = f"{schedule.steps} steps" if schedule.epochs is None else f"{schedule.epochs:g} epochs"
+    of_scenes = "" if data.train_share == 1 else f"{data.train_share:.0%} of the scenes of "
     cache = ""
     if schedule.teacher_cache:
         variants = schedule.teacher_cache.variants
         cache = f"; {variants} variants of each sample; what losses read of a teacher in float16"
     sentences = [
-        f"Scored on {data.version} {data.eval_split}, trained on {data.train_split}; {ranges}; students: "
+        f"Scored on {data.version} {data.eval_split}, trained on {of_scenes}{data.train_split}; {ranges}; students: "
         f"{length} of batch {schedule.batch_size}, learning rate {schedule.lr:g}{cache}; "
         f"seeds {', '.join(map(str, study.seeds))}.",
         " ".join(
@@ -324,6 +326,11 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
 def run_details(lines: Sequence[Line], study: StudySpec) -> list[str]:
     """Describe teachers, arms and columns of papers in sentences."""
     sentences = [_teacher(name, study) for name in study.teachers if name not in study.unused_teachers]
+    sentences += [
+        f"Student {name}{text}; also its baseline."
+        for name, model in study.students.items()
+        if (text := _beginning(model))
+    ]
     sentences += [_image_teacher(line, study) for line in lines if line.key.role == IMAGE_TEACHER]
     if used := dict.fromkeys(name for losses in study.arms.values() for name in losses):
         sentences.append(f"Losses: {'; '.join(_loss(name, study) for name in used)}.")
@@ -387,12 +394,21 @@ def _over(sampled: Sequence[tuple[int, float | int]]) -> str:
 def _teacher(name: str, study: StudySpec) -> str:
     """Describe a teacher."""
     teacher = study.teachers[name]
+    if teacher.maps is not None:
+        return f"Teacher {name}: a folder of maps, the same for every student. It is not scored here."
     if teacher.checkpoint is not None:
         return f"Teacher {name}: given weights, the same for every student."
-    state = "" if teacher.trained else ", untrained (a control)"
+    state = ("" if teacher.trained else ", untrained (a control)") + _beginning(teacher)
     if teacher.seed == "paired":
         return f"Teacher {name}: each student learns from the teacher of its own seed{state}."
     return f"Teacher {name}: seed {teacher.seed}, the same for every student{state}."
+
+
+def _beginning(model: TeacherSpec | StudentSpec) -> str:
+    """Describe a detector's own share of the training scenes and the weights that it begins with; empty without."""
+    share = "" if model.train_share is None else f", trained on {model.train_share:.0%} of the training scenes"
+    backbone = model.init.image_backbone
+    return share + (f", its image backbone begins as that of {backbone}" if backbone else "")
 
 
 def _image_teacher(line: Line, study: StudySpec) -> str:

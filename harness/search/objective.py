@@ -88,7 +88,8 @@ class Trainer:
         """Mean detection loss of each whole epoch of a row's training so far, but for the first `reported`."""
         schedule = plan.detector_spec(row.job).schedule
         assert schedule is not None
-        each = math.ceil(self.planner.samples(self.opened.search.train_split) / schedule.batch_size)
+        data = plan.detector_spec(row.job).data
+        each = math.ceil(self.planner.samples(data.train_split, data.train_share) / schedule.batch_size)
         folder = RunFolder(self.site.runs / row.job)
         newest = folder.last_step()
         if newest is None or newest["step"] + 1 < (reported + 1) * each:

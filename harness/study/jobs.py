@@ -13,6 +13,7 @@ from pydantic import Field
 from detectors.detector import DetectorSpec
 from detectors.segmenter import SegmenterSpec
 from detectors.spec import Spec
+from distill.maps import MapsSpec
 from harness.study.schedule import ScheduleSpec
 from harness.study.spec import DetectionConfigName
 
@@ -23,9 +24,13 @@ RESULTS_VERSION = 3
 class DataIdentity(Spec):
     """The identity of the dataset, without its path."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"train_share"})
+
     fingerprint: str
     """Hash of the tables (and of every file, where the root has a manifest)."""
     train_split: str
+    train_share: float = 1.0
+    """As in `DataSpec`."""
     eval_split: str
     detection_config: DetectionConfigName
 
@@ -70,10 +75,18 @@ def spec_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class MapsIdentity(Spec):
+    """A folder of a teacher's maps, without its path."""
+
+    spec: MapsSpec
+    content: str
+    """Hash of its files (`harness.study.maps_folder.maps_hash`)."""
+
+
 class DetectorJobSpec(JobSpec):
     """A detector, trained or given, and scored."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"labels"})
+    later: ClassVar[frozenset[str]] = frozenset({"labels", "image_backbone", "resample_teacher", "maps"})
     measures: ClassVar[tuple[str, ...]] = ("mAP", "NDS")
 
     detector: DetectorSpec
@@ -87,22 +100,33 @@ class DetectorJobSpec(JobSpec):
     """Id of the job whose detector is scored."""
     teacher: str | None = None
     """Id of the job whose detector teaches."""
+    resample_teacher: bool = False
+    """Whether the teacher's maps are brought from its own grid and frame to the student's."""
+    maps: MapsIdentity | None = None
+    """A folder of maps that teaches instead of a detector."""
     losses: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Distillation losses with all their fields."""
     warm_start: bool = False
     """Neck and head begin as copies of the teacher's."""
     labels: str | None = None
     """Id of the job that has an image teacher's pseudo labels of the training split."""
+    image_backbone: str | None = None
+    """Id of the job of the image teacher whose backbone the detector's begins as."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Its teachers, or the job whose detector is scored."""
-        return tuple(id_ for id_ in (self.teacher, self.model_of, self.labels) if id_)
+        """Its teachers, the job whose detector is scored, and what it begins as."""
+        return tuple(id_ for id_ in (self.teacher, self.model_of, self.labels, self.image_backbone) if id_)
 
     @property
     def training(self) -> ScheduleSpec | None:
         """Its schedule."""
         return self.schedule
+
+    @property
+    def compared_with(self) -> str | None:
+        """Id of the job whose maps its own are compared with, cell by cell: its teacher's, on the same grid."""
+        return None if self.resample_teacher else self.teacher
 
 
 class ImageDataIdentity(Spec):
@@ -183,7 +207,7 @@ class Job:
     label: str
     """The first row that wanted this job, for people."""
     source: Path | None = None
-    """Path of given input: weights, the root of an image teacher's dataset, or a folder of labels."""
+    """Path of given input: weights, the root of an image teacher's dataset, or a folder of labels or of maps."""
 
     @cached_property
     def id(self) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from detectors.detector import DetectorSpec
+from distill.objective import GROUND
 from harness.errors import InputError, input_error_on_os_error
 from harness.study.jobs import (
     DataIdentity,
@@ -14,10 +16,12 @@ from harness.study.jobs import (
     ImageDataIdentity,
     Job,
     LabelsJobSpec,
+    MapsIdentity,
     SegmenterJobSpec,
     content_hash,
     labels_hash,
 )
+from harness.study.maps_folder import maps_hash, maps_spec
 from harness.study.roles import ImageDataSpec, ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
 from harness.study.spec import WARM_START, StudySpec, term_name
@@ -94,27 +98,38 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     data = DataIdentity(
         fingerprint=fingerprint,
         train_split=study.data.train_split,
+        train_share=study.data.train_share,
         eval_split=study.data.eval_split,
         detection_config=study.data.detection_config,
     )
+    segmenters = _Segmenters(plan, study, images)
 
     taught = study.schedule if study.schedule.epochs is None else study.schedule.for_samples(samples())
     # What only distillation reads is no part of what a training without a teacher is.
     plain = taught.model_copy(update={"distillation_warmup": 0.0})
 
     def spec(model: TeacherSpec | StudentSpec, seed: int, schedule: ScheduleSpec = plain) -> DetectorJobSpec:
-        return DetectorJobSpec(detector=model.detector_spec, seed=seed, data=data, schedule=schedule)
+        trained_on = data if model.train_share is None else data.model_copy(update={"train_share": model.train_share})
+        backbone = segmenters.add(model.init.image_backbone) if model.init.image_backbone else None
+        return DetectorJobSpec(
+            detector=model.detector_spec, seed=seed, data=trained_on, schedule=schedule, image_backbone=backbone
+        )
 
-    untrained = data.model_copy(update={"train_split": ""})
+    untrained = data.model_copy(update={"train_split": "", "train_share": 1.0})
     teachers: dict[tuple[str, int], str] = {}
     asked = [study.teachers_asked(names, path) for path in study.paths for names in study.arms.values()]
+    maps: dict[str, MapsIdentity] = {}
     for name in dict.fromkeys(ends.teacher for ends in asked if ends.teacher):
         teacher = study.teachers[name]
+        if teacher.maps is not None:
+            maps[name] = MapsIdentity(spec=maps_spec(teacher.maps), content=maps_hash(teacher.maps))
+            continue
         for seed in dict.fromkeys(map(teacher.seed_for, study.seeds)):
             job_spec = spec(teacher, seed)
             if teacher.checkpoint is not None:
                 # Neither seed nor training split of the study had a part in weights that are given.
-                given = {"schedule": None, "weights": _content_hash(teacher.checkpoint), "seed": 0}
+                content = _content_hash(teacher.checkpoint)
+                given = {"schedule": None, "weights": content, "seed": 0}
                 job_spec = job_spec.model_copy(update=given | {"data": untrained})
             elif not teacher.trained:
                 job_spec = job_spec.model_copy(update={"schedule": None, "data": untrained})
@@ -123,7 +138,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             plan.rows.append(Row("teacher", name, "", "teacher", (), seed, teachers[name, seed], None))
 
     labels = {
-        name: _add_image_teacher(plan, study, name, data, images)
+        name: _add_labels(segmenters, name, data)
         for name in dict.fromkeys(ends.image_teacher for ends in asked if ends.image_teacher)
     }
 
@@ -147,16 +162,23 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             ends = study.teachers_asked(names, path)
             taught_by = study.teachers[ends.teacher] if ends.teacher else None
             losses = _losses(study, names, path)
+            student = study.students[ends.student].detector_spec
+            detector = None if taught_by is None or taught_by.maps else taught_by
             for seed in study.seeds:
                 distilled = {
-                    "teacher": teachers[ends.teacher, taught_by.seed_for(seed)] if ends.teacher and taught_by else None,
+                    "teacher": teachers[ends.teacher, detector.seed_for(seed)] if ends.teacher and detector else None,
+                    "maps": maps.get(ends.teacher or ""),
+                    # A teacher on the same ground is not resampled, whatever the study allows.
+                    "resample_teacher": bool(detector and _ground(detector.detector_spec) != _ground(student)),
                     "losses": losses,
                     "warm_start": WARM_START in names,
                     "labels": labels[ends.image_teacher] if ends.image_teacher else None,
                 }
                 schedule = taught if losses else plain
                 job_spec = spec(study.students[ends.student], seed, schedule).model_copy(update=distilled)
-                id_ = plan.add(Job(job_spec, f"{path} · {arm} · seed {seed}"))
+                id_ = plan.add(
+                    Job(job_spec, f"{path} · {arm} · seed {seed}", None if taught_by is None else taught_by.maps)
+                )
                 known_as = study.sensors(ends) if taught_by is None or taught_by.trained else ""
                 untaught = baselines[ends.student, seed]
                 plan.rows.append(
@@ -169,6 +191,10 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             baseline = row.baseline and plan.add(_scored_on(plan.jobs[row.baseline], split))
             plan.rows.append(replace(row, job=scored, baseline=baseline, split=split, published_as=""))
     return plan
+
+
+def _ground(spec: DetectorSpec) -> list[Any]:
+    return [getattr(spec, name) for name in GROUND]
 
 
 def _losses(study: StudySpec, names: Sequence[str], path: str) -> dict[str, dict[str, Any]]:
@@ -205,13 +231,22 @@ def _scored_on(job: Job, split: str) -> Job:
     return Job(spec, f"{job.label} · on {split}")
 
 
-def _add_image_teacher(plan: Plan, study: StudySpec, name: str, data: DataIdentity, images: ImageData | None) -> str:
-    """The jobs of an image teacher; the id of the one that has its labels of the training split."""
-    teacher: ImageTeacherSpec = study.image_teachers[name]
-    labels: dict[str, Any] = {"fingerprint": data.fingerprint, "split": data.train_split}
-    if teacher.preset is not None:
-        assert images is not None, "a study with an image teacher to train has to be told where its images are"
-        root, fingerprint = images(teacher.data)
+@dataclass
+class _Segmenters:
+    """The image teachers of a study that are trained here, each added to the plan once."""
+
+    plan: Plan
+    study: StudySpec
+    images: ImageData | None
+    ids: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str) -> str:
+        """Its job's id."""
+        if name in self.ids:
+            return self.ids[name]
+        teacher: ImageTeacherSpec = self.study.image_teachers[name]
+        assert self.images is not None, "a study with an image teacher to train has to be told where its images are"
+        root, fingerprint = self.images(teacher.data)
         spec = SegmenterJobSpec(
             segmenter=teacher.segmenter,
             seed=teacher.seed,
@@ -220,20 +255,30 @@ def _add_image_teacher(plan: Plan, study: StudySpec, name: str, data: DataIdenti
             ),
             schedule=teacher.schedule,
         )
-        made = Job(spec, f"{name} · image teacher", root)
-        job = Job(LabelsJobSpec(segmenter=spec.id, **labels), f"{name} · labels")
-        plan.add(made)
-    elif teacher.model is not None:
+        self.ids[name] = self.plan.add(Job(spec, f"{name} · image teacher", root))
+        self.plan.rows.append(Row("image teacher", name, "", "image teacher", (), teacher.seed, self.ids[name], None))
+        return self.ids[name]
+
+
+def _add_labels(segmenters: _Segmenters, name: str, data: DataIdentity) -> str:
+    """The jobs of an image teacher; the id of the one that has its labels of the training split."""
+    plan = segmenters.plan
+    teacher: ImageTeacherSpec = segmenters.study.image_teachers[name]
+    labels: dict[str, Any] = {"fingerprint": data.fingerprint, "split": data.train_split}
+    if teacher.preset is not None:
+        spec = LabelsJobSpec(segmenter=segmenters.add(name), **labels)
+        return plan.add(Job(spec, f"{name} · labels"))
+    if teacher.model is not None:
         # A folder may come to hold other weights; a name on the hub is taken for what it is when first used.
         local = Path(teacher.model) / "model.safetensors"
         content = _content_hash(local) if local.is_file() else None
-        made = job = Job(LabelsJobSpec(model=teacher.model, given=content, **labels), f"{name} · labels")
+        job = Job(LabelsJobSpec(model=teacher.model, given=content, **labels), f"{name} · labels")
     else:
         assert teacher.labels is not None
         with input_error_on_os_error(f"image_teachers.{name}.labels: {teacher.labels}"):
             content = labels_hash(teacher.labels)
-        made = job = Job(LabelsJobSpec(given=content, **labels), f"{name} · labels", teacher.labels)
-    plan.rows.append(Row("image teacher", name, "", "image teacher", (), teacher.seed, made.id, None))
+        job = Job(LabelsJobSpec(given=content, **labels), f"{name} · labels", teacher.labels)
+    plan.rows.append(Row("image teacher", name, "", "image teacher", (), teacher.seed, job.id, None))
     return plan.add(job)
 
 

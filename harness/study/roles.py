@@ -9,9 +9,11 @@ from detectors.detector import DetectorSpec
 from detectors.presets import SEGMENTERS, preset
 from detectors.segmenter import SegmenterSpec
 from detectors.spec import Spec
+from distill.maps import TeacherMaps
 from harness.errors import unknown
 from harness.home import HomePath, expanded
 from harness.study.changes import changed
+from harness.study.maps_folder import maps_spec
 from harness.study.schedule import AugmentSpec, ImageAugmentSpec, ScheduleSpec
 from harness.study.search_spec import Seed
 
@@ -27,6 +29,14 @@ def _known_segmenter(name: str) -> str:
     return name
 
 
+class InitSpec(Spec):
+    """Weights that a detector begins with, in place of random ones; the baseline of a student begins with the same."""
+
+    image_backbone: str | None = None
+    """An image teacher of the study with a preset: the image backbone begins as its backbone, as those of the papers
+    begin with weights of ImageNet or nuImages."""
+
+
 class _Model(Spec):
     preset: Annotated[str, AfterValidator(_known_preset)] | None = None
     """A key of PRESETS, an entry point of the group crossbev.presets, or ``package.module:SPEC`` of your own."""
@@ -36,6 +46,9 @@ class _Model(Spec):
     """Changes to the preset, by dotted key: ``{lidar.widths: [16, 32, 48]}``."""
     keyframes: int = Field(default=1, ge=1, le=8)
     """Number of keyframes of the camera, the newest and earlier ones; short for ``set: {camera.keyframes: ...}``."""
+    init: InitSpec = InitSpec()
+    train_share: float | None = Field(default=None, gt=0, le=1)
+    """The share of the training scenes that this detector is trained on, if not the study's (`data.train_share`)."""
 
     @property
     def detector_spec(self) -> DetectorSpec:
@@ -57,6 +70,8 @@ class _Model(Spec):
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Self:
+        if getattr(self, "maps", None) is not None:
+            return self
         if (self.preset is None) == (self.detector is None):
             given = "both are" if self.preset else "neither is"
             raise ValueError(f"a teacher or student needs either a preset or a detector; {given} given")
@@ -70,7 +85,7 @@ class _Model(Spec):
 
 
 class TeacherSpec(_Model):
-    """A detector to learn from: trained here, given as a checkpoint, or not trained as a control."""
+    """A detector to learn from: trained here, given as a checkpoint, not trained as a control, or given as its maps."""
 
     seed: Seed | Literal["paired"] = 0
     """Seed of one teacher for all students, or "paired": each student learns from the teacher of its own seed."""
@@ -78,6 +93,29 @@ class TeacherSpec(_Model):
     """A model.safetensors of the same preset. The teacher is then not trained."""
     trained: bool = True
     """False is a control: the teacher keeps its initial weights, so a gain is not due to its knowledge."""
+    maps: HomePath | None = None
+    """A folder with the maps and boxes of a detector outside of this project, one safetensors file a training sample,
+    instead of a detector. docs/teacher-maps.md describes the files."""
+    resample: bool = False
+    """Whether the maps of a teacher with another grid or BEV frame are brought to the student's, by bilinear sampling.
+    Without it, such a teacher is refused."""
+
+    @model_validator(mode="after")
+    def _maps_have_no_detector(self) -> Self:
+        of_detectors = {"preset", "detector", "set", "keyframes", "checkpoint", "trained", "seed"}
+        if self.maps is not None and (unused := self.model_fields_set & of_detectors):
+            raise ValueError(f"maps stand for a detector that is not here, so that {min(unused)} has no effect")
+        return self
+
+    @property
+    def looks(self) -> TeacherMaps:
+        """What its maps are like; InputError where they are a folder that cannot be read."""
+        return self.detector_spec if self.maps is None else maps_spec(self.maps)
+
+    @property
+    def sensors(self) -> frozenset[str]:
+        """What it sees."""
+        return self.detector_spec.inputs.sensors if self.maps is None else frozenset(maps_spec(self.maps).sensors)
 
     @model_validator(mode="after")
     def _weights_have_no_seed(self) -> Self:
@@ -85,6 +123,10 @@ class TeacherSpec(_Model):
             raise ValueError("a teacher from a checkpoint is the same for all students; its seed cannot be 'paired'")
         if self.checkpoint is not None and not self.trained:
             raise ValueError("checkpoint and trained: false exclude each other; leave one of them out")
+        if self.checkpoint is not None and (unused := self.model_fields_set & {"init", "train_share"}):
+            raise ValueError(f"{min(unused)} has no effect on a teacher from a checkpoint, which is not trained")
+        if not self.trained and self.train_share is not None:
+            raise ValueError("train_share has no effect on a teacher that is not trained; leave it out")
         return self
 
     def seed_for(self, student_seed: int) -> int:

@@ -64,7 +64,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class ScheduleSpec(Spec):
     """Length and learning rate of every training of the study, with AdamW."""
 
-    later = frozenset({"teacher_cache"})
+    later = frozenset({"teacher_cache", "ema"})
 
     steps: int | None = Field(default=None, gt=0)
     epochs: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
@@ -79,6 +79,9 @@ class ScheduleSpec(Spec):
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=10.0, gt=0)
     """Largest allowed norm of all gradients together."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay, a step, of the exponential moving average of weights and statistics that is scored in place of the last
+    ones. In the first n steps it is at most (1 + n) / (10 + n), or the initial weights would weigh too much."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     distillation_warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of a distilled training in which the weights of its losses grow linearly from 0."""

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_v
 from detectors.spec import Spec, each_once
 from distill.loss import DetectorLossSpec, LossSpec
 from distill.objective import DETECTION_TERMS, loss_class
+from distill.warm_start import require_same_backbone
 from distill.weights import PUBLISHED, published_weight
 from harness.errors import MistakeAt, unknown
 from harness.home import HomePath
@@ -41,6 +42,9 @@ class DataSpec(Spec):
     """A nuScenes root of your own; version and splits are then those of this root."""
     version: str = "v1.0-synthetic"
     train_split: str = "synthetic_train"
+    train_share: float = Field(default=1.0, gt=0, le=1)
+    """The share of the scenes of the training split that every detector is trained on; a teacher or student may have
+    another. Which scenes they are depends on their names alone, and a smaller share is a part of a larger one."""
     eval_split: str = "synthetic_val"
     also_score: Once = ()
     """Further splits on which every row is scored. Scores on the training split measure memorisation."""
@@ -199,7 +203,7 @@ class StudySpec(Spec):
 
     def sensors(self, ends: Ends) -> str:
         """Name a path by the inputs of its models, such as camera+lidar->camera or images+lidar->camera."""
-        teaching = self.teachers[ends.teacher].detector_spec.inputs.sensors if ends.teacher else frozenset()
+        teaching = self.teachers[ends.teacher].sensors if ends.teacher else frozenset()
         images = {IMAGES} if ends.image_teacher else set()
         learning = self.students[ends.student].detector_spec.inputs.sensors
         return "->".join("+".join(sorted(each)) for each in (teaching | images, learning))
@@ -209,6 +213,7 @@ class StudySpec(Spec):
         """The teachers that no arm uses on any path."""
         asked = [self.teachers_asked(names, path) for path in self.paths for names in self.arms.values()]
         used = {name for ends in asked for name in (ends.teacher, ends.image_teacher)}
+        used |= {model.init.image_backbone for model in (*self.teachers.values(), *self.students.values())}
         return [name for name in (*self.teachers, *self.image_teachers) if name not in used]
 
     @property
@@ -259,7 +264,10 @@ class StudySpec(Spec):
     @model_validator(mode="after")
     def _grids_cover_what_is_scored(self) -> Self:
         models: dict[str, TeacherSpec | StudentSpec] = {
-            f"teachers.{name}": each for name, each in self.teachers.items()
+            f"teachers.{name}": each
+            for name, each in self.teachers.items()
+            # Maps are not scored.
+            if each.maps is None
         }
         models |= {f"students.{name}": each for name, each in self.students.items()}
         scored = scored_range(self.data.detection_config)
@@ -272,6 +280,24 @@ class StudySpec(Spec):
                     f"data.detection_config {self.data.detection_config!r} scores objects up to {scored} m; "
                     f"allowed: within_{int(reach)}m, or less",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _backbones_begin_as_their_like(self) -> Self:
+        for kind, models in (("teachers", self.teachers), ("students", self.students)):
+            for name, model in models.items():
+                if (wanted := model.init.image_backbone) is None:
+                    continue
+                at = (kind, name, "init", "image_backbone")
+                if wanted not in self.image_teachers:
+                    raise MistakeAt(at, unknown("image teacher", wanted, self.image_teachers))
+                image_teacher = self.image_teachers[wanted]
+                if image_teacher.preset is None:
+                    raise MistakeAt(at, f"image teacher {wanted!r} is not trained here: it needs a preset")
+                try:
+                    require_same_backbone(model.detector_spec, image_teacher.segmenter)
+                except ValueError as error:
+                    raise MistakeAt(at, str(error)) from error
         return self
 
     @model_validator(mode="after")

@@ -8,12 +8,16 @@ import zlib
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detectors.batch import Batch, ImageBatch
+from detectors.detector import Detector
 from detectors.outputs import DetectorOutput
+from detectors.segmenter import Segmenter
 from distill.gradients import pulls
-from distill.objective import FrozenTeacher, Objective, ObjectiveOutput
+from distill.objective import Objective, ObjectiveOutput, Teacher
 from harness.data.loader import SampleSet, training_batches
 from harness.data.nuimages import ImageSet
 from harness.diagnose.machine import Machine
@@ -48,12 +52,16 @@ class Training:
         trained = [p for p in objective.parameters() if p.requires_grad]
         self._optimizer = optimizer_of(trained, schedule)
         self._course = learning_rate(self._optimizer, schedule)
+        self._average: AveragedModel | None = None
+        if schedule.ema is not None:
+            model = self.objective.student
+            self._average = AveragedModel(model, multi_avg_fn=self._draw_after, use_buffers=True)
         self.next = self._restore()
         """The step that is next."""
 
     @property
-    def teacher(self) -> FrozenTeacher | None:
-        """The detector that it learns from."""
+    def teacher(self) -> Teacher | None:
+        """The detector, or the maps, that it learns from."""
         return self.objective.teacher if isinstance(self.objective, Objective) else None
 
     def step(self, batch: Batch | ImageBatch, seen: DetectorOutput | None = None) -> dict[str, float | int]:
@@ -86,6 +94,8 @@ class Training:
         optimizer.step()
         rate = self._course.get_last_lr()[0]
         self._course.step()
+        if self._average is not None:
+            self._average.update_parameters(self.objective.student)
         self.next += 1
         named = {"batch": batch_name(batch.tokens), **_terms(output), **pull}
         return {**named, "lr": float(rate), "gradient_norm": norm}
@@ -98,9 +108,24 @@ class Training:
             "learning_rate": self._course.state_dict(),
             "step": self.next,
         }
+        if self._average is not None:
+            state["average"] = self._average.state_dict()
         content = io.BytesIO()
         torch.save(state, content)
         atomic_write(self.run.state, content.getvalue())
+
+    def scored(self) -> Detector | Segmenter:
+        """The model that the training comes to: the moving average where there is one, or else the trained one."""
+        if self._average is not None:
+            self.objective.student.load_state_dict(self._average.module.state_dict(), strict=True)
+        return self.objective.student
+
+    def _draw_after(self, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
+        """Move the average's tensors towards the current ones."""
+        assert self._schedule.ema is not None
+        # Of few steps while there have been few. The number of updates would have to be fetched from a GPU.
+        decay = min(self._schedule.ema, (1 + self.next) / (10 + self.next))
+        get_ema_multi_avg_fn(decay)(averaged, current, updates)
 
     def _restore(self) -> int:
         """Load what `save` wrote; the step to go on with."""
@@ -110,6 +135,8 @@ class Training:
             self.objective.load_state_dict(state["objective"], strict=True)
             self._optimizer.load_state_dict(state["optimizer"])
             self._course.load_state_dict(state["learning_rate"])
+            if self._average is not None:
+                self._average.load_state_dict(state["average"], strict=True)
             step = state["step"]
         self.run.rewind(step)
         return step

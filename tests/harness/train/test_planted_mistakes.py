@@ -115,7 +115,7 @@ def test_nan_in_a_term(distil, monkeypatch):
 def test_unshuffled_loader(distil, monkeypatch, smoke_root, place):
     # The smallest world has too few samples to tell an order from chance.
     tokens = NuScenesRoot.tokens
-    monkeypatch.setattr(NuScenesRoot, "tokens", lambda self, split: (tokens(self, split) * 8)[:8])
+    monkeypatch.setattr(NuScenesRoot, "tokens", lambda self, *which: (tokens(self, *which) * 8)[:8])
     planted = {
         "_order": lambda samples, seed, round_: list(range(samples)),
         "batch_indices": lambda samples, size, step, seed: [n % samples for n in range(step * size, (step + 1) * size)],
