@@ -65,7 +65,7 @@ def read_checkpoint(path: Path, averaged: bool | None = None) -> Checkpoint:
             average = {**plain, **{known[short]: plain[name] for short, name in beside.items() if short in known}}
             average = {name: tensor for name, tensor in average.items() if name not in beside.values()}
         plain = {name: tensor for name, tensor in plain.items() if name not in beside.values()}
-    wants_average = averaged if averaged is not None else plain is None
+    wants_average = averaged if averaged is not None else plain is None and average is not None
     chosen = average if wants_average else plain
     if chosen is None:
         kind, keys = ("moving average", AVERAGES) if wants_average else ("weights", WEIGHTS)
@@ -123,8 +123,8 @@ def _safetensors(path: Path) -> Any:
 
 def _global(message: str) -> str:
     """The class or function that a file asks for, in torch's words of its refusal."""
-    named = re.search(r"GLOBAL (\S+)|[Cc]lass (\S+) |Unsupported (?:operand|class) (\S+)", message)
-    return next((name for name in named.groups() if name), "") if named else ""
+    named = re.search(r"GLOBAL (\S+)", message)
+    return named[1] if named else ""
 
 
 def _first_line(error: BaseException) -> str:

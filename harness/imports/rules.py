@@ -100,16 +100,17 @@ def scaled_input(channel: int, factor: float, axis: int, change: Change = SAME) 
         change: That is to be done besides.
     """
 
-    def scaled(tensor: Tensor, by: float) -> Tensor:
-        if tensor.dim() <= abs(axis) - (axis < 0) or tensor.shape[axis] <= channel:
-            return tensor
+    def scaled(tensor: Tensor, larger: bool) -> Tensor:
+        if tensor.dim() < 2 or tensor.shape[axis] <= channel:
+            return tensor  # of another network, which its shape will tell
         result = tensor.clone()
-        result.select(axis, channel).mul_(by)
+        values = result.select(axis, channel)
+        values.copy_(values * factor if larger else values / factor)
         return result
 
     return Change(
-        lambda tensor, shape, hint: scaled(change.to_ours(tensor, shape, hint), factor),
-        lambda tensor: change.to_theirs(scaled(tensor, 1 / factor)),
+        lambda tensor, shape, hint: scaled(change.to_ours(tensor, shape, hint), larger=True),
+        lambda tensor: change.to_theirs(scaled(tensor, larger=False)),
     )
 
 
