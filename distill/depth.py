@@ -12,6 +12,7 @@ from detectors.encoders.depth_supervision import NOW, nearest_depth
 from detectors.geometry.lift import LiftGeometry
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
+from distill.maps import TeacherMaps
 
 
 class DepthSpec(DetectorLossSpec):
@@ -21,7 +22,7 @@ class DepthSpec(DetectorLossSpec):
     into; of several returns the nearest counts. BEVDepth has a binary cross entropy of each bin.
     """
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DepthTerm":
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> "DepthTerm":
         """The term between one student and one teacher, of which it takes no more than that its LiDAR is there."""
         if student.camera is None:
             raise ValueError("depth supervision needs a student with a camera; this one has none")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn as nn
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from detectors.batch import Batch
-from detectors.detector import Detector
+from detectors.detector import Detector, DetectorSpec
 from detectors.folding import folded
 from detectors.names import named
 from detectors.outputs import DetectorOutput, HeadOutput
@@ -26,8 +26,10 @@ from distill.depth import DepthSpec
 from distill.feature import FeatureSpec
 from distill.instance import InstanceSpec
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, build_term
+from distill.maps import TeacherMaps
 from distill.output import OutputSpec
 from distill.relation import RelationSpec
+from distill.resample import Resampled, Resampling, batch_in, between
 from distill.response import ResponseSpec
 
 LOSSES: dict[str, type[LossSpec]] = {
@@ -94,6 +96,28 @@ class ObjectiveOutput:
         return cls(torch.stack(list(weighted.values())).sum(), raw, weighted, bev_low)
 
 
+@runtime_checkable
+class Teacher(Protocol):
+    """What a student learns from: a detector that looks at the batch, or maps that somebody else's has left."""
+
+    @property
+    def spec(self) -> TeacherMaps:
+        """What its maps are like."""
+        ...
+
+    def observe(self, batch: Batch) -> DetectorOutput:
+        """Its maps of a batch, without gradient."""
+        ...
+
+    def move(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> None:
+        """Do to what it holds what ``nn.Module._apply`` does."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise if it is no longer what it was at construction."""
+        ...
+
+
 class Objective(nn.Module):
     """A student and, with losses that ask a detector, the teacher it learns from.
 
@@ -104,11 +128,10 @@ class Objective(nn.Module):
     resuming as it is. Only ``to`` and its kin reach the teacher, through ``_apply``.
     """
 
-    def __init__(self, student: Detector, teacher: "Detector | FrozenTeacher | None", losses: Mapping[str, LossSpec]):
+    def __init__(self, student: Detector, teacher: Detector | Teacher | None, losses: Mapping[str, LossSpec]):
         super().__init__()
-        taught_by = teacher.detector if isinstance(teacher, FrozenTeacher) else teacher
-        _require_valid(student, taught_by, losses)
-        self.teacher = FrozenTeacher(teacher) if isinstance(teacher, Detector) else teacher
+        _require_valid(student, teacher, losses)
+        self.teacher: Teacher | None = FrozenTeacher(teacher) if isinstance(teacher, Detector) else teacher
         self.student = student
         self.terms = nn.ModuleDict()
         annotated = all(spec.keeps_annotations for spec in losses.values())
@@ -117,7 +140,7 @@ class Objective(nn.Module):
             name: weight * (annotated or name == "lidar_depth") for name, weight in student.spec.loss_weights.items()
         }
         for name, spec in losses.items():
-            self.terms[name] = build_term(spec, student.spec, None if taught_by is None else taught_by.spec)
+            self.terms[name] = build_term(spec, student.spec, None if self.teacher is None else self.teacher.spec)
             self.weights[name] = spec.weight
 
     def forward(self, batch: Batch, ramp: float = 1.0, seen: DetectorOutput | None = None) -> ObjectiveOutput:
@@ -143,12 +166,25 @@ class Objective(nn.Module):
 
 
 class FrozenTeacher:
-    """A detector that is looked at and never trained. It is no ``nn.Module``, which keeps it out of ``Objective``'s."""
+    """A detector that is looked at and never trained. It is no ``nn.Module``, which keeps it out of ``Objective``'s.
 
-    def __init__(self, detector: Detector):
+    Args:
+        detector: The teacher.
+        resampled_for: A student on another grid or in another BEV frame, to whose the maps are brought.
+    """
+
+    def __init__(self, detector: Detector, resampled_for: DetectorSpec | None = None):
         self.detector = detector.eval().requires_grad_(False)
+        self._onto = resampled_for
         self._fingerprint = fingerprint(self.detector)
         self._quick: Detector | None = None
+
+    @property
+    def spec(self) -> DetectorSpec:
+        """The detector's, with the grid and the frame that its maps are brought to."""
+        if self._onto is None:
+            return self.detector.spec
+        return self.detector.spec.model_copy(update={name: getattr(self._onto, name) for name in GROUND})
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> DetectorOutput:
@@ -161,7 +197,13 @@ class FrozenTeacher:
             raise RuntimeError(f"the teacher left eval mode, so its batch norms would drift: {training[:3]}")
         if self._quick is None:
             self._quick = folded(self.detector)
-        return SeenOutput(self._quick, batch)
+        if self._onto is None:
+            return SeenOutput(self._quick, batch)
+        ours = self.detector.spec
+        seen = SeenOutput(self._quick, batch_in(batch, ours.bev_frame))
+        assert batch.frames is not None, "a batch that was read from a root says where its frame lies"
+        way = between(batch.frames, ours.bev_frame, undo_augmentation=False)
+        return Resampled(seen, Resampling(way, ours.grid, self._onto.grid))
 
     def move(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> None:
         """Do to the detector what ``nn.Module._apply`` does."""
@@ -214,7 +256,11 @@ def fingerprint(detector: Detector) -> str:
     return digest.hexdigest()
 
 
-def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[str, Any]) -> None:
+GROUND = {"grid": "grids", "bev_frame": "BEV frames"}
+"""The fields of a spec that say where its maps lie, and what several are called."""
+
+
+def _require_valid(student: Detector, teacher: Detector | Teacher | None, losses: Mapping[str, Any]) -> None:
     for name, spec in losses.items():
         if not _is_loss(type(spec)):
             raise ValueError(f"loss {name!r}: {type(spec).__name__} is neither a DetectorLossSpec nor an ImageLossSpec")
@@ -227,9 +273,14 @@ def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[
         return
     if not asking:
         raise ValueError("a teacher without losses has no effect; add losses or leave it out")
-    if teacher.spec.grid != student.spec.grid:
-        raise ValueError(f"teacher and student have different grids: {teacher.spec.grid!r} and {student.spec.grid!r}")
-    if {id(p) for p in teacher.parameters()} & {id(p) for p in student.parameters()}:
+    for name, called in GROUND.items():
+        theirs, ours = getattr(teacher.spec, name), getattr(student.spec, name)
+        if theirs != ours:
+            raise ValueError(f"teacher and student have different {called}: {theirs!r} and {ours!r}")
+    detector = teacher.detector if isinstance(teacher, FrozenTeacher) else teacher
+    if not isinstance(detector, Detector):
+        return
+    if {id(p) for p in detector.parameters()} & {id(p) for p in student.parameters()}:
         raise ValueError("teacher and student share parameters: freezing the one would freeze the other")
 
 

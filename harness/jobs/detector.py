@@ -11,8 +11,9 @@ import torch
 
 from detectors.batch import Inputs
 from detectors.detector import Detector
+from detectors.geometry.boxes import Boxes
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
-from distill.objective import FrozenTeacher, Objective, fingerprint, loss_spec
+from distill.objective import FrozenTeacher, Objective, Teacher, fingerprint, loss_spec
 from distill.reading import readings_of
 from distill.warm_start import begin_as, inherit
 from harness.data.loader import SampleSet, evaluation_batches
@@ -33,9 +34,12 @@ from harness.jobs.kind import (
 )
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec, SegmenterJobSpec, spec_hash
+from harness.study.maps_folder import check_maps
 from harness.study.plan import Plan
 from harness.study.schedule import ScheduleSpec
 from harness.train.checkpoint import check_checkpoint, load_model, save_model
+from harness.train.image_weights import fill_image_backbone
+from harness.train.map_teacher import MapTeacher
 from harness.train.streams import seeded
 from harness.train.teacher_cache import CachedTeacher
 from harness.train.trainer import Training, batch_name, fit
@@ -50,8 +54,8 @@ class DetectorKind(Kind[DetectorJobSpec]):
     """A detector, trained or given, and scored."""
 
     def check_given(self, spec: DetectorJobSpec, source: Path | None) -> None:
-        """The weights."""
-        if source is not None:
+        """The weights, or the maps of a teacher as far as their first file tells."""
+        if source is not None and spec.maps is None:
             check_checkpoint(source, spec.detector)
 
     def check(self, jobs: Sequence[tuple[DetectorJobSpec, Path | None]], root: NuScenesRoot) -> None:
@@ -65,13 +69,20 @@ class DetectorKind(Kind[DetectorJobSpec]):
             for inputs in {spec.detector.training_inputs if spec.schedule else spec.detector.inputs for spec in specs}:
                 root.check_files(tokens, inputs)
             root.check_annotations(split, tokens)
+        taught_by_maps = {(source, spec.maps, spec.data.train_split) for spec, source in jobs if spec.maps}
+        for folder, maps, split in sorted(taught_by_maps, key=str):
+            assert folder is not None
+            assert maps is not None
+            check_maps(folder, maps.spec, root.tokens(split))
 
     def order(self, spec: DetectorJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
-        """The teacher with its weights, weights that are given or another job's, and labels of images."""
+        """The teacher with its weights or maps, weights that are given or another job's, and labels of images."""
+        weights = None if spec.maps else source
         return {
             "teacher_spec": plan.jobs[spec.teacher].spec if spec.teacher else None,
             "teacher_weights": folders(spec.teacher).model.resolve() if spec.teacher else None,
-            "given_weights": folders(spec.model_of).model.resolve() if spec.model_of else source,
+            "given_weights": folders(spec.model_of).model.resolve() if spec.model_of else weights,
+            "source": source if spec.maps else None,
             "labels": folders(spec.labels).labels.resolve() if spec.labels else None,
             "image_backbone_spec": plan.jobs[spec.image_backbone].spec if spec.image_backbone else None,
             "image_backbone_weights": folders(spec.image_backbone).model.resolve() if spec.image_backbone else None,
@@ -99,15 +110,16 @@ class DetectorKind(Kind[DetectorJobSpec]):
 
         scored = Timer()
         samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
-        predictions = _predict(student, samples, machine, order.loader_workers)
-        content = write_submission(folder.predictions, root, predictions, spec.detector.inputs.sensors)
+        predictions = predict(student, samples, machine, order.loader_workers)
+        inputs = spec.detector.inputs
+        content = write_submission(folder.predictions, root, predictions, inputs.sensors, inputs.bev_frame)
         metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder)
         diagnose = partial(examine, folder, spec, root, student, machine)
         return Outcome(metrics, count_parameters(student), scored, warnings, began, diagnose)
 
     def lockstep_key(self, spec: DetectorJobSpec) -> str | None:
         """All but losses, their warm-up and warm start: student, seed, data, schedule, teacher and pseudo labels."""
-        if spec.schedule is None or spec.teacher is None:
+        if spec.schedule is None or (spec.teacher is None and spec.maps is None):
             return None
         schedule = spec.schedule.model_copy(update={"distillation_warmup": 0.0})
         common = {"losses": {}, "warm_start": False, "schedule": schedule}
@@ -162,6 +174,8 @@ def initial_detector(order: JobOrder, spec: DetectorJobSpec) -> Detector:
         assert isinstance(order.image_backbone_spec, SegmenterJobSpec)
         segmenter = load_model(order.image_backbone_weights, order.image_backbone_spec.segmenter)
         begin_as(detector, segmenter)
+    if order.image_weights is not None:
+        fill_image_backbone(detector, order.image_weights)
     return detector
 
 
@@ -182,7 +196,7 @@ def _begin(
     root: NuScenesRoot,
     machine: Machine,
     readings: Sequence[Reading] | None,
-    teacher: FrozenTeacher | None = None,
+    teacher: Teacher | None = None,
 ) -> _Begun:
     """What a training needs.
 
@@ -200,25 +214,31 @@ def _begin(
     losses = _losses(spec)
     inputs = spec.detector.training_inputs
     tokens = root.tokens(spec.data.train_split, spec.data.train_share)
-    asked: FrozenTeacher | None = None
+    asked: Teacher | None = None
+    if spec.maps is not None and losses:
+        assert order.source is not None, "a folder of maps comes with its place"
+        asked = teacher or MapTeacher(order.source, spec.maps.spec, spec.detector, spec.maps.content)
     if isinstance(order.teacher_spec, DetectorJobSpec) and order.teacher_weights is not None:
-        detector = teacher.detector if teacher else load_model(order.teacher_weights, order.teacher_spec.detector)
+        there = teacher.detector if isinstance(teacher, FrozenTeacher) else None
+        detector = there or load_model(order.teacher_weights, order.teacher_spec.detector)
+        onto = spec.detector if spec.resample_teacher else None
+        seen = detector.spec.inputs if onto is None else detector.spec.inputs.carried_by(inputs)
         if spec.warm_start:
             inherit(student, detector)
         if any(isinstance(loss, DetectorLossSpec) for loss in losses.values()):
             try:
-                joined = inputs.joined(detector.spec.inputs)
+                joined = inputs.joined(seen)
             except ValueError as error:
                 raise InputError(f"teacher and student cannot share a batch: {error}") from error
             cache = spec.schedule.teacher_cache
             if cache is not None and readings is not None:
                 # The student's batches have its own sensors alone.
                 run = order.teacher_weights.parent
-                seen = SampleSet(root, tokens, detector.spec.inputs, spec.schedule.augment)
-                asked = teacher or CachedTeacher(detector, readings, run, seen, cache.variants, machine)
+                samples = SampleSet(root, tokens, seen, spec.schedule.augment)
+                asked = teacher or CachedTeacher(detector, readings, run, samples, cache.variants, machine, onto)
             else:
                 inputs = joined
-                asked = teacher or FrozenTeacher(detector)
+                asked = teacher or FrozenTeacher(detector, onto)
     with seeded(spec.seed, "training_only"):
         objective = Objective(student, asked, losses)
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
@@ -226,7 +246,7 @@ def _begin(
     return _Begun(objective, spec.schedule, samples, weights)
 
 
-def _fill(begun: _Begun, teachers: Sequence[FrozenTeacher | None], stop: Callable[[], bool]) -> None:
+def _fill(begun: _Begun, teachers: Sequence[Teacher | None], stop: Callable[[], bool]) -> None:
     """Let a teacher with a cache look at what a training will ask it."""
     teacher = next((each for each in teachers if isinstance(each, CachedTeacher)), None)
     if teacher is not None:
@@ -299,9 +319,10 @@ def _require_logged(folder: RunFolder, names: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def _predict(detector: Detector, samples: SampleSet, machine: Machine, loader_workers: int) -> dict:
+def predict(detector: Detector, samples: SampleSet, machine: Machine, loader_workers: int) -> dict[str, Boxes]:
+    """The boxes found in each sample, by its token; the detector is taken to the machine and into eval mode."""
     detector.to(machine.device).eval()
-    predictions = {}
+    predictions: dict[str, Boxes] = {}
     for batch in evaluation_batches(samples, batch_size=SCORED_TOGETHER, workers=loader_workers):
         with machine.autocast():
             output = detector(batch.to(machine.device))

@@ -45,12 +45,14 @@ class JobOrder(Spec):
     teacher_weights: Path | None = None
     given_weights: Path | None = None
     source: Path | None = None
-    """The root of an image teacher's dataset, or a folder of labels that were made elsewhere."""
+    """The root of an image teacher's dataset, or a folder of labels or of maps that were made elsewhere."""
     labels: Path | None = None
     """Folder of the image teacher's labels that the student learns from."""
     image_backbone_spec: AnyJobSpec | None = None
     """The spec of the image teacher whose backbone the detector's begins as."""
     image_backbone_weights: Path | None = None
+    image_weights: Path | None = None
+    """The file that the detector's image backbone begins with."""
     device: str
     threads: int
     loader_workers: int

@@ -394,6 +394,8 @@ def _over(sampled: Sequence[tuple[int, float | int]]) -> str:
 def _teacher(name: str, study: StudySpec) -> str:
     """Describe a teacher."""
     teacher = study.teachers[name]
+    if teacher.maps is not None:
+        return f"Teacher {name}: a folder of maps, the same for every student. It is not scored here."
     if teacher.checkpoint is not None:
         return f"Teacher {name}: given weights, the same for every student."
     state = ("" if teacher.trained else ", untrained (a control)") + _beginning(teacher)

@@ -203,7 +203,7 @@ class StudySpec(Spec):
 
     def sensors(self, ends: Ends) -> str:
         """Name a path by the inputs of its models, such as camera+lidar->camera or images+lidar->camera."""
-        teaching = self.teachers[ends.teacher].detector_spec.inputs.sensors if ends.teacher else frozenset()
+        teaching = self.teachers[ends.teacher].sensors if ends.teacher else frozenset()
         images = {IMAGES} if ends.image_teacher else set()
         learning = self.students[ends.student].detector_spec.inputs.sensors
         return "->".join("+".join(sorted(each)) for each in (teaching | images, learning))
@@ -264,7 +264,10 @@ class StudySpec(Spec):
     @model_validator(mode="after")
     def _grids_cover_what_is_scored(self) -> Self:
         models: dict[str, TeacherSpec | StudentSpec] = {
-            f"teachers.{name}": each for name, each in self.teachers.items()
+            f"teachers.{name}": each
+            for name, each in self.teachers.items()
+            # Maps are not scored.
+            if each.maps is None
         }
         models |= {f"students.{name}": each for name, each in self.students.items()}
         scored = scored_range(self.data.detection_config)
@@ -283,6 +286,8 @@ class StudySpec(Spec):
     def _backbones_begin_as_their_like(self) -> Self:
         for kind, models in (("teachers", self.teachers), ("students", self.students)):
             for name, model in models.items():
+                if model.init.image_weights is not None and model.detector_spec.camera is None:
+                    raise MistakeAt((kind, name, "init", "image_weights"), "this detector has no camera")
                 if (wanted := model.init.image_backbone) is None:
                     continue
                 at = (kind, name, "init", "image_backbone")
