@@ -66,14 +66,18 @@ class DetectorSpec(Spec):
             raise ValueError("a detector needs a sensor: camera, lidar or radar")
         if (len(names) > 1) != (self.fusion is not None):
             raise ValueError(f"fusion is for detectors with two or more sensors; this one has {', '.join(names)}")
-        # A finer map, which the neck's strides bring to the grid.
-        finer = self.lidar.pillars_per_cell if isinstance(self.lidar, PillarSpec) else 1
+        # The neck's strides bring a finer map to the grid.
         stride = self.neck.stride if isinstance(self.neck, SecondNeckSpec) else 1
-        if finer != stride:
-            raise ValueError(f"the neck has a stride of {stride:g} for maps with {finer} cells in one of the grid")
-        if finer > 1 and len(names) > 1:
-            raise ValueError(f"pillars_per_cell is {finer}; maps to be fused need 1")
+        if self.low_per_cell != stride:
+            raise ValueError(f"the neck has a stride of {stride:g}; maps before it have {self.low_per_cell} in a cell")
+        if self.low_per_cell > 1 and len(names) > 1:
+            raise ValueError(f"lidar.pillars_per_cell is {self.low_per_cell}; maps to be fused need 1")
         return self
+
+    @property
+    def low_per_cell(self) -> int:
+        """Cells of the low-level map in a cell of the grid, along x and along y."""
+        return self.lidar.pillars_per_cell if isinstance(self.lidar, PillarSpec) else 1
 
     @property
     def inputs(self) -> Inputs:

@@ -33,8 +33,8 @@ class ActivationSpec(DetectorLossSpec):
 
     def build(self, student: DetectorSpec, teacher: TeacherMaps) -> "ActivationTerm":
         """The term between one student and one teacher."""
-        channels = level_channels(teacher, self.level) if self.target == "channels" else 1
-        return ActivationTerm(self, level_channels(student, self.level), channels)
+        channels = level_channels(teacher, self.level)
+        return ActivationTerm(self, level_channels(student, self.level), channels if self.target == "channels" else 1)
 
 
 class ActivationTerm(nn.Module):

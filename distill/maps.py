@@ -35,6 +35,11 @@ class TeacherMaps(Protocol):
         ...
 
     @property
+    def low_per_cell(self) -> int:
+        """Cells of the low-level map in a cell of the grid, along x and along y."""
+        ...
+
+    @property
     def high_channels(self) -> int | None:
         """Channels of `DetectorOutput.bev_high`; None where there is no such map."""
         ...
@@ -63,6 +68,11 @@ class MapsSpec(Spec):
     """Of `bev_high`; None without this map."""
     boxes: Literal["maps", "list"] | None = None
     """Whether there are `heatmap` and `box_codes`, or boxes one by one, or neither."""
+
+    @property
+    def low_per_cell(self) -> int:
+        """1: all maps are on the grid."""
+        return 1
 
     @property
     def lidar(self) -> None:

@@ -35,7 +35,10 @@ def level_map(output: DetectorOutput, level: Level) -> Float[Tensor, "b c y x"]:
 
 
 def level_channels(spec: TeacherMaps, level: Level) -> int:
-    """The width of that map; ValueError where a teacher has none."""
+    """The width of that map; ValueError where a teacher has none, or one whose cells are not the grid's."""
+    if level == "low" and spec.low_per_cell > 1:
+        cells = f"{spec.low_per_cell} x {spec.low_per_cell} cells"
+        raise ValueError(f"the low-level map of pillars has {cells} in one of the grid; set level: high")
     channels = spec.low_channels if level == "low" else spec.high_channels
     if channels is None:
         raise ValueError(f"the teacher's folder of maps has no bev_{level}")

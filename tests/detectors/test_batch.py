@@ -65,6 +65,10 @@ def test_inputs_of_two_detectors_are_joined_unless_they_differ():
         lidar.joined(Inputs(lidar_sweeps=1))
     with pytest.raises(ValueError, match="keyframes 1, the other 2"):
         camera.joined(Inputs(image_size=(32, 48), keyframes=2))
+    states = Inputs(radar_sweeps=2, radar_states=True)
+    assert camera.joined(states).radar_states
+    with pytest.raises(ValueError, match="radar_states True, the other False"):
+        states.joined(Inputs(radar_sweeps=2))
 
 
 def test_returns_for_a_loss_come_with_any_sweeps():

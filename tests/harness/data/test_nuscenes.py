@@ -11,7 +11,7 @@ from nuscenes.utils.geometry_utils import transform_matrix
 from pyquaternion import Quaternion
 from torch.testing import assert_close
 
-from detectors.batch import CameraViews, Inputs, Points
+from detectors.batch import RADAR_STATES, CameraViews, Inputs, Points
 from detectors.encoders.depth_net import calibration_numbers
 from detectors.encoders.depth_supervision import depth_targets
 from detectors.encoders.voxels import voxelise
@@ -217,6 +217,19 @@ def test_radar_sweeps_lie_where_the_devkit_puts_them(smoke_root):
     along = (points[moving, 4:6] * direction).sum(dim=1).abs() / points[moving, 4:6].norm(dim=1)
     assert moving.sum() > 3
     assert along.median() > 0.9
+
+
+def test_states_come_with_all_returns_and_without_them_the_valid_ones_alone(real_root, real_sample):
+    asked = Inputs(radar_sweeps=1, radar_states=True)
+    radar = read(real_root, real_sample.token, asked).radar
+    assert radar.shape == (5 * 125, 7 + len(RADAR_STATES))
+    dyn_prop, ambig_state, invalid_state, _ = radar[:, 7:].unbind(dim=1)
+    valid = (invalid_state == 0) & (dyn_prop <= 6) & (ambig_state == 3)
+    assert 0 < valid.sum() < len(radar)
+    assert torch.equal(radar[valid, :7], real_sample.radar)
+    for column, count in enumerate(RADAR_STATES.values(), start=7):
+        assert radar[:, column].min() >= 0
+        assert radar[:, column].max() < count
 
 
 def test_earlier_keyframes_are_seen_from_where_they_were_taken(smoke_root):
