@@ -129,8 +129,9 @@ class CenterHeadSpec(Spec):
     """Whether convolutions before a batch norm have a bias, as in det3d's and UniDistill's heads; it does nothing."""
     iou: bool = False
     """Whether each task also predicts the overlap of its boxes with the objects (UniDistill); "separate" only."""
-    targets: Literal["gaussian", "nearest"] = "gaussian"
-    """CenterPoint's Gaussians around centres, or UniDistill's: the nine nearest cells of each box are positive."""
+    targets: Literal["gaussian", "nearest", "gaussian_nearest"] = "gaussian"
+    """CenterPoint's: Gaussians around centres, whose cells learn the boxes; or UniDistill's: the nine nearest cells of
+    each box are positive, and learn it; or CenterPoint's heatmaps, and boxes that UniDistill's cells learn."""
     average: Literal["batch", "task"] = "batch"
     """Losses are averaged over all objects of a batch, or over those of each task and then added up (CenterPoint)."""
     code_weights: tuple[NonNegativeFloat, ...] = CODE_WEIGHTS

@@ -212,6 +212,7 @@ def order_for(job: Job, plan: Plan, site: Site) -> JobOrder:
         label=job.label,
         root=site.root.path.resolve(),
         version=site.root.version,
+        image_weights=job.image_weights.resolve() if job.image_weights else None,
         device=site.device,
         threads=site.threads,
         loader_workers=site.loader_workers,

@@ -38,6 +38,7 @@ from harness.study.maps_folder import check_maps
 from harness.study.plan import Plan
 from harness.study.schedule import ScheduleSpec
 from harness.train.checkpoint import check_checkpoint, load_model, save_model
+from harness.train.image_weights import fill_image_backbone
 from harness.train.map_teacher import MapTeacher
 from harness.train.streams import seeded
 from harness.train.teacher_cache import CachedTeacher
@@ -173,6 +174,8 @@ def initial_detector(order: JobOrder, spec: DetectorJobSpec) -> Detector:
         assert isinstance(order.image_backbone_spec, SegmenterJobSpec)
         segmenter = load_model(order.image_backbone_weights, order.image_backbone_spec.segmenter)
         begin_as(detector, segmenter)
+    if order.image_weights is not None:
+        fill_image_backbone(detector, order.image_weights)
     return detector
 
 

@@ -51,6 +51,8 @@ class JobOrder(Spec):
     image_backbone_spec: AnyJobSpec | None = None
     """The spec of the image teacher whose backbone the detector's begins as."""
     image_backbone_weights: Path | None = None
+    image_weights: Path | None = None
+    """The file that the detector's image backbone begins with."""
     device: str
     threads: int
     loader_workers: int

@@ -86,7 +86,9 @@ class MapsIdentity(Spec):
 class DetectorJobSpec(JobSpec):
     """A detector, trained or given, and scored."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"labels", "image_backbone", "resample_teacher", "maps"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"labels", "image_backbone", "image_weights", "resample_teacher", "maps"}
+    )
     measures: ClassVar[tuple[str, ...]] = ("mAP", "NDS")
 
     detector: DetectorSpec
@@ -112,6 +114,8 @@ class DetectorJobSpec(JobSpec):
     """Id of the job that has an image teacher's pseudo labels of the training split."""
     image_backbone: str | None = None
     """Id of the job of the image teacher whose backbone the detector's begins as."""
+    image_weights: str | None = None
+    """Content hash of the file that the image backbone begins with."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -208,6 +212,8 @@ class Job:
     """The first row that wanted this job, for people."""
     source: Path | None = None
     """Path of given input: weights, the root of an image teacher's dataset, or a folder of labels or of maps."""
+    image_weights: Path | None = None
+    """Path of the file that a detector's image backbone begins with."""
 
     @cached_property
     def id(self) -> str:

@@ -103,6 +103,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
         detection_config=study.data.detection_config,
     )
     segmenters = _Segmenters(plan, study, images)
+    hashes: dict[Path, str] = {}
 
     taught = study.schedule if study.schedule.epochs is None else study.schedule.for_samples(samples())
     # What only distillation reads is no part of what a training without a teacher is.
@@ -111,8 +112,16 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     def spec(model: TeacherSpec | StudentSpec, seed: int, schedule: ScheduleSpec = plain) -> DetectorJobSpec:
         trained_on = data if model.train_share is None else data.model_copy(update={"train_share": model.train_share})
         backbone = segmenters.add(model.init.image_backbone) if model.init.image_backbone else None
+        begun = model.init.image_weights
+        if begun is not None and begun not in hashes:
+            hashes[begun] = _content_hash(begun)
         return DetectorJobSpec(
-            detector=model.detector_spec, seed=seed, data=trained_on, schedule=schedule, image_backbone=backbone
+            detector=model.detector_spec,
+            seed=seed,
+            data=trained_on,
+            schedule=schedule,
+            image_backbone=backbone,
+            image_weights=None if begun is None else hashes[begun],
         )
 
     untrained = data.model_copy(update={"train_split": "", "train_share": 1.0})
@@ -134,7 +143,9 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             elif not teacher.trained:
                 job_spec = job_spec.model_copy(update={"schedule": None, "data": untrained})
             paired = f" · seed {seed}" if teacher.seed == "paired" else ""
-            teachers[name, seed] = plan.add(Job(job_spec, f"{name} · teacher{paired}", teacher.checkpoint))
+            teachers[name, seed] = plan.add(
+                Job(job_spec, f"{name} · teacher{paired}", teacher.checkpoint, teacher.init.image_weights)
+            )
             plan.rows.append(Row("teacher", name, "", "teacher", (), seed, teachers[name, seed], None))
 
     labels = {
@@ -145,7 +156,8 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     baselines = {}
     for name in dict.fromkeys(study.ends(path).student for path in study.paths) if study.paths else study.students:
         for seed in study.seeds:
-            job = Job(spec(study.students[name], seed), f"{name} · baseline · seed {seed}")
+            begun = study.students[name].init.image_weights
+            job = Job(spec(study.students[name], seed), f"{name} · baseline · seed {seed}", image_weights=begun)
             baselines[name, seed] = plan.add(job)
             plan.rows.append(Row("baseline", name, "", "baseline", (), seed, job.id, job.id))
         if (longer := study.students[name].longer_baseline) is None:
@@ -154,7 +166,8 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
         schedule = plain.model_copy(update={"steps": math.ceil(round(longer * plain.length, 6))})
         arm = f"baseline, {longer:g} x steps"
         for seed in study.seeds:
-            control = Job(spec(study.students[name], seed, schedule), f"{name} · {arm} · seed {seed}")
+            begun = study.students[name].init.image_weights
+            control = Job(spec(study.students[name], seed, schedule), f"{name} · {arm} · seed {seed}", None, begun)
             plan.rows.append(Row("control", name, "", arm, (), seed, plan.add(control), baselines[name, seed]))
 
     for path in study.paths:
@@ -176,9 +189,9 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
                 }
                 schedule = taught if losses else plain
                 job_spec = spec(study.students[ends.student], seed, schedule).model_copy(update=distilled)
-                id_ = plan.add(
-                    Job(job_spec, f"{path} · {arm} · seed {seed}", None if taught_by is None else taught_by.maps)
-                )
+                folder = None if taught_by is None else taught_by.maps
+                begun = study.students[ends.student].init.image_weights
+                id_ = plan.add(Job(job_spec, f"{path} · {arm} · seed {seed}", folder, begun))
                 known_as = study.sensors(ends) if taught_by is None or taught_by.trained else ""
                 untaught = baselines[ends.student, seed]
                 plan.rows.append(
@@ -283,5 +296,5 @@ def _add_labels(segmenters: _Segmenters, name: str, data: DataIdentity) -> str:
 
 
 def _content_hash(path: Path) -> str:
-    with input_error_on_os_error(f"teacher {path} cannot be read"):
+    with input_error_on_os_error(f"weights {path} cannot be read"):
         return content_hash(path)

@@ -35,6 +35,15 @@ class InitSpec(Spec):
     image_backbone: str | None = None
     """An image teacher of the study with a preset: the image backbone begins as its backbone, as those of the papers
     begin with weights of ImageNet or nuImages."""
+    image_weights: HomePath | None = None
+    """A file with which the image backbone begins: torchvision's (``resnet50-0676ba61.pth``), or the same tensors as
+    safetensors. Its content is part of what a training is; its place is not."""
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.image_backbone is not None and self.image_weights is not None:
+            raise ValueError("image_backbone and image_weights exclude each other; leave one of them out")
+        return self
 
 
 class _Model(Spec):

@@ -286,6 +286,8 @@ class StudySpec(Spec):
     def _backbones_begin_as_their_like(self) -> Self:
         for kind, models in (("teachers", self.teachers), ("students", self.students)):
             for name, model in models.items():
+                if model.init.image_weights is not None and model.detector_spec.camera is None:
+                    raise MistakeAt((kind, name, "init", "image_weights"), "this detector has no camera")
                 if (wanted := model.init.image_backbone) is None:
                     continue
                 at = (kind, name, "init", "image_backbone")
