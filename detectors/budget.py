@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from detectors.encoders.camera import CameraEncoder, CameraSpec
 from detectors.encoders.depth_net import CALIBRATION, CameraAwareDepthNet
 from detectors.encoders.pillars import PillarSpec
 from detectors.geometry.grid import BevGrid
+from detectors.segmenter import Segmenter, SegmenterSpec
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -60,8 +61,12 @@ class _QuickNorm(TorchFunctionMode):
         return values * weight.reshape(-1, *[1] * (values.dim() - 2))
 
 
-def outline(spec: DetectorSpec) -> Detector:
-    """The detector on the meta device: shapes without memory."""
+@overload
+def outline(spec: DetectorSpec) -> Detector: ...
+@overload
+def outline(spec: SegmenterSpec) -> Segmenter: ...
+def outline(spec: DetectorSpec | SegmenterSpec) -> Detector | Segmenter:
+    """The model on the meta device: shapes without memory."""
     with torch.device("meta"), _Undrawn():
         return spec.build()
 

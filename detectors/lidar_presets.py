@@ -122,6 +122,7 @@ LIDAR_PRESETS = {
     "radar_pillar": DetectorSpec(grid=_NEAR, bev_frame="lidar", radar=_RADAR, neck=_RADAR_TRUNK, head=_RADAR_HEAD),
     "camera_radar": DetectorSpec(
         grid=_NEAR.model_copy(update={"z_range": (-10.0, 10.0)}),
+        bev_frame="lidar",
         camera=CameraSpec(
             image_size=(256, 704),
             image=ImageSpec(backbone=RESNET_50, channels=512, neck=SecondFpnSpec(stride=16)),
