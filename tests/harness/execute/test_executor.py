@@ -286,11 +286,11 @@ def test_what_nobody_wants_any_more_is_dropped_and_the_others_go_on(site, arms, 
     students = [row.job for row in arms.rows if row.role == "student"]
     running = []
 
-    class Running:
+    class Running(ForkedJob):
         """A process that ends when it has dropped two of its folders."""
 
         def __init__(self, jobs):
-            self.jobs, self.folders, self.stopped = jobs, [], False
+            self.jobs, self.folders = jobs, []
 
         def drop(self, folder):
             self.folders.append(folder.name)
@@ -303,10 +303,10 @@ def test_what_nobody_wants_any_more_is_dropped_and_the_others_go_on(site, arms, 
             return _complete(site, [job for job in self.jobs if job.id not in self.folders])
 
         def stop(self):
-            self.stopped = True
+            pass
 
         def wait(self, timeout):
-            return 0
+            return DONE
 
     def start(plan, jobs, site, slot):
         running.append(Running(jobs))
