@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from harness.search.trials import INTERRUPTED, REASON, TrialBook
 from harness.study.search_spec import Value
 
+
 class Pruned(Exception):
     """A trial was pruned, because others were better at the same epoch."""
 

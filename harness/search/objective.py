@@ -58,9 +58,7 @@ class Trainer:
         """The plan of a study."""
         return self.planner.plan(study)
 
-    def evaluate(
-        self, proposals: Sequence[Proposal], stopping: Callable[[], bool], worker: int
-    ) -> Sequence[Outcome]:
+    def evaluate(self, proposals: Sequence[Proposal], stopping: Callable[[], bool], worker: int) -> Sequence[Outcome]:
         """The objectives of some values, in points, in the mean over the search's seeds, as `loop.Evaluate`.
 
         The students of all of them are one walk of the executor, which trains them side by side where they share
