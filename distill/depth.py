@@ -23,6 +23,8 @@ class DepthSpec(DetectorLossSpec):
     into; of several returns the nearest counts. BEVDepth has a binary cross entropy of each bin.
     """
 
+    reaches_bev = False
+
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DepthTerm":
         """The term between one student and one teacher, of which it takes no more than that its LiDAR is there."""
         if student.camera is None:

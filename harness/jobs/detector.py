@@ -89,12 +89,13 @@ class DetectorKind(Kind[DetectorJobSpec]):
         root = NuScenesRoot(order.root, order.version)
         began: dict[str, str] = {}
         warnings: dict[str, str] = {}
+        weights: dict[str, float] = {}
         if order.given_weights is not None:
             student = load_model(order.given_weights, spec.detector)
         elif spec.schedule is None:
             student = _initial(order, spec)
         else:
-            student, began, warnings = _train(order, spec, root, machine, folder, stop)
+            student, began, warnings, weights = _train(order, spec, root, machine, folder, stop)
         save_model(folder.model, student)
 
         scored = Timer()
@@ -103,7 +104,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         content = write_submission(folder.predictions, root, predictions, spec.detector.inputs.sensors)
         metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder)
         diagnose = partial(examine, folder, spec, root, student, machine)
-        return Outcome(metrics, count_parameters(student), scored, warnings, began, diagnose)
+        return Outcome(metrics, count_parameters(student), scored, warnings, began, weights, diagnose)
 
     def lockstep_key(self, spec: DetectorJobSpec) -> str | None:
         """All but losses, their warm-up and warm start: student, seed, data, schedule, teacher and pseudo labels."""
@@ -252,8 +253,8 @@ def _train(
     machine: Machine,
     folder: RunFolder,
     stop: Callable[[], bool],
-) -> tuple[Detector, dict[str, str], dict[str, str]]:
-    """The trained detector, what it began with, and what is doubtful about its training (`Result`)."""
+) -> tuple[Detector, dict[str, str], dict[str, str], dict[str, float]]:
+    """The trained detector, what it began with, what is doubtful, and weights that set themselves (`Result`)."""
     begun = _begin(order, spec, root, machine, _readings([spec]))
     training = Training(machine, begun.objective, begun.schedule, spec.seed, folder)
     if training.next < begun.schedule.length:
@@ -267,7 +268,7 @@ def _train(
     warnings = _warnings(folder, losses, math.ceil(len(tokens) / begun.schedule.batch_size))
     scored = training.scored()
     assert isinstance(scored, Detector)
-    return scored, began, warnings
+    return scored, began, warnings, training.set_weights()
 
 
 def _warnings(folder: RunFolder, losses: Mapping[str, LossSpec], epoch: int) -> dict[str, str]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from distill.loss import PullSpec
 from harness.evaluate.intervals import MIN_SCENES
 from harness.evaluate.mask_ap import SMALLEST_PX
 from harness.evidence.attribution import Part
@@ -334,6 +335,11 @@ def run_details(lines: Sequence[Line], study: StudySpec) -> list[str]:
     sentences += [_image_teacher(line, study) for line in lines if line.key.role == IMAGE_TEACHER]
     if used := dict.fromkeys(name for losses in study.arms.values() for name in losses):
         sentences.append(f"Losses: {'; '.join(_loss(name, study) for name in used)}.")
+    sentences += [
+        f"Weights that set themselves for {line.name}: {_set_weights(line)}."
+        for line in lines
+        if line.weights and not line.key.split
+    ]
     # One that says in its name what it is made of needs no more words.
     sentences += [f"Arm {arm}: {', '.join(losses)}." for arm, losses in study.arms.items() if arm != "+".join(losses)]
     if study.schedule.distillation_warmup and study.paths:
@@ -437,9 +443,17 @@ def _loss(name: str, study: StudySpec) -> str:
 
 def _values(given: dict[str, object]) -> str:
     """Format one value, or the values by path with `others` last."""
+    texts = {
+        path: f"pull {value.pull:g}" if isinstance(value, PullSpec) else str(value) for path, value in given.items()
+    }
     if set(given) == {OTHERS}:
-        return str(given[OTHERS])
-    return " / ".join(f"{value} on {path}" for path, value in sorted(given.items(), key=lambda item: item[0] == OTHERS))
+        return texts[OTHERS]
+    return " / ".join(f"{text} on {path}" for path, text in sorted(texts.items(), key=lambda item: item[0] == OTHERS))
+
+
+def _set_weights(line: Line) -> str:
+    """Format the weights that have set themselves."""
+    return ", ".join(f"{name} {mean_text(mean, '{:.3g}')}" for name, mean in line.weights.items())
 
 
 def published_text(gain: PublishedGain | None, metric: Metric) -> str:

@@ -141,6 +141,7 @@ def _columns(line: Line) -> dict[str, str | float | int]:
         columns |= {gain_column(metric, of): value for of, value in gain.numbers.items()}
         columns |= {gain_column(metric, "verdict"): gain.verdict, gain_column(metric, "agreement"): gain.agreement}
         columns["scenes"] = line.scenes
+    columns |= {f"weight_{name}": mean.value for name, mean in line.weights.items()}
     columns |= {"seeds": line.seeds, "parameters": line.parameters}
     columns["published"] = "; ".join(
         f"{paper}: mAP {gain.mAP}, NDS {gain.NDS} ({gain.mark})" for paper, gain in line.published.items()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from detectors.spec import Spec, each_once
-from distill.loss import DetectorLossSpec, LossSpec
+from distill.loss import DetectorLossSpec, LossSpec, PullSpec
 from distill.objective import DETECTION_TERMS, loss_class
 from distill.warm_start import require_same_backbone
 from distill.weights import PUBLISHED, published_weight
@@ -55,10 +55,18 @@ class DataSpec(Spec):
 OTHERS = "others"
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number of 0 or more."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 def _by_path(value: Any) -> dict[str, Any]:
     # A field of a loss may be a mapping itself, such as head: {width: 32}.
     is_by_path = isinstance(value, dict) and any("->" in str(key) or key == OTHERS for key in value)
     return {_tidy_path(key): each for key, each in value.items()} if is_by_path else {OTHERS: value}
+
+
+Weight = float | Literal["unidistill"] | PullSpec
 
 
 class LossChoice(Spec):
@@ -69,7 +77,7 @@ class LossChoice(Spec):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    weight: float | Literal["unidistill"] | dict[str, float | Literal["unidistill"]]
+    weight: Annotated[Weight | dict[str, Weight], Field(union_mode="left_to_right")]
     loss: str | None = None
     """The name of the loss, if the entry has another name, as for several variants of one loss."""
 
@@ -77,11 +85,12 @@ class LossChoice(Spec):
     @classmethod
     def _weight_is_a_number_or_one_a_path(cls, weight: Any) -> Any:
         for value in _by_path(weight).values():
-            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-            if not number and value != PUBLISHED:
+            if isinstance(value, dict) and set(value) == {"pull"} and _is_number(value["pull"]) and value["pull"] > 0:
+                continue
+            if not isinstance(value, PullSpec) and not _is_number(value) and value != PUBLISHED:
                 raise ValueError(
                     f"{value!r} is not a weight; allowed: a number of 0 or more, {PUBLISHED!r} for the published one, "
-                    "or {PATH: weight, ...}"
+                    "{pull: SHARE} with a share above 0 of the detection loss's gradient, or {PATH: weight, ...}"
                 )
         return weight
 

@@ -81,7 +81,9 @@ class Mirror:
         self.store.describe(run, _params(job), tags)
         steps = [line for line in folder.steps() if line["step"] % HISTORY_EVERY == 0]
         self.store.history(run, [(int(line["step"]), _trained(line)) for line in steps])
-        self.store.metrics(run, result.metrics | {"parameters": result.parameters, "seconds": result.seconds})
+        self.store.metrics(
+            run, result.metrics | _set(result.weights) | {"parameters": result.parameters, "seconds": result.seconds}
+        )
         for path in (folder.order, folder.summary, folder.log):
             if path.is_file():  # an image teacher has no boxes to summarise
                 self.store.files(run, path)
@@ -114,7 +116,7 @@ class Mirror:
         shown = {
             key
             for key, values in seen.items()
-            if key.startswith(_OF_ARMS) and (len(values) > 1 or key.endswith(".weight"))
+            if key.startswith(_OF_ARMS) and (len(values) > 1 or key.endswith((".weight", ".weight.pull")))
         }
         return {job: {key: value for key, value in params.items() if key in shown} for job, params in jobs.items()}
 
@@ -140,7 +142,13 @@ def _numbers(line: Line) -> dict[str, float]:
     for metric, gain in line.gains.items():
         numbers |= {gain_column(metric, of): value / 100 for of, value in (("low", gain.low), ("high", gain.high))}
         numbers |= {gain_column(metric, of): value for of, value in (("p", gain.p), ("holm", gain.holm))}
+    numbers |= _set({name: mean.value for name, mean in line.weights.items()})
     return numbers | {"seeds": float(line.seeds), "parameters": float(line.parameters)}
+
+
+def _set(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights that have set themselves, as metrics: nobody chose them."""
+    return {f"weight/{name}": weight for name, weight in weights.items()}
 
 
 def _params(job: Job) -> dict[str, Any]:

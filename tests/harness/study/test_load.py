@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from detectors.presets import PRESETS
 from distill.feature import FeatureSpec
+from distill.loss import PullSpec
 from distill.relation import RelationSpec
 from harness.errors import InputError
 from harness.study.load import load_study
@@ -45,6 +46,41 @@ def test_study_loads_with_defaults_and_weights_by_path(load):
     assert study.schedule.batch_size == 8
     assert study.losses["feature"].at("lidar->camera") == {"weight": 2.0, "adapter": "conv3x3"}
     assert study.losses["relation"].at("lidar->camera") == {"weight": 40.0}
+
+
+def test_a_weight_may_be_a_pull_of_all_paths_or_of_one(load):
+    assert load(STUDY, "losses.feature.weight={pull: 0.3}").loss("feature", "lidar->camera").weight == PullSpec(
+        pull=0.3
+    )
+    study = load(STUDY, "losses.feature.weight={lidar->camera: {pull: 0.3}, others: 2.0}")
+    assert study.loss("feature", "lidar->camera").weight == PullSpec(pull=0.3)
+    assert study.losses["feature"].at("radar->camera")["weight"] == 2.0
+    study = load(STUDY, "losses.feature.weight={pull: 0.3}", "losses.feature.weight.pull=0.5")
+    assert study.loss("feature", "lidar->camera").weight == PullSpec(pull=0.5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        ("{pull: 0}", "{'pull': 0} is not a weight; allowed: a number of 0 or more"),
+        ("{pull: -1.0}", "{'pull': -1.0} is not a weight"),
+        ("{pull: much}", "{'pull': 'much'} is not a weight"),
+        ("{pull: 1.0, push: 1.0}", "is not a weight"),
+        ("{lidar->camera: {pull: 0}, others: 1.0}", "{'pull': 0} is not a weight"),
+        ("{pulls: 1.0}", "{pull: SHARE} with a share above 0"),
+    ],
+)
+def test_a_pull_that_is_none_is_refused(refusal, weight, words):
+    message = refusal(STUDY.replace("weight: 2.0", f"weight: {weight}"))
+    assert message.count("\n") == 0
+    assert "study.yaml:9: losses.feature.weight" in message
+    assert words in message
+
+
+def test_a_pull_of_a_loss_that_ends_before_the_map_is_refused(refusal):
+    text = STUDY.replace("both: [feature, relation]", "both: [feature, relation, depth]")
+    message = refusal(text.replace("losses:", "losses:\n  depth: {weight: {pull: 0.5}}"))
+    assert "study.yaml:9: losses.depth: DepthSpec ends before the student's low-level BEV map" in message
 
 
 def test_any_field_of_a_loss_may_differ_by_path(load):
