@@ -107,10 +107,10 @@ class DetectorKind(Kind[DetectorJobSpec]):
         return Outcome(metrics, count_parameters(student), scored, warnings, began, weights, diagnose)
 
     def lockstep_key(self, spec: DetectorJobSpec) -> str | None:
-        """All but losses, their warm-up and warm start: student, seed, data, schedule, teacher and pseudo labels."""
+        """All but losses, their ramps and warm start: student, seed, data, schedule, teacher and pseudo labels."""
         if spec.schedule is None or spec.teacher is None:
             return None
-        schedule = spec.schedule.model_copy(update={"distillation_warmup": 0.0})
+        schedule = spec.schedule.without_distillation()
         common = {"losses": {}, "warm_start": False, "schedule": schedule}
         # What is read of labels and teacher depends on the losses.
         reads = {"least_score": _least_score(_losses(spec)) if spec.labels else None}

@@ -347,6 +347,9 @@ def run_details(lines: Sequence[Line], study: StudySpec) -> list[str]:
         sentences.append(
             f"Warm-up: the weights of the losses grow from 0 during the first {share:.0%} of the training."
         )
+    if study.schedule.distillation_cooldown and study.paths:
+        share = study.schedule.distillation_cooldown
+        sentences.append(f"Cool-down: the weights of the losses fall to 0 during the last {share:.0%} of the training.")
     if published := [gain for line in lines for gain in line.published.values()]:
         if any(WARM_START in losses for losses in study.arms.values()):
             sentences.append("The students in the papers do not start as copies of a teacher.")

@@ -102,7 +102,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
 
     taught = study.schedule if study.schedule.epochs is None else study.schedule.for_samples(samples())
     # What only distillation reads is no part of what a training without a teacher is.
-    plain = taught.model_copy(update={"distillation_warmup": 0.0})
+    plain = taught.without_distillation()
 
     def spec(model: TeacherSpec | StudentSpec, seed: int, schedule: ScheduleSpec = plain) -> DetectorJobSpec:
         trained_on = data if model.train_share is None else data.model_copy(update={"train_share": model.train_share})

@@ -147,10 +147,9 @@ class ImageScheduleSpec(ScheduleSpec):
 
     @model_validator(mode="after")
     def _is_of_images(self) -> Self:
-        if self.distillation_warmup:
-            raise ValueError(
-                "distillation_warmup has no effect on an image teacher, which has no teacher; leave it out"
-            )
+        for name in ("distillation_warmup", "distillation_cooldown"):
+            if getattr(self, name):
+                raise ValueError(f"{name} has no effect on an image teacher, which has no teacher; leave it out")
         of_images = {name: getattr(self.augment, name) for name in ("mirror_probability", "image")}
         if self.augment != AugmentSpec(**of_images):
             raise ValueError(

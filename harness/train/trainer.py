@@ -260,5 +260,9 @@ def _terms(output: ObjectiveOutput) -> dict[str, float]:
 
 def _ramp(step: int, schedule: ScheduleSpec) -> float:
     """Return the factor of the weights of the distillation losses at a step."""
-    growing = schedule.distillation_warmup * schedule.length
-    return min(1.0, (step + 1) / growing) if growing else 1.0
+    growing, falling = (
+        share * schedule.length for share in (schedule.distillation_warmup, schedule.distillation_cooldown)
+    )
+    grown = (step + 1) / growing if growing else 1.0
+    left = (schedule.length - step) / falling if falling else 1.0
+    return min(1.0, grown, left)

@@ -14,6 +14,7 @@ from harness.jobs import detector, worker
 from harness.jobs.kind import STOPPED
 from harness.jobs.worker import run
 from harness.runs.folder import RunFolder
+from harness.study.schedule import ScheduleSpec
 from harness.train import trainer
 from harness.train.streams import seeded
 from harness.train.trainer import Interrupted
@@ -177,6 +178,19 @@ def test_weights_of_the_losses_grow_as_the_schedule_says(order, trained, tmp_pat
     folder, _ = _train(distilled, tmp_path / "ramped")
     factors = [line["weighted/response"] / line["raw/response"] for line in folder.steps()]
     assert factors == pytest.approx([2 / 3, 4 / 3, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("shares", "factors"),
+    [
+        ({"distillation_cooldown": 0.75}, [1, 1, 2 / 3, 1 / 3]),
+        ({"distillation_cooldown": 0.75, "distillation_warmup": 0.5}, [1 / 2, 1, 2 / 3, 1 / 3]),
+        ({"distillation_warmup": 0.75}, [1 / 3, 2 / 3, 1, 1]),
+    ],
+)
+def test_weights_grow_and_fall(shares, factors):
+    schedule = ScheduleSpec(steps=4, **shares)
+    assert [trainer._ramp(step, schedule) for step in range(4)] == pytest.approx(factors)
 
 
 def _taught(order, trained, losses, **schedule):
