@@ -63,8 +63,8 @@ def feature_gap(
     if distance != "cosine":
         return gap(student, teacher, distance)
     # Half the squared distance of the units: one minus their cosine, and nothing where both vectors are zero.
-    units = (F.normalize(each, dim=dim, eps=SMALLEST) for each in (student, teacher))
-    return gap(*units, "l2").sum(dim, keepdim=True) / 2
+    student, teacher = (F.normalize(each, dim=dim, eps=SMALLEST) for each in (student, teacher))
+    return gap(student, teacher, "l2").sum(dim, keepdim=True) / 2
 
 
 def _standardised(features: Tensor, weights: Tensor, dim: int) -> Tensor:
