@@ -13,6 +13,9 @@ from torch import Tensor
 from detectors.geometry.boxes import Boxes, pad_boxes
 from detectors.geometry.lift import LiftGeometry, LiftPlan, join_plans
 
+RADAR_STATES = {"dyn_prop": 8, "ambig_state": 5, "invalid_state": 18, "pdh0": 8}
+"""Names in nuScenes' files of the states of a RADAR return, in their order, and how many values each has, from 0 on."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -26,8 +29,12 @@ class Inputs:
     """Of the cameras: the newest, and the ones before it."""
     lidar_sweeps: int = 0
     """The keyframe's, and the ones before it."""
+    lidar_for_loss: bool = False
+    """Whether a loss wants the returns of the LiDAR's keyframe, which the detector itself may not read."""
     radar_sweeps: int = 0
     """Of each RADAR."""
+    radar_states: bool = False
+    """Whether RADAR returns come with their states (RADAR_STATES), the doubtful ones among them, too."""
 
     @property
     def sensors(self) -> frozenset[str]:
@@ -35,11 +42,21 @@ class Inputs:
         asked = {"camera": self.image_size is not None, "lidar": self.lidar_sweeps > 0, "radar": self.radar_sweeps > 0}
         return frozenset(sensor for sensor, wanted in asked.items() if wanted)
 
+    @property
+    def lidar_read(self) -> int:
+        """Sweeps of the LiDAR that come with a sample."""
+        return max(self.lidar_sweeps, int(self.lidar_for_loss))
+
     def joined(self, other: Self) -> Self:
         """What two detectors need of shared batches; raises ValueError where they want one sensor in two ways."""
-        values: dict[str, Any] = {"lifts": self.lifts | other.lifts}  # a batch may carry several plans
-        for name in ("image_size", "keyframes", "lidar_sweeps", "radar_sweeps"):
-            reads = "image_size" if name == "keyframes" else name  # which says nothing without cameras
+        values: dict[str, Any] = {
+            "lifts": self.lifts | other.lifts,  # a batch may carry several plans
+            "lidar_for_loss": self.lidar_for_loss or other.lidar_for_loss,
+        }
+        # Some say nothing of a sensor that is not read.
+        of = {"keyframes": "image_size", "radar_states": "radar_sweeps"}
+        for name in ("image_size", "keyframes", "lidar_sweeps", "radar_sweeps", "radar_states"):
+            reads = of.get(name, name)
             wanted = [getattr(each, name) for each in (self, other) if getattr(each, reads)]
             if len(set(wanted)) > 1:
                 raise ValueError(f"one detector needs {name} {wanted[0]}, the other {wanted[1]}")
@@ -63,6 +80,21 @@ class CameraViews:
     """
     age: Float[Tensor, "*b n"]
     """Seconds from the image to the sample's time; views of earlier keyframes follow those of the newest."""
+    from_file: Float[Tensor, "*b n 3 3"] = None  # type: ignore[assignment]
+    """Pixels of the input from pixels of the file: how it was resized, cropped and turned. Not given: it was not."""
+    moved: Float[Tensor, "*b n 4 4"] = None  # type: ignore[assignment]
+    """What augmentation did to the BEV frame: what was at a place p is at ``moved @ p``. Not given: nothing."""
+
+    def __post_init__(self) -> None:
+        """Fill in what was not given."""
+        for name, like in (("from_file", self.intrinsics), ("moved", self.ego_from_camera)):
+            if getattr(self, name) is None:
+                same = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like)
+                object.__setattr__(self, name, same)
+
+    def __getitem__(self, index: Any) -> Self:
+        """Index every field."""
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> Self:
         """The same views on another device."""
@@ -115,8 +147,9 @@ class Sample:
     views: CameraViews | None
     lidar: Float[Tensor, "p 5"] | None
     """LiDAR returns in the BEV frame: x, y, z (m), intensity in [0, 1], age (s)."""
-    radar: Float[Tensor, "r 7"] | None
-    """RADAR returns in the BEV frame: x, y, z (m), RCS (dBsm), velocity along x and y (m/s), age (s).
+    radar: Float[Tensor, "r _"] | None
+    """RADAR returns in the BEV frame: x, y, z (m), RCS (dBsm), velocity along x and y (m/s), age (s); and RADAR_STATES
+    if they were asked for.
 
     The velocity is the measured radial one, with the ego motion taken out.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from detectors.batch import Batch, CameraViews, Instances, Sample, collate
+from detectors.batch import RADAR_STATES, Batch, CameraViews, Instances, Sample, collate
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.segmenter import SegmenterSpec
@@ -44,8 +44,7 @@ def measure(spec: DetectorSpec, batch_size: int, device: str, steps: int = STEPS
         output = detector.eval()(single)
 
     def loss() -> torch.Tensor:
-        parts = detector.loss(detector(batch), batch)
-        return parts.heatmap + parts.boxes
+        return torch.stack(list(detector.loss(detector(batch), batch).terms.values())).sum()
 
     step_seconds = _time_steps(detector, loss, device, steps)
     _, channels, rows, columns = output.bev_low.shape
@@ -99,7 +98,7 @@ def _time_steps(model: torch.nn.Module, loss: Callable[[], torch.Tensor], device
 def example_batch(spec: DetectorSpec, batch_size: int) -> Batch:
     """Random sensors of the sizes that the detector asks for, on its grid."""
     rng = torch.Generator().manual_seed(0)
-    grid, inputs = spec.grid, spec.inputs
+    grid, inputs = spec.grid, spec.training_inputs
     low = torch.tensor([grid.x_range[0], grid.y_range[0], grid.z_range[0]])
     high = torch.tensor([grid.x_range[1], grid.y_range[1], grid.z_range[1]])
 
@@ -107,15 +106,22 @@ def example_batch(spec: DetectorSpec, batch_size: int) -> Batch:
         xyz = low + (high - low) * torch.rand(count, 3, generator=rng)
         return torch.cat([xyz, torch.rand(count, columns - 3, generator=rng)], dim=1)
 
+    def returns() -> torch.Tensor:
+        cloud = points(LIDAR_POINTS * inputs.lidar_read, 5)
+        if not inputs.lidar_sweeps:  # a loss wants those of the keyframe
+            cloud[:, 4] = 0
+        return cloud
+
+    radar_columns = 7 + (len(RADAR_STATES) if inputs.radar_states else 0)
     samples = []
     for i in range(batch_size):
         center = points(30, 3)
         samples.append(
             Sample(
                 token=str(i),
-                views=None if inputs.image_size is None else _views(inputs.image_size, rng),
-                lidar=points(LIDAR_POINTS * inputs.lidar_sweeps, 5) if inputs.lidar_sweeps else None,
-                radar=points(RADAR_POINTS * 5 * inputs.radar_sweeps, 7) if inputs.radar_sweeps else None,
+                views=None if inputs.image_size is None else _views(inputs.image_size, inputs.keyframes, rng),
+                lidar=returns() if inputs.lidar_read else None,
+                radar=points(RADAR_POINTS * 5 * inputs.radar_sweeps, radar_columns) if inputs.radar_sweeps else None,
                 boxes=Boxes(
                     center=center,
                     size=0.5 + 4 * torch.rand(30, 3, generator=rng),
@@ -129,16 +135,16 @@ def example_batch(spec: DetectorSpec, batch_size: int) -> Batch:
     return collate(samples)
 
 
-def _views(image_size: tuple[int, int], rng: torch.Generator) -> CameraViews:
-    height, width = image_size
+def _views(image_size: tuple[int, int], keyframes: int, rng: torch.Generator) -> CameraViews:
+    (height, width), count = image_size, CAMERAS * keyframes
     poses = []
-    for i in range(CAMERAS):
+    for i in range(count):
         cos, sin = math.cos(2 * math.pi * i / CAMERAS), math.sin(2 * math.pi * i / CAMERAS)
         poses.append([[sin, 0, cos, 0], [-cos, 0, sin, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])
     intrinsic = torch.tensor([[0.7 * width, 0, width / 2], [0, 0.7 * width, height / 2], [0, 0, 1]])
     return CameraViews(
-        images=torch.randint(256, (CAMERAS, 3, height, width), generator=rng, dtype=torch.uint8),
-        intrinsics=intrinsic.expand(CAMERAS, 3, 3).clone(),
+        images=torch.randint(256, (count, 3, height, width), generator=rng, dtype=torch.uint8),
+        intrinsics=intrinsic.expand(count, 3, 3).clone(),
         ego_from_camera=torch.tensor(poses, dtype=torch.float32),
-        age=torch.zeros(CAMERAS),
+        age=torch.zeros(count),
     )

@@ -1,22 +1,46 @@
 """DetectorSpec and Detector: sensors to BEV map to boxes, on one screen."""
 
-from typing import Self
+from dataclasses import replace
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Tag, model_validator
 from torch import nn
 
 from detectors.batch import Batch, Inputs
 from detectors.encoders.bev_neck import BevNeckSpec
+from detectors.encoders.bev_trunk import ResNetFpnTrunkSpec, ResNetUpTrunkSpec
 from detectors.encoders.camera import CameraSpec
+from detectors.encoders.depth_supervision import depth_loss
 from detectors.encoders.fusion import FusionSpec
 from detectors.encoders.lidar import LidarSpec
+from detectors.encoders.pillars import PillarSpec
 from detectors.encoders.radar import RadarSpec
+from detectors.encoders.radar_pillars import RadarPillarSpec
+from detectors.encoders.second_neck import SecondNeckSpec
+from detectors.encoders.voxel_net import VoxelNetSpec
 from detectors.geometry.boxes import Boxes
 from detectors.geometry.grid import BevGrid
-from detectors.heads.center import CenterHeadSpec, decode
+from detectors.heads.center import CenterHeadSpec
 from detectors.heads.center_loss import DetectionLoss, center_targets, detection_loss
+from detectors.heads.decoding import decode
 from detectors.outputs import DetectorOutput, SensorMaps
-from detectors.spec import Spec
+from detectors.spec import Spec, by_kind
+
+Lidar = Annotated[
+    Annotated[LidarSpec, Tag("(sparse)")]
+    | Annotated[VoxelNetSpec, Tag("(voxel_net)")]
+    | Annotated[PillarSpec, Tag("(pillars)")],
+    by_kind("sparse"),
+]
+Radar = Annotated[Annotated[RadarSpec, Tag("(cells)")] | Annotated[RadarPillarSpec, Tag("(pillars)")], by_kind("cells")]
+Neck = Annotated[
+    Annotated[BevNeckSpec, Tag("(two_scale)")]
+    | Annotated[SecondNeckSpec, Tag("(second)")]
+    | Annotated[ResNetFpnTrunkSpec, Tag("(resnet_fpn)")]
+    | Annotated[ResNetUpTrunkSpec, Tag("(resnet_up)")],
+    by_kind("two_scale"),
+]
+"""Specs of parts; where none is named, the first of them."""
 
 
 class DetectorSpec(Spec):
@@ -24,11 +48,11 @@ class DetectorSpec(Spec):
 
     grid: BevGrid
     camera: CameraSpec | None = None
-    lidar: LidarSpec | None = None
-    radar: RadarSpec | None = None
+    lidar: Lidar | None = None
+    radar: Radar | None = None
     fusion: FusionSpec | None = None
     """Of two or more sensors; one alone needs none."""
-    neck: BevNeckSpec
+    neck: Neck
     head: CenterHeadSpec
 
     @model_validator(mode="after")
@@ -38,6 +62,13 @@ class DetectorSpec(Spec):
             raise ValueError("a detector needs a sensor: camera, lidar or radar")
         if (len(names) > 1) != (self.fusion is not None):
             raise ValueError(f"fusion is for detectors with two or more sensors; this one has {', '.join(names)}")
+        # A finer map, which the neck's strides bring to the grid.
+        finer = self.lidar.pillars_per_cell if isinstance(self.lidar, PillarSpec) else 1
+        stride = self.neck.stride if isinstance(self.neck, SecondNeckSpec) else 1
+        if finer != stride:
+            raise ValueError(f"the neck has a stride of {stride:g} for maps with {finer} cells in one of the grid")
+        if finer > 1 and len(names) > 1:
+            raise ValueError(f"pillars_per_cell is {finer}; maps to be fused need 1")
         return self
 
     @property
@@ -49,17 +80,30 @@ class DetectorSpec(Spec):
             lifts=frozenset() if self.camera is None else frozenset({self.camera.lift(self.grid)}),
             lidar_sweeps=0 if self.lidar is None else self.lidar.sweeps,
             radar_sweeps=0 if self.radar is None else self.radar.sweeps,
+            radar_states=self.radar is not None and self.radar.states,
         )
+
+    @property
+    def training_inputs(self) -> Inputs:
+        """What a batch must carry for `Detector.loss`."""
+        return replace(self.inputs, lidar_for_loss=self.camera is not None and self.camera.depth_weight > 0)
 
     @property
     def sensor_channels(self) -> tuple[int, ...]:
         """Channels of each sensor's BEV map: camera, LiDAR, RADAR, those there are."""
-        return tuple(encoder.channels for encoder in (self.camera, self.lidar, self.radar) if encoder is not None)
+        camera = () if self.camera is None else (self.camera.out_channels,)
+        return camera + tuple(encoder.channels for encoder in (self.lidar, self.radar) if encoder is not None)
 
     @property
     def low_channels(self) -> int:
         """Channels of `DetectorOutput.bev_low`."""
         return self.sensor_channels[0] if self.fusion is None else self.fusion.channels
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each term of `DetectionLoss`."""
+        depth_weight = 0.0 if self.camera is None else self.camera.depth_weight
+        return self.head.loss_weights | ({"lidar_depth": depth_weight} if depth_weight else {})
 
     @property
     def high_channels(self) -> int:
@@ -107,9 +151,16 @@ class Detector(nn.Module):
         )
 
     def loss(self, output: DetectorOutput, batch: Batch) -> DetectionLoss:
-        """What the output costs against the batch's annotations."""
+        """What the output costs against the batch's annotations, and the camera's depths against its LiDAR returns."""
         targets = center_targets(batch.boxes, batch.is_box, self.spec.head, self.spec.grid)
-        return detection_loss(output.head, targets)
+        loss = detection_loss(output.head, targets, self.spec.head, self.spec.grid, self.head.loss_weights)
+        if self.camera is None or not self.spec.training_inputs.lidar_for_loss:
+            return loss
+        batch.require(frozenset({"camera", "lidar"}))
+        assert output.depth is not None
+        assert batch.views is not None
+        assert batch.lidar is not None
+        return replace(loss, lidar_depth=depth_loss(output.depth, batch.views, batch.lidar, self.camera.geometry))
 
     def decode(self, output: DetectorOutput) -> list[Boxes]:
         """The boxes found in each sample, best first."""

@@ -16,6 +16,14 @@ class HeadOutput:
     """Logits, one channel a class in the order of CLASSES."""
     boxes: Float[Tensor, "b tasks code y x"]
     """Per task group the code of a box, in the order of BOX_CODE (`detectors/heads/center.py`)."""
+    iou: Float[Tensor, "b tasks y x"] | None = None
+    """Per task group how well its box overlaps an object, as 2 IoU - 1; None of a head that does not say."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same maps on another device."""
+        return type(self)(
+            self.heatmap.to(device), self.boxes.to(device), None if self.iou is None else self.iou.to(device)
+        )
 
 
 @dataclass(frozen=True)
@@ -47,4 +55,4 @@ class DetectorOutput(SensorMaps):
     def to(self, device: torch.device) -> Self:
         """The same maps on another device."""
         maps = {f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
-        return replace(self, **maps, head=HeadOutput(self.head.heatmap.to(device), self.head.boxes.to(device)))
+        return replace(self, **maps, head=self.head.to(device))

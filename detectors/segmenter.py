@@ -7,7 +7,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from detectors.batch import Instances
-from detectors.encoders.image import STRIDE, ImageSpec
+from detectors.encoders.image import ImageSpec
 from detectors.heads.instance_mask import (
     FoundInstances,
     InstanceDecodeSpec,
@@ -30,8 +30,7 @@ class SegmenterSpec(Spec):
 
     @model_validator(mode="after")
     def _size_is_possible(self) -> Self:
-        if any(side < STRIDE or side % STRIDE for side in self.image_size):
-            raise ValueError(f"image_size {self.image_size} is not in whole multiples of {STRIDE}")
+        self.image.require_size(self.image_size)
         return self
 
     def build(self) -> "Segmenter":

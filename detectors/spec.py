@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Discriminator, GetCoreSchemaHandler, model_serializer
 from pydantic_core import CoreSchema, PydanticKnownError
 
 Several = TypeVar("Several", bound=Sequence[Any])
@@ -14,6 +14,18 @@ def each_once(values: Several) -> Several:
     if len(set(values)) < len(values):
         raise ValueError(f"{list(values)} contain a value twice")
     return values
+
+
+def by_kind(default: str) -> Discriminator:
+    """Which spec of a union a value is: the one whose `Tag` is its ``kind`` in brackets, or this one where it has none.
+
+    A part that had one kind only was written without it. Brackets tell a tag from a key in the place of a mistake.
+    """
+
+    def tag(value: Any) -> str:
+        return f"({value.get('kind', default) if isinstance(value, dict) else getattr(value, 'kind', None)})"
+
+    return Discriminator(tag)
 
 
 def _want_numbers(schema: Any) -> None:

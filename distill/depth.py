@@ -2,18 +2,16 @@
 
 import torch
 import torch.nn as nn
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from detectors.batch import Batch, CameraViews
 from detectors.detector import DetectorSpec
+from detectors.encoders.depth_supervision import NOW, nearest_depth
 from detectors.geometry.lift import LiftGeometry
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
-
-NOW = 0.01
-"""Seconds: returns that are not older are of the keyframe's own sweep; what moved since has not moved yet."""
 
 
 class DepthSpec(DetectorLossSpec):
@@ -50,8 +48,7 @@ class DepthTerm(nn.Module):
         known = []
         for number in range(len(batch)):
             points = batch.lidar.values[batch.lidar.sample == number]
-            views = CameraViews(*(value[number, newest] for value in vars(batch.views).values()))
-            known.append(depth_bins(points[points[:, 4] <= NOW, :3], views, self.geometry))
+            known.append(depth_bins(points[points[:, 4] <= NOW, :3], batch.views[number, newest], self.geometry))
         bins = torch.stack(known)
         with torch.autocast(bins.device.type, enabled=False):
             depth = student.depth[:, newest].to(torch.promote_types(student.depth.dtype, torch.float32))
@@ -69,15 +66,7 @@ def depth_bins(points: Float[Tensor, "p 3"], views: CameraViews, geometry: LiftG
         views: Of one sample.
         geometry: Features and bins.
     """
-    (h, w), (low, high) = geometry.feature_size, geometry.depth_range
-    with torch.autocast(points.device.type, enabled=False):
-        rotation, origin = torch.linalg.inv(views.ego_from_camera)[:, :3].split([3, 1], dim=2)
-        inside = einsum(rotation, points.to(rotation), "n i j, p j -> n p i") + rearrange(origin, "n i 1 -> n 1 i")
-        pixel = einsum(views.intrinsics, inside, "n i j, n p j -> n p i")
-    z = inside[..., 2]
-    column, row = (pixel[..., :2] / z[..., None].clamp(min=low) / geometry.stride).floor().unbind(dim=-1)
-    seen = (z >= low) & (z < high) & (row >= 0) & (row < h) & (column >= 0) & (column < w)
-    cell = torch.where(seen, row * w + column, h * w).long()
-    nearest = z.new_full((len(z), h * w + 1), torch.inf).scatter_reduce(1, cell, z, "amin")[:, :-1]
+    low, high = geometry.depth_range
+    nearest = nearest_depth(points, views, geometry, (low, high))
     bins = ((nearest - low) / ((high - low) / geometry.depth_bins)).floor().clamp(max=geometry.depth_bins - 1)
-    return rearrange(torch.where(nearest.isfinite(), bins, -1).long(), "n (h w) -> n h w", h=h)
+    return torch.where(nearest.isfinite(), bins, -1).long()

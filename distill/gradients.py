@@ -21,7 +21,7 @@ def pulls(objective: Objective, output: ObjectiveOutput) -> dict[str, float]:
     """
     assert output.bev_low is not None, "a student has a BEV map"
     where = {"map": output.bev_low, "weight": last_layer(objective.student)}
-    detection = torch.stack([output.weighted[name] for name in DETECTION_TERMS]).sum()
+    detection = torch.stack([value for name, value in output.weighted.items() if name in DETECTION_TERMS]).sum()
     terms = {"detection": detection} | {
         name: value for name, value in output.weighted.items() if name not in DETECTION_TERMS
     }

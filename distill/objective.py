@@ -69,13 +69,13 @@ def loss_spec(name: str, fields: Mapping[str, Any]) -> LossSpec:
     return loss_class(given.pop("loss", name)).model_validate(given)
 
 
-DETECTION_TERMS = ("heatmap", "boxes")
-"""The terms that need no teacher."""
+DETECTION_TERMS = ("heatmap", "boxes", "iou", "overlap", "lidar_depth")
+"""The terms that need no teacher; every detector has the first two."""
 
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """One step's loss and its parts; the parts are named ``heatmap``, ``boxes`` and as the losses are."""
+    """One step's loss and its parts; the parts are named as in DETECTION_TERMS, and as the losses are."""
 
     total: Float[Tensor, ""]
     """What to call ``backward`` on: the sum of ``weighted``."""
@@ -114,11 +114,11 @@ class Objective(nn.Module):
         self.teacher = FrozenTeacher(teacher) if isinstance(teacher, Detector) else teacher
         self.student = student
         self.terms = nn.ModuleDict()
-        head = student.spec.head
         annotated = all(spec.keeps_annotations for spec in losses.values())
-        self.reference = {"heatmap": head.heatmap_weight, "boxes": head.box_weight}
+        self.reference = dict(student.spec.loss_weights)
         """Weights of the detection loss, whether or not the student learns from annotations."""
-        self.weights = {name: weight * annotated for name, weight in self.reference.items()}
+        # Depths are not annotated; their loss stays where a teacher's boxes stand in for annotations.
+        self.weights = {name: weight * (annotated or name == "lidar_depth") for name, weight in self.reference.items()}
         pulls: dict[str, float] = {}
         for name, spec in losses.items():
             self.terms[name] = build_term(spec, student.spec, None if taught_by is None else taught_by.spec)
@@ -141,15 +141,14 @@ class Objective(nn.Module):
             measure: Whether weights that set themselves take this batch into account.
         """
         student = self.student(batch)
-        detection = self.student.loss(student, batch)
-        terms = {"heatmap": detection.heatmap, "boxes": detection.boxes}
+        detection = self.student.loss(student, batch).terms
         teacher = seen if seen is not None else self.teacher and self.teacher.observe(batch)
-        terms |= {name: term(student, teacher, batch) for name, term in self.terms.items()}
+        terms = detection | {name: term(student, teacher, batch) for name, term in self.terms.items()}
         given: dict[str, float | Tensor] = dict(self.weights)
         if self.balance is not None:
             if measure:
-                detection_loss = torch.stack([self.reference[name] * terms[name] for name in self.reference]).sum()
-                self.balance.measure(detection_loss, terms, student.bev_low)
+                weighted = [self.reference[name] * value for name, value in detection.items()]
+                self.balance.measure(torch.stack(weighted).sum(), terms, student.bev_low)
             given |= self.balance.weights()
         weights = {name: (ramp if name in self.terms else 1.0) * given[name] for name in terms}
         return ObjectiveOutput.of(terms, weights, student.bev_low)

@@ -10,8 +10,8 @@ from torch import Tensor
 from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import pad_boxes
-from detectors.heads.center import decode
 from detectors.heads.center_loss import center_targets, detection_loss
+from detectors.heads.decoding import decode
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
 
@@ -60,6 +60,6 @@ class OutputTerm(nn.Module):
         boxes, is_box = pad_boxes([each[each.score > self.spec.score_threshold] for each in teacher_boxes])
         head = self.student.head
         targets = center_targets(boxes, is_box, head, self.student.grid)
-        confidence = boxes.score if self.spec.confidence == "boxes" else None
-        loss = detection_loss(student.head, targets, confidence, beta=1.0)
+        confidence = boxes.score.gather(1, targets.box) if self.spec.confidence == "boxes" else None
+        loss = detection_loss(student.head, targets, head, self.student.grid, confidence=confidence, beta=1.0)
         return head.heatmap_weight * loss.heatmap + head.box_weight * loss.boxes

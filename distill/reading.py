@@ -42,14 +42,14 @@ def cells_read(reading: Reading, batch: Batch, spec: DetectorSpec) -> Bool[Tenso
 
 
 def channels(field: MapName, spec: DetectorSpec) -> int:
-    """Channels of a field; the head's are the classes and then the codes of its tasks."""
+    """Channels of a field; the head's are the classes, then the codes of its tasks, then the overlaps it predicts."""
     match field:
         case "bev_low":
             return spec.low_channels
         case "bev_high":
             return spec.high_channels
         case "head":
-            return len(CLASSES) + len(TASK_GROUPS) * len(BOX_CODE)
+            return sum(_head_channels(spec))
 
 
 def pack(output: DetectorOutput, reading: Reading, batch: Batch, spec: DetectorSpec) -> list[bytes]:
@@ -96,9 +96,15 @@ def unpack(records: Sequence[tuple[Reading, Sequence[bytes]]], spec: DetectorSpe
                 where = np.frombuffer(record, np.int32, cells)
                 dense[sample, where] = np.frombuffer(record, np.float16, offset=4 * cells).reshape(cells, width)
         maps[field] = rearrange(torch.from_numpy(dense), "b (y x) c -> b c y x", y=grid.rows)
-    heatmap, boxes = maps["head"].split([len(CLASSES), len(TASK_GROUPS) * len(BOX_CODE)], dim=1)
-    head = HeadOutput(heatmap, rearrange(boxes, "b (tasks code) y x -> b tasks code y x", tasks=len(TASK_GROUPS)))
+    heatmap, boxes, iou = maps["head"].split(_head_channels(spec), dim=1)
+    boxes = rearrange(boxes, "b (tasks code) y x -> b tasks code y x", tasks=len(TASK_GROUPS))
+    head = HeadOutput(heatmap, boxes, iou if spec.head.iou else None)
     return DetectorOutput(None, None, None, None, None, maps["bev_low"], maps["bev_high"], head)
+
+
+def _head_channels(spec: DetectorSpec) -> list[int]:
+    """Of heatmaps, box maps and overlaps."""
+    return [len(CLASSES), len(TASK_GROUPS) * len(BOX_CODE), len(TASK_GROUPS) if spec.head.iou else 0]
 
 
 def readings_of(each: Iterable[frozenset[Reading] | None]) -> tuple[Reading, ...] | None:
@@ -114,5 +120,5 @@ def readings_of(each: Iterable[frozenset[Reading] | None]) -> tuple[Reading, ...
 def _map(output: DetectorOutput, field: MapName) -> Float[Tensor, "b c y x"]:
     if field == "head":
         codes = rearrange(output.head.boxes, "b tasks code y x -> b (tasks code) y x")
-        return torch.cat([output.head.heatmap, codes], dim=1)
+        return torch.cat([output.head.heatmap, codes, *([] if output.head.iou is None else [output.head.iou])], dim=1)
     return output.bev_low if field == "bev_low" else output.bev_high

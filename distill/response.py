@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 import torch.nn as nn
-from einops import reduce
+from einops import rearrange, reduce
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -33,7 +33,8 @@ def response_loss(
 ) -> Float[Tensor, ""]:
     """Gap of the best class score and of the box maps, averaged over cells weighted by ``region``.
 
-    UniDistill's L_resp. Every task's box map counts at every cell, whichever class the object there has.
+    UniDistill's L_resp. Every task's box map counts at every cell, whichever class the object there has. Where both
+    models predict overlaps, these belong to the box maps, as in UniDistill.
 
     Args:
         student: Raw maps; gradient flows into both.
@@ -49,6 +50,9 @@ def response_loss(
         _scores(student.heatmap, scores) - _scores(teacher.heatmap.detach() / teacher_temperature, scores)
     ).abs()
     box_gap = (student.boxes - teacher.boxes.detach()).abs()
+    if student.iou is not None and teacher.iou is not None:
+        overlap_gap = (student.iou - teacher.iou.detach()).abs()
+        box_gap = torch.cat([box_gap, rearrange(overlap_gap, "b tasks y x -> b tasks 1 y x")], dim=2)
     if parts == "split":
         gap = score_gap.mean(dim=1) + reduce(box_gap, "b tasks code y x -> b y x", "mean")
     else:

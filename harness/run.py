@@ -134,20 +134,21 @@ def _run(
     from harness.report.write import rebuild
     from harness.runs.claims import Claim, Claims
     from harness.runs.folder import make_folder
-    from harness.tracking.store import check_store
     from harness.tracking.study import Mirror
 
     for folder in (asked.runs_dir, asked.tables):
         make_folder(folder)
     check_inputs(todo, site.root)
-    check_store(asked.tracking_uri, opened.name)
+    mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, asked.runs_dir, console)
+    if todo or mirror.closed is None:
+        mirror.open()
     # Before `execute` looks which results are there: from here on harness.runs leaves them alone.
     Claims(asked.runs_dir).replace(Claim.now(asked.call, asked.path, opened.plan.jobs))
-    mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, asked.runs_dir, console)
 
     def watch(states: "dict[str, JobState]") -> None:
         display(states)
-        mirror.follow(state.job for state in states.values() if state.status == "done")
+        if todo:
+            mirror.follow(_done(states))
 
     try:
         # Before any process starts: beside others, steps would be timed at half their speed.
@@ -157,7 +158,8 @@ def _run(
             states = execute(opened.plan, site, watch, stopping, expected)
             watch(states)
     except KeyboardInterrupt:
-        mirror.store.stop()
+        if todo:
+            mirror.store.stop()
         _say(f"stopped; {asked.runs_dir} contains all finished steps; the same command resumes")
         raise typer.Exit(130) from None
 
@@ -167,9 +169,17 @@ def _run(
     command = asked.command("harness.run", places=False) if page else ""
     runs = StudyRuns.open(opened.plan, asked.runs_dir)
     text, arms = rebuild(opened, runs, asked.tables, console, command, columns)
-    mirror.finish(asked.tables, text, arms, bool(failed))
+    done, written = _done(states), (asked.tables, text, arms, bool(failed))
+    # MLflow takes as long to import as everything else: it is left alone where it has nothing to learn.
+    if not mirror.is_finished(*written, len(done)):
+        mirror.follow(done)
+        mirror.finish(*written)
     _say(f"to compare the runs in MLflow: {asked.again('report', '--ui')}")
     return 0 if not failed else 2 if all(state.wrong_input for state in failed) else 1
+
+
+def _done(states: "dict[str, JobState]") -> "list[Job]":
+    return [state.job for state in states.values() if state.status == "done"]
 
 
 def _say_what_went_wrong(states: "Collection[JobState]") -> None:

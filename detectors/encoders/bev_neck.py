@@ -1,5 +1,7 @@
 """BEV neck: 2D refinement at two scales, the same for all modalities."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +13,9 @@ from detectors.spec import Spec
 class BevNeckSpec(Spec):
     """A fine branch at the grid's resolution and a coarse one at half of it, concatenated."""
 
+    later = frozenset({"kind"})
+
+    kind: Literal["two_scale"] = "two_scale"
     fine_width: int
     coarse_width: int
     fine_depth: int = 1

@@ -1,23 +1,18 @@
-"""Image encoder: a backbone and a feature pyramid, per camera view."""
+"""Image encoder: a backbone and a neck, per camera view."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from detectors.conv_block import conv_norm_relu
+from detectors.encoders.image_neck import ImageNeckSpec, PyramidSpec, SecondFpnSpec
 from detectors.encoders.pointwise import replace_unsafe
-from detectors.encoders.resnet import ResNetSpec
+from detectors.encoders.resnet import LEVEL_STRIDES, ResNetSpec
 from detectors.spec import Spec
 
-STRIDE = 8
-"""Image pixels per feature, along h and along w."""
-
-# transformers' names of the outputs at strides 8, 16 and 32.
-_LEVELS = ("stage2", "stage3", "stage4")
 # ImageNet statistics of RGB in [0, 1]: what pretrained backbones expect.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -45,8 +40,8 @@ class SwinSpec(Spec):
                 raise ValueError(f"{heads} heads do not divide the {self.width * 2**level} channels of level {level}")
         return self
 
-    def build(self) -> nn.Module:
-        """The backbone with fresh weights."""
+    def build(self, strides: Sequence[int] = (8, 16, 32)) -> nn.Module:
+        """The backbone with fresh weights; its maps are those at these strides, of 4, 8, 16 and 32."""
         # Imported where it is needed: it takes seconds.
         from transformers import SwinBackbone, SwinConfig
 
@@ -57,17 +52,37 @@ class SwinSpec(Spec):
                 num_heads=list(self.heads),
                 window_size=self.window,
                 drop_path_rate=self.drop_path,
-                out_features=list(_LEVELS),
+                # transformers' names of the outputs.
+                out_features=[f"stage{LEVEL_STRIDES.index(stride) + 1}" for stride in strides],
             )
         )
 
 
 class ImageSpec(Spec):
-    """A backbone, and the width of the pyramid on its levels at strides 8, 16 and 32."""
+    """A backbone, and the neck on its levels."""
+
+    later = frozenset({"neck"})
 
     backbone: Annotated[ResNetSpec | SwinSpec, Field(discriminator="kind")]
     channels: PositiveInt
-    """Channels of the pyramid's output."""
+    """Channels of the neck's output."""
+    neck: ImageNeckSpec = PyramidSpec()
+
+    @model_validator(mode="after")
+    def _levels_share_channels(self) -> Self:
+        if isinstance(self.neck, SecondFpnSpec) and self.channels % len(self.neck.strides):
+            raise ValueError(f"{len(self.neck.strides)} levels cannot share {self.channels} channels")
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Image pixels per feature, along h and along w."""
+        return self.neck.stride
+
+    def require_size(self, size: tuple[int, int]) -> None:
+        """Raise ValueError for a height and width of images of which the levels do not fit on each other."""
+        if any(side < self.neck.multiple or side % self.neck.multiple for side in size):
+            raise ValueError(f"image_size {size} is not in whole multiples of {self.neck.multiple}")
 
     def build(self) -> "ImageEncoder":
         """The encoder with fresh weights."""
@@ -75,15 +90,16 @@ class ImageSpec(Spec):
 
 
 class ImageEncoder(nn.Module):
-    """Images to features at a stride of 8 pixels."""
+    """Images to features at the neck's stride."""
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
-        self.backbone = spec.backbone.build()
+        self.backbone = spec.backbone.build(spec.neck.strides)
         replace_unsafe(self.backbone)
+        self.neck = spec.neck
         widths: list[int] = self.backbone.channels  # type: ignore[assignment]
-        self.lateral = nn.ModuleList(nn.Conv2d(width, spec.channels, 1) for width in widths)
-        self.smooth = conv_norm_relu(spec.channels, spec.channels)
+        self.lateral = spec.neck.lateral(widths, spec.channels)
+        self.smooth = spec.neck.smooth(spec.channels)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", 255 * torch.tensor(_MEAN)[:, None, None], persistent=False)
@@ -93,9 +109,6 @@ class ImageEncoder(nn.Module):
         """Features of RGB images with values from 0 to 255."""
         normalised = torch.sub(images, self.mean).div_(self.std)
         levels = self.backbone(normalised.contiguous(memory_format=torch.channels_last)).feature_maps
-        fine, *coarser = (lateral(level) for lateral, level in zip(self.lateral, levels, strict=True))
-        top = coarser[-1]
-        for level in (*reversed(coarser[:-1]), fine):
-            top = level + F.interpolate(top, size=level.shape[-2:], mode="nearest")
-        result: Tensor = self.smooth(top)
+        sides = [lateral(level) for lateral, level in zip(self.lateral, levels, strict=True)]
+        result: Tensor = self.smooth(self.neck.merge(sides))
         return result

@@ -1,17 +1,15 @@
 """LiDAR encoder: voxels through sparse 3D convolutions to a BEV map, height folded into channels."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
-import torch
-from einops import rearrange
 from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from detectors.batch import Points
-from detectors.encoders.sparse_conv import SparseConv
-from detectors.encoders.sparse_tables import ConvTable, Sites, Triple, strided_table, submanifold_table
+from detectors.encoders.sparse_conv import SparseUnit
+from detectors.encoders.sparse_tables import ConvTable, Triple, dense, strided_table, submanifold_table
 from detectors.encoders.voxels import VOXEL_FEATURES, voxelise
 from detectors.geometry.grid import BevGrid
 from detectors.spec import Spec
@@ -25,6 +23,9 @@ class LidarSpec(Spec):
     Each level after the first halves the height, and the plane too until a voxel is as wide as a BEV cell.
     """
 
+    later = frozenset({"kind"})
+
+    kind: Literal["sparse"] = "sparse"
     sweeps: int = Field(default=1, ge=1)
     """Sweeps of the keyframe and before it. Every point has its age."""
     voxels_per_cell: int = Field(ge=1)
@@ -69,7 +70,7 @@ class LidarEncoder(nn.Module):
             channels = width
         height = spec.height_bins // 2 ** (len(spec.widths) - 1)
         # Over the whole column at once: the same as stacking the heights as channels and a 1x1 convolution.
-        self.fold = _SparseUnit(channels, spec.channels, (height, 1, 1))
+        self.fold = SparseUnit(channels, spec.channels, (height, 1, 1))
 
     def forward(self, points: Points, samples: int) -> Float[Tensor, "{samples} c y x"]:
         """The BEV map of each of the samples.
@@ -86,14 +87,7 @@ class LidarEncoder(nn.Module):
         features = pyramid.features
         for level, down, around in zip(self.levels, (None, *pyramid.down), pyramid.around, strict=True):
             features = level(features, down, around)
-        return self._dense(self.fold(features, pyramid.column), pyramid.column.sites, samples)
-
-    def _dense(self, features: Float[Tensor, "v c"], sites: Sites, samples: int) -> Float[Tensor, "{samples} c y x"]:
-        rows, columns = self.grid.rows, self.grid.columns
-        sample, _, y, x = sites.index.unbind(dim=1)
-        empty = features.new_zeros(samples * rows * columns, features.shape[1])
-        full = empty.index_copy(0, (sample * rows + y) * columns + x, features)
-        return rearrange(full, "(b y x) c -> b c y x", y=rows, x=columns)
+        return dense(self.fold(features, pyramid.column), pyramid.column.sites, samples)
 
 
 def _strides(levels: int, voxels_per_cell: int) -> tuple[Triple, ...]:
@@ -138,11 +132,11 @@ class _Level(nn.Module):
 
     def __init__(self, in_channels: int, width: int, depth: int, stride: Triple | None) -> None:
         super().__init__()
-        self.down: _SparseUnit | None = None
+        self.down: SparseUnit | None = None
         if stride is not None:
-            self.down = _SparseUnit(in_channels, width, stride)
+            self.down = SparseUnit(in_channels, width, stride)
             in_channels = width
-        self.units = nn.ModuleList(_SparseUnit(in_channels if i == 0 else width, width, _AROUND) for i in range(depth))
+        self.units = nn.ModuleList(SparseUnit(in_channels if i == 0 else width, width, _AROUND) for i in range(depth))
 
     def forward(
         self, features: Float[Tensor, "v_in c_in"], down: ConvTable | None, around: ConvTable
@@ -153,25 +147,3 @@ class _Level(nn.Module):
         for unit in self.units:
             features = unit(features, around)
         return features
-
-
-class _SparseUnit(nn.Module):
-    """Sparse convolution, batch norm over voxels, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: Triple) -> None:
-        super().__init__()
-        self.conv = SparseConv(in_channels, out_channels, kernel)
-        self.norm = nn.BatchNorm1d(out_channels)
-
-    def forward(self, features: Float[Tensor, "v_in c_in"], table: ConvTable) -> Float[Tensor, "v_out c_out"]:
-        return torch.relu(self._normed(self.conv(features, table)))
-
-    def _normed(self, features: Float[Tensor, "v c"]) -> Float[Tensor, "v c"]:
-        # One voxel has no variance and none has no mean: such a batch uses, and leaves, the running statistics.
-        if len(features) > 1:
-            normed: Tensor = self.norm(features)
-            return normed
-        norm = self.norm
-        return nn.functional.batch_norm(
-            features, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
-        )

@@ -1,6 +1,7 @@
 """RADAR encoder: returns to pillars, one BEV cell each, and a few convolutions that spread their sparse features."""
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -20,6 +21,9 @@ in tens of m/s, age in seconds."""
 class RadarSpec(Spec):
     """A pillar encoder: what is said of each return, the maximum over a cell, then 3x3 convolutions."""
 
+    later = frozenset({"kind"})
+
+    kind: Literal["cells"] = "cells"
     sweeps: int = Field(default=3, ge=1)
     """Sweeps of each RADAR, the keyframe's and earlier ones."""
     width: int = Field(ge=1)
@@ -28,6 +32,11 @@ class RadarSpec(Spec):
     """Convolutions; a RADAR sees a corner of what a box covers, and each of them reaches a cell further."""
     channels: int
     """Channels of the BEV map."""
+
+    @property
+    def states(self) -> bool:
+        """Whether returns come with their states."""
+        return False
 
     def build(self, grid: BevGrid) -> "RadarEncoder":
         """The encoder with fresh weights."""

@@ -1,6 +1,7 @@
 """ResNet: the image backbone of residual blocks, with torchvision's names of weights."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from detectors.spec import Spec
 
+LEVEL_STRIDES = (4, 8, 16, 32)
+"""Image pixels per feature of the four levels of a backbone."""
+
 
 class ResNetSpec(Spec):
     """A ResNet (He et al., 2016)."""
 
-    later = frozenset({"block"})
+    later = frozenset({"block", "frozen_stem"})
 
     kind: Literal["resnet"] = "resnet"
     stem_width: PositiveInt
@@ -26,6 +30,8 @@ class ResNetSpec(Spec):
     """Blocks of each of them."""
     block: Literal["basic", "bottleneck"] = "basic"
     """Two 3x3 convolutions, or one on a quarter of the channels between two 1x1 convolutions (ResNet-50 and deeper)."""
+    frozen_stem: bool = False
+    """Whether the first convolution and its norm stay as they begin: for pretrained weights, as in BEVDepth."""
 
     @model_validator(mode="after")
     def _bottlenecks_have_channels(self) -> Self:
@@ -33,25 +39,27 @@ class ResNetSpec(Spec):
             raise ValueError(f"widths {self.widths} of bottleneck blocks are not in whole multiples of 4")
         return self
 
-    def build(self) -> "ResNet":
-        """The backbone with fresh weights."""
-        return ResNet(self)
+    def build(self, strides: Sequence[int] = (8, 16, 32)) -> "ResNet":
+        """The backbone with fresh weights; its maps are those at these strides, of 4, 8, 16 and 32."""
+        return ResNet(self, strides)
 
 
 @dataclass(frozen=True)
 class ImageLevels:
     """Maps of images at several resolutions."""
 
-    feature_maps: tuple[Tensor, Tensor, Tensor]
-    """``[views, c, h, w]`` at strides 8, 16 and 32; transformers' backbones call them so."""
+    feature_maps: tuple[Tensor, ...]
+    """``[views, c, h, w]`` at each stride that was asked for; transformers' backbones call them so."""
 
 
 class ResNet(nn.Module):
-    """Images to maps at strides 8, 16 and 32."""
+    """Images to maps at several strides."""
 
-    def __init__(self, spec: ResNetSpec) -> None:
+    def __init__(self, spec: ResNetSpec, strides: Sequence[int] = (8, 16, 32)) -> None:
         super().__init__()
-        self.channels = list(spec.widths[1:])
+        self.frozen_stem = spec.frozen_stem
+        self.levels = [LEVEL_STRIDES.index(stride) for stride in strides]
+        self.channels = [spec.widths[level] for level in self.levels]
         self.conv1 = nn.Conv2d(3, spec.stem_width, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(spec.stem_width)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
@@ -64,23 +72,34 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight)
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if spec.frozen_stem:
+            self.conv1.requires_grad_(False)
+            self.bn1.requires_grad_(False).eval()
         self.register_load_state_dict_pre_hook(_take_former_names)
+
+    def train(self, mode: bool = True) -> Self:
+        """Train or evaluate; the statistics of a frozen stem stay as they are."""
+        super().train(mode)
+        if self.frozen_stem:
+            self.bn1.eval()
+        return self
 
     def forward(self, images: Float[Tensor, "views 3 h_in w_in"]) -> ImageLevels:
         """The maps of normalised images."""
-        fine = self.layer1(self.maxpool(F.relu(self.bn1(self.conv1(images)), inplace=True)))
-        at_8 = self.layer2(fine)
-        at_16 = self.layer3(at_8)
-        return ImageLevels((at_8, at_16, self.layer4(at_16)))
+        level, maps = self.maxpool(F.relu(self.bn1(self.conv1(images)), inplace=True)), []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4)[: 1 + max(self.levels)]:
+            level = layer(level)
+            maps.append(level)
+        return ImageLevels(tuple(maps[number] for number in self.levels))
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside the identity."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, downsample: nn.Module | None = None) -> None:
         super().__init__()
         # First, as the draws of a seed have it.
-        self.downsample = _shortcut(inputs, outputs, stride)
+        self.downsample = downsample or _shortcut(inputs, outputs, stride)
         self.conv1 = _conv3x3(inputs, outputs, stride)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = _conv3x3(outputs, outputs, 1)

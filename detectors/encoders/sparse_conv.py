@@ -17,19 +17,21 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from detectors.checks import checking
+from detectors.conv_block import TORCH_NORM, NormSpec
 from detectors.encoders.sparse_tables import ConvTable, Triple
 
 
 class SparseConv(nn.Module):
-    """A 3D convolution without bias over sites; its table says where and how."""
+    """A 3D convolution over sites; its table says where and how."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: Triple) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: Triple, bias: bool = False) -> None:
         super().__init__()
         self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(out_channels, *kernel, in_channels))
         # A site has far fewer occupied neighbours than kernel offsets, so the full fan-in would start too small.
         fan_in = in_channels * math.prod(kernel) ** 0.5
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_in))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, features: Float[Tensor, "v_in c_in"], table: ConvTable) -> Float[Tensor, "v_out c_out"]:
         """Features at the table's output sites; raises ValueError for the table of another kernel."""
@@ -42,10 +44,37 @@ class SparseConv(nn.Module):
             features = features.to(torch.get_autocast_dtype(device))
         library = cuda_library() if device == "cuda" else None
         if library is not None:
-            return spconv_sums(library, features, self.weight, table)
-        weight = rearrange(self.weight, "o kz ky kx i -> (kz ky kx) i o")
-        result: Tensor = _GatherMatmulAdd.apply(features, weight.to(features.dtype), table)
-        return result
+            result = spconv_sums(library, features, self.weight, table)
+        else:
+            weight = rearrange(self.weight, "o kz ky kx i -> (kz ky kx) i o")
+            result = _GatherMatmulAdd.apply(features, weight.to(features.dtype), table)
+        return result if self.bias is None else result + self.bias.to(result.dtype)
+
+
+def norm_rows(norm: nn.BatchNorm1d, features: Float[Tensor, "v c"]) -> Float[Tensor, "v c"]:
+    """A batch norm over rows, of which there may be few.
+
+    One row has no variance and none has no mean: such a batch uses, and leaves, the running statistics.
+    """
+    if len(features) > 1:
+        normed: Tensor = norm(features)
+        return normed
+    return nn.functional.batch_norm(
+        features, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+    )
+
+
+class SparseUnit(nn.Module):
+    """Sparse convolution, batch norm over voxels, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Triple, norm: NormSpec = TORCH_NORM) -> None:
+        super().__init__()
+        self.conv = SparseConv(in_channels, out_channels, kernel)
+        self.norm = norm.build_rows(out_channels)
+
+    def forward(self, features: Float[Tensor, "v_in c_in"], table: ConvTable) -> Float[Tensor, "v_out c_out"]:
+        """Features at the table's output sites."""
+        return torch.relu(norm_rows(self.norm, self.conv(features, table)))
 
 
 SPCONV_LAST = (9, 0)

@@ -117,6 +117,48 @@ def voxel_means(
 
 
 @compiled
+def voxel_groups(
+    position: np.ndarray, sample: np.ndarray, shape: tuple[int, int, int], most_points: int, most_voxels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first voxels of each sample that hold a point, and the first points of each; others are dropped.
+
+    Args:
+        position: float (p, 3): z, y, x in voxels.
+        sample: int64 (p,).
+        shape: Voxels of a sample.
+        most_points: Of a voxel.
+        most_voxels: Of a sample.
+
+    Returns:
+        int64 (v, 4): sample, z, y, x, sorted; int64 (v, most_points): points in their order, then -1.
+    """
+    points, cells = np.empty(len(position), dtype=np.int64), np.empty(len(position), dtype=np.int64)
+    count, samples = 0, 1
+    for p in range(len(position)):
+        z, y, x = position[p]
+        if 0 <= z < shape[0] and 0 <= y < shape[1] and 0 <= x < shape[2]:
+            points[count] = p
+            cells[count] = ((sample[p] * shape[0] + int(z)) * shape[1] + int(y)) * shape[2] + int(x)
+            samples = max(samples, sample[p] + 1)
+            count += 1
+    occupied, number = distinct(cells[:count], samples * shape[0] * shape[1] * shape[2])
+    index = unravelled(occupied, shape)
+    rows = np.full((len(occupied), most_points), -1, dtype=np.int64)
+    filled = np.zeros(len(occupied), dtype=np.int64)
+    voxels = np.zeros(samples, dtype=np.int64)
+    stays = np.zeros(len(occupied), dtype=np.bool_)
+    for i in range(count):
+        voxel = number[i]
+        if filled[voxel] == 0:
+            stays[voxel] = voxels[index[voxel, 0]] < most_voxels
+            voxels[index[voxel, 0]] += 1
+        if filled[voxel] < most_points:
+            rows[voxel, filled[voxel]] = points[i]
+        filled[voxel] += 1
+    return index[stays], rows[stays]
+
+
+@compiled
 def _end_to_end(lists: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The beginnings of lists (offsets, v), each as long as its count says, one after the other."""
     joined = np.empty(counts.sum(), dtype=np.int64)

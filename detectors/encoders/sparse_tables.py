@@ -11,7 +11,7 @@ from itertools import product
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -33,6 +33,20 @@ class Sites:
     def __len__(self) -> int:
         """Occupied cells of the whole batch."""
         return len(self.index)
+
+    def taller(self, cells: int) -> "Sites":
+        """The same in a grid with so many more cells above it."""
+        depth, rows, columns = self.shape
+        return Sites(self.index, (depth + cells, rows, columns))
+
+
+def dense(features: Float[Tensor, "v c"], sites: Sites, samples: int) -> Float[Tensor, "{samples} c_out y x"]:
+    """Features at their sites on full maps, zero elsewhere; heights become channels, those of one feature together."""
+    heights, rows, columns = sites.shape
+    sample, z, y, x = sites.index.unbind(dim=1)
+    empty = features.new_zeros(samples * rows * columns * heights, features.shape[1])
+    full = empty.index_copy(0, ((sample * rows + y) * columns + x) * heights + z, features)
+    return rearrange(full, "(b y x z) c -> b (c z) y x", y=rows, x=columns, z=heights)
 
 
 @dataclass(frozen=True)

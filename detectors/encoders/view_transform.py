@@ -44,6 +44,23 @@ def splat(
     return rearrange(bev, "(maps y x) c -> maps c y x", y=grid.rows, x=grid.columns)
 
 
+def splat_frustum(frustum: Float[Tensor, "b n c d h w"], plan: LiftPlan, grid: BevGrid) -> Float[Tensor, "maps c y x"]:
+    """Sum over the features of a frustum that fall into a cell, of a frustum that is more than a product (`splat`).
+
+    Args:
+        frustum: A feature of each bin of each view's features.
+        plan: As there.
+        grid: As there.
+    """
+    rows = rearrange(frustum, "b n c d h w -> (b n h w d) c")
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    terms = plan.terms
+    if checking():
+        plan.check(len(plan.cell), len(rows))
+    bev = F.embedding_bag(terms.bin, rows, terms.cell_starts, mode="sum", include_last_offset=True)
+    return rearrange(bev, "(maps y x) c -> maps c y x", y=grid.rows, x=grid.columns)
+
+
 class _LoopedSums(torch.autograd.Function):
     """Sum of weighted rows per cell, and its gradients, by compiled loops that gather nothing."""
 

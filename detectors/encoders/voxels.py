@@ -1,9 +1,11 @@
-"""Converts points to voxels: one sort, and the mean of the points in each voxel."""
+"""Converts points to voxels: the mean of all points in each voxel, or its first points."""
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from detectors.batch import Points
@@ -77,3 +79,92 @@ def means_by_sort(
     mean = F.embedding_bag(order, torch.cat([(position - cell - 0.5).flip(1), others], dim=1), first, mode="mean")
     samples = int(key[-1]) // (shape[0] * shape[1] * shape[2]) + 1 if len(key) else 1
     return torch.stack(torch.unravel_index(key[first], (samples, *shape)), dim=1), mean, count
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The points of each voxel, the first of them at most so many."""
+
+    sites: Sites
+    rows: Int[Tensor, "v slots"]
+    """Which points they are, in their order; -1 in slots that stay empty."""
+
+    @property
+    def is_point(self) -> Bool[Tensor, "v slots"]:
+        """Whether a slot holds a point."""
+        return self.rows >= 0
+
+    def of(self, values: Float[Tensor, "p c"]) -> Float[Tensor, "v slots c"]:
+        """What is said of the points; zero in empty slots."""
+        # A row of zeros in front, which -1 leads to.
+        return F.pad(values, (0, 0, 1, 0)).index_select(0, (self.rows + 1).flatten()).unflatten(0, self.rows.shape)
+
+    def mean(self, values: Float[Tensor, "p c"]) -> Float[Tensor, "v c"]:
+        """The mean over the points of each voxel."""
+        return self.of(values).sum(dim=1) / self.is_point.sum(dim=1, keepdim=True)
+
+
+def group_points(cloud: Points, grid: BevGrid, shape: Triple, most_points: int, most_voxels: int) -> Groups:
+    """Hard voxelisation: points beyond a voxel's most, and voxels beyond a sample's most, are left out.
+
+    As in SECOND, the first ones in the order of the points stay. Points outside of the grid are dropped.
+
+    Args:
+        cloud: x, y, z and more in the BEV frame.
+        grid: Is cut into voxels of equal size.
+        shape: Voxels over its z range, rows and columns.
+        most_points: Of a voxel.
+        most_voxels: Of a sample.
+    """
+    points = cloud.values
+    low, high = grid.z_range
+    height = (points[:, 2] - low) * (shape[0] / (high - low))
+    column, row = (grid.cells_from_metres(points[:, :2]) * (shape[1] / grid.rows)).unbind(dim=1)
+    position = torch.stack([height, row, column], dim=1)
+    find = groups_by_loops if points.device.type == "cpu" else groups_by_sort
+    index, rows = find(position, cloud.sample.long(), shape, most_points, most_voxels)
+    return Groups(Sites(index, shape), rows)
+
+
+def groups_by_loops(
+    position: Float[Tensor, "p 3"], sample: Int[Tensor, " p"], shape: Triple, most_points: int, most_voxels: int
+) -> tuple[Int[Tensor, "v 4"], Int[Tensor, "v slots"]]:
+    """Voxels as `Sites` has them, and their points as `Groups` has them.
+
+    Args:
+        position: z, y, x in voxels.
+        sample: Of each point; those of a sample come one after the other.
+        shape: Voxels of a sample; points outside are dropped.
+        most_points: Of a voxel.
+        most_voxels: Of a sample.
+    """
+    from detectors.encoders import sparse_loops
+
+    index, rows = sparse_loops.voxel_groups(position.numpy(), sample.numpy(), shape, most_points, most_voxels)
+    return torch.from_numpy(index), torch.from_numpy(rows)
+
+
+def groups_by_sort(
+    position: Float[Tensor, "p 3"], sample: Int[Tensor, " p"], shape: Triple, most_points: int, most_voxels: int
+) -> tuple[Int[Tensor, "v 4"], Int[Tensor, "v slots"]]:
+    """The same as `groups_by_loops`, on any device."""
+    inside = ((position >= 0) & (position < position.new_tensor(shape))).all(dim=1).nonzero()[:, 0]
+    z, y, x = position[inside].long().unbind(dim=1)
+    key, order = torch.sort(((sample[inside] * shape[0] + z) * shape[1] + y) * shape[2] + x, stable=True)
+    is_first = torch.cat([key.new_ones(min(len(key), 1), dtype=torch.bool), key[1:] != key[:-1]])
+    first = is_first.nonzero()[:, 0]
+    # The rank of each voxel among those of its sample, by its first point: samples come one after the other.
+    samples = int(sample.max()) + 1 if len(sample) else 1
+    by_point = order[first].argsort()
+    rank = torch.empty_like(by_point)
+    rank[by_point] = torch.arange(len(first), device=key.device)
+    of_sample = key[first] // (shape[0] * shape[1] * shape[2])
+    before = F.pad(torch.bincount(of_sample, minlength=samples).cumsum(0), (1, 0))[of_sample]
+    voxels = (rank - before < most_voxels).nonzero()[:, 0]
+
+    slot = torch.arange(most_points, device=key.device)
+    count = torch.diff(first, append=first.new_tensor([len(key)]))
+    place = (first[voxels][:, None] + slot).clamp(max=max(len(key) - 1, 0))
+    rows = torch.where(slot < count[voxels][:, None], inside[order][place] if len(key) else place, -1)
+    index = torch.stack(torch.unravel_index(key[first][voxels], (samples, *shape)), dim=1)
+    return index, rows

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from einops import einsum, rearrange
@@ -87,27 +87,41 @@ class LiftPlan:
         )
 
 
+Frustum = Literal["middles", "lift_splat"]
+"""Where features and bins stand: each feature in the middle of its pixels and each bin in the middle of its depths; or,
+as in Lift-Splat and what follows it (BEVDet, BEVDepth, UniDistill), features spread evenly from the first pixel to the
+last, and bins at their near ends."""
+
+
 class LiftGeometry(Spec):
     """All that the plan of a camera detector depends on, besides its cameras."""
 
-    later = frozenset({"keyframes"})
+    later = frozenset({"keyframes", "frustum"})
 
     grid: BevGrid
     feature_size: tuple[int, int]
     """h and w of a view's feature map."""
     stride: int
-    """Image pixels per feature; a feature sits in the middle of its pixels."""
+    """Image pixels per feature."""
     depth_range: tuple[float, float]
     """Along the optical axis, metres."""
     depth_bins: int
     """All of one width."""
     keyframes: int = 1
     """The views of each fall into cells of their own, those of the newest first."""
+    frustum: Frustum = "middles"
 
     def depths(self) -> Float[Tensor, " d"]:
-        """The middle of each depth bin, metres."""
+        """What each depth bin stands for, metres."""
         low, high = self.depth_range
-        return low + (torch.arange(self.depth_bins) + 0.5) * ((high - low) / self.depth_bins)
+        within = 0.5 if self.frustum == "middles" else 0.0
+        return low + (torch.arange(self.depth_bins) + within) * ((high - low) / self.depth_bins)
+
+    def pixels(self, features: int) -> Float[Tensor, " features"]:
+        """Where the features of a row or column of an image sit, in pixels."""
+        if self.frustum == "lift_splat":
+            return torch.linspace(0, features * self.stride - 1, features)
+        return (torch.arange(features) + 0.5) * self.stride
 
     def cells(
         self, intrinsics: Float[Tensor, "n 3 3"], ego_from_camera: Float[Tensor, "n 4 4"]
@@ -129,9 +143,7 @@ class LiftGeometry(Spec):
     ) -> tuple[Float[Tensor, "n h w 3"], Float[Tensor, "n 3"]]:
         """What a metre along the optical axis adds to the position of each feature, and where each camera hangs."""
         h, w = self.feature_size
-        rows = (torch.arange(h, device=intrinsics.device) + 0.5) * self.stride
-        columns = (torch.arange(w, device=intrinsics.device) + 0.5) * self.stride
-        row, column = torch.meshgrid(rows, columns, indexing="ij")
+        row, column = torch.meshgrid(*(self.pixels(n).to(intrinsics.device) for n in (h, w)), indexing="ij")
         pixel = torch.stack([column, row, torch.ones_like(row)], dim=-1)
         rotation, origin = ego_from_camera[:, :3, :3], ego_from_camera[:, :3, 3]
         # Autocast would round positions to half a cell.

@@ -1,4 +1,4 @@
-"""CenterPoint head: class heatmaps and box maps from the high-level BEV map, and their decoding to Boxes."""
+"""CenterPoint head: class heatmaps and box maps from the high-level BEV map, and the code of a box in these maps."""
 
 import math
 from typing import Literal, Self
@@ -6,14 +6,13 @@ from typing import Literal, Self
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
+from jaxtyping import Float, Int
+from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor, nn
 
 from detectors.conv_block import conv_norm_relu
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.geometry.grid import BevGrid
-from detectors.geometry.overlap import bev_iou
 from detectors.outputs import HeadOutput
 from detectors.spec import Spec
 
@@ -45,12 +44,67 @@ BOX_CODE = (
 """Channels of a box map: where in its cell the centre lies (in cells, from the lower corner), the centre's z (m),
 logarithms of the size (m), heading, velocity (m/s)."""
 
+CODE_WEIGHTS = tuple(0.2 if name.startswith("velocity") else 1.0 for name in BOX_CODE)
+"""Of the box loss, as in CenterPoint: velocities are metres a second and noisy; at full weight they would rule it."""
+
 # A box of 55 m; an untrained size map would overflow.
 _MAX_LOG_SIZE = 4.0
 
 
+BRANCHES = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
+"""Channels of the maps of which a task's box map is made, in the order of BOX_CODE; CenterPoint's names of them."""
+
+
+Suppression = Literal["circle", "rotated"]
+"""Whether non-maximum suppression compares the distance of centres or the overlap of boxes."""
+
+
+class TaskDecodingSpec(Spec):
+    """CenterPoint's decoding, task by task; a tuple has an entry for each of TASK_GROUPS."""
+
+    score_threshold: float = Field(default=0.1, ge=0, lt=1)
+    """Boxes that score less are no candidates."""
+    iou_power: float = Field(default=0.0, ge=0, le=1)
+    """Candidates are ordered by score^(1 - p) IoU^p, with the IoU that the head predicts; their score stays."""
+    before: int = Field(default=1000, ge=1)
+    """Candidates of a task, the best ones."""
+    after: int = Field(default=83, ge=1)
+    """Boxes of a task after non-maximum suppression, the best ones."""
+    nms: tuple[Suppression, ...] = ("rotated", "rotated", "rotated", "rotated", "rotated", "rotated")
+    """Boxes of all classes of a task suppress one another."""
+    radius: tuple[NonNegativeFloat, ...] = (2.0, 12**0.5, 10**0.5, 1.0, 0.85**0.5, 0.175**0.5)
+    """Radii of "circle", metres. The published ones are 4, 12, 10, 1, 0.85 and 0.175, which the published code
+    compares with a squared distance (mmdetection3d's and CenterPoint's circle_nms)."""
+    overlap: tuple[float, ...] = (0.2,) * len(TASK_GROUPS)
+    """Largest overlaps of "rotated"."""
+    scale: tuple[float, ...] = (1.0,) * len(CLASSES)
+    """By what a box's length and width are multiplied while overlaps are computed (BEVDet's Scale-NMS), in the order
+    of CLASSES: small objects that do not overlap their duplicates grow, long ones that overlap neighbours shrink."""
+
+    @model_validator(mode="after")
+    def _one_entry_each(self) -> Self:
+        for name, count in (("nms", 6), ("radius", 6), ("overlap", 6), ("scale", len(CLASSES))):
+            if len(getattr(self, name)) != count:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries; {count} are needed")
+        return self
+
+
 class CenterHeadSpec(Spec):
-    """The head, its targets, its decoding, and the weights that an objective gives to its two losses."""
+    """The head, its targets, its decoding, and the weights that an objective gives to its losses."""
+
+    later = frozenset(
+        {
+            "branches",
+            "bias",
+            "iou",
+            "targets",
+            "average",
+            "code_weights",
+            "learned_weights",
+            "overlap_weight",
+            "decoding",
+        }
+    )
 
     width: int
     heatmap_weight: float = 1.0
@@ -63,22 +117,61 @@ class CenterHeadSpec(Spec):
     score_threshold: float = 0.03
     max_boxes: int = Field(default=300, ge=1, le=500)
     """Peaks taken from a sample over all classes; the nuScenes evaluation accepts 500."""
-    nms: Literal["circle", "rotated"] = "circle"
-    """Whether non-maximum suppression compares the distance of centres or the overlap of boxes."""
+    nms: Suppression = "circle"
     nms_radius: tuple[float, ...] = (2.0, 3.0, 3.0, 3.0, 3.0, 0.4, 0.9, 0.9, 0.4, 1.0)
     """Radii for centres, metres, in the order of CLASSES. Of two closer centres of a class, the better one stays."""
     nms_overlap: float = Field(default=0.2, gt=0, lt=1)
     """Largest BEV overlap of two boxes (intersection over union). Of two boxes above it, the better one stays."""
 
+    branches: Literal["joint", "separate"] = "joint"
+    """One 1x1 convolution for all maps, or two 3x3 convolutions for each map of each task (CenterPoint)."""
+    bias: bool = False
+    """Whether convolutions before a batch norm have a bias, as in det3d's and UniDistill's heads; it does nothing."""
+    iou: bool = False
+    """Whether each task also predicts the overlap of its boxes with the objects (UniDistill); "separate" only."""
+    targets: Literal["gaussian", "nearest"] = "gaussian"
+    """CenterPoint's Gaussians around centres, or UniDistill's: the nine nearest cells of each box are positive."""
+    average: Literal["batch", "task"] = "batch"
+    """Losses are averaged over all objects of a batch, or over those of each task and then added up (CenterPoint)."""
+    code_weights: tuple[NonNegativeFloat, ...] = CODE_WEIGHTS
+    """Weights of the box loss in the order of BOX_CODE."""
+    learned_weights: bool = False
+    """Whether the losses of heatmaps, boxes and IoU are weighed by parameters, L / (2 s^2) + log(1 + s^2) (UniDistill);
+    the other weights are then best left at 1."""
+    overlap_weight: NonNegativeFloat = 0.0
+    """Of 1 - IoU3D, which counts for a task once its box loss is below 1 (UniDistill)."""
+    decoding: TaskDecodingSpec | None = None
+    """How boxes are read off the maps task by task; without it, by the fields above, class by class."""
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each term of `DetectionLoss`."""
+        boxes = {"heatmap": self.heatmap_weight, "boxes": self.box_weight}
+        return (
+            boxes
+            | ({"iou": 1.0} if self.iou else {})
+            | ({"overlap": self.overlap_weight} if self.overlap_weight else {})
+        )
+
     @model_validator(mode="after")
-    def _one_radius_a_class(self) -> Self:
+    def _parts_fit(self) -> Self:
         if len(self.nms_radius) != len(CLASSES):
             raise ValueError(f"nms_radius has {len(self.nms_radius)} entries for the {len(CLASSES)} classes {CLASSES}")
+        if len(self.code_weights) != len(BOX_CODE):
+            raise ValueError(f"code_weights has {len(self.code_weights)} entries for the {len(BOX_CODE)} of {BOX_CODE}")
+        if self.iou and self.branches != "separate":
+            raise ValueError('iou needs branches: "separate"')
+        if self.average == "batch" and (self.iou or self.overlap_weight or self.learned_weights):
+            raise ValueError('iou, overlap_weight and learned_weights need average: "task"')
+        if self.learned_weights and self.branches != "separate":
+            raise ValueError('learned_weights needs branches: "separate"')
+        if self.decoding is not None and self.decoding.iou_power and not self.iou:
+            raise ValueError(f"decoding.iou_power is {self.decoding.iou_power}, but the head has no iou")
         return self
 
-    def build(self, in_channels: int) -> "CenterHead":
+    def build(self, in_channels: int) -> "CenterHead | TaskHeads":
         """The head with fresh weights."""
-        return CenterHead(self, in_channels)
+        return CenterHead(self, in_channels) if self.branches == "joint" else TaskHeads(self, in_channels)
 
 
 class CenterHead(nn.Module):
@@ -87,6 +180,7 @@ class CenterHead(nn.Module):
     def __init__(self, spec: CenterHeadSpec, in_channels: int) -> None:
         super().__init__()
         self.shared = conv_norm_relu(in_channels, spec.width)
+        self.loss_weights: nn.Parameter | None = None
         self.heatmap = nn.Conv2d(spec.width, len(CLASSES), 1)
         self.boxes = nn.Conv2d(spec.width, len(TASK_GROUPS) * len(BOX_CODE), 1)
         # Without it the first steps only unlearn millions of false positives.
@@ -100,6 +194,44 @@ class CenterHead(nn.Module):
         maps = rearrange(F.linear(pixels, weight.flatten(1), bias), "b y x c -> b c y x")
         heatmap, boxes = maps.split([self.heatmap.out_channels, self.boxes.out_channels], dim=1)
         return HeadOutput(heatmap, rearrange(boxes, "b (tasks code) y x -> b tasks code y x", code=len(BOX_CODE)))
+
+
+LEARNED_WEIGHTS = len(BOX_CODE) + 2
+"""UniDistill has so many parameters for the weights of its three losses; only the first three do anything."""
+
+
+class TaskHeads(nn.Module):
+    """One shared convolution, then for each task a branch of two 3x3 convolutions for each of its maps."""
+
+    def __init__(self, spec: CenterHeadSpec, in_channels: int) -> None:
+        super().__init__()
+        width = spec.width
+        self.shared = conv_norm_relu(in_channels, width, bias=spec.bias)
+        # CenterPoint's names of branches; BRANCHES come in the order of the box code.
+        others = BRANCHES | ({"iou": 1} if spec.iou else {})
+        self.tasks = nn.ModuleList()
+        for group in TASK_GROUPS:
+            branches = {"heatmap": len(group), **others}
+            self.tasks.append(nn.ModuleDict({name: _branch(width, n, spec.bias) for name, n in branches.items()}))
+        for task in self.tasks:
+            nn.init.constant_(task["heatmap"][-1].bias, math.log(spec.prior / (1 - spec.prior)))  # type: ignore[index]
+        self.loss_weights = nn.Parameter(torch.ones(LEARNED_WEIGHTS)) if spec.learned_weights else None
+        # Of each class, where its channel is among those of all tasks.
+        listed = [name for group in TASK_GROUPS for name in group]
+        self.order = [listed.index(name) for name in CLASSES]
+
+    def forward(self, bev_high: Float[Tensor, "b c_high y x"]) -> HeadOutput:
+        """Raw maps: logits, codes and, where the head has them, overlaps."""
+        features = self.shared(bev_high)
+        maps = [{name: branch(features) for name, branch in task.items()} for task in self.tasks]  # type: ignore[operator]
+        heatmap = torch.cat([task["heatmap"] for task in maps], dim=1)[:, self.order]
+        boxes = torch.stack([torch.cat([task[name] for name in BRANCHES], dim=1) for task in maps], dim=1)
+        iou = torch.cat([task["iou"] for task in maps], dim=1) if "iou" in maps[0] else None
+        return HeadOutput(heatmap, boxes, iou)
+
+
+def _branch(width: int, outputs: int, bias: bool) -> nn.Sequential:
+    return nn.Sequential(*conv_norm_relu(width, width, bias=bias), nn.Conv2d(width, outputs, 3, padding=1))
 
 
 def gather_codes(
@@ -145,58 +277,3 @@ def decode_boxes(
         label=label,
         score=score,
     )
-
-
-def peaks(heatmap: Float[Tensor, "b classes y x"], most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Probability, class, row and column, ``[b, k]`` each, of the cells that no neighbour exceeds; the best first."""
-    probability = heatmap.float().sigmoid()
-    is_peak = probability == F.max_pool2d(probability, kernel_size=3, stride=1, padding=1)
-    flat = rearrange(probability * is_peak, "b classes y x -> b (classes y x)")
-    score, index = flat.topk(min(most, flat.shape[1]), dim=1)
-    label, row, column = torch.unravel_index(index, heatmap.shape[1:])
-    return score, label, row, column
-
-
-@torch.no_grad()
-def decode(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) -> list[Boxes]:
-    """The boxes at the peaks of each sample's heatmaps, best first, duplicates removed."""
-    score, label, row, column = peaks(output.heatmap, spec.max_boxes)
-    code = gather_codes(output.boxes.float(), label.new_tensor(TASK_OF_CLASS)[label], row, column)
-    boxes = decode_boxes(code, row, column, label, score, grid)
-    match spec.nms:
-        case "circle":
-            rival = within_radius(boxes.center[..., :2], score.new_tensor(spec.nms_radius)[label])
-        case "rotated":
-            rival = bev_iou(boxes, boxes) > spec.nms_overlap
-    keep = suppress(rival, label, score > spec.score_threshold)
-    return [boxes[sample][keep[sample]] for sample in range(len(keep))]
-
-
-def within_radius(center: Float[Tensor, "b k 2"], radius: Float[Tensor, "b k"]) -> Bool[Tensor, "b k k"]:
-    """Which boxes (last axis) have their centre less than a box's radius (metres) away from its own; none at 0."""
-    distance = torch.cdist(center, center, compute_mode="donot_use_mm_for_euclid_dist")
-    return distance < rearrange(radius, "b k -> b k 1")
-
-
-def suppress(
-    rival: Bool[Tensor, "b k k"], label: Int[Tensor, "b k"], candidate: Bool[Tensor, "b k"]
-) -> Bool[Tensor, "b k"]:
-    """Non-maximum suppression: which candidates stay if each that stays removes its worse rivals of its class.
-
-    Args:
-        rival: Whether a box (second axis) would remove another (last axis).
-        label: In the order of the boxes, best first.
-        candidate: False for what must neither stay nor suppress.
-    """
-    k = label.shape[1]
-    same = rearrange(label, "b k -> b k 1") == rearrange(label, "b k -> b 1 k")
-    better = torch.ones(k, k, dtype=torch.bool, device=label.device).triu(diagonal=1)
-    removes = rival & same & better & rearrange(candidate, "b k -> b k 1")
-    keep = candidate
-    # Round i settles all boxes that at most i others in a chain decide about: the greedy answer, without its loop.
-    for _ in range(k):
-        survivors = candidate & ~(removes & rearrange(keep, "b k -> b k 1")).any(dim=1)
-        if torch.equal(survivors, keep):
-            break
-        keep = survivors
-    return keep

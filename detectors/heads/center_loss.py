@@ -1,5 +1,6 @@
-"""CenterPoint training: Gaussian targets, the focal loss of the heatmaps, the L1 loss of the boxes."""
+"""CenterPoint training: targets, the focal loss of heatmaps, the L1 loss of boxes, and what UniDistill adds to them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,54 +11,82 @@ from torch import Tensor
 
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.geometry.grid import BevGrid
-from detectors.heads.center import BOX_CODE, TASK_OF_CLASS, CenterHeadSpec, encode_boxes, gather_codes
+from detectors.heads.center import (
+    CODE_WEIGHTS,
+    TASK_GROUPS,
+    TASK_OF_CLASS,
+    CenterHeadSpec,
+    encode_boxes,
+    gather_codes,
+)
+from detectors.heads.nearest_targets import nearest_cells
+from detectors.heads.task_losses import iou_error, learned, of_tasks, overlap_loss
 from detectors.outputs import HeadOutput
 
-# As in CenterPoint: velocities are metres a second and noisy; at full weight they would rule the sum.
-_CODE_WEIGHT = tuple(0.2 if name.startswith("velocity") else 1.0 for name in BOX_CODE)
+_ALPHA = 0.25
+"""Of UniDistill's focal loss: the weight of positive cells, and 1 less it that of the others."""
 
 
 @dataclass(frozen=True)
 class CenterTargets:
-    """What the head should say about the annotations of a batch."""
+    """What the head should say about the annotations of a batch, in k cells of each sample."""
 
     heatmap: Float[Tensor, "b classes y x"]
-    """1 in the cell of a centre, a Gaussian around it, the larger where two meet."""
+    """1 in the cell of a centre, a Gaussian around it, the larger where two meet; or 1 in positive cells and 0 else."""
     code: Float[Tensor, "b k code"]
-    """BOX_CODE of each box; NaN where the annotation does not say."""
+    """BOX_CODE of each cell's box; NaN where the annotation does not say."""
     task: Int[Tensor, "b k"]
     row: Int[Tensor, "b k"]
     column: Int[Tensor, "b k"]
-    """Cell of each centre; 0 where ``is_target`` is false."""
+    """Of each cell; 0 where ``is_target`` is false."""
     is_target: Bool[Tensor, "b k"]
-    """A box, not padding, with its centre on the grid."""
+    """A cell of a box, not of padding, and of one with its centre on the grid."""
+    box: Int[Tensor, "b k"]
+    """Which of the batch's boxes a cell is of."""
 
 
 @dataclass(frozen=True)
 class DetectionLoss:
-    """The two unweighted losses of a detector."""
+    """The losses of a detector, without the weights that its spec gives them."""
 
     heatmap: Float[Tensor, ""]
     boxes: Float[Tensor, ""]
+    iou: Float[Tensor, ""] | None = None
+    """Of the predicted overlaps; None of a head that predicts none."""
+    overlap: Float[Tensor, ""] | None = None
+    """1 - IoU3D; None of a head that does not weigh it."""
+    lidar_depth: Float[Tensor, ""] | None = None
+    """Of the camera's depths; None of a detector whose camera does not weigh it."""
+
+    @property
+    def terms(self) -> dict[str, Float[Tensor, ""]]:
+        """Those there are, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def center_targets(boxes: Boxes, is_box: Bool[Tensor, "b k"], spec: CenterHeadSpec, grid: BevGrid) -> CenterTargets:
     """Targets of a padded batch of annotations."""
-    column, row = grid.cells_from_metres(boxes.center[..., :2]).floor().long().unbind(dim=-1)
+    place = grid.cells_from_metres(boxes.center[..., :2])
+    column, row = place.floor().long().unbind(dim=-1)
     is_target = is_box & grid.contains(boxes.center[..., :2])
     row, column = row * is_target, column * is_target
+    task = boxes.label.new_tensor(TASK_OF_CLASS)[boxes.label]
+    cells = (grid.rows, grid.columns)
+    code = encode_boxes(boxes, grid)
 
-    extent = torch.where(is_target[..., None], boxes.size[..., :2] / grid.cell, 1.0)
-    radius = gaussian_radius(extent, spec.min_overlap).floor().clamp(min=spec.min_radius_cells)
-    heatmap = draw_centers(row, column, radius, boxes.label, is_target, (grid.rows, grid.columns))
-    return CenterTargets(
-        heatmap=heatmap,
-        code=torch.where(is_target[..., None], encode_boxes(boxes, grid), torch.nan),
-        task=boxes.label.new_tensor(TASK_OF_CLASS)[boxes.label],
-        row=row,
-        column=column,
-        is_target=is_target,
-    )
+    if spec.targets == "nearest":
+        box, row, column, is_target = nearest_cells(place, task, is_target, cells)
+        label, task = boxes.label.gather(1, box), task.gather(1, box)
+        place, code = (each.gather(1, repeat(box, "b k -> b k c", c=each.shape[2])) for each in (place, code))
+        code = torch.cat([place - torch.stack([column, row], dim=-1), code[..., 2:]], dim=-1)
+        heatmap = draw_cells(row, column, label, is_target, cells, place.dtype)
+    else:
+        box = torch.arange(row.shape[1], device=row.device).expand_as(row)
+        extent = torch.where(is_target[..., None], boxes.size[..., :2] / grid.cell, 1.0)
+        radius = gaussian_radius(extent, spec.min_overlap).floor().clamp(min=spec.min_radius_cells)
+        heatmap = draw_centers(row, column, radius, boxes.label, is_target, cells)
+    code = torch.where(is_target[..., None], code, torch.nan)
+    return CenterTargets(heatmap, code, task, row, column, is_target, box)
 
 
 def draw_centers(
@@ -79,6 +108,22 @@ def draw_centers(
     channel = repeat(label, "b k -> b k cells", cells=flat.shape[-1])
     empty = flat.new_zeros(len(flat), len(CLASSES), flat.shape[-1])
     return rearrange(empty.scatter_reduce(1, channel, flat, "amax"), "b classes (y x) -> b classes y x", y=cells[0])
+
+
+def draw_cells(
+    row: Int[Tensor, "b k"],
+    column: Int[Tensor, "b k"],
+    label: Int[Tensor, "b k"],
+    is_target: Bool[Tensor, "b k"],
+    cells: tuple[int, int],
+    dtype: torch.dtype,
+) -> Float[Tensor, "b classes y x"]:
+    """Class heatmaps of so many rows and columns: 1 in each target's cell, 0 elsewhere."""
+    rows, columns = cells
+    empty = torch.zeros(len(row), len(CLASSES) * rows * columns, dtype=dtype, device=row.device)
+    index = (label * rows + row) * columns + column
+    flat = empty.scatter_reduce(1, index, is_target.to(dtype), "amax")
+    return rearrange(flat, "b (classes y x) -> b classes y x", y=rows, x=columns)
 
 
 def gaussian_radius(extent: Float[Tensor, "*b 2"], min_overlap: float) -> Float[Tensor, "*b"]:
@@ -112,28 +157,89 @@ def _bump(
 
 
 def detection_loss(
-    output: HeadOutput, targets: CenterTargets, confidence: Float[Tensor, "b k"] | None = None, beta: float = 0.0
+    output: HeadOutput,
+    targets: CenterTargets,
+    spec: CenterHeadSpec,
+    grid: BevGrid,
+    weights: Float[Tensor, " weights"] | None = None,
+    confidence: Float[Tensor, "b k"] | None = None,
+    beta: float = 0.0,
 ) -> DetectionLoss:
-    """Both losses of a batch, in float32 at least, whatever the head computes in; the rest as for `box_loss`."""
+    """The losses of a batch, in float32 at least, whatever the head computes in.
+
+    Args:
+        output: Of the head.
+        targets: Of the batch.
+        spec: Of the head.
+        grid: Of the detector.
+        weights: Learned ones of heatmap, boxes and IoU; without them none is applied.
+        confidence: As for `box_loss`.
+        beta: As for `box_loss`.
+    """
     dtype = torch.promote_types(output.heatmap.dtype, torch.float32)
     predicted = gather_codes(output.boxes, targets.task, targets.row, targets.column).to(dtype)
-    return DetectionLoss(
-        heatmap=focal_loss(output.heatmap.to(dtype), targets.heatmap),
-        boxes=box_loss(predicted, targets.code, targets.is_target, confidence, beta),
-    )
+    alpha = None if spec.targets == "gaussian" else _ALPHA
+    if spec.average == "batch":
+        heatmap = focal_loss(output.heatmap.to(dtype), targets.heatmap, alpha)
+        boxes = box_loss(predicted, targets.code, targets.is_target, confidence, beta, spec.code_weights)
+        return DetectionLoss(heatmap, boxes)
+
+    tasks = torch.arange(len(TASK_GROUPS), device=targets.task.device)
+    member = (targets.task[..., None] == tasks) & targets.is_target[..., None]
+    errors = box_errors(predicted, targets.code, targets.is_target, confidence, beta, spec.code_weights)
+    of_boxes = of_tasks(errors, member)
+    costs = [focal_loss_of_tasks(output.heatmap.to(dtype), targets.heatmap, alpha), of_boxes]
+    target = targets.code.nan_to_num(0.0)
+    overlap = None
+    if spec.overlap_weight:
+        sure = of_boxes.detach() < 1
+        overlap = (of_tasks(overlap_loss(predicted, target, grid.cell), member) * sure).sum()
+    if output.iou is not None:
+        claimed = gather_codes(output.iou[:, :, None], targets.task, targets.row, targets.column).to(dtype)
+        costs.append(of_tasks(iou_error(claimed[..., 0], predicted, target, grid.cell), member))
+    if weights is not None:
+        costs = [learned(cost, weight) for cost, weight in zip(costs, weights, strict=False)]
+    heatmap, boxes, *iou = (cost.sum() for cost in costs)
+    return DetectionLoss(heatmap, boxes, iou[0] if iou else None, overlap)
 
 
-def focal_loss(logits: Float[Tensor, "b classes y x"], target: Float[Tensor, "b classes y x"]) -> Float[Tensor, ""]:
+def focal_loss(
+    logits: Float[Tensor, "b classes y x"], target: Float[Tensor, "b classes y x"], alpha: float | None = None
+) -> Float[Tensor, ""]:
     """Penalty-reduced focal loss: summed over cells, divided by the number of centres (by 1 without any).
 
+    The terms are those of `focal_terms`.
+    """
+    is_center = target == 1
+    return focal_terms(logits, target, alpha).sum() / is_center.sum().clamp(min=1)
+
+
+def focal_loss_of_tasks(
+    logits: Float[Tensor, "b classes y x"], target: Float[Tensor, "b classes y x"], alpha: float | None = None
+) -> Float[Tensor, " tasks"]:
+    """The same of each of TASK_GROUPS on its own."""
+    sums, centers = (
+        reduce(values, "b classes y x -> classes", "sum").to(logits.dtype)
+        for values in (focal_terms(logits, target, alpha), target == 1)
+    )
+    member = F.one_hot(torch.tensor(TASK_OF_CLASS, device=logits.device)).to(logits.dtype)
+    return (sums @ member) / (centers @ member).clamp(min=1)
+
+
+def focal_terms(
+    logits: Float[Tensor, "b classes y x"], target: Float[Tensor, "b classes y x"], alpha: float | None
+) -> Float[Tensor, "b classes y x"]:
+    """The focal loss of each cell.
+
     A cell counts as a centre where its target is 1; elsewhere a high target lowers the penalty (CornerNet, eq. 1, with
-    alpha 2 and beta 4).
+    alpha 2 and beta 4). With an `alpha` (RetinaNet's), centres have this weight and other cells 1 less it.
     """
     probability = logits.sigmoid()
-    is_center = target == 1
     hit = (1 - probability) ** 2 * F.logsigmoid(logits)
     miss = (1 - target) ** 4 * probability**2 * F.logsigmoid(-logits)
-    return -torch.where(is_center, hit, miss).sum() / is_center.sum().clamp(min=1)
+    if alpha is not None:
+        hit, miss = alpha * hit, (1 - alpha) * miss
+    return -torch.where(target == 1, hit, miss)
 
 
 def box_loss(
@@ -142,10 +248,22 @@ def box_loss(
     is_target: Bool[Tensor, "b k"],
     confidence: Float[Tensor, "b k"] | None = None,
     beta: float = 0.0,
+    code_weights: Sequence[float] = CODE_WEIGHTS,
 ) -> Float[Tensor, ""]:
-    """Absolute error, summed over the code and divided by the number of boxes (by 1 without any).
+    """Absolute error, summed over the code and divided by the number of boxes (by 1 without any); see `box_errors`."""
+    errors = box_errors(predicted, target, is_target, confidence, beta, code_weights)
+    return errors.sum() / is_target.sum().clamp(min=1)
 
-    Elements whose target is NaN cost nothing.
+
+def box_errors(
+    predicted: Float[Tensor, "b k code"],
+    target: Float[Tensor, "b k code"],
+    is_target: Bool[Tensor, "b k"],
+    confidence: Float[Tensor, "b k"] | None = None,
+    beta: float = 0.0,
+    code_weights: Sequence[float] = CODE_WEIGHTS,
+) -> Float[Tensor, "b k"]:
+    """Absolute error of each box, summed over the code; elements whose target is NaN cost nothing.
 
     Args:
         predicted: Codes at the boxes' centres.
@@ -153,10 +271,9 @@ def box_loss(
         is_target: The others cost nothing.
         confidence: Weight of each box's error; 1 if not given.
         beta: Below this an error is squared and divided by 2 beta, and above it less beta / 2 (smooth L1).
+        code_weights: Weight of each element of the code.
     """
     known = is_target[..., None] & ~target.isnan()
     error = F.smooth_l1_loss(predicted, torch.where(known, target, predicted.detach()), reduction="none", beta=beta)
-    per_box = reduce(error * error.new_tensor(_CODE_WEIGHT), "b k code -> b k", "sum")
-    if confidence is not None:
-        per_box = per_box * confidence
-    return per_box.sum() / is_target.sum().clamp(min=1)
+    per_box = reduce(error * error.new_tensor(code_weights), "b k code -> b k", "sum")
+    return per_box if confidence is None else per_box * confidence

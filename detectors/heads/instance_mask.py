@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from detectors.batch import Instances
 from detectors.conv_block import conv_norm_relu
 from detectors.geometry.boxes import CLASSES
-from detectors.heads.center import peaks, suppress
 from detectors.heads.center_loss import draw_centers, focal_loss, gaussian_radius
+from detectors.heads.decoding import peaks, suppress
 from detectors.spec import Spec
 
 UPSAMPLE = 2

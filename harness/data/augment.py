@@ -106,7 +106,7 @@ def move_bev(sample: Sample, matrix: Float[Tensor, "4 4"]) -> Sample:
         radar[:, 4:6] = radar[:, 4:6] @ plane.T
     return replace(
         sample,
-        views=views and replace(views, ego_from_camera=matrix @ views.ego_from_camera),
+        views=views and replace(views, ego_from_camera=matrix @ views.ego_from_camera, moved=matrix @ views.moved),
         lidar=lidar,
         radar=radar,
         boxes=replace(
@@ -123,7 +123,12 @@ def warp_images(views: CameraViews, matrices: Float[Tensor, "n 3 3"], size: tupl
     """Every image moved by its own affine matrix (pixels after from pixels before, edges at 0), black where it ends."""
     pairs = zip(views.images.numpy(), matrices.double().numpy(), strict=True)
     warped = [_moved(image, matrix, size, cv2.INTER_LINEAR) for image, matrix in pairs]
-    return replace(views, images=torch.from_numpy(np.stack(warped)), intrinsics=matrices @ views.intrinsics)
+    return replace(
+        views,
+        images=torch.from_numpy(np.stack(warped)),
+        intrinsics=matrices @ views.intrinsics,
+        from_file=matrices @ views.from_file,
+    )
 
 
 def warp_instances(instances: Instances, matrices: Float[Tensor, "n 3 3"], size: tuple[int, int]) -> Instances:

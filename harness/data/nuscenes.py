@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from pyquaternion import Quaternion
 from torch import Tensor
 
-from detectors.batch import BoxFacts, CameraViews, Inputs, Instances, Sample, stack_instances
+from detectors.batch import RADAR_STATES, BoxFacts, CameraViews, Inputs, Instances, Sample, stack_instances
 from detectors.geometry.boxes import ATTRIBUTES, CLASSES, Boxes
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import LIDAR, RADARS, NuScenesRoot
@@ -52,8 +52,8 @@ def read(
         token=token,
         views=_views(root, token, inputs, uncropped_zoom),
         instances=None if labels is None else _instances(root, token, inputs, uncropped_zoom, labels),
-        lidar=_lidar(root, token, inputs.lidar_sweeps) if inputs.lidar_sweeps else None,
-        radar=_radar(root, token, inputs.radar_sweeps) if inputs.radar_sweeps else None,
+        lidar=_lidar(root, token, inputs.lidar_read) if inputs.lidar_read else None,
+        radar=_radar(root, token, inputs.radar_sweeps, inputs.radar_states) if inputs.radar_sweeps else None,
         boxes=boxes[seen],
         facts=facts[seen],
     )
@@ -103,13 +103,14 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
     if inputs.image_size is None:
         return None
     now = root.sweeps(token, LIDAR, 1)[0]
-    images, intrinsics, extrinsics, ages = [], [], [], []
+    images, fits, intrinsics, extrinsics, ages = [], [], [], [], []
     for record in root.images(token, inputs.keyframes):
         file = open_image(root.path / record["filename"])
         file.check_size(record)
         fit = _Fit.of(file.size, inputs.image_size, uncropped_zoom)
         sensor = root.index.get("calibrated_sensor", record["calibrated_sensor_token"])
         images.append(fit.cut(file.resized(*fit.full)))
+        fits.append(fit.matrix)
         intrinsics.append(fit.matrix @ np.array(sensor["camera_intrinsic"]))
         extrinsics.append(_bev_from_sensor(root, now, record))
         ages.append((now["timestamp"] - record["timestamp"]) * _MICROSECONDS)
@@ -119,6 +120,7 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
         intrinsics=torch.tensor(np.stack(intrinsics), dtype=torch.float32),
         ego_from_camera=torch.tensor(np.stack(extrinsics), dtype=torch.float32),
         age=torch.tensor(ages, dtype=torch.float32),
+        from_file=torch.tensor(np.stack(fits), dtype=torch.float32),
     )
 
 
@@ -154,20 +156,24 @@ def _lidar(root: NuScenesRoot, token: str, sweeps: int) -> Tensor:
     return torch.from_numpy(points)
 
 
-def _radar(root: NuScenesRoot, token: str, sweeps: int) -> Tensor:
+def _radar(root: NuScenesRoot, token: str, sweeps: int, with_states: bool) -> Tensor:
     now = root.sweeps(token, LIDAR, 1)[0]
     clouds = []
     for channel in RADARS:
         for record in root.sweeps(token, channel, sweeps):
             raw = read_radar(root.path / record["filename"])
-            # The states that the devkit keeps by default: valid, of any dynamic property, unambiguous Doppler.
-            raw = raw[(raw["invalid_state"] == 0) & (raw["dyn_prop"] <= 6) & (raw["ambig_state"] == 3)]
+            if not with_states:
+                # What the devkit keeps by default: valid, of any dynamic property, unambiguous Doppler.
+                raw = raw[(raw["invalid_state"] == 0) & (raw["dyn_prop"] <= 6) & (raw["ambig_state"] == 3)]
+            states = [raw[name] for name in RADAR_STATES] if with_states else []
             xyz = np.stack([raw[name] for name in ("x", "y", "z")], axis=1)
             velocity = np.stack([raw["vx_comp"], raw["vy_comp"], np.zeros(len(raw))], axis=1)
-            cloud = np.empty((len(raw), 7), np.float32)
+            cloud = np.empty((len(raw), 7 + len(states)), np.float32)
             cloud[:, :3], cloud[:, 6] = _into_bev(root, now, record, xyz)
             cloud[:, 3] = raw["rcs"]
             cloud[:, 4:6] = (velocity @ _bev_from_sensor(root, now, record)[:3, :3].T)[:, :2]
+            for column, state in enumerate(states, start=7):
+                cloud[:, column] = state
             clouds.append(cloud)
     return torch.from_numpy(np.concatenate(clouds))
 

@@ -281,7 +281,7 @@ class NuScenesRoot:
         if inputs.image_size is not None:
             yield from self.images(token, inputs.keyframes)
         # The LiDAR's pose defines the BEV frame, but its points are read only where they are asked for.
-        for channels, count in (((LIDAR,), inputs.lidar_sweeps), (RADARS, inputs.radar_sweeps)):
+        for channels, count in (((LIDAR,), inputs.lidar_read), (RADARS, inputs.radar_sweeps)):
             for channel in channels if count else ():
                 yield from self.sweeps(token, channel, count)
 

@@ -1,9 +1,9 @@
 """Averages the log of a training over a few equal parts: losses, shares and cosines of gradients."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class History:
         return [name.removeprefix("share/") for name in self.means if name.startswith("share/")]
 
 
-def summarize(lines: Sequence[Mapping[str, float | int]], bins: int = BINS) -> History | None:
+def summarize(lines: Sequence[dict[str, float | int]], bins: int = BINS) -> History | None:
     """What is logged of a training in parts of equal length, of fewer where it has fewer steps; None of no step.
 
     A cosine to a gradient of zero is no cosine: what the log has as 0 there does not count.
@@ -39,7 +39,9 @@ def summarize(lines: Sequence[Mapping[str, float | int]], bins: int = BINS) -> H
         return None
     ends = np.linspace(0, len(lines), min(bins, len(lines)) + 1).round().astype(np.int64)
     names = dict.fromkeys(name for line in (lines[0], lines[-1]) for name in line if name.startswith(_WANTED))
-    values = {name: np.array([line.get(name, np.nan) for line in lines], dtype=np.float64) for name in names}
+    values = {
+        name: np.fromiter(map(dict.get, lines, repeat(name), repeat(np.nan)), np.float64, len(lines)) for name in names
+    }
     for name in names:
         place, _, term = name.partition("_cosine/")
         if term:

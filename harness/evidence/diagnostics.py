@@ -1,17 +1,20 @@
-"""Collects the diagnostics of arms in data frames: trainings, errors and BEV maps."""
+"""Collects the diagnostics of arms in tables: trainings, errors and BEV maps."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from distill.objective import DETECTION_TERMS
 from harness.diagnose.history import UNKNOWN, History
 from harness.evaluate.intervals import CLASSES, COSTS, Analysis, Estimate
 from harness.evidence.line import by_key
 from harness.evidence.results import why_unpaired
 from harness.evidence.runs import StudyRuns
 from harness.study.plan import Plan, Row
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Arms = Mapping[tuple[str, str], Sequence[Row]]
 """Rows that differ in the seed alone, by path and arm."""
@@ -23,13 +26,43 @@ ALIGNMENT = ("path", "arm", "seed", "level", "region", "baseline", "student")
 BREAKDOWN = ("path", "arm", "group", "name", "baseline", "student", "difference", "low", "high")
 
 
+@dataclass(frozen=True)
+class Records:
+    """A table; a data frame only where it is drawn, as pandas takes half a second to import."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a column."""
+        at = self.columns.index(name)
+        return [row[at] for row in self.rows]
+
+    def only(self, name: str, value: str) -> "Records":
+        """The rows with this value in a column."""
+        return Records(
+            self.columns, [row for row, here in zip(self.rows, self.column(name), strict=True) if here == value]
+        )
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """The same as a data frame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=self.columns)
+
+
 def student_arms(plan: Plan) -> dict[tuple[str, str], list[Row]]:
     """The arms of all students, on the evaluation split."""
     students = [row for row in plan.rows if row.role == "student" and not row.split]
     return {(rows[0].path, rows[0].arm): rows for rows in by_key(students, lambda row: (row.path, row.arm))}
 
 
-def terms_frame(runs: StudyRuns, arms: Arms) -> pd.DataFrame:
+def terms_records(runs: StudyRuns, arms: Arms) -> Records:
     """How much of the loss each term is over a training, and whether it pulls where the detection loss does.
 
     Columns: TERMS; step is the middle of a part of the training, share the mean of the weighted term over the whole
@@ -49,10 +82,10 @@ def terms_frame(runs: StudyRuns, arms: Arms) -> pd.DataFrame:
                 records += [
                     (*arm, row.seed, term, *each) for each in zip(_middles(history), share, cosine, strict=True)
                 ]
-    return pd.DataFrame(records, columns=TERMS)
+    return Records(TERMS, records)
 
 
-def progress_frame(runs: StudyRuns, arms: Arms) -> pd.DataFrame:
+def progress_records(runs: StudyRuns, arms: Arms) -> Records:
     """By how much distilled students are ahead of their baselines, over the training: in what both have, its loss.
 
     That is the detection loss (heatmaps and boxes, weighted as the detector's head says), of the same batches at the
@@ -69,10 +102,10 @@ def progress_frame(runs: StudyRuns, arms: Arms) -> pd.DataFrame:
         gain = np.array([each for _, each in known])
         spread = gain.std(axis=0, ddof=1) if len(gain) > 1 else np.full(gain.shape[1], np.nan)
         records += [(*arm, *each) for each in zip(known[0][0], gain.mean(axis=0), spread, strict=True)]
-    return pd.DataFrame(records, columns=PROGRESS)
+    return Records(PROGRESS, records)
 
 
-def alignment_frame(runs: StudyRuns, arms: Arms) -> pd.DataFrame:
+def alignment_records(runs: StudyRuns, arms: Arms) -> Records:
     """How like its teacher's a student's BEV maps are, and how like them its baseline's are.
 
     Columns: ALIGNMENT; level is low or high, region foreground or background, baseline and student are linear CKA with
@@ -88,11 +121,12 @@ def alignment_frame(runs: StudyRuns, arms: Arms) -> pd.DataFrame:
                 continue
             for level, regions in alignment.cka.items():
                 for region, value in regions.items():
-                    records.append((*arm, row.seed, level, region, before and before.cka[level][region], value))
-    return pd.DataFrame(records, columns=ALIGNMENT).astype({"baseline": float, "student": float})
+                    untaught = before.cka[level][region] if before else None
+                    records.append((*arm, row.seed, level, region, _known(untaught), _known(value)))
+    return Records(ALIGNMENT, records)
 
 
-def breakdown_frame(runs: StudyRuns, arms: Arms) -> pd.DataFrame:
+def breakdown_records(runs: StudyRuns, arms: Arms) -> Records:
     """What errors cost, AP by class and AP by distance, of arms and of their baselines, and the paired difference.
 
     Columns: BREAKDOWN; group is of GROUPS, name a kind of error, a class or a band; baseline, student and difference
@@ -117,7 +151,7 @@ def breakdown_frame(runs: StudyRuns, arms: Arms) -> pd.DataFrame:
                 count = first.counts.get(group, {}).get(name)
                 gap = Estimate.of(student - baseline, count.scenes if count else first.scenes)
                 records.append((*arm, group, name, baseline[0], student[0], gap.value, gap.low, gap.high))
-    return pd.DataFrame(records, columns=BREAKDOWN)
+    return Records(BREAKDOWN, records)
 
 
 def unexamined(runs: StudyRuns) -> dict[str, tuple[list[str], int]]:
@@ -137,6 +171,10 @@ def unexamined(runs: StudyRuns) -> dict[str, tuple[list[str], int]]:
     }
 
 
+def _known(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
 def _middles(history: History) -> np.ndarray:
     return (history.ends[:-1] + history.ends[1:] - 1) / 2
 
@@ -146,13 +184,12 @@ def _gain(row: Row, runs: StudyRuns) -> tuple[np.ndarray, np.ndarray] | None:
     baseline, student = (runs[str(id_)].history for id_ in (row.baseline, row.job))
     if baseline is None or student is None or not np.array_equal(baseline.ends, student.ends):
         return None
-    if any(f"raw/{name}" not in each.means for each in (baseline, student) for name in DETECTION_TERMS):
+    weights = runs.plan.detector_spec(row.job).detector.loss_weights
+    if any(f"raw/{name}" not in each.means for each in (baseline, student) for name in weights):
         return None
     named = (baseline.batches != UNKNOWN) & (student.batches != UNKNOWN)
     if (baseline.batches != student.batches)[named].any():
         return None
-    head = runs.plan.detector_spec(row.job).detector.head
-    weights = dict(zip(DETECTION_TERMS, (head.heatmap_weight, head.box_weight), strict=True))
     # Not the weighted terms: a student that learns from its teacher's boxes instead has its own at weight 0.
     losses = [
         np.sum([weight * each.means[f"raw/{name}"] for name, weight in weights.items()], axis=0)

@@ -12,7 +12,7 @@ import torch
 from detectors.batch import Inputs
 from detectors.detector import Detector
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
-from distill.objective import DETECTION_TERMS, FrozenTeacher, Objective, fingerprint, loss_spec
+from distill.objective import FrozenTeacher, Objective, fingerprint, loss_spec
 from distill.reading import readings_of
 from distill.warm_start import begin_as, inherit
 from harness.data.loader import SampleSet, evaluation_batches
@@ -62,7 +62,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         trained_on = {spec.data.train_split for spec in specs if spec.schedule is not None}
         for split in sorted(scored | trained_on):
             tokens = root.tokens(split)
-            for inputs in {spec.detector.inputs for spec in specs}:
+            for inputs in {spec.detector.training_inputs if spec.schedule else spec.detector.inputs for spec in specs}:
                 root.check_files(tokens, inputs)
             root.check_annotations(split, tokens)
 
@@ -93,7 +93,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         if order.given_weights is not None:
             student = load_model(order.given_weights, spec.detector)
         elif spec.schedule is None:
-            student = _initial(order, spec)
+            student = initial_detector(order, spec)
         else:
             student, began, warnings, weights = _train(order, spec, root, machine, folder, stop)
         save_model(folder.model, student)
@@ -155,7 +155,7 @@ def _losses(spec: DetectorJobSpec) -> dict[str, LossSpec]:
     return {name: loss_spec(name, fields) for name, fields in spec.losses.items()}
 
 
-def _initial(order: JobOrder, spec: DetectorJobSpec) -> Detector:
+def initial_detector(order: JobOrder, spec: DetectorJobSpec) -> Detector:
     """The detector as its seed and `init` make it: equal for all jobs of one detector and seed."""
     with seeded(spec.seed, "weights"):
         detector = spec.detector.build()
@@ -196,10 +196,10 @@ def _begin(
         teacher: The one that the order names, where it is at hand.
     """
     assert spec.schedule is not None
-    student = _initial(order, spec)
+    student = initial_detector(order, spec)
     weights = fingerprint(student)
     losses = _losses(spec)
-    inputs = spec.detector.inputs
+    inputs = spec.detector.training_inputs
     tokens = root.tokens(spec.data.train_split, spec.data.train_share)
     asked: FrozenTeacher | None = None
     if isinstance(order.teacher_spec, DetectorJobSpec) and order.teacher_weights is not None:
@@ -261,7 +261,7 @@ def _train(
         _fill(begun, [begun.objective.teacher], stop)
     fit(machine, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
     losses = _losses(spec)
-    _require_logged(folder, losses)
+    _require_logged(folder, [*spec.detector.loss_weights, *losses])
     tokens = begun.samples.tokens
     batches = _batches(folder, tokens, begun.schedule.batch_size)
     began = {"weights": begun.weights, "batches": batches}
@@ -292,9 +292,8 @@ def _batches(folder: RunFolder, tokens: list[str], batch_size: int) -> str:
     return " ".join(f"{name:08x}" for name in seen)
 
 
-def _require_logged(folder: RunFolder, losses: Mapping[str, object]) -> None:
+def _require_logged(folder: RunFolder, names: Sequence[str]) -> None:
     """Raise where the log lacks a term of the objective: a loss that nobody can look at is a loss gone wrong unseen."""
-    names = (*DETECTION_TERMS, *losses)
     wanted = {f"{kind}/{name}" for kind in ("raw", "weighted", "share") for name in names}
     if missing := wanted - (folder.last_step() or {}).keys():
         raise RuntimeError(f"the log of the training lacks {', '.join(sorted(missing))}")

@@ -173,11 +173,10 @@ def _mirrored(
     asked: flags.Asked, opened: "Opened", runs: "StudyRuns", tables: Path, text: str, lines: "Sequence[Line]"
 ) -> "Mirror":
     """Mirror the study's run folders to MLflow."""
-    from harness.tracking.store import check_store
     from harness.tracking.study import Mirror
 
-    check_store(asked.tracking_uri, opened.name)
     mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, opened.runs_dir, console)
+    mirror.open()
     mirror.follow(runs[id_].job for id_ in runs.results)
     mirror.finish(tables, text, lines, any(run.damage or run.failure for run in runs.values()))
     return mirror

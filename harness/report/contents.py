@@ -6,11 +6,12 @@ from pathlib import Path
 
 from harness.evaluate.intervals import CLASSES, COSTS
 from harness.evidence.diagnostics import (
-    alignment_frame,
-    breakdown_frame,
-    progress_frame,
+    Records,
+    alignment_records,
+    breakdown_records,
+    progress_records,
     student_arms,
-    terms_frame,
+    terms_records,
     unexamined,
 )
 from harness.evidence.effects import Ascribed
@@ -118,9 +119,9 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
     chosen = {(line.key.path, line.key.arm) for line in sorted(students, key=_smallness)[:SHOWN]}
     arms = {arm: rows for arm, rows in student_arms(runs.plan).items() if arm in chosen}
     terms, progress, alignment, breakdown = (
-        frame(runs, arms) for frame in (terms_frame, progress_frame, alignment_frame, breakdown_frame)
+        collect(runs, arms) for collect in (terms_records, progress_records, alignment_records, breakdown_records)
     )
-    for name, title, alt, note, draw, frame in (
+    for name, title, alt, note, draw, records in (
         (
             "progress",
             "Detection loss during training, baseline minus student",
@@ -136,7 +137,7 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
             "Cosines between the gradient of each term and that of the detection loss, over the training",
             "1: the same direction; 0: orthogonal; below 0: opposed.",
             cosines_figure,
-            terms if terms["cosine"].notna().any() else terms[:0],
+            terms if not all(map(math.isnan, terms.column("cosine"))) else Records(terms.columns, []),
         ),
         (
             "alignment",
@@ -147,8 +148,8 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
             alignment,
         ),
     ):
-        if len(frame):
-            pictures.add(name, title, alt, draw, frame, notes=[note] if note else [])
+        if len(records):
+            pictures.add(name, title, alt, draw, records, notes=[note] if note else [])
     for name, group, title, head in (
         (
             "errors",
@@ -164,7 +165,7 @@ def _diagnostics(runs: StudyRuns, lines: Sequence[Line], pictures: Pictures) -> 
             "AP at 2 m by distance from the ego car, in percent",
         ),
     ):
-        part = breakdown[breakdown["group"] == group]
+        part = breakdown.only("group", group)
         note = "95 % CI over validation scenes only, not corrected for multiple comparisons; bold: it excludes 0."
         if len(part):
             pictures.add(name, title, title, breakdown_figure, part, head, notes=[note])

@@ -1,28 +1,30 @@
-"""Draws the figures of the diagnostics from the frames of `harness.evidence.diagnostics`."""
+"""Draws the figures of the diagnostics from the tables of `harness.evidence.diagnostics`."""
 
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from distill.objective import DETECTION_TERMS
+from harness.evidence.diagnostics import Records
 from harness.style import BLUE, DASHES, GREY, INK, PALETTE, Dashes, new_figure, plain, quiet
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _TERMS = PALETTE[:-1]
-_DETECTION = dict(zip(DETECTION_TERMS, (GREY, "#CCCCCC"), strict=True))
+_DETECTION = dict(zip(DETECTION_TERMS, (GREY, "#CCCCCC", "#AAAAAA", "#DDDDDD", "#BBBBBB"), strict=True))
 _BASELINE, _STUDENT = GREY, BLUE
 _COLUMNS = 3
 
 
-def terms_figure(terms: pd.DataFrame) -> "Figure":
+def terms_figure(drawn: Records) -> "Figure":
     """Draw the share of each term of the loss over the training, stacked, averaged over seeds; one panel per arm."""
+    terms = drawn.frame
     colors = _DETECTION | _colors(terms)
     figure, panels = _panels(terms, "Share of each term in the loss", "step", "share of the loss (%)")
     for axes, part in panels:
@@ -37,8 +39,9 @@ def terms_figure(terms: pd.DataFrame) -> "Figure":
     return _finished(figure)
 
 
-def cosines_figure(terms: pd.DataFrame) -> "Figure":
+def cosines_figure(drawn: Records) -> "Figure":
     """Draw the cosine between the gradients of each term and of the detection loss; one panel per arm."""
+    terms = drawn.frame
     title = "Cosine between the gradients of each term and of the detection loss, before the low-level BEV map"
     figure, panels = _panels(terms[terms["cosine"].notna()], title, "step", "cosine")
     for axes, part in panels:
@@ -51,8 +54,9 @@ def cosines_figure(terms: pd.DataFrame) -> "Figure":
     return _finished(figure)
 
 
-def progress_figure(progress: pd.DataFrame) -> "Figure":
+def progress_figure(drawn: Records) -> "Figure":
     """Draw the baseline's minus the student's detection loss over the training; one panel per path."""
+    progress = drawn.frame
     title = "Detection loss of the baseline minus that of the student"
     arms = list(dict.fromkeys(progress["arm"]))
     height = 1.2 + 2.6 * max(1, math.ceil(progress["path"].nunique() / 2)) + 0.1 * len(arms)
@@ -66,8 +70,9 @@ def progress_figure(progress: pd.DataFrame) -> "Figure":
     return _finished(figure)
 
 
-def alignment_figure(alignment: pd.DataFrame) -> "Figure":
+def alignment_figure(drawn: Records) -> "Figure":
     """Draw the linear CKA of students and baselines with the teacher, averaged over seeds; one panel per map."""
+    alignment = drawn.frame
     frame = alignment.assign(line=[" ".join(pair) for pair in zip(alignment["path"], alignment["arm"], strict=True)])
     lines = list(dict.fromkeys(frame["line"]))
     height = 1.0 + 2 * (0.5 + 0.26 * max(len(lines), 1))
@@ -85,8 +90,9 @@ def alignment_figure(alignment: pd.DataFrame) -> "Figure":
     return _finished(figure, horizontal=True)
 
 
-def breakdown_figure(breakdown: pd.DataFrame, title: str) -> "Figure":
+def breakdown_figure(drawn: Records, title: str) -> "Figure":
     """Draw one group of numbers for baseline and student, with the difference; one panel per arm."""
+    breakdown = drawn.frame
     names = list(dict.fromkeys(breakdown["name"]))
     count = breakdown.groupby(["path", "arm"]).ngroups
     height = 0.9 + math.ceil(count / _COLUMNS) * (0.65 + 0.24 * len(names))
@@ -107,14 +113,14 @@ def breakdown_figure(breakdown: pd.DataFrame, title: str) -> "Figure":
     return _finished(figure, horizontal=True)
 
 
-def _colors(terms: pd.DataFrame) -> dict[str, str]:
+def _colors(terms: "pd.DataFrame") -> dict[str, str]:
     """The colours of the distillation terms."""
     names = [term for term in dict.fromkeys(terms["term"]) if term not in DETECTION_TERMS]
     return dict(zip(names, _TERMS * 3, strict=False))
 
 
 def _panels(
-    frame: pd.DataFrame,
+    frame: "pd.DataFrame",
     title: str,
     x: str,
     y: str = "",
@@ -122,7 +128,7 @@ def _panels(
     columns: int = _COLUMNS,
     height: float | None = None,
     one_scale: bool = True,
-) -> tuple["Figure", Iterator[tuple["Axes", pd.DataFrame]]]:
+) -> tuple["Figure", Iterator[tuple["Axes", "pd.DataFrame"]]]:
     """Make a figure with one axes for each part of a frame, labelled at the outside, with a common y axis.
 
     Args:
@@ -154,7 +160,13 @@ def _panels(
 
 
 def _line(
-    axes: "Axes", at: np.ndarray, mean: pd.Series, spread: pd.Series, color: str, dashes: Dashes = "-", label: str = ""
+    axes: "Axes",
+    at: np.ndarray,
+    mean: "pd.Series",
+    spread: "pd.Series",
+    color: str,
+    dashes: Dashes = "-",
+    label: str = "",
 ) -> None:
     """A mean over steps, with a band of one standard deviation where there is one."""
     axes.plot(at, mean, linestyle=dashes, color=color, linewidth=1.6, label=label)

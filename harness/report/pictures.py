@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -137,7 +136,7 @@ def _code() -> str:
 
 def _bytes(shown: object) -> bytes:
     """The same in every process: a pickled spec contains a set, whose order differs."""
-    return pickle.dumps(shown) if hasattr(shown, "to_csv") else repr(shown).encode()
+    return repr(shown).encode()
 
 
 def _hash(content: bytes) -> str:

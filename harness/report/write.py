@@ -1,11 +1,15 @@
 """Rebuilds a study's report from its run folders, as files and in the terminal."""
 
-from collections.abc import Sequence
-from dataclasses import fields
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from functools import partial
+from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
+import numpy as np
 from rich.console import Console
 
 from harness.console import say
@@ -27,6 +31,11 @@ from harness.report.tables import (
 )
 from harness.runs.folder import atomic_write
 from harness.study.papers import read_paper
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Cell = str | float | int
 
 
 def rebuild(
@@ -97,27 +106,43 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "table.md", "\n".join(markdown(table) for table in tables).encode())
     atomic_write(out / "table.tex", latex(tables).encode())
-    atomic_write(out / "table.csv", csv(lines).encode())
+    atomic_write(out / "table.csv", _csv(records(lines)).encode())
     atomic_write(out / "cost.md", markdown(cost_table(spent)).encode())
-    atomic_write(out / "cost.csv", _text(pd.DataFrame(spent, columns=[field.name for field in fields(Cost)])).encode())
+    atomic_write(out / "cost.csv", _csv(list(map(asdict, spent)), [field.name for field in fields(Cost)]).encode())
     if parts:
         atomic_write(out / "attribution.csv", attribution_csv(parts).encode())
     else:  # nor one of earlier arms
         (out / "attribution.csv").unlink(missing_ok=True)
 
 
-def csv(lines: Sequence[Line]) -> str:
-    """Format the lines of the table as CSV."""
-    return _text(frame(lines))
+def records(lines: Sequence[Line]) -> list[dict[str, Cell]]:
+    """Return the rows of table.csv, with all significant digits and published gains."""
+    return [rounded(_columns(line)) for line in lines]
 
 
-def frame(lines: Sequence[Line]) -> pd.DataFrame:
-    """Return the lines of the table as a data frame with all significant digits and published gains."""
-    return rounded(pd.DataFrame(map(_columns, lines)))
+def frame(lines: Sequence[Line]) -> "pd.DataFrame":
+    """Return the rows of table.csv as a data frame."""
+    # Half a second, which no command needs.
+    import pandas as pd
+
+    return pd.DataFrame(records(lines))
 
 
-def _text(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, lineterminator="\n")
+def _csv(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str] = ()) -> str:
+    """Format rows; NaN is an empty cell, and the numbers of a column are all integers or all floats."""
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
+    floats = {name for row in rows for name, value in row.items() if isinstance(value, float)}
+
+    def cell(name: str, value: Cell) -> Cell:
+        if isinstance(value, float) and math.isnan(value):
+            return ""
+        return float(value) if name in floats else value
+
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([cell(name, row.get(name, "")) for name in columns] for row in rows)
+    return text.getvalue()
 
 
 def attribution_csv(parts: Sequence[Ascribed]) -> str:
@@ -127,13 +152,14 @@ def attribution_csv(parts: Sequence[Ascribed]) -> str:
     for each in parts:
         part, effect = each.part, each.part.effect
         named = (each.path, part.kind, "+".join(part.what), "+".join(part.to or ()), each.metric)
-        rows.append((*named, effect.value, effect.low, effect.high, effect.p, each.holm))
-    return _text(rounded(pd.DataFrame(rows, columns=columns)))
+        numbers = (effect.value, effect.low, effect.high, effect.p, each.holm)
+        rows.append(rounded(dict(zip(columns, (*named, *numbers), strict=True))))
+    return _csv(rows)
 
 
-def _columns(line: Line) -> dict[str, str | float | int]:
+def _columns(line: Line) -> dict[str, Cell]:
     """Convert a line to a row of table.csv."""
-    columns: dict[str, str | float | int] = dict(line.key._asdict())
+    columns: dict[str, Cell] = dict(line.key._asdict())
     columns |= {name: mean.value for name, mean in line.means.items()}
     columns |= {f"{name}_std": mean.std for name, mean in line.means.items()}
     for metric in HEADLINE_METRICS:
@@ -150,10 +176,14 @@ def _columns(line: Line) -> dict[str, str | float | int]:
     return columns | {"jobs": " ".join(line.jobs)}
 
 
-def rounded(frame: pd.DataFrame) -> pd.DataFrame:
+def rounded(row: Mapping[str, Cell]) -> dict[str, Cell]:
     """Format numbers with six decimals, and p values with four significant digits, because none of them is 0."""
-    numbers = frame.round(6)
-    for name in frame.columns:
+
+    def short(name: str, value: Cell) -> Cell:
+        if not isinstance(value, float):
+            return value
         if name.rpartition("_")[2] in ("p", "holm"):
-            numbers[name] = frame[name].map("{:.4g}".format).astype(float)
-    return numbers
+            return float(f"{value:.4g}")
+        return float(np.round(value, 6))
+
+    return {name: short(name, value) for name, value in row.items()}

@@ -5,7 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -223,6 +223,11 @@ class RunFolder:
         """Read all metrics so far, without a line that is still being written. Raises Damaged."""
         text = self.step_log.read_bytes() if self.step_log.is_file() else b""
         lines = [line for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
+        with suppress(msgspec.MsgspecError):
+            steps = _ALL_NUMBERS.decode(b"[" + b",".join(lines) + b"]")
+            if len(steps) == len(lines) and all(type(step.get("step")) is int for step in steps):
+                return steps
+        # Something is wrong with one of them, or it has what is no JSON.
         return [self._step(line, number) for number, line in enumerate(lines, start=1)]
 
     def last_step(self) -> dict[str, float | int] | None:
@@ -292,6 +297,7 @@ class RunFolder:
 
 
 _NUMBERS = msgspec.json.Decoder(dict[str, int | float])
+_ALL_NUMBERS = msgspec.json.Decoder(list[dict[str, int | float]])
 
 
 def run_folders(runs: Path) -> list[RunFolder]:

@@ -61,7 +61,7 @@ def _message(content: dict[str, Any], error: ErrorDetails) -> str:
     """A mistake of a value; pydantic's own location names the kind of a union's part, which is no key."""
     path: list[str] = []
     part: Any = content
-    *parents, last = error["loc"] or ("",)
+    *parents, last = [name for name in error["loc"] if not str(name).startswith("(")] or [""]
     for name in parents:
         if isinstance(part, dict) and name not in part:
             continue

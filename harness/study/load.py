@@ -50,7 +50,7 @@ def _require_possible(study: StudySpec, path: str, where: str) -> None:
             f"{where}: path {path}: teacher and student have different grids: {teacher.grid!r}, {student.grid!r}"
         )
     try:
-        student.inputs.joined(teacher.inputs if teacher else student.inputs)
+        student.training_inputs.joined(teacher.inputs if teacher else student.inputs)
     except ValueError as error:
         raise InputError(f"{where}: path {path}: teacher and student cannot share a batch: {error}") from error
     try:
@@ -123,4 +123,4 @@ def _itself(model: Any) -> Any:
     if get_origin(model) is Annotated:
         return _itself(get_args(model)[0])
     others = [each for each in get_args(model) if each is not NoneType]
-    return others[0] if NoneType in get_args(model) and len(others) == 1 else model
+    return _itself(others[0]) if NoneType in get_args(model) and len(others) == 1 else model

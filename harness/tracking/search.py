@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from harness.tracking.store import PARENT, Store, digest
+from harness.tracking.glance import PARENT
+from harness.tracking.store import Store, digest
 
 SEARCH, TRIAL = "crossbev.search", "crossbev.trial"
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}

@@ -21,7 +21,6 @@ from harness.tracking.database import make_database, sqlite_file
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
-PARENT = "mlflow.parentRunId"
 _BATCH = 1000  # MLflow's limit for one call
 _NOTE = 8000  # MLflow's limit for a tag, and with it for a description
 _LONGEST_KEY = 250  # MLflow's limit for a name
@@ -138,12 +137,15 @@ class Store:
             self._mirrored.add(what)
             self.attempt(mirror)
 
-    def finish(self, folder: Path, name: str, markdown: str, failed: bool = False) -> None:
+    def finish(
+        self, folder: Path, name: str, markdown: str, failed: bool = False, tags: Mapping[str, str] | None = None
+    ) -> None:
         """Attach the files of a folder to the parent run, describe it, and close it."""
 
         def mirror() -> None:
             self.note(self.parent, markdown)
             self.files(self.parent, folder, name)
+            self.describe(self.parent, {}, tags or {})
             self.end(self.parent, "FAILED" if failed else "FINISHED")
 
         self.attempt(mirror)

@@ -1,7 +1,9 @@
 """Mirrors the run folders and arms of a study to MLflow, from the parent process."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,17 @@ from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec
 from harness.study.plan import Plan, Row
 from harness.study.spec import StudySpec
-from harness.tracking.store import PARENT, Store, digest
+from harness.tracking.glance import PARENT, ClosedRun, closed_run
+from harness.tracking.store import Store, check_store, digest
 
 HISTORY_EVERY = 10
 """Every so many steps go to MLflow; metrics.jsonl has them all."""
 PLAN, JOB, ARM = "crossbev.plan", "crossbev.job", "crossbev.arm"
 """Tags by which runs are found again."""
+STATE = "crossbev.state"
+"""The tag of a parent run that names all that was mirrored."""
+TABLES = "tables"
+"""The folder of the report among the artifacts."""
 _OF_ARMS = ("losses.", "warm_start", "schedule.steps", "schedule.epochs")
 
 
@@ -28,10 +35,26 @@ class Mirror:
     """
 
     def __init__(self, uri: str, name: str, study: StudySpec, plan: Plan, runs: Path, console: Console) -> None:
-        """Connect, and find or make the experiment and the parent run of this plan."""
+        """Remember what to mirror. Nothing is connected before it is needed."""
         self._name, self._data, self._plan, self._runs = name, study.data, plan, runs
+        self._uri, self._console = uri, console
         rows = sorted(f"{row.role} {row.model} {row.path} {row.arm} {row.seed} {row.job}" for row in plan.rows)
-        self.store = Store(uri, name, {PLAN: digest(rows)}, f"study {name}", console)
+        self._tag = (PLAN, digest(rows))
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, connected, with the experiment and the parent run of this plan, made where they are not there."""
+        return Store(self._uri, self._name, dict([self._tag]), f"study {self._name}", self._console)
+
+    def open(self) -> Store:
+        """Check the store and connect; raises InputError for one that cannot be used now."""
+        check_store(self._uri, self._name)
+        return self.store
+
+    @property
+    def closed(self) -> ClosedRun | None:
+        """The parent run, where an earlier call closed it and a look at the database is enough to know."""
+        return closed_run(self._uri, self._name, self._tag, STATE)
 
     def follow(self, done: Iterable[Job]) -> None:
         """Mirror those finished jobs that were not mirrored yet."""
@@ -49,7 +72,26 @@ class Mirror:
         """
         for line in lines:
             self.store.attempt(partial(self._add_arm, line))
-        self.store.finish(tables, "tables", markdown, failed)
+        state = _state(tables, markdown, lines, failed)
+        self.store.finish(tables, TABLES, markdown, failed, {STATE: state})
+
+    def is_finished(self, tables: Path, markdown: str, lines: Sequence[Line], failed: bool, done: int) -> bool:
+        """Whether an earlier call mirrored all of this, and nobody deleted any of it since.
+
+        Args:
+            tables: As the others, what `finish` takes.
+            markdown: The main table.
+            lines: Its lines.
+            failed: Whether a job did.
+            done: The number of finished jobs.
+        """
+        run = self.closed
+        return (
+            run is not None
+            and run.children == done + len(lines)
+            and run.state == _state(tables, markdown, lines, failed)
+            and all(_is_copied(file, run.artifacts / TABLES / file.relative_to(tables)) for file in _files(tables))
+        )
 
     def arms(self) -> list[str]:
         """The runs of the arms that have numbers, in the order of the table."""
@@ -127,6 +169,23 @@ class Mirror:
             tags |= {"model": first.model, "path": first.path, "arm": first.arm}
             tags |= {"teacher": first.path.partition("->")[0], "student": student}
         return tags
+
+
+def _state(tables: Path, markdown: str, lines: Sequence[Line], failed: bool) -> str:
+    """A hash of all that is mirrored of a study when it ends, and of the version that mirrors it."""
+    content = hashlib.sha256(repr((version("crossbev"), markdown, list(lines), failed)).encode())
+    for file in _files(tables):
+        content.update(repr((str(file.relative_to(tables)), file.stat().st_size)).encode())
+        content.update(file.read_bytes())
+    return content.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _is_copied(file: Path, copy: Path) -> bool:
+    return copy.is_file() and copy.stat().st_size == file.stat().st_size
 
 
 def _trained(line: Mapping[str, float | int]) -> dict[str, float | int]:

@@ -22,8 +22,8 @@ def measure(spec: DetectorSpec, batch: Batch, bf16: bool) -> tuple[float, float]
 
     def step() -> None:
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=bf16):
-            parts = detector.loss(detector(batch), batch)
-        (parts.heatmap + parts.boxes).backward()
+            terms = detector.loss(detector(batch), batch).terms
+        torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -82,3 +82,41 @@ def test_basic_blocks_are_what_stored_specs_mean():
 def test_bottlenecks_without_whole_channels_are_refused():
     with pytest.raises(ValidationError, match="not in whole multiples of 4"):
         ResNetSpec(stem_width=4, widths=(4, 8, 10, 12), depths=(1, 1, 1, 1), block="bottleneck")
+
+
+def test_any_levels_come_out(spec):
+    torch.manual_seed(0)
+    backbone = spec.build((4, 16)).eval()
+    maps = backbone(torch.randn(1, 3, 64, 96)).feature_maps
+    assert [tuple(level.shape[1:]) for level in maps] == [(12, 16, 24), (20, 4, 6)]
+    assert backbone.channels == [12, 20]
+    # The last level is there, as its weights are in a file, and not computed.
+    assert "layer4.0.conv1.weight" in backbone.state_dict()
+
+
+def test_a_frozen_stem_stays_as_it_begins(rng):
+    spec = ResNetSpec(stem_width=4, widths=(4, 8, 8, 8), depths=(1, 1, 1, 1), frozen_stem=True)
+    torch.manual_seed(0)
+    backbone = spec.build().train()
+    stem = {name: value.clone() for name, value in backbone.state_dict().items() if name.startswith(("conv1", "bn1"))}
+    trained = [weight for weight in backbone.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.1)
+    images = 3 + torch.randn(2, 3, 64, 64, generator=rng)
+    sum(level.square().sum() for level in backbone(images).feature_maps).backward()
+    optimizer.step()
+    after = backbone.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in stem.items())
+    assert backbone.layer1[0].bn1.num_batches_tracked == 1
+    assert not backbone.bn1.training
+    assert backbone.layer1[0].bn1.training
+
+
+def test_a_stem_that_learns_is_what_stored_specs_mean():
+    assert "frozen_stem" not in ResNetSpec(stem_width=4, widths=(4, 8, 8, 8), depths=(1, 1, 1, 1)).model_dump()
+
+
+@pytest.mark.parametrize(("depths", "parameters"), [((3, 4, 6, 3), 23_508_032), ((3, 4, 23, 3), 42_500_160)])
+def test_resnet_50_and_101_have_torchvisions_parameters(depths, parameters):
+    with torch.device("meta"):
+        backbone = ResNetSpec(stem_width=64, widths=(256, 512, 1024, 2048), depths=depths, block="bottleneck").build()
+    assert sum(weight.numel() for weight in backbone.parameters()) == parameters

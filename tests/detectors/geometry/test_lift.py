@@ -120,3 +120,20 @@ def test_the_plan_of_a_batch_is_that_of_one_sample_with_all_its_views_and_cells(
     together = plan_of_cells(torch.cat(shifted), 3 * count)
     assert joined.cells == together.cells
     assert torch.equal(joined.cell, together.cell)
+
+
+def test_lift_splats_frustum_spreads_features_to_the_edges_and_puts_bins_at_their_near_ends(make, grid):
+    plain = make(2, 3, (1.0, 7.0), 3)
+    frustum = plain.model_copy(update={"frustum": "lift_splat"})
+    assert_close(frustum.depths(), torch.tensor([1.0, 3.0, 5.0]))
+    # Two rows and three columns of 8 pixels: from the first pixel to the last one.
+    assert_close(frustum.pixels(2), torch.tensor([0.0, 15.0]))
+    assert_close(frustum.pixels(3), torch.tensor([0.0, 11.5, 23.0]))
+    assert_close(plain.pixels(3), torch.tensor([4.0, 12.0, 20.0]))
+    cells = frustum.cells(_intrinsics(2, 3), _looking_ahead(0.3, 1.2))
+    # The last column at 3 m, 11 px right of the middle with a focal length of 8 px: 4.125 m to the right.
+    assert cells[0, 0, 2, 1] == _cell(grid, 0.3 + 3, 1.2 - 3 * 11 / 8)
+
+
+def test_the_frustum_of_stored_specs_is_in_the_middles(make):
+    assert "frustum" not in make(2, 3, (1.0, 7.0)).model_dump()

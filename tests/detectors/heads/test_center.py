@@ -13,10 +13,8 @@ from detectors.heads.center import (
     TASK_GROUPS,
     TASK_OF_CLASS,
     CenterHeadSpec,
-    decode,
-    suppress,
-    within_radius,
 )
+from detectors.heads.decoding import decode, suppress, within_radius
 from detectors.outputs import HeadOutput
 
 SPEC = CenterHeadSpec(width=8)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from detectors.geometry.boxes import CLASSES, Boxes, pad_boxes
 from detectors.geometry.grid import BevGrid
-from detectors.heads.center import TASK_OF_CLASS, CenterHeadSpec, decode
+from detectors.heads.center import TASK_OF_CLASS, CenterHeadSpec
 from detectors.heads.center_loss import (
     box_loss,
     center_targets,
@@ -19,6 +19,7 @@ from detectors.heads.center_loss import (
     focal_loss,
     gaussian_radius,
 )
+from detectors.heads.decoding import decode
 from detectors.outputs import HeadOutput
 from tests.boxes import no_boxes
 from tests.detectors.heads.perfect import perfect_output
@@ -173,7 +174,7 @@ def test_unknown_velocities_pull_at_nothing(make_boxes, grid):
     boxes = replace(make_boxes(3), velocity=torch.full((3, 2), math.nan))
     targets = _targets(boxes, grid=grid)
     output = HeadOutput(heatmap=torch.zeros(1, 10, 12, 16), boxes=torch.randn(1, 6, 10, 12, 16).requires_grad_())
-    detection_loss(output, targets).boxes.backward()
+    detection_loss(output, targets, SPEC, grid).boxes.backward()
     assert output.boxes.grad.isfinite().all()
     assert output.boxes.grad[:, :, :8].any()
     assert not output.boxes.grad[:, :, 8:].any()
@@ -183,17 +184,19 @@ def test_perfect_output_costs_next_to_nothing(make_boxes, grid):
     # Classes of different task groups, so that no two boxes claim one place.
     boxes = replace(make_boxes(4), label=torch.tensor([0, 1, 2, 5]))
     targets = _targets(boxes, grid=grid)
-    loss = detection_loss(perfect_output(targets), targets)
+    loss = detection_loss(perfect_output(targets), targets, SPEC, grid)
     assert_close(loss.boxes, torch.tensor(0.0))
     # What is left is the Gaussians' slopes, which no logit satisfies.
-    silent = detection_loss(HeadOutput(torch.full_like(targets.heatmap, -9.0), torch.zeros(1, 6, 10, 12, 16)), targets)
+    nothing = HeadOutput(torch.full_like(targets.heatmap, -9.0), torch.zeros(1, 6, 10, 12, 16))
+    silent = detection_loss(nothing, targets, SPEC, grid)
     assert loss.heatmap < silent.heatmap / 5
 
 
 def test_no_boxes_still_teach_the_heatmap(grid):
     targets = _targets(no_boxes(), no_boxes(), grid=grid)
     heatmap = torch.zeros(2, 10, 12, 16, requires_grad=True)
-    loss = detection_loss(HeadOutput(heatmap=heatmap, boxes=torch.zeros(2, 6, 10, 12, 16)), targets)
+    output = HeadOutput(heatmap=heatmap, boxes=torch.zeros(2, 6, 10, 12, 16))
+    loss = detection_loss(output, targets, SPEC, grid)
     loss.heatmap.backward()
     assert loss.boxes == 0
     assert (heatmap.grad > 0).all()

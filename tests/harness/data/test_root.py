@@ -1,5 +1,6 @@
 """A dataset root says which splits, samples and files it has, and is checked without writing into it."""
 
+import itertools
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import nuscenes.nuscenes
 import pytest
 
 from detectors.batch import Inputs
-from harness.data.root import NuScenesRoot
+from harness.data.root import NuScenesRoot, share_of
 from harness.errors import InputError
 
 
@@ -118,3 +119,26 @@ def test_what_the_devkit_raises_for_no_reason_of_ours_is_not_hidden(copy, monkey
     monkeypatch.setattr(nuscenes.nuscenes, "NuScenes", fail)
     with pytest.raises(KeyError, match="a bug"):
         _ = NuScenesRoot(copy, "v1.0-synthetic").devkit
+
+
+def test_share_of_scenes_is_whole_scenes_and_a_part_of_a_larger_share(smoke_root):
+    scene_of = {sample["token"]: sample["scene_token"] for sample in smoke_root.devkit.sample}
+    everything = smoke_root.tokens("synthetic_train")
+    half = smoke_root.tokens("synthetic_train", 0.5)
+    # Two training scenes of three samples.
+    assert len(half) == 3
+    assert len({scene_of[token] for token in half}) == 1
+    assert half == [token for token in everything if token in set(half)]
+    assert smoke_root.tokens("synthetic_train", 0.51) == everything
+    assert [smoke_root.count("synthetic_train", share) for share in (0.5, 0.51, 1.0)] == [3, 6, 6]
+
+
+def test_shares_are_nested_and_do_not_depend_on_order():
+    scenes = [f"scene-{number:04}" for number in range(100)]
+    shares = [share_of(scenes, share) for share in (0.01, 0.07, 0.25, 1.0)]
+    assert [len(chosen) for chosen in shares] == [1, 7, 25, 100]
+    for smaller, larger in itertools.pairwise(shares):
+        assert set(smaller) < set(larger)
+    assert share_of(scenes[::-1], 0.25) == shares[2]
+    # Of consecutive scenes, which one drive has, some are in and some are out.
+    assert 5 < sum(name in shares[2] for name in scenes[:50]) < 20

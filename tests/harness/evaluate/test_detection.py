@@ -12,8 +12,8 @@ from pyquaternion import Quaternion
 
 from detectors.batch import Inputs
 from detectors.geometry.boxes import CLASSES, Boxes, pad_boxes
-from detectors.heads.center import decode
 from detectors.heads.center_loss import center_targets
+from detectors.heads.decoding import decode
 from detectors.presets import PRESETS
 from harness.data.nuscenes import read
 from harness.evaluate.columns import columns

@@ -13,11 +13,11 @@ from harness.diagnose.alignment import Alignment
 from harness.diagnose.latency import Latency
 from harness.evaluate.intervals import Analysis, Count, keep_analysis, kept_analysis
 from harness.evidence.diagnostics import (
-    alignment_frame,
-    breakdown_frame,
-    progress_frame,
+    alignment_records,
+    breakdown_records,
+    progress_records,
     student_arms,
-    terms_frame,
+    terms_records,
     unexamined,
 )
 from harness.evidence.results import costs
@@ -115,13 +115,13 @@ def folder(plan, runs):
     )
 
 
-def made(frame, plan, folder):
-    """A frame of all arms."""
-    return frame(StudyRuns.open(plan, folder), student_arms(plan))
+def made(collect, plan, folder):
+    """The records of all arms."""
+    return collect(StudyRuns.open(plan, folder), student_arms(plan))
 
 
 def test_terms_have_their_share_and_the_cosines_that_there_are(plan, runs):
-    frame = made(terms_frame, plan, runs)
+    frame = made(terms_records, plan, runs).frame
     feature = frame[(frame["term"] == "feature") & (frame["seed"] == 1)].reset_index()
     assert feature["step"].tolist() == [2 * part + 0.5 for part in range(20)]
     assert feature["share"].tolist() == [0.25] * 10 + [0.75] * 10
@@ -135,7 +135,7 @@ def test_terms_have_their_share_and_the_cosines_that_there_are(plan, runs):
 
 def test_progress_is_the_baselines_loss_less_the_students(plan, runs):
     weight = plan.detector_spec(next(row.job for row in plan.rows if row.role == "student")).detector.head.box_weight
-    frame = made(progress_frame, plan, runs)
+    frame = made(progress_records, plan, runs).frame
     assert set(frame["arm"]) == {"feature"}
     # First half: 0 and 0.4 of the boxes' loss; second: 1 and 0.2.
     assert frame["gain"][3] == pytest.approx(0.2 * weight)
@@ -146,11 +146,11 @@ def test_progress_is_the_baselines_loss_less_the_students(plan, runs):
 def test_losses_of_other_batches_are_not_subtracted(plan, runs, folder):
     log = folder("student", 1).path / "metrics.jsonl"
     log.write_text(log.read_text().replace('"batch": 39,', '"batch": 1000,'))
-    assert len(made(progress_frame, plan, runs)) == 0
+    assert len(made(progress_records, plan, runs)) == 0
 
 
 def test_breakdown_has_both_and_the_paired_difference_with_its_interval(plan, runs):
-    frame = made(breakdown_frame, plan, runs)
+    frame = made(breakdown_records, plan, runs).frame
     student = frame.set_index("name")
     car = student.loc["car"]
     # Points 24 and 32 against 20 and 30; differences 3, 5, 3 in the split and the draws, as in the table's test.
@@ -166,40 +166,40 @@ def test_breakdown_has_both_and_the_paired_difference_with_its_interval(plan, ru
 
 def test_arm_that_lacks_a_seed_has_no_breakdown(plan, runs, folder):
     folder("student", 1).analysis.write_bytes(b"half a file")
-    assert len(made(breakdown_frame, plan, runs)) == 0
+    assert len(made(breakdown_records, plan, runs)) == 0
 
 
 def test_arm_that_began_otherwise_has_no_breakdown(plan, runs, folder):
     student = folder("student", 0)
     student.complete(replace(student.result(), began={"weights": "others", "batches": "1 2"}))
-    assert len(made(breakdown_frame, plan, runs)) == 0
+    assert len(made(breakdown_records, plan, runs)) == 0
 
 
 def test_analyses_of_other_draws_are_not_paired(plan, runs, folder):
     kept = kept_analysis(folder("student", 0).analysis)
     groups = {group: {name: drawn[:2] for name, drawn in numbers.items()} for group, numbers in kept.groups.items()}
     keep_analysis(folder("student", 0).analysis, replace(kept, groups=groups))
-    assert len(made(breakdown_frame, plan, runs)) == 0
+    assert len(made(breakdown_records, plan, runs)) == 0
 
 
 def test_a_run_that_must_not_be_believed_counts_nowhere(plan, runs, folder):
     (folder("student", 1).path / "result.json").write_text('{"metrics": {"mAP": 0.1')
-    for frame in (progress_frame, breakdown_frame):
-        assert len(made(frame, plan, runs)) == 0
-    for frame in (terms_frame, alignment_frame):
-        assert set(made(frame, plan, runs)["seed"]) == {0}
+    for collect in (progress_records, breakdown_records):
+        assert len(made(collect, plan, runs)) == 0
+    for collect in (terms_records, alignment_records):
+        assert set(made(collect, plan, runs).column("seed")) == {0}
     assert [cost.seeds for cost in costs(StudyRuns.open(plan, runs)) if cost.role == "student"] == [1]
 
 
 def test_alignment_has_the_students_beside_its_baselines(plan, runs, folder):
-    frame = made(alignment_frame, plan, runs)
+    frame = made(alignment_records, plan, runs).frame
     low = frame[(frame["level"] == "low") & (frame["region"] == "foreground")].set_index("seed")
     assert low["baseline"].tolist() == [0.1, 0.1]
     assert low["student"].tolist() == pytest.approx([0.3, 0.4])
     assert frame[frame["region"] == "background"]["student"].isna().all()
     teacher = next(row.job for row in plan.rows if row.role == "teacher")
     folder("baseline", 0).alignment(teacher).unlink()
-    frame = made(alignment_frame, plan, runs).set_index("seed")
+    frame = made(alignment_records, plan, runs).frame.set_index("seed")
     assert frame.loc[0, "baseline"].isna().all()
     assert len(frame) == 8
 
@@ -230,18 +230,18 @@ def test_latency_is_in_the_table_of_costs(plan, runs, folder):
 
 
 def test_nothing_stored_is_empty_frames(plan, tmp_path):
-    for frame in (terms_frame, progress_frame, alignment_frame, breakdown_frame):
-        assert len(made(frame, plan, tmp_path / "none")) == 0
+    for collect in (terms_records, progress_records, alignment_records, breakdown_records):
+        assert len(made(collect, plan, tmp_path / "none")) == 0
 
 
 def test_figures_are_transparent_and_their_text_is_of_one_colour(plan, runs, tmp_path):
-    terms = made(terms_frame, plan, runs)
+    terms = made(terms_records, plan, runs)
     for figure in (
         terms_figure(terms),
         cosines_figure(terms),
-        progress_figure(made(progress_frame, plan, runs)),
-        alignment_figure(made(alignment_frame, plan, runs)),
-        breakdown_figure(made(breakdown_frame, plan, runs), "AP by class"),
+        progress_figure(made(progress_records, plan, runs)),
+        alignment_figure(made(alignment_records, plan, runs)),
+        breakdown_figure(made(breakdown_records, plan, runs), "AP by class"),
     ):
         figure.savefig(tmp_path / "figure.svg")
         assert figure.axes
@@ -253,7 +253,7 @@ def test_figures_are_transparent_and_their_text_is_of_one_colour(plan, runs, tmp
 
 
 def test_shares_are_stacked_the_detection_terms_below(plan, runs):
-    axes = terms_figure(made(terms_frame, plan, runs)).axes[0]
+    axes = terms_figure(made(terms_records, plan, runs)).axes[0]
     # Heatmap 50 %, boxes 20 %, feature 25 % or 75 %: the top of the last area.
     tops = axes.collections[-1].get_paths()[0].vertices
     assert tops[:, 1].max() == pytest.approx(145)

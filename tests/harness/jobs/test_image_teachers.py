@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 from detectors.encoders.image import ImageSpec
 from detectors.encoders.resnet import ResNetSpec
 from detectors.heads.instance_mask import FoundInstances, InstanceDecodeSpec, InstanceMaskSpec
+from detectors.presets import PRESETS
 from detectors.segmenter import SegmenterSpec
 from harness.data.nuimages import ImageSet, NuImagesRoot
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.sensor_files import read_image
 from harness.diagnose.machine import Machine
 from harness.errors import InputError
+from harness.jobs.detector import initial_detector
 from harness.jobs.kinds import check_inputs
 from harness.jobs.labels import _image as read
 from harness.jobs.labels import check_labels, segmenter_labeller
@@ -386,3 +388,19 @@ def test_a_missing_image_of_the_image_teacher_is_named_before_anything_runs(
     (copy / gone.relative_to(smoke_images)).unlink()
     with pytest.raises(InputError, match=gone.name):
         _check(smoke_root, segmenter_job, copy)
+
+
+def test_backbone_begins_as_the_image_teachers(order, image_spec, teacher, segmenter_job):
+    preset = PRESETS["tiny_camera"]
+    camera = preset.camera.model_copy(update={"image": image_spec, "image_size": SIZE})
+    spec = order("tiny_camera").spec.model_copy(
+        update={"detector": preset.model_copy(update={"camera": camera}), "image_backbone": segmenter_job.id}
+    )
+    plain = order(spec=spec)
+    begun = order(spec=spec, image_backbone_spec=segmenter_job, image_backbone_weights=teacher[0].model)
+    weights = {True: initial_detector(begun, spec).state_dict(), False: initial_detector(plain, spec).state_dict()}
+    theirs = load_file(teacher[0].model)
+    for name, tensor in weights[True].items():
+        backbone = name.removeprefix("camera.") if name.startswith("camera.image.backbone.") else None
+        torch.testing.assert_close(tensor, theirs[backbone] if backbone else weights[False][name], atol=0, rtol=0)
+    assert any((weights[True][name] != weights[False][name]).any() for name in weights[True])

@@ -36,6 +36,7 @@ arms:
 """
 PLAIN = STUDY.replace("image_teachers:\n  images: {preset: tiny_segmenter}\n", "").replace("lidar + images", "lidar")
 PLAIN = PLAIN.replace("  instance: [instance]\n  all: [feature, relation, instance]\n", "")
+PLAIN_WITH_IMAGES = PLAIN.replace("students:", "image_teachers:\n  images: {preset: tiny_segmenter}\nstudents:")
 IMAGES = "image_teachers.images"
 
 
@@ -427,3 +428,42 @@ def test_mistake_is_one_message_that_names_it(load, mistake):
 def test_mistake_in_the_file_names_its_line(load):
     with pytest.raises(InputError, match=r"study\.yaml:6: image_teachers\.images\.preset: unknown preset"):
         load(STUDY.replace("tiny_segmenter", "tiny_segmentr"))
+
+
+def test_backbones_begin_as_an_image_teachers_in_baseline_and_students_alike(plan):
+    begun = plan("students.camera.init.image_backbone=images", text=PLAIN_WITH_IMAGES)
+    (segmenter,) = _jobs(begun, "SegmenterJobSpec")
+    cameras = [job for job in _jobs(begun, "DetectorJobSpec").values() if job.spec.detector.camera]
+    assert len(cameras) == 2
+    assert all(job.spec.image_backbone == segmenter and segmenter in job.spec.needs for job in cameras)
+    # Nobody asks for labels.
+    assert not _jobs(begun, "LabelsJobSpec")
+    assert [row.role for row in begun.rows].count("image teacher") == 1
+    order = list(begun.jobs)
+    assert all(order.index(segmenter) < order.index(job.id) for job in cameras)
+
+
+def test_one_image_teacher_labels_and_begins(plan):
+    both = plan("students.camera.init.image_backbone=images")
+    assert len(_jobs(both, "SegmenterJobSpec")) == 1
+    assert [row.role for row in both.rows].count("image teacher") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["students.camera.init.image_backbone=imagenet"], "students.camera.init.image_backbone: .*imagenet.*images"),
+        (["teachers.lidar.init.image_backbone=images"], "teachers.lidar.init.image_backbone: .*none"),
+        (
+            ["students.camera.init.image_backbone=images", "students.camera.set={camera.image.backbone.stem_width: 8}"],
+            "image backbone cannot begin as the image teacher's",
+        ),
+        (
+            ["image_teachers.images={model: some/model}", "students.camera.init.image_backbone=images"],
+            "not trained here: it needs a preset",
+        ),
+    ],
+)
+def test_backbones_that_do_not_fit_are_refused(load, overrides, message):
+    with pytest.raises(InputError, match=message):
+        load(STUDY, *overrides)

@@ -285,3 +285,21 @@ def test_losses_that_a_log_could_not_tell_apart_are_refused(study):
     )
     with pytest.raises(InputError, match="two losses of an arm would be named 'relation' in logs"):
         _plan(study(chosen, "arms={one: [a, relation, b]}"))
+
+
+def test_shares_of_scenes_are_those_of_each_model(study):
+    plan = _plan(study("data.train_share=0.5", "teachers.camera.train_share=1.0"))
+    shares = {(row.role, row.model): plan.detector_spec(row.job).data.train_share for row in plan.rows}
+    assert shares["baseline", "camera"] == shares["teacher", "lidar"] == shares["student", "camera"] == 0.5
+    assert shares["teacher", "camera"] == 1.0
+    # The camera that teaches is no longer the baseline.
+    assert len(plan.jobs) == 5
+
+
+def test_share_of_all_is_what_was_before_there_were_shares(study):
+    given, plain = _plan(study("data.train_share=1.0")), _plan(study())
+    assert list(given.jobs) == list(plain.jobs)
+    spec = plain.jobs[next(iter(plain.jobs))].spec.model_dump(mode="json")
+    assert "train_share" not in spec["data"]
+    assert "image_backbone" not in spec
+    assert "ema" not in spec["schedule"]

@@ -1,0 +1,149 @@
+"""Decoding: the boxes that the maps of a CenterPoint head mean, class by class or task by task, duplicates removed."""
+
+from dataclasses import fields, replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from detectors.geometry.boxes import CLASSES, Boxes
+from detectors.geometry.grid import BevGrid
+from detectors.geometry.overlap import bev_iou
+from detectors.heads.center import (
+    TASK_GROUPS,
+    TASK_OF_CLASS,
+    CenterHeadSpec,
+    TaskDecodingSpec,
+    decode_boxes,
+    gather_codes,
+)
+from detectors.outputs import HeadOutput
+
+_PAIRS = 1 << 16
+"""Pairs of boxes whose overlap is computed at a time, for the sake of memory."""
+
+
+@torch.no_grad()
+def decode(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) -> list[Boxes]:
+    """The boxes of each sample, best first, duplicates removed."""
+    if spec.decoding is None:
+        return _decode_by_class(output, spec, grid)
+    of_tasks = [_decode_task(output, task, spec.decoding, grid) for task in range(len(TASK_GROUPS))]
+    return [_best([boxes[sample] for boxes in of_tasks], spec.max_boxes) for sample in range(len(output.heatmap))]
+
+
+def _decode_by_class(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) -> list[Boxes]:
+    """At the peaks of the heatmaps; boxes of one class suppress one another."""
+    score, label, row, column = peaks(output.heatmap, spec.max_boxes)
+    code = gather_codes(output.boxes.float(), label.new_tensor(TASK_OF_CLASS)[label], row, column)
+    boxes = decode_boxes(code, row, column, label, score, grid)
+    match spec.nms:
+        case "circle":
+            rival = within_radius(boxes.center[..., :2], score.new_tensor(spec.nms_radius)[label])
+        case "rotated":
+            rival = bev_iou(boxes, boxes) > spec.nms_overlap
+    keep = suppress(rival, label, score > spec.score_threshold)
+    return [boxes[sample][keep[sample]] for sample in range(len(keep))]
+
+
+def _decode_task(output: HeadOutput, task: int, spec: TaskDecodingSpec, grid: BevGrid) -> list[Boxes]:
+    """The boxes of one task in each sample, as in CenterPoint: in any cell, for it takes no peaks."""
+    labels = torch.tensor([CLASSES.index(name) for name in TASK_GROUPS[task]], device=output.heatmap.device)
+    probability = output.heatmap[:, labels].float().sigmoid()
+    flat = rearrange(probability, "b classes y x -> b (classes y x)")
+    score, index = flat.topk(min(spec.before, flat.shape[1]), dim=1)
+    which, row, column = torch.unravel_index(index, probability.shape[1:])
+    of_task = torch.full_like(which, task)
+    boxes = decode_boxes(
+        gather_codes(output.boxes.float(), of_task, row, column), row, column, labels[which], score, grid
+    )
+    order = score
+    if spec.iou_power and output.iou is not None:
+        claimed = gather_codes(output.iou[:, :, None].float(), of_task, row, column)[..., 0]
+        overlap = (claimed / 2 + 0.5).clamp(0, 1)
+        order = score ** (1 - spec.iou_power) * overlap**spec.iou_power
+    return [_suppressed(boxes[sample], order[sample], task, spec) for sample in range(len(score))]
+
+
+def _suppressed(boxes: Boxes, order: Float[Tensor, " k"], task: int, spec: TaskDecodingSpec) -> Boxes:
+    """Those of one task in one sample that stay, the first in order first."""
+    sure = boxes.score > spec.score_threshold
+    boxes = boxes[sure][order[sure].argsort(descending=True, stable=True)]
+    center = boxes.center[:, :2]
+    match spec.nms[task]:
+        case "circle":
+            rival = within_radius(center[None], torch.full_like(boxes.score, spec.radius[task])[None])[0]
+        case "rotated":
+            scale = boxes.score.new_tensor(spec.scale)[boxes.label]
+            scaled = replace(boxes, size=boxes.size * scale[:, None])
+            rival = _overlapping(scaled, spec.overlap[task])
+    every = torch.ones_like(boxes.label, dtype=torch.bool)
+    keep = suppress(rival[None], torch.zeros_like(boxes.label)[None], every[None])[0]
+    return boxes[keep][: spec.after]
+
+
+def _overlapping(boxes: Boxes, most: float) -> Bool[Tensor, "k k"]:
+    """Which boxes of a sample overlap by more; compares only those that are near enough to touch."""
+    reach = boxes.size[:, :2].norm(dim=1) / 2
+    apart = torch.cdist(boxes.center[:, :2], boxes.center[:, :2], compute_mode="donot_use_mm_for_euclid_dist")
+    # Of each pair the better one counts.
+    near = (apart <= reach[:, None] + reach).triu(diagonal=1)
+    first, second = near.nonzero().unbind(dim=1)
+    result = torch.zeros_like(near)
+    for i, j in zip(first.split(_PAIRS), second.split(_PAIRS), strict=True):
+        overlap = bev_iou(_each(boxes, i), _each(boxes, j))
+        result[i, j] = overlap[:, 0, 0] > most
+    return result
+
+
+def _each(boxes: Boxes, index: Int[Tensor, " pairs"]) -> Boxes:
+    """A batch of one box a sample."""
+    return Boxes(**{f.name: getattr(boxes, f.name)[index][:, None] for f in fields(Boxes)})
+
+
+def _best(of_tasks: list[Boxes], most: int) -> Boxes:
+    """The best of several lists of boxes."""
+    together = Boxes(**{f.name: torch.cat([getattr(boxes, f.name) for boxes in of_tasks]) for f in fields(Boxes)})
+    return together[together.score.argsort(descending=True, stable=True)[:most]]
+
+
+def peaks(heatmap: Float[Tensor, "b classes y x"], most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Probability, class, row and column, ``[b, k]`` each, of the cells that no neighbour exceeds; the best first."""
+    probability = heatmap.float().sigmoid()
+    is_peak = probability == F.max_pool2d(probability, kernel_size=3, stride=1, padding=1)
+    flat = rearrange(probability * is_peak, "b classes y x -> b (classes y x)")
+    score, index = flat.topk(min(most, flat.shape[1]), dim=1)
+    label, row, column = torch.unravel_index(index, heatmap.shape[1:])
+    return score, label, row, column
+
+
+def within_radius(center: Float[Tensor, "b k 2"], radius: Float[Tensor, "b k"]) -> Bool[Tensor, "b k k"]:
+    """Which boxes (last axis) have their centre less than a box's radius (metres) away from its own; none at 0."""
+    distance = torch.cdist(center, center, compute_mode="donot_use_mm_for_euclid_dist")
+    return distance < rearrange(radius, "b k -> b k 1")
+
+
+def suppress(
+    rival: Bool[Tensor, "b k k"], label: Int[Tensor, "b k"], candidate: Bool[Tensor, "b k"]
+) -> Bool[Tensor, "b k"]:
+    """Non-maximum suppression: which candidates stay if each that stays removes its worse rivals of its class.
+
+    Args:
+        rival: Whether a box (second axis) would remove another (last axis).
+        label: In the order of the boxes, best first.
+        candidate: False for what must neither stay nor suppress.
+    """
+    k = label.shape[1]
+    same = rearrange(label, "b k -> b k 1") == rearrange(label, "b k -> b 1 k")
+    better = torch.ones(k, k, dtype=torch.bool, device=label.device).triu(diagonal=1)
+    removes = rival & same & better & rearrange(candidate, "b k -> b k 1")
+    keep = candidate
+    # Round i settles all boxes that at most i others in a chain decide about: the greedy answer, without its loop.
+    for _ in range(k):
+        survivors = candidate & ~(removes & rearrange(keep, "b k -> b k 1")).any(dim=1)
+        if torch.equal(survivors, keep):
+            break
+        keep = survivors
+    return keep
