@@ -22,6 +22,7 @@ class DepthSpec(DetectorLossSpec):
     """
 
     reaches_bev = False
+    asks_features = False
 
     def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DepthTerm":
         """The term between one student and one teacher, of which it takes no more than that its LiDAR is there."""

@@ -68,6 +68,9 @@ class LossSpec(Spec, ABC):
 class DetectorLossSpec(LossSpec):
     """A loss that asks a detector, whose outputs on the batch the term is given."""
 
+    asks_features: ClassVar[bool] = True
+    """Whether it reads the teacher's BEV features, which an oracle has none of."""
+
     @property
     def reads(self) -> frozenset[Reading] | None:
         """The cells of the teacher's maps that it reads, if these are few; None if it reads whole maps."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn as nn
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from detectors.batch import Batch
-from detectors.detector import Detector
+from detectors.detector import Detector, DetectorSpec
 from detectors.folding import folded
 from detectors.names import named
 from detectors.outputs import DetectorOutput, HeadOutput
@@ -97,6 +97,28 @@ class ObjectiveOutput:
         return cls(torch.stack(list(weighted.values())).sum(), raw, weighted, bev_low)
 
 
+@runtime_checkable
+class Teacher(Protocol):
+    """What a student learns from."""
+
+    @property
+    def spec(self) -> DetectorSpec:
+        """What its maps are like."""
+        ...
+
+    def observe(self, batch: Batch) -> DetectorOutput:
+        """Its maps of a batch, without gradient."""
+        ...
+
+    def move(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> None:
+        """Do to what it holds what ``nn.Module._apply`` does."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise if it is no longer what it was at construction."""
+        ...
+
+
 class Objective(nn.Module):
     """A student and, with losses that ask a detector, the teacher it learns from.
 
@@ -107,11 +129,10 @@ class Objective(nn.Module):
     resuming as it is. Only ``to`` and its kin reach the teacher, through ``_apply``.
     """
 
-    def __init__(self, student: Detector, teacher: "Detector | FrozenTeacher | None", losses: Mapping[str, LossSpec]):
+    def __init__(self, student: Detector, teacher: Detector | Teacher | None, losses: Mapping[str, LossSpec]):
         super().__init__()
-        taught_by = teacher.detector if isinstance(teacher, FrozenTeacher) else teacher
-        _require_valid(student, taught_by, losses)
-        self.teacher = FrozenTeacher(teacher) if isinstance(teacher, Detector) else teacher
+        _require_valid(student, teacher, losses)
+        self.teacher: Teacher | None = FrozenTeacher(teacher) if isinstance(teacher, Detector) else teacher
         self.student = student
         self.terms = nn.ModuleDict()
         annotated = all(spec.keeps_annotations for spec in losses.values())
@@ -121,7 +142,7 @@ class Objective(nn.Module):
         self.weights = {name: weight * (annotated or name == "lidar_depth") for name, weight in self.reference.items()}
         pulls: dict[str, float] = {}
         for name, spec in losses.items():
-            self.terms[name] = build_term(spec, student.spec, None if taught_by is None else taught_by.spec)
+            self.terms[name] = build_term(spec, student.spec, None if self.teacher is None else self.teacher.spec)
             if isinstance(spec.weight, PullSpec):
                 pulls[name] = spec.weight.pull
             else:
@@ -170,6 +191,11 @@ class FrozenTeacher:
         self.detector = detector.eval().requires_grad_(False)
         self._fingerprint = fingerprint(self.detector)
         self._quick: Detector | None = None
+
+    @property
+    def spec(self) -> DetectorSpec:
+        """The detector's."""
+        return self.detector.spec
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> DetectorOutput:
@@ -235,7 +261,7 @@ def fingerprint(detector: Detector) -> str:
     return digest.hexdigest()
 
 
-def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[str, Any]) -> None:
+def _require_valid(student: Detector, teacher: Detector | Teacher | None, losses: Mapping[str, Any]) -> None:
     for name, spec in losses.items():
         if not _is_loss(type(spec)):
             raise ValueError(f"loss {name!r}: {type(spec).__name__} is neither a DetectorLossSpec nor an ImageLossSpec")
@@ -250,7 +276,10 @@ def _require_valid(student: Detector, teacher: Detector | None, losses: Mapping[
         raise ValueError("a teacher without losses has no effect; add losses or leave it out")
     if teacher.spec.grid != student.spec.grid:
         raise ValueError(f"teacher and student have different grids: {teacher.spec.grid!r} and {student.spec.grid!r}")
-    if {id(p) for p in teacher.parameters()} & {id(p) for p in student.parameters()}:
+    detector = teacher.detector if isinstance(teacher, FrozenTeacher) else teacher
+    if not isinstance(detector, Detector):
+        return
+    if {id(p) for p in detector.parameters()} & {id(p) for p in student.parameters()}:
         raise ValueError("teacher and student share parameters: freezing the one would freeze the other")
 
 

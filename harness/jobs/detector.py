@@ -11,8 +11,9 @@ import torch
 
 from detectors.batch import Inputs
 from detectors.detector import Detector
+from distill.control_teachers import Mirrored, Oracle
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
-from distill.objective import FrozenTeacher, Objective, fingerprint, loss_spec
+from distill.objective import FrozenTeacher, Objective, Teacher, fingerprint, loss_spec
 from distill.reading import readings_of
 from distill.warm_start import begin_as, inherit
 from harness.data.loader import SampleSet, evaluation_batches
@@ -183,7 +184,7 @@ def _begin(
     root: NuScenesRoot,
     machine: Machine,
     readings: Sequence[Reading] | None,
-    teacher: FrozenTeacher | None = None,
+    teacher: Teacher | None = None,
 ) -> _Begun:
     """What a training needs.
 
@@ -201,9 +202,12 @@ def _begin(
     losses = _losses(spec)
     inputs = spec.detector.training_inputs
     tokens = root.tokens(spec.data.train_split, spec.data.train_share)
-    asked: FrozenTeacher | None = None
-    if isinstance(order.teacher_spec, DetectorJobSpec) and order.teacher_weights is not None:
-        detector = teacher.detector if teacher else load_model(order.teacher_weights, order.teacher_spec.detector)
+    asked: Teacher | None = None
+    if spec.oracle:
+        asked = Oracle(spec.detector)
+    elif isinstance(order.teacher_spec, DetectorJobSpec) and order.teacher_weights is not None:
+        ready = teacher.detector if isinstance(teacher, FrozenTeacher) else None
+        detector = ready or load_model(order.teacher_weights, order.teacher_spec.detector)
         if spec.warm_start:
             inherit(student, detector)
         if any(isinstance(loss, DetectorLossSpec) for loss in losses.values()):
@@ -212,14 +216,15 @@ def _begin(
             except ValueError as error:
                 raise InputError(f"teacher and student cannot share a batch: {error}") from error
             cache = spec.schedule.teacher_cache
-            if cache is not None and readings is not None:
+            # What is kept of a teacher is what losses read of maps that are not mirrored.
+            if cache is not None and readings is not None and not spec.mirrored:
                 # The student's batches have its own sensors alone.
                 run = order.teacher_weights.parent
                 seen = SampleSet(root, tokens, detector.spec.inputs, spec.schedule.augment)
                 asked = teacher or CachedTeacher(detector, readings, run, seen, cache.variants, machine)
             else:
                 inputs = joined
-                asked = teacher or FrozenTeacher(detector)
+                asked = teacher or (Mirrored if spec.mirrored else FrozenTeacher)(detector)
     with seeded(spec.seed, "training_only"):
         objective = Objective(student, asked, losses)
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
@@ -227,7 +232,7 @@ def _begin(
     return _Begun(objective, spec.schedule, samples, weights)
 
 
-def _fill(begun: _Begun, teachers: Sequence[FrozenTeacher | None], stop: Callable[[], bool]) -> None:
+def _fill(begun: _Begun, teachers: Sequence[Teacher | None], stop: Callable[[], bool]) -> None:
     """Let a teacher with a cache look at what a training will ask it."""
     teacher = next((each for each in teachers if isinstance(each, CachedTeacher)), None)
     if teacher is not None:

@@ -57,7 +57,7 @@ def is_control(line: Line, study: StudySpec) -> bool:
     if line.key.role != "student":
         return line.key.role == "control"
     ends = study.ends(line.key.path)
-    return ends.image_teacher is None and ends.teacher is not None and not study.teachers[ends.teacher].trained
+    return ends.image_teacher is None and ends.teacher is not None and study.teachers[ends.teacher].is_control
 
 
 def _counts(rows: Sequence[Line]) -> list[str]:

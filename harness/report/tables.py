@@ -403,9 +403,12 @@ def _over(sampled: Sequence[tuple[int, float | int]]) -> str:
 def _teacher(name: str, study: StudySpec) -> str:
     """Describe a teacher."""
     teacher = study.teachers[name]
+    if teacher.oracle:
+        return f"Teacher {name}: an oracle, which draws the annotations as the maps of a head (a control)."
+    mirrored = ", its maps mirrored left to right (a control)" if teacher.mirrored else ""
     if teacher.checkpoint is not None:
-        return f"Teacher {name}: given weights, the same for every student."
-    state = ("" if teacher.trained else ", untrained (a control)") + _beginning(teacher)
+        return f"Teacher {name}: given weights, the same for every student{mirrored}."
+    state = ("" if teacher.trained else ", untrained (a control)") + mirrored + _beginning(teacher)
     if teacher.seed == "paired":
         return f"Teacher {name}: each student learns from the teacher of its own seed{state}."
     return f"Teacher {name}: seed {teacher.seed}, the same for every student{state}."

@@ -77,7 +77,7 @@ def spec_hash(content: Mapping[str, Any]) -> str:
 class DetectorJobSpec(JobSpec):
     """A detector, trained or given, and scored."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"labels", "image_backbone"})
+    later: ClassVar[frozenset[str]] = frozenset({"labels", "image_backbone", "mirrored", "oracle"})
     measures: ClassVar[tuple[str, ...]] = ("mAP", "NDS")
 
     detector: DetectorSpec
@@ -91,6 +91,10 @@ class DetectorJobSpec(JobSpec):
     """Id of the job whose detector is scored."""
     teacher: str | None = None
     """Id of the job whose detector teaches."""
+    mirrored: bool = False
+    """The teacher's maps are mirrored."""
+    oracle: bool = False
+    """An oracle teaches, which is no job."""
     losses: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Distillation losses with all their fields."""
     warm_start: bool = False

@@ -44,7 +44,10 @@ def _require_possible(study: StudySpec, path: str, where: str) -> None:
     """Raise InputError for a path on whose models the losses of an arm are not defined."""
     ends = study.ends(path)
     student = study.students[ends.student].detector_spec
-    teacher = study.teachers[ends.teacher].detector_spec if ends.teacher else None
+    taught_by = study.teachers[ends.teacher] if ends.teacher else None
+    oracle = taught_by is not None and taught_by.oracle
+    # An oracle has the grid and the head of whoever it teaches.
+    teacher = student if oracle else None if taught_by is None else taught_by.detector_spec
     if teacher is not None and teacher.grid != student.grid:
         raise InputError(
             f"{where}: path {path}: teacher and student have different grids: {teacher.grid!r}, {student.grid!r}"
@@ -55,6 +58,11 @@ def _require_possible(study: StudySpec, path: str, where: str) -> None:
         raise InputError(f"{where}: path {path}: teacher and student cannot share a batch: {error}") from error
     try:
         for name in dict.fromkeys(name for names in study.arms.values() for name in names):
+            if oracle and (name == WARM_START or getattr(loss_class(study.kind(name)), "asks_features", False)):
+                what = "weights to start with" if name == WARM_START else "BEV features to compare"
+                raise ValueError(
+                    f"teacher {ends.teacher!r} is an oracle, which has no {what}; allowed: response, output"
+                )
             if name == WARM_START:
                 assert teacher is not None, "the study's own check is for that"
                 require_same_build(student, teacher)

@@ -116,6 +116,8 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     asked = [study.teachers_asked(names, path) for path in study.paths for names in study.arms.values()]
     for name in dict.fromkeys(ends.teacher for ends in asked if ends.teacher):
         teacher = study.teachers[name]
+        if teacher.oracle:
+            continue
         for seed in dict.fromkeys(map(teacher.seed_for, study.seeds)):
             job_spec = spec(teacher, seed)
             if teacher.checkpoint is not None:
@@ -144,7 +146,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             continue
         # Rounded first, for 1.1 * 1000 is a little more than 1100.
         schedule = plain.model_copy(update={"steps": math.ceil(round(longer * plain.length, 6))})
-        arm = f"baseline, {longer:g} x steps"
+        arm = study.students[name].longer_arm
         for seed in study.seeds:
             control = Job(spec(study.students[name], seed, schedule), f"{name} · {arm} · seed {seed}")
             plan.rows.append(Row("control", name, "", arm, (), seed, plan.add(control), baselines[name, seed]))
@@ -154,9 +156,13 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             ends = study.teachers_asked(names, path)
             taught_by = study.teachers[ends.teacher] if ends.teacher else None
             losses = _losses(study, names, path)
+            oracle, mirrored = (False, False) if taught_by is None else (taught_by.oracle, taught_by.mirrored)
             for seed in study.seeds:
+                detector = None if taught_by is None or oracle else (str(ends.teacher), taught_by.seed_for(seed))
                 distilled = {
-                    "teacher": teachers[ends.teacher, taught_by.seed_for(seed)] if ends.teacher and taught_by else None,
+                    "teacher": None if detector is None else teachers[detector],
+                    "mirrored": mirrored and bool(losses),
+                    "oracle": oracle,
                     "losses": losses,
                     "warm_start": WARM_START in names,
                     "labels": labels[ends.image_teacher] if ends.image_teacher else None,
@@ -164,7 +170,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
                 schedule = taught if losses else plain
                 job_spec = spec(study.students[ends.student], seed, schedule).model_copy(update=distilled)
                 id_ = plan.add(Job(job_spec, f"{path} · {arm} · seed {seed}"))
-                known_as = study.sensors(ends) if taught_by is None or taught_by.trained else ""
+                known_as = study.sensors(ends) if taught_by is None or not taught_by.is_control else ""
                 untaught = baselines[ends.student, seed]
                 plan.rows.append(
                     Row("student", ends.student, path, arm, names, seed, id_, untaught, published_as=known_as)

@@ -68,6 +68,8 @@ class _Model(Spec):
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Self:
+        if getattr(self, "oracle", False):
+            return self
         if (self.preset is None) == (self.detector is None):
             given = "both are" if self.preset else "neither is"
             raise ValueError(f"a teacher or student needs either a preset or a detector; {given} given")
@@ -81,7 +83,7 @@ class _Model(Spec):
 
 
 class TeacherSpec(_Model):
-    """A detector to learn from: trained here, given as a checkpoint, or not trained as a control."""
+    """A detector to learn from: trained here, given as a checkpoint, or a control."""
 
     seed: Seed | Literal["paired"] = 0
     """Seed of one teacher for all students, or "paired": each student learns from the teacher of its own seed."""
@@ -89,6 +91,29 @@ class TeacherSpec(_Model):
     """A model.safetensors of the same preset. The teacher is then not trained."""
     trained: bool = True
     """False is a control: the teacher keeps its initial weights, so a gain is not due to its knowledge."""
+    mirrored: bool = False
+    """True is a control: students see the teacher's BEV maps and predictions mirrored left to right."""
+    oracle: bool = False
+    """True is a control, instead of a detector: it draws the annotations as the maps of a head that is never wrong. It
+    has no BEV features."""
+
+    @model_validator(mode="after")
+    def _an_oracle_is_nothing_else(self) -> Self:
+        if self.oracle and (unused := self.model_fields_set - {"oracle"}):
+            raise ValueError(f"an oracle is no detector, so that {min(unused)} has no effect; leave it out")
+        if self.mirrored and not self.trained:
+            raise ValueError("mirrored and trained: false are two controls; leave one of them out")
+        return self
+
+    @property
+    def is_control(self) -> bool:
+        """Whether a gain from it is not that of a trained detector's knowledge."""
+        return not self.trained or self.mirrored or self.oracle
+
+    @property
+    def sensors(self) -> frozenset[str]:
+        """What it sees."""
+        return frozenset({"annotations"}) if self.oracle else self.detector_spec.inputs.sensors
 
     @model_validator(mode="after")
     def _weights_have_no_seed(self) -> Self:
@@ -112,6 +137,11 @@ class StudentSpec(_Model):
 
     longer_baseline: float | None = Field(default=None, gt=1, allow_inf_nan=False)
     """A control: a further baseline with the steps times this factor, because a distilled step takes longer."""
+
+    @property
+    def longer_arm(self) -> str:
+        """What a table calls the longer baseline; empty without one."""
+        return "" if self.longer_baseline is None else f"baseline, {self.longer_baseline:g} x steps"
 
 
 class ImageDataSpec(Spec):

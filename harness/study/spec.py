@@ -212,7 +212,7 @@ class StudySpec(Spec):
 
     def sensors(self, ends: Ends) -> str:
         """Name a path by the inputs of its models, such as camera+lidar->camera or images+lidar->camera."""
-        teaching = self.teachers[ends.teacher].detector_spec.inputs.sensors if ends.teacher else frozenset()
+        teaching = self.teachers[ends.teacher].sensors if ends.teacher else frozenset()
         images = {IMAGES} if ends.image_teacher else set()
         learning = self.students[ends.student].detector_spec.inputs.sensors
         return "->".join("+".join(sorted(each)) for each in (teaching | images, learning))
@@ -273,7 +273,7 @@ class StudySpec(Spec):
     @model_validator(mode="after")
     def _grids_cover_what_is_scored(self) -> Self:
         models: dict[str, TeacherSpec | StudentSpec] = {
-            f"teachers.{name}": each for name, each in self.teachers.items()
+            f"teachers.{name}": each for name, each in self.teachers.items() if not each.oracle
         }
         models |= {f"students.{name}": each for name, each in self.students.items()}
         scored = scored_range(self.data.detection_config)

@@ -19,7 +19,7 @@ from detectors.outputs import DetectorOutput
 from detectors.segmenter import Segmenter
 from distill.balance import MEASURED_STEPS
 from distill.gradients import pulls
-from distill.objective import FrozenTeacher, Objective, ObjectiveOutput
+from distill.objective import Objective, ObjectiveOutput, Teacher
 from harness.data.loader import SampleSet, training_batches
 from harness.data.nuimages import ImageSet
 from harness.diagnose.machine import Machine
@@ -63,8 +63,8 @@ class Training:
         """The step that is next."""
 
     @property
-    def teacher(self) -> FrozenTeacher | None:
-        """The detector that it learns from."""
+    def teacher(self) -> Teacher | None:
+        """What it learns from."""
         return self.objective.teacher if isinstance(self.objective, Objective) else None
 
     def step(self, batch: Batch | ImageBatch, seen: DetectorOutput | None = None) -> dict[str, float | int]:

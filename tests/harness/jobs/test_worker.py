@@ -227,6 +227,24 @@ def test_a_loss_that_never_pulls_fails_with_its_name(order, trained, tmp_path, m
     assert "weight {pull: 0.5} of loss 'response': in the first 50 steps it has no gradient" in reason
 
 
+@pytest.mark.parametrize("teacher", ["an oracle", "a mirrored one"])
+def test_a_student_of_a_control_ends_with_the_same_bits_when_interrupted(order, trained, tmp_path, teacher):
+    fields = {"losses": {"response": {"weight": 1.0}}}
+    if teacher == "an oracle":
+        asked = order(spec=order().spec.model_copy(update=fields | {"oracle": True}))
+    else:
+        asked = _taught(order, trained, **fields)
+        asked = asked.model_copy(update={"spec": asked.spec.model_copy(update={"mirrored": True})})
+    whole, _ = _train(asked, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        _train(asked, tmp_path / "parts", stop_after=2)
+    folder, _ = _train(asked, tmp_path / "parts")
+    assert folder.model.read_bytes() == whole.model.read_bytes()
+    plain, _ = _train(_taught(order, trained, fields["losses"]), tmp_path / "plain")
+    assert plain.steps()[0]["raw/response"] != whole.steps()[0]["raw/response"]
+    assert plain.steps()[0]["raw/heatmap"] == whole.steps()[0]["raw/heatmap"]
+
+
 def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(order, trained, tmp_path, monkeypatch):
     uninterrupted, _ = trained
     saved = []

@@ -83,6 +83,33 @@ def test_a_pull_of_a_loss_that_ends_before_the_map_is_refused(refusal):
     assert "study.yaml:9: losses.depth: DepthSpec ends before the student's low-level BEV map" in message
 
 
+ORACLE = STUDY.replace("lidar: {preset: tiny_lidar}", "lidar: {oracle: true}").replace(
+    "losses:", "losses:\n  response: {weight: 1}"
+)
+
+
+def test_an_oracle_needs_no_preset(load):
+    study = load(ORACLE.replace("both: [feature, relation]", "both: [response]"))
+    assert study.sensors(study.ends("lidar->camera")) == "annotations->camera"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (ORACLE, "path lidar->camera, feature: teacher 'lidar' is an oracle, which has no BEV features to compare"),
+        (ORACLE.replace("both: [feature, relation]", "both: [warm_start]"), "has no weights to start with"),
+        (ORACLE.replace("{oracle: true}", "{oracle: true, preset: tiny_lidar}"), "preset has no effect"),
+        (STUDY.replace("tiny_lidar}", "tiny_lidar, mirrored: true, trained: false}"), "are two controls"),
+        (STUDY.replace("{preset: tiny_lidar}", "{}"), "needs either a preset or a detector"),
+    ],
+)
+def test_a_control_that_cannot_be_is_refused(refusal, text, words):
+    message = refusal(text)
+    assert message.count("\n") == 0
+    assert "study.yaml:" in message
+    assert words in message
+
+
 def test_any_field_of_a_loss_may_differ_by_path(load):
     several = STUDY.replace("[lidar -> camera]", "[lidar->camera, lidar->radar]")
     several = several.replace("students:", "students:\n  radar: {preset: tiny_radar}")

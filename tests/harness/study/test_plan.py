@@ -303,3 +303,27 @@ def test_share_of_all_is_what_was_before_there_were_shares(study):
     assert "train_share" not in spec["data"]
     assert "image_backbone" not in spec
     assert "ema" not in spec["schedule"]
+
+
+def test_an_oracle_is_no_training_and_has_no_row(study):
+    changes = ("teachers.lidar={oracle: true}", "arms={response: [response]}", "paths=[lidar->camera]")
+    plan = _plan(study(*changes))
+    assert not [row for row in plan.rows if row.role == "teacher"]
+    (row,) = [row for row in plan.rows if row.role == "student"]
+    spec = plan.detector_spec(row.job)
+    assert (spec.oracle, spec.teacher, spec.needs) == (True, None, ())
+    assert row.published_as == ""
+
+
+def test_a_mirrored_teacher_is_the_very_training_of_one_that_is_not(study):
+    changes = ("paths=[lidar->camera]", "arms={response: [response], warm: [warm_start]}")
+    plain, mirrored = _plan(study(*changes)), _plan(study(*changes, "teachers.lidar.mirrored=true"))
+
+    def job(plan, role, arm):
+        return next(row for row in plan.rows if (row.role, row.arm) == (role, arm))
+
+    assert job(plain, "teacher", "teacher").job == job(mirrored, "teacher", "teacher").job
+    assert job(plain, "student", "response").job != job(mirrored, "student", "response").job
+    assert job(mirrored, "student", "response").published_as == ""
+    # Nothing is seen of a teacher whose weights alone are copied.
+    assert job(plain, "student", "warm").job == job(mirrored, "student", "warm").job
