@@ -8,6 +8,7 @@ from distill.loss import PullSpec
 from harness.evaluate.intervals import MIN_SCENES
 from harness.evaluate.mask_ap import SMALLEST_PX
 from harness.evidence.attribution import Part
+from harness.evidence.controls import Judged, failed
 from harness.evidence.effects import ALPHA, BETTER, WORSE, Ascribed, foremost
 from harness.evidence.line import (
     CLASS_AP,
@@ -51,6 +52,53 @@ _SIGNS = (
 )
 ONE_SEED = "One seed: the interval covers the choice of validation scenes only."
 SYNTHETIC = "These are numbers of the embedded synthetic world, not of nuScenes."
+
+
+def controls_table(judged: Sequence[Judged]) -> Table | None:
+    """Build the table of known answers; None of a study that has none."""
+    if not judged:
+        return None
+    header = ("control", "row", "expected", "metric", "gain", "95 % CI", "p (Holm)", "outcome")
+    rows: list[list[Cell]] = []
+    for each in judged:
+        gain, control = each.gain or Gain(Mean(math.nan, math.nan)), each.control
+        rows.append(
+            [
+                Cell(each.name),
+                Cell(control.row, jobs=each.jobs),
+                Cell(control.expectation),
+                Cell(control.metric),
+                _cell(mean_text(gain.mean, "{:+.1f}"), gain.mean.value),
+                _cell(interval_text(gain.low, gain.high), gain.mean.value),
+                _cell(p_text(gain.holm), gain.holm),
+                Cell(each.outcome + (f": {each.why}" if each.why else ""), short=each.outcome),
+            ]
+        )
+    notes = [
+        "Controls are rows whose outcome is known before; gains in pp. gains: p (Holm) < "
+        f"{ALPHA} and a mean of at least the bound. does not gain: not significantly above 0, which an imprecise study "
+        "passes, too. level: the 95 % CI lies within the bounds. undecided: the interval allows both, or there is none."
+    ]
+    if names := failed(judged):
+        notes.append(
+            f"{_failed_text(names)}. No other number of this study should be relied on before it is known why."
+        )
+    return Table.of("controls", "Controls" + _mark(judged), header, rows, notes)
+
+
+def _mark(judged: Sequence[Judged]) -> str:
+    """What the title of a table says of failed controls; empty if there are none."""
+    names = failed(judged)
+    return f" ({_failed_text(names)})" if names else ""
+
+
+def _failed_text(names: Sequence[str]) -> str:
+    return f"failed control{'s' * (len(names) > 1)}: {', '.join(names)}"
+
+
+def marked(table: Table, judged: Sequence[Judged]) -> Table:
+    """The table, with failed controls in its title."""
+    return replace(table, title=table.title + _mark(judged))
 
 
 def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str] = ()) -> Table:

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from harness.console import say
+from harness.evidence.controls import judge_all
 from harness.evidence.effects import Ascribed, attributions, groups, unlike
 from harness.evidence.line import HEADLINE_METRICS, Line, gain_column
 from harness.evidence.provenance import commit_lines
@@ -24,7 +25,9 @@ from harness.report.render import Table, latex, markdown, show
 from harness.report.tables import (
     attribution_table,
     class_table,
+    controls_table,
     cost_table,
+    marked,
     published_table,
     results_table,
     verdicts_table,
@@ -64,12 +67,14 @@ def rebuild(
     trained = outcomes(runs, papers)
     compared = groups(trained)
     lines, spent, ascribed = summary(trained, compared), costs(runs), attributions(compared, study)
-    main = [
+    judged = judge_all(lines, study)
+    results = [
         results_table(lines, study, commit_lines(runs)),
         verdicts_table(lines, study, unlike(compared)),
         attribution_table(ascribed),
         class_table(lines),
     ]
+    main = [controls_table(judged), *(marked(table, judged) for table in results if table)]
     tables = [*filter(None, main), *map(published_table, papers), cost_table(spent)]
     write(out, tables[:-1], lines, spent, ascribed)
 

@@ -15,6 +15,7 @@ from distill.warm_start import require_same_backbone
 from distill.weights import PUBLISHED, published_weight
 from harness.errors import MistakeAt, unknown
 from harness.home import HomePath
+from harness.study.controls import ControlSpec
 from harness.study.designs import expand
 from harness.study.roles import ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
@@ -169,6 +170,8 @@ class StudySpec(Spec):
     arms: Annotated[dict[Name, Once], BeforeValidator(expand)] = Field(default_factory=dict)
     """Losses of each arm by its name, which may include warm_start; or the list of losses of a design."""
     seeds: Seeds = (0,)
+    controls: dict[Name, ControlSpec] = Field(default_factory=dict)
+    """Rows whose outcome is known before, by names of your own. A control that fails marks every table."""
     report: ReportSpec = ReportSpec()
     search: SearchSpec | None = None
     """The fields that `harness.search` varies. `harness.run` ignores them."""
@@ -235,6 +238,22 @@ class StudySpec(Spec):
         """The students without a path. In a study without paths all students are trained, so there are none."""
         ends = {self.ends(path).student for path in self.paths}
         return [name for name in self.students if self.paths and name not in ends]
+
+    @property
+    def rows_with_gains(self) -> list[str]:
+        """The names of the rows that are compared with a baseline, as tables have them."""
+        students = {self.ends(path).student for path in self.paths} or self.students.keys()
+        longer = [f"{name} {self.students[name].longer_arm}" for name in self.students if name in students]
+        return [f"{path} {arm}" for path in self.paths for arm in self.arms] + [
+            name for name in longer if not name.endswith(" ")
+        ]
+
+    @model_validator(mode="after")
+    def _controls_are_of_rows(self) -> Self:
+        for name, control in self.controls.items():
+            if control.row not in self.rows_with_gains:
+                raise MistakeAt(("controls", name, "row"), unknown("row", control.row, self.rows_with_gains))
+        return self
 
     @field_validator("losses")
     @classmethod

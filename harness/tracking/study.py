@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from harness.evidence.controls import judge_all
 from harness.evidence.line import ERRORS, Key, Line, gain_column
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec
@@ -37,6 +38,7 @@ class Mirror:
     def __init__(self, uri: str, name: str, study: StudySpec, plan: Plan, runs: Path, console: Console) -> None:
         """Remember what to mirror. Nothing is connected before it is needed."""
         self._name, self._data, self._plan, self._runs = name, study.data, plan, runs
+        self._study = study
         self._uri, self._console = uri, console
         rows = sorted(f"{row.role} {row.model} {row.path} {row.arm} {row.seed} {row.job}" for row in plan.rows)
         self._tag = (PLAN, digest(rows))
@@ -72,6 +74,8 @@ class Mirror:
         """
         for line in lines:
             self.store.attempt(partial(self._add_arm, line))
+        if outcomes := {f"control.{each.name}": each.outcome for each in judge_all(lines, self._study)}:
+            self.store.attempt(lambda: self.store.describe(self.store.parent, {}, outcomes))
         state = _state(tables, markdown, lines, failed)
         self.store.finish(tables, TABLES, markdown, failed, {STATE: state})
 
