@@ -80,9 +80,8 @@ def controls_table(judged: Sequence[Judged]) -> Table | None:
         "passes, too. level: the 95 % CI lies within the bounds. undecided: the interval allows both, or there is none."
     ]
     if names := failed(judged):
-        notes.append(
-            f"{_failed_text(names)}. No other number of this study should be relied on before it is known why."
-        )
+        text = _failed_text(names)
+        notes.append(f"{text[0].upper()}{text[1:]}. Until it is known why, do not rely on other numbers of this study.")
     return Table.of("controls", "Controls" + _mark(judged), header, rows, notes)
 
 

@@ -252,7 +252,8 @@ class StudySpec(Spec):
     def _controls_are_of_rows(self) -> Self:
         for name, control in self.controls.items():
             if control.row not in self.rows_with_gains:
-                raise MistakeAt(("controls", name, "row"), unknown("row", control.row, self.rows_with_gains))
+                text = f"controls.{name}.row: {unknown('row', control.row, self.rows_with_gains)}"
+                raise MistakeAt(("controls", name, "row"), text)
         return self
 
     @field_validator("losses")

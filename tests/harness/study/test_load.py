@@ -110,6 +110,40 @@ def test_a_control_that_cannot_be_is_refused(refusal, text, words):
     assert words in message
 
 
+CONTROLS = STUDY.replace("preset: tiny_camera}", "preset: tiny_camera, longer_baseline: 1.5}")
+CONTROLS += """\
+controls:
+  known: {row: lidar -> camera both, expect: gains, at_least: 2.0}
+  longer: {row: "camera baseline, 1.5 x steps", expect: does not gain}
+"""
+
+
+def test_controls_are_of_rows_of_the_table(load):
+    study = load(CONTROLS)
+    assert study.rows_with_gains == ["lidar->camera both", "camera baseline, 1.5 x steps"]
+    assert study.controls["known"].row == "lidar->camera both"
+    assert (study.controls["known"].bound, study.controls["longer"].bound) == (2.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("camera both", "camera bot", "controls.known.row: unknown row 'lidar->camera bot'; did you mean"),
+        ("1.5 x", "1.4 x", "controls.longer.row: unknown row 'camera baseline, 1.4 x steps'"),
+        ("expect: gains", "expect: gain", "did you mean 'gains'"),
+        ("expect: gains", "expect: level", "at_least has no effect on expect: level"),
+        ("at_least: 2.0", "within: 2.0", "within has no effect on expect: gains"),
+        ("at_least: 2.0", "at_least: 0", "greater than 0"),
+        (", expect: does not gain", "", "controls.longer.expect"),
+    ],
+)
+def test_a_control_without_its_row_or_sense_is_refused(refusal, old, new, words):
+    message = refusal(CONTROLS.replace(old, new))
+    assert message.count("\n") == 0
+    assert "study.yaml:1" in message
+    assert words in message
+
+
 def test_any_field_of_a_loss_may_differ_by_path(load):
     several = STUDY.replace("[lidar -> camera]", "[lidar->camera, lidar->radar]")
     several = several.replace("students:", "students:\n  radar: {preset: tiny_radar}")
