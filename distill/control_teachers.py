@@ -19,6 +19,8 @@ from distill.objective import FrozenTeacher
 
 SURE = 1e-3
 """What the oracle's scores stay away from 0 and 1: logits are finite."""
+DRAWN_CELLS = 2
+"""The least number of cells from a centre in which its box is drawn: the nine nearest cells are among them."""
 
 
 class Oracle:
@@ -64,7 +66,8 @@ def oracle_head(boxes: Boxes, is_box: Bool[Tensor, "b k"], spec: CenterHeadSpec,
     """
     heatmap = center_targets(boxes, is_box, spec, grid).heatmap
     # One more box that covers nothing, for samples without any.
-    bumps = F.pad(center_bumps(boxes, is_box, spec, grid), (0, 0, 0, 0, 0, 1))
+    wide = spec.model_copy(update={"min_radius_cells": max(DRAWN_CELLS, spec.min_radius_cells)})
+    bumps = F.pad(center_bumps(boxes, is_box, wide, grid), (0, 0, 0, 0, 0, 1))
     place = F.pad(grid.cells_from_metres(boxes.center[..., :2]), (0, 0, 0, 1))
     code = F.pad(encode_boxes(boxes, grid).nan_to_num(0.0), (0, 0, 0, 1))
     task = F.pad(boxes.label.new_tensor(TASK_OF_CLASS)[boxes.label], (0, 1), value=-1)

@@ -23,11 +23,13 @@ class LidarSpec(Spec):
     Each level after the first halves the height, and the plane too until a voxel is as wide as a BEV cell.
     """
 
-    later = frozenset({"kind"})
+    later = frozenset({"kind", "age_unit"})
 
     kind: Literal["sparse"] = "sparse"
     sweeps: int = Field(default=1, ge=1)
     """Sweeps of the keyframe and before it. Every point has its age."""
+    age_unit: float = Field(default=1.0, gt=0)
+    """Seconds of the ages that the encoder reads; in a unit of 1 they are small beside a voxel's other features."""
     voxels_per_cell: int = Field(ge=1)
     """Along x and along y; a power of two."""
     height_bins: int = Field(ge=1)
@@ -63,6 +65,7 @@ class LidarEncoder(nn.Module):
         self.spec = spec
         self.grid = grid
         self.strides = _strides(len(spec.widths), spec.voxels_per_cell)
+        self._units = [spec.age_unit if name == "age" else 1.0 for name in VOXEL_FEATURES]
         self.levels = nn.ModuleList()
         channels = len(VOXEL_FEATURES)
         for width, depth, stride in zip(spec.widths, spec.depths, (None, *self.strides), strict=True):
@@ -85,6 +88,8 @@ class LidarEncoder(nn.Module):
             points.derived[key] = _pyramid(points, *key)
         pyramid: _Pyramid = points.derived[key]
         features = pyramid.features
+        if self.spec.age_unit != 1:
+            features = features / features.new_tensor(self._units)
         for level, down, around in zip(self.levels, (None, *pyramid.down), pyramid.around, strict=True):
             features = level(features, down, around)
         return dense(self.fold(features, pyramid.column), pyramid.column.sites, samples)

@@ -74,16 +74,19 @@ def center_targets(boxes: Boxes, is_box: Bool[Tensor, "b k"], spec: CenterHeadSp
     cells = (grid.rows, grid.columns)
     code = encode_boxes(boxes, grid)
 
-    if spec.targets == "nearest":
+    heatmap = None
+    if spec.targets != "nearest":
+        radius = _radius(boxes, is_target, spec, grid)
+        heatmap = draw_centers(row, column, radius, boxes.label, is_target, cells)
+    if spec.targets == "gaussian":
+        box = torch.arange(row.shape[1], device=row.device).expand_as(row)
+    else:
         box, row, column, is_target = nearest_cells(place, task, is_target, cells)
         label, task = boxes.label.gather(1, box), task.gather(1, box)
         place, code = (each.gather(1, repeat(box, "b k -> b k c", c=each.shape[2])) for each in (place, code))
         code = torch.cat([place - torch.stack([column, row], dim=-1), code[..., 2:]], dim=-1)
+    if heatmap is None:
         heatmap = draw_cells(row, column, label, is_target, cells, place.dtype)
-    else:
-        box = torch.arange(row.shape[1], device=row.device).expand_as(row)
-        radius = _radius(boxes, is_target, spec, grid)
-        heatmap = draw_centers(row, column, radius, boxes.label, is_target, cells)
     code = torch.where(is_target[..., None], code, torch.nan)
     return CenterTargets(heatmap, code, task, row, column, is_target, box)
 
@@ -201,7 +204,7 @@ def detection_loss(
     """
     dtype = torch.promote_types(output.heatmap.dtype, torch.float32)
     predicted = gather_codes(output.boxes, targets.task, targets.row, targets.column).to(dtype)
-    alpha = None if spec.targets == "gaussian" else _ALPHA
+    alpha = _ALPHA if spec.targets == "nearest" else None
     if spec.average == "batch":
         heatmap = focal_loss(output.heatmap.to(dtype), targets.heatmap, alpha)
         boxes = box_loss(predicted, targets.code, targets.is_target, confidence, beta, spec.code_weights)

@@ -87,3 +87,14 @@ def test_a_batch_of_too_few_points_for_statistics_leaves_them_alone(encoder, poi
 def test_an_impossible_encoder_is_refused(change):
     with pytest.raises(ValidationError):
         LidarSpec(**(SPEC.model_dump() | change))
+
+
+def test_ages_are_read_in_their_unit(grid, tiny_batch):
+    plain, scaled = (SPEC.model_copy(update={"age_unit": unit}).build(grid).eval() for unit in (1.0, 0.125))
+    scaled.load_state_dict(plain.state_dict())
+    values = tiny_batch.lidar.values
+    older = torch.cat([values[:, :4], 8 * values[:, 4:]], dim=1)
+    assert values[:, 4].max() > 0
+    seen = scaled(tiny_batch.lidar, 2)
+    assert_close(seen, plain(Points(older, tiny_batch.lidar.sample), 2))
+    assert (seen != plain(tiny_batch.lidar, 2)).any()

@@ -79,3 +79,19 @@ def test_boxes_outside_the_grid_and_padding_have_none(make_boxes, grid):
     targets = center_targets(*pad_boxes([boxes, no_boxes()]), SPEC, grid)
     assert not targets.is_target.any()
     assert not targets.heatmap.any()
+
+
+def test_gaussian_heatmaps_may_have_boxes_that_nearest_cells_learn(make_boxes, grid):
+    annotated = pad_boxes([make_boxes(12), no_boxes(), make_boxes(30)])
+    both, gaussian, nearest = (
+        center_targets(*annotated, CenterHeadSpec(width=8, targets=kind), grid)
+        for kind in ("gaussian_nearest", "gaussian", "nearest")
+    )
+    assert_close(both.heatmap, gaussian.heatmap, atol=0, rtol=0)
+    for field in ("code", "task", "row", "column", "is_target", "box"):
+        assert_close(getattr(both, field), getattr(nearest, field), atol=0, rtol=0, equal_nan=True)
+    # The cell in which the heatmap peaks learns its box.
+    peaks = set(map(tuple, (gaussian.heatmap == 1).any(dim=1).nonzero().tolist()))
+    learning = torch.stack([both.row, both.column], dim=-1)
+    learns = {(b, *learning[b, k].tolist()) for b, k in both.is_target.nonzero().tolist()}
+    assert peaks <= learns
