@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from harness.evidence.controls import Judged, judge_all
+from harness.evidence.controls import judge_all
 from harness.evidence.effects import BETTER, WORSE
 from harness.evidence.line import HEADLINE_METRICS, Line
+from harness.report.controls import known_answers
 from harness.report.tables import SYNTHETIC, interval_text
 from harness.study.spec import StudySpec
 
@@ -33,29 +34,6 @@ def headlines(lines: Sequence[Line], study: StudySpec) -> list[str]:
     if study.data.root is None:
         sentences.append(SYNTHETIC)
     return sentences
-
-
-def known_answers(judged: Sequence[Judged]) -> str:
-    """What came out of the controls, in one sentence; empty if there are none."""
-    named = {
-        outcome: [each for each in judged if each.outcome == outcome] for outcome in ("passed", "failed", "undecided")
-    }
-    if not judged:
-        return ""
-    clauses = [f"{len(named['passed'])} of {len(judged)} passed"]
-    for outcome in ("failed", "undecided"):
-        if named[outcome]:
-            clauses.append(f"{outcome}: {few_of([_with_gain(each) for each in named[outcome]])}")
-    warning = " A failed control means that the other rows cannot be relied on." if named["failed"] else ""
-    return f"Controls: {'; '.join(clauses)}.{warning}"
-
-
-def _with_gain(judged: Judged) -> str:
-    """A control's name, with its gain where that is known."""
-    if judged.gain is None or math.isnan(judged.gain.mean.value):
-        return judged.name
-    interval = interval_text(judged.gain.low, judged.gain.high)
-    return f"{judged.name} ({judged.gain.mean.value:+.1f} pp{f' {interval}' if interval else ''})"
 
 
 def answer(lines: Sequence[Line], study: StudySpec) -> str:

@@ -8,7 +8,6 @@ from distill.loss import PullSpec
 from harness.evaluate.intervals import MIN_SCENES
 from harness.evaluate.mask_ap import SMALLEST_PX
 from harness.evidence.attribution import Part
-from harness.evidence.controls import Judged, failed
 from harness.evidence.effects import ALPHA, BETTER, WORSE, Ascribed, foremost
 from harness.evidence.line import (
     CLASS_AP,
@@ -54,52 +53,6 @@ ONE_SEED = "One seed: the interval covers the choice of validation scenes only."
 SYNTHETIC = "These are numbers of the embedded synthetic world, not of nuScenes."
 
 
-def controls_table(judged: Sequence[Judged]) -> Table | None:
-    """Build the table of known answers; None of a study that has none."""
-    if not judged:
-        return None
-    header = ("control", "row", "expected", "metric", "gain", "95 % CI", "p (Holm)", "outcome")
-    rows: list[list[Cell]] = []
-    for each in judged:
-        gain, control = each.gain or Gain(Mean(math.nan, math.nan)), each.control
-        rows.append(
-            [
-                Cell(each.name),
-                Cell(control.row, jobs=each.jobs),
-                Cell(control.expectation),
-                Cell(control.metric),
-                _cell(mean_text(gain.mean, "{:+.1f}"), gain.mean.value),
-                _cell(interval_text(gain.low, gain.high), gain.mean.value),
-                _cell(p_text(gain.holm), gain.holm),
-                Cell(each.outcome + (f": {each.why}" if each.why else ""), short=each.outcome),
-            ]
-        )
-    notes = [
-        "Controls are rows whose outcome is known before; gains in pp. gains: p (Holm) < "
-        f"{ALPHA} and a mean of at least the bound. does not gain: not significantly above 0, which an imprecise study "
-        "passes, too. level: the 95 % CI lies within the bounds. undecided: the interval allows both, or there is none."
-    ]
-    if names := failed(judged):
-        text = _failed_text(names)
-        notes.append(f"{text[0].upper()}{text[1:]}. Until it is known why, do not rely on other numbers of this study.")
-    return Table.of("controls", "Controls" + _mark(judged), header, rows, notes)
-
-
-def _mark(judged: Sequence[Judged]) -> str:
-    """What the title of a table says of failed controls; empty if there are none."""
-    names = failed(judged)
-    return f" ({_failed_text(names)})" if names else ""
-
-
-def _failed_text(names: Sequence[str]) -> str:
-    return f"failed control{'s' * (len(names) > 1)}: {', '.join(names)}"
-
-
-def marked(table: Table, judged: Sequence[Judged]) -> Table:
-    """The table, with failed controls in its title."""
-    return replace(table, title=table.title + _mark(judged))
-
-
 def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str] = ()) -> Table:
     """Build the table of all rows of the study in the form of papers, with further details below the legend."""
     papers = list(dict.fromkeys(name for line in lines for name in line.published))
@@ -130,22 +83,22 @@ def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str
             is_best = (line.key, gain_column(metric)) in best
             if line.unpaired:
                 text = short = "unpaired"
-            cells.append(replace(_cell(text, gain.mean.value, is_best, line.jobs), short=short.strip()))
+            cells.append(replace(number_cell(text, gain.mean.value, is_best, line.jobs), short=short.strip()))
         cells += [_mean_cell(line, metric, "{:.3f}", best) for metric in ERRORS]
         for paper in papers:
             reported = line.published.get(paper)
             cells += [
-                _cell(published_text(reported, metric), reported.points(metric) if reported else None)
+                number_cell(published_text(reported, metric), reported.points(metric) if reported else None)
                 for metric in HEADLINE_METRICS
             ]
-        rows.append([*cells, _cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
+        rows.append([*cells, number_cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
     more = [*run_details(lines, study), *details]
     return Table.of("results", "Results", header, rows, legend(lines, study), more, groups, signs=_SIGNS)
 
 
 def _mean_cell(line: Line, metric: str, form: str, best: set[tuple[Key, str]]) -> Cell:
     mean = line.metrics[metric]
-    cell = _cell(mean_text(mean, form), mean.value, (line.key, metric) in best, line.jobs)
+    cell = number_cell(mean_text(mean, form), mean.value, (line.key, metric) in best, line.jobs)
     return replace(cell, short=_plain(mean.value, form))
 
 
@@ -203,12 +156,12 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
                 [
                     Cell(line.name, jobs=line.jobs, short=None if metric == HEADLINE_METRICS[0] else ""),
                     Cell(metric),
-                    replace(_cell(value, gain.mean.value), short=f"{value} {interval}".strip()),
-                    replace(_cell(interval, gain.mean.value), short=""),
-                    _cell(p_text(gain.p), gain.p),
-                    _cell(p_text(gain.holm), gain.holm),
+                    replace(number_cell(value, gain.mean.value), short=f"{value} {interval}".strip()),
+                    replace(number_cell(interval, gain.mean.value), short=""),
+                    number_cell(p_text(gain.p), gain.p),
+                    number_cell(p_text(gain.holm), gain.holm),
                     Cell(gain.verdict, short=_SHORT.get(gain.verdict)),
-                    _cell(_plain(gain.detectable, "{:.1f}"), gain.detectable),
+                    number_cell(_plain(gain.detectable, "{:.1f}"), gain.detectable),
                     Cell(f"{paper} {reported}" if reported else ""),
                     Cell(gain.agreement),
                 ]
@@ -238,7 +191,7 @@ def attribution_table(ascribed: Sequence[Ascribed]) -> Table | None:
         for each in sorted(metrics, key=lambda each: HEADLINE_METRICS.index(each.metric)):
             effect = each.part.effect
             text = f"{effect.value:+.1f} {interval_text(effect.low, effect.high)}".rstrip()
-            cells += [_cell(text, effect.value), _cell(p_text(each.holm), each.holm)]
+            cells += [number_cell(text, effect.value), number_cell(p_text(each.holm), each.holm)]
         rows.append(cells)
     header = ("path", "what", "mAP", "p (Holm)", "NDS", "p (Holm)")
     kinds = {each.part.kind for each in ascribed}
@@ -294,7 +247,7 @@ def published_table(paper: Paper) -> Table:
         for metric in (*HEADLINE_METRICS, *ERRORS):
             value = getattr(row, metric)
             form = "{:.1f}" if metric in HEADLINE_METRICS else "{:.3f}"
-            numbers.append(_cell(_plain(value, form, SIGNS[row.mark]), value))
+            numbers.append(number_cell(_plain(value, form, SIGNS[row.mark]), value))
         rows.append([Cell(row.label), Cell(row.dataset), *numbers, Cell(row.source)])
     used = {SIGNS[row.mark] for row in paper.rows}
     notes = [*paper.notes, *(meaning for sign, meaning in MEANINGS.items() if sign in used)]
@@ -309,12 +262,12 @@ def cost_table(costs: Sequence[Cost]) -> Table:
         [
             Cell(line_name(cost.role, cost.model, cost.path, cost.arm)),
             Cell(str(cost.seeds), cost.seeds, short=""),
-            _cell(_plain(cost.parameters, "{:,.0f}"), cost.parameters),
-            _cell(_plain(cost.latency_ms, "{:.1f}"), cost.latency_ms),
-            _cell(_plain(cost.step_ms, "{:.0f}"), cost.step_ms),
-            _cell(_plain(cost.minutes, "{:.1f}"), cost.minutes),
-            _cell(_plain(cost.cpu_minutes, "{:.1f}"), cost.cpu_minutes),
-            _cell(_plain(cost.peak_memory_mb, "{:.0f}"), cost.peak_memory_mb),
+            number_cell(_plain(cost.parameters, "{:,.0f}"), cost.parameters),
+            number_cell(_plain(cost.latency_ms, "{:.1f}"), cost.latency_ms),
+            number_cell(_plain(cost.step_ms, "{:.0f}"), cost.step_ms),
+            number_cell(_plain(cost.minutes, "{:.1f}"), cost.minutes),
+            number_cell(_plain(cost.cpu_minutes, "{:.1f}"), cost.cpu_minutes),
+            number_cell(_plain(cost.peak_memory_mb, "{:.0f}"), cost.peak_memory_mb),
         ]
         for cost in costs
     ]
@@ -523,7 +476,7 @@ def _machines(lines: Sequence[Line]) -> dict[str, str]:
     return dict(zip(kinds, "abcdefghijklmnopqrstuvwxyz", strict=False))
 
 
-def _cell(text: str, value: float | int | None, best: bool = False, jobs: tuple[str, ...] = ()) -> Cell:
+def number_cell(text: str, value: float | int | None, best: bool = False, jobs: tuple[str, ...] = ()) -> Cell:
     """Make a cell of a number, shown as text and sorted by value."""
     known = None if value is None or math.isnan(value) else float(value)
     return Cell(text, known, best, jobs)

@@ -21,13 +21,12 @@ from harness.evidence.results import Cost, costs, outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.opened import Opened
 from harness.report.answer import headlines
+from harness.report.controls import controls_table, marked
 from harness.report.render import Table, latex, markdown, show
 from harness.report.tables import (
     attribution_table,
     class_table,
-    controls_table,
     cost_table,
-    marked,
     published_table,
     results_table,
     verdicts_table,

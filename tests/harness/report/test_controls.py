@@ -9,8 +9,9 @@ from harness.evidence.line import Gain, Mean
 from harness.evidence.results import outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.report.answer import headlines
+from harness.report.controls import controls_table, marked
 from harness.report.render import latex, markdown
-from harness.report.tables import controls_table, marked, results_table
+from harness.report.tables import results_table
 from harness.study.controls import ControlSpec
 
 NAN = float("nan")
