@@ -335,11 +335,8 @@ def run_details(lines: Sequence[Line], study: StudySpec) -> list[str]:
     sentences += [_image_teacher(line, study) for line in lines if line.key.role == IMAGE_TEACHER]
     if used := dict.fromkeys(name for losses in study.arms.values() for name in losses):
         sentences.append(f"Losses: {'; '.join(_loss(name, study) for name in used)}.")
-    sentences += [
-        f"Weights that set themselves for {line.name}: {_set_weights(line)}."
-        for line in lines
-        if line.weights and not line.key.split
-    ]
+    if weights := [f"{line.name}: {_set_weights(line)}" for line in lines if line.weights]:
+        sentences.append(f"Weights that set themselves, by row: {'; '.join(weights)}.")
     # One that says in its name what it is made of needs no more words.
     sentences += [f"Arm {arm}: {', '.join(losses)}." for arm, losses in study.arms.items() if arm != "+".join(losses)]
     if study.schedule.distillation_warmup and study.paths:

@@ -133,7 +133,7 @@ def frame(lines: Sequence[Line]) -> "pd.DataFrame":
 
 
 def _csv(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str] = ()) -> str:
-    """Format rows; NaN is an empty cell, and the numbers of a column are all integers or all floats."""
+    """Format rows; NaN, or what a row lacks, is an empty cell, and a column has integers or floats, not both."""
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
     floats = {name for row in rows for name, value in row.items() if isinstance(value, float)}
 
@@ -145,7 +145,7 @@ def _csv(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str] = ()) -> str
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([cell(name, row.get(name, "")) for name in columns] for row in rows)
+    writer.writerows([cell(name, row.get(name, math.nan)) for name in columns] for row in rows)
     return text.getvalue()
 
 
