@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from detectors.geometry.boxes import Boxes, pad_boxes
+from detectors.geometry.grid import BevFrame
 from detectors.geometry.lift import LiftGeometry, LiftPlan, join_plans
 
 RADAR_STATES = {"dyn_prop": 8, "ambig_state": 5, "invalid_state": 18, "pdh0": 8}
@@ -21,6 +22,8 @@ RADAR_STATES = {"dyn_prop": 8, "ambig_state": 5, "invalid_state": 18, "pdh0": 8}
 class Inputs:
     """What a detector reads of a sample; a sensor that is not mentioned is not read."""
 
+    bev_frame: BevFrame = "ego"
+    """The frame that everything of a sample is given in."""
     image_size: tuple[int, int] | None = None
     """Height and width that images are resized and cropped to; None without cameras."""
     lifts: frozenset[LiftGeometry] = frozenset()
@@ -47,9 +50,16 @@ class Inputs:
         """Sweeps of the LiDAR that come with a sample."""
         return max(self.lidar_sweeps, int(self.lidar_for_loss))
 
+    def carried_by(self, other: Self) -> Self:
+        """The same sensors in the frame of another detector's batches; plans of lifts hold in one frame alone."""
+        return replace(self, bev_frame=other.bev_frame, lifts=frozenset())
+
     def joined(self, other: Self) -> Self:
         """What two detectors need of shared batches; raises ValueError where they want one sensor in two ways."""
+        if self.bev_frame != other.bev_frame:
+            raise ValueError(f"one detector needs bev_frame {self.bev_frame}, the other {other.bev_frame}")
         values: dict[str, Any] = {
+            "bev_frame": self.bev_frame,
             "lifts": self.lifts | other.lifts,  # a batch may carry several plans
             "lidar_for_loss": self.lidar_for_loss or other.lidar_for_loss,
         }
@@ -140,6 +150,22 @@ class BoxFacts:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """The BEV frame of one sample (no leading axis) or of each of a batch (leading axis b), among other frames."""
+
+    bev_frame: BevFrame
+    """Which frame it was before augmentation."""
+    lidar_from_ego: Float[Tensor, "*b 4 4"]
+    """From the ego frame to LIDAR_TOP's, both at the time of the LiDAR keyframe: the sensor's mount."""
+    moved: Float[Tensor, "*b 4 4"]
+    """What augmentation did: a place p of the BEV frame is at ``moved @ p`` since."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same frames on another device."""
+        return replace(self, lidar_from_ego=self.lidar_from_ego.to(device), moved=self.moved.to(device))
+
+
+@dataclass(frozen=True)
 class Sample:
     """One keyframe. Sensors that were not asked for are None."""
 
@@ -161,6 +187,8 @@ class Sample:
     """How these views fall into BEV, as far as it is known already."""
     instances: Instances | None = None
     """What an image teacher sees in the views; leading axis n. None where nobody asked it."""
+    frames: Frames | None = None
+    """Where the BEV frame of this sample lies; None where nobody asks."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +228,8 @@ class Batch:
     """Leading axes b n, padded."""
     draws: tuple[int, ...] = ()
     """Seed of each sample's augmentation; empty if nobody drew any."""
+    frames: Frames | None = None
+    """Leading axis b."""
 
     def __len__(self) -> int:
         """Samples in the batch."""
@@ -223,12 +253,13 @@ class Batch:
             is_box=self.is_box.to(device),
             lifts={geometry: plan.to(device) for geometry, plan in self.lifts.items()},
             instances=self.instances and self.instances.to(device),
+            frames=self.frames and self.frames.to(device),
         )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples to a batch; all of them carry the same sensors, or it raises ValueError naming one that does not."""
-    for sensor in ("views", "lidar", "radar", "instances"):
+    for sensor in ("views", "lidar", "radar", "instances", "frames"):
         for sample in samples:
             if (getattr(sample, sensor) is None) != (getattr(samples[0], sensor) is None):
                 raise ValueError(f"only one of the samples {samples[0].token} and {sample.token} has {sensor}")
@@ -251,7 +282,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
         is_box=is_box,
         lifts={which: join_plans([sample.lifts[which] for sample in samples]) for which in samples[0].lifts},
         instances=stack_instances([sample.instances for sample in samples if sample.instances is not None]),
+        frames=_stack_frames([sample.frames for sample in samples if sample.frames is not None]),
     )
+
+
+def _stack_frames(each: Sequence[Frames]) -> Frames | None:
+    if not each:
+        return None
+    matrices = (torch.stack([getattr(one, name) for one in each]) for name in ("lidar_from_ego", "moved"))
+    return Frames(each[0].bev_frame, *matrices)
 
 
 def stack_instances(each: Sequence[Instances]) -> Instances | None:

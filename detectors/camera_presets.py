@@ -64,6 +64,7 @@ _SCALES = {
 }
 _BEVDET_R50 = DetectorSpec(
     grid=_GRID.model_copy(update={"z_range": (-10.0, 10.0)}),
+    bev_frame="lidar",
     camera=CameraSpec(
         image_size=(256, 704),
         image=ImageSpec(backbone=RESNET_50, channels=512, neck=FpnSpec()),
@@ -168,6 +169,7 @@ CAMERA_PRESETS = {
 
 _BEVDET_SOURCES = {
     "grid": BD,
+    "bev_frame": BD,
     "camera": BD,
     "camera.image.backbone": TORCHVISION,
     "camera.image.backbone.frozen_stem": BD,
@@ -180,7 +182,7 @@ _BEVDET_SOURCES = {
     "head.nms_overlap": OURS,
 }
 _BEVDEPTH_SOURCES = {
-    **dict.fromkeys(("grid", "camera", "neck", "head"), BDP),
+    **dict.fromkeys(("grid", "bev_frame", "camera", "neck", "head"), BDP),
     "camera.image.backbone": TORCHVISION,
     "camera.image.backbone.frozen_stem": BDP,
     **{field: OURS for field, source in _BEVDET_SOURCES.items() if source == OURS},

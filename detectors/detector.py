@@ -1,7 +1,7 @@
 """DetectorSpec and Detector: sensors to BEV map to boxes, on one screen."""
 
 from dataclasses import replace
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Tag, model_validator
 from torch import nn
@@ -19,7 +19,7 @@ from detectors.encoders.radar_pillars import RadarPillarSpec
 from detectors.encoders.second_neck import SecondNeckSpec
 from detectors.encoders.voxel_net import VoxelNetSpec
 from detectors.geometry.boxes import Boxes
-from detectors.geometry.grid import BevGrid
+from detectors.geometry.grid import BevFrame, BevGrid
 from detectors.heads.center import CenterHeadSpec
 from detectors.heads.center_loss import DetectionLoss, center_targets, detection_loss
 from detectors.heads.decoding import decode
@@ -46,7 +46,11 @@ Neck = Annotated[
 class DetectorSpec(Spec):
     """One detector: its sensors' encoders, and the neck and the head that all modalities have in common."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"bev_frame"})
+
     grid: BevGrid
+    bev_frame: BevFrame = "ego"
+    """The frame of the grid, of the points and camera poses that come in, and of the boxes that come out."""
     camera: CameraSpec | None = None
     lidar: Lidar | None = None
     radar: Radar | None = None
@@ -62,19 +66,24 @@ class DetectorSpec(Spec):
             raise ValueError("a detector needs a sensor: camera, lidar or radar")
         if (len(names) > 1) != (self.fusion is not None):
             raise ValueError(f"fusion is for detectors with two or more sensors; this one has {', '.join(names)}")
-        # A finer map, which the neck's strides bring to the grid.
-        finer = self.lidar.pillars_per_cell if isinstance(self.lidar, PillarSpec) else 1
+        # The neck's strides bring a finer map to the grid.
         stride = self.neck.stride if isinstance(self.neck, SecondNeckSpec) else 1
-        if finer != stride:
-            raise ValueError(f"the neck has a stride of {stride:g} for maps with {finer} cells in one of the grid")
-        if finer > 1 and len(names) > 1:
-            raise ValueError(f"pillars_per_cell is {finer}; maps to be fused need 1")
+        if self.low_per_cell != stride:
+            raise ValueError(f"the neck has a stride of {stride:g}; maps before it have {self.low_per_cell} in a cell")
+        if self.low_per_cell > 1 and len(names) > 1:
+            raise ValueError(f"lidar.pillars_per_cell is {self.low_per_cell}; maps to be fused need 1")
         return self
+
+    @property
+    def low_per_cell(self) -> int:
+        """Cells of the low-level map in a cell of the grid, along x and along y."""
+        return self.lidar.pillars_per_cell if isinstance(self.lidar, PillarSpec) else 1
 
     @property
     def inputs(self) -> Inputs:
         """What a batch must carry."""
         return Inputs(
+            bev_frame=self.bev_frame,
             image_size=None if self.camera is None else self.camera.image_size,
             keyframes=1 if self.camera is None else self.camera.keyframes,
             lifts=frozenset() if self.camera is None else frozenset({self.camera.lift(self.grid)}),

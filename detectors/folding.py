@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from detectors.encoders.bev_trunk import ResNetFpnTrunk
 from detectors.encoders.resnet import BasicBlock, Bottleneck, ResNet
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,7 +34,7 @@ def _pairs(parent: nn.Module) -> Iterator[tuple[str, str]]:
         case nn.Sequential():
             # Every second pair would do, but which ones, the modules say.
             yield from list(pairwise(name for name, _ in parent.named_children()))
-        case ResNet():
+        case ResNet() | ResNetFpnTrunk():
             yield "conv1", "bn1"
         case BasicBlock():
             yield from (("conv1", "bn1"), ("conv2", "bn2"))

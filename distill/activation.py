@@ -13,6 +13,7 @@ from detectors.detector import DetectorSpec
 from detectors.outputs import DetectorOutput
 from distill.gap import Norm, gap
 from distill.loss import DetectorLossSpec
+from distill.maps import TeacherMaps
 from distill.regions import Level, level_channels, level_map
 
 
@@ -31,10 +32,10 @@ class ActivationSpec(DetectorLossSpec):
     width: int = Field(default=32, ge=1)
     """Channels inside the decoder."""
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "ActivationTerm":
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> "ActivationTerm":
         """The term between one student and one teacher."""
-        channels = level_channels(teacher, self.level) if self.target == "channels" else 1
-        return ActivationTerm(self, level_channels(student, self.level), channels)
+        channels = level_channels(teacher, self.level)
+        return ActivationTerm(self, level_channels(student, self.level), channels if self.target == "channels" else 1)
 
 
 class ActivationTerm(nn.Module):

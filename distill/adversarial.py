@@ -17,6 +17,7 @@ from detectors.detector import DetectorSpec
 from detectors.outputs import DetectorOutput
 from distill.adapters import AdapterKind, build_adapter
 from distill.loss import DetectorLossSpec
+from distill.maps import TeacherMaps
 from distill.regions import Level, level_channels, level_map
 
 COLLAPSED = 0.1
@@ -48,7 +49,7 @@ class AdversarialSpec(DetectorLossSpec):
             return ""
         return f"its discriminator has won (in the last epoch its loss was {mean:.3f}; at chance it is 1.386)"
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "AdversarialTerm":
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> "AdversarialTerm":
         """The term between one student and one teacher."""
         channels = level_channels(student, self.level), level_channels(teacher, self.level)
         return AdversarialTerm(self, build_adapter(self.adapter, *channels), channels[1])

@@ -13,6 +13,7 @@ from detectors.detector import DetectorSpec
 from detectors.outputs import DetectorOutput
 from distill.adapters import AdapterKind, build_adapter
 from distill.loss import DetectorLossSpec
+from distill.maps import TeacherMaps
 from distill.regions import Level, level_channels, level_map
 
 
@@ -45,7 +46,7 @@ class ChannelwiseSpec(DetectorLossSpec):
     """That of the paper's segmentation, as it is recalled."""
     adapter: AdapterKind = "none"
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "ChannelwiseTerm":
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> "ChannelwiseTerm":
         """The term between one student and one teacher."""
         channels = level_channels(student, self.level), level_channels(teacher, self.level)
         return ChannelwiseTerm(self, build_adapter(self.adapter, *channels))

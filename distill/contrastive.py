@@ -13,6 +13,7 @@ from detectors.detector import DetectorSpec
 from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
+from distill.maps import TeacherMaps
 from distill.regions import Level, boxes_inside, level_channels, level_map, sample_keypoints
 
 
@@ -48,7 +49,7 @@ class ContrastiveSpec(DetectorLossSpec):
     width: int = Field(default=64, ge=1)
     """Channels of the vectors that are compared."""
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "ContrastiveTerm":
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> "ContrastiveTerm":
         """The term between one student and one teacher."""
         return ContrastiveTerm(
             self, student.grid, level_channels(student, self.level), level_channels(teacher, self.level)

@@ -12,6 +12,7 @@ from detectors.encoders.depth_supervision import NOW, nearest_depth
 from detectors.geometry.lift import LiftGeometry
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
+from distill.maps import TeacherMaps
 
 
 class DepthSpec(DetectorLossSpec):
@@ -24,7 +25,7 @@ class DepthSpec(DetectorLossSpec):
     reaches_bev = False
     asks_features = False
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "DepthTerm":
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> "DepthTerm":
         """The term between one student and one teacher, of which it takes no more than that its LiDAR is there."""
         if student.camera is None:
             raise ValueError("depth supervision needs a student with a camera; this one has none")

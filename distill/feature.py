@@ -18,6 +18,7 @@ from distill.adapters import AdapterKind, build_adapter
 from distill.gap import Distance, Normaliser, feature_gap
 from distill.keypoints import KeypointTerm
 from distill.loss import DetectorLossSpec, MapName, Reading
+from distill.maps import TeacherMaps
 from distill.regions import (
     Level,
     PointOrder,
@@ -97,7 +98,7 @@ class FeatureSpec(DetectorLossSpec):
             case _:
                 return None
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module:
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> nn.Module:
         """The term between one student and one teacher."""
         adapter = build_adapter(self.adapter, level_channels(student, self.level), level_channels(teacher, self.level))
         if self.region == "points":

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from detectors.detector import DetectorSpec
 from detectors.spec import Spec
+from distill.maps import TeacherMaps
 
 MapName = Literal["bev_low", "bev_high", "head"]
 """A map, or the maps of the head, in `DetectorOutput`."""
@@ -77,7 +78,7 @@ class DetectorLossSpec(LossSpec):
         return None
 
     @abstractmethod
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> nn.Module:
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> nn.Module:
         """The term between one student and one teacher; ValueError where the two do not fit."""
 
 
@@ -96,7 +97,7 @@ class ImageLossSpec(LossSpec):
         """The term of one student; ValueError where the loss has nothing to ask of it."""
 
 
-def build_term(loss: LossSpec, student: DetectorSpec, teacher: DetectorSpec | None) -> nn.Module:
+def build_term(loss: LossSpec, student: DetectorSpec, teacher: TeacherMaps | None) -> nn.Module:
     """The term of a loss of either kind.
 
     Raises:

@@ -27,8 +27,10 @@ from distill.depth import DepthSpec
 from distill.feature import FeatureSpec
 from distill.instance import InstanceSpec
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, PullSpec, build_term
+from distill.maps import TeacherMaps
 from distill.output import OutputSpec
 from distill.relation import RelationSpec
+from distill.resample import Resampled, Resampling, batch_in, between
 from distill.response import ResponseSpec
 
 LOSSES: dict[str, type[LossSpec]] = {
@@ -99,10 +101,10 @@ class ObjectiveOutput:
 
 @runtime_checkable
 class Teacher(Protocol):
-    """What a student learns from."""
+    """What a student learns from: a detector that looks at the batch, or maps that somebody else's has left."""
 
     @property
-    def spec(self) -> DetectorSpec:
+    def spec(self) -> TeacherMaps:
         """What its maps are like."""
         ...
 
@@ -185,17 +187,25 @@ class Objective(nn.Module):
 
 
 class FrozenTeacher:
-    """A detector that is looked at and never trained. It is no ``nn.Module``, which keeps it out of ``Objective``'s."""
+    """A detector that is looked at and never trained. It is no ``nn.Module``, which keeps it out of ``Objective``'s.
 
-    def __init__(self, detector: Detector):
+    Args:
+        detector: The teacher.
+        resampled_for: A student on another grid or in another BEV frame, to whose the maps are brought.
+    """
+
+    def __init__(self, detector: Detector, resampled_for: DetectorSpec | None = None):
         self.detector = detector.eval().requires_grad_(False)
+        self._onto = resampled_for
         self._fingerprint = fingerprint(self.detector)
         self._quick: Detector | None = None
 
     @property
     def spec(self) -> DetectorSpec:
-        """The detector's."""
-        return self.detector.spec
+        """The detector's, with the grid and the frame that its maps are brought to."""
+        if self._onto is None:
+            return self.detector.spec
+        return self.detector.spec.model_copy(update={name: getattr(self._onto, name) for name in GROUND})
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> DetectorOutput:
@@ -208,7 +218,13 @@ class FrozenTeacher:
             raise RuntimeError(f"the teacher left eval mode, so its batch norms would drift: {training[:3]}")
         if self._quick is None:
             self._quick = folded(self.detector)
-        return SeenOutput(self._quick, batch)
+        if self._onto is None:
+            return SeenOutput(self._quick, batch)
+        ours = self.detector.spec
+        seen = SeenOutput(self._quick, batch_in(batch, ours.bev_frame))
+        assert batch.frames is not None, "a batch that was read from a root says where its frame lies"
+        way = between(batch.frames, ours.bev_frame, undo_augmentation=False)
+        return Resampled(seen, Resampling(way, ours.grid, self._onto.grid))
 
     def move(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> None:
         """Do to the detector what ``nn.Module._apply`` does."""
@@ -261,6 +277,10 @@ def fingerprint(detector: Detector) -> str:
     return digest.hexdigest()
 
 
+GROUND = {"grid": "grids", "bev_frame": "BEV frames"}
+"""The fields of a spec that say where its maps lie, and what several are called."""
+
+
 def _require_valid(student: Detector, teacher: Detector | Teacher | None, losses: Mapping[str, Any]) -> None:
     for name, spec in losses.items():
         if not _is_loss(type(spec)):
@@ -274,8 +294,10 @@ def _require_valid(student: Detector, teacher: Detector | Teacher | None, losses
         return
     if not asking:
         raise ValueError("a teacher without losses has no effect; add losses or leave it out")
-    if teacher.spec.grid != student.spec.grid:
-        raise ValueError(f"teacher and student have different grids: {teacher.spec.grid!r} and {student.spec.grid!r}")
+    for name, called in GROUND.items():
+        theirs, ours = getattr(teacher.spec, name), getattr(student.spec, name)
+        if theirs != ours:
+            raise ValueError(f"teacher and student have different {called}: {theirs!r} and {ours!r}")
     detector = teacher.detector if isinstance(teacher, FrozenTeacher) else teacher
     if not isinstance(detector, Detector):
         return

@@ -10,10 +10,13 @@ from torch import Tensor
 from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import pad_boxes
+from detectors.geometry.grid import BevGrid
+from detectors.heads.center import CenterHeadSpec
 from detectors.heads.center_loss import center_targets, detection_loss
 from detectors.heads.decoding import decode
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
+from distill.maps import TeacherMaps
 
 Confidence = Literal["boxes", "none"]
 """Whether the teacher's scores weigh the error of each box."""
@@ -42,23 +45,26 @@ class OutputSpec(DetectorLossSpec):
         """As the field says."""
         return self.annotations
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "OutputTerm":
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> "OutputTerm":
         """The term between one student and one teacher."""
-        return OutputTerm(self, student, teacher)
+        if teacher.head is None:
+            raise ValueError("the teacher's folder of maps has neither boxes nor heatmap and box_codes")
+        return OutputTerm(self, student, teacher.head, teacher.grid)
 
 
 class OutputTerm(nn.Module):
     """Owns no parameter."""
 
-    def __init__(self, spec: OutputSpec, student: DetectorSpec, teacher: DetectorSpec) -> None:
+    def __init__(self, spec: OutputSpec, student: DetectorSpec, teacher: CenterHeadSpec, grid: BevGrid) -> None:
         super().__init__()
         self.spec = spec
         self.student = student
         self.teacher = teacher
+        self.grid = grid
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
         """Detection loss of the student against the teacher's sure boxes; the annotations do not enter."""
-        teacher_boxes = decode(teacher.head, self.teacher.head, self.teacher.grid)
+        teacher_boxes = decode(teacher.head, self.teacher, self.grid)
         boxes, is_box = pad_boxes([each[each.score > self.spec.score_threshold] for each in teacher_boxes])
         head = self.student.head
         targets = center_targets(boxes, is_box, head, self.student.grid)

@@ -8,12 +8,12 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import Boxes
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
 from detectors.heads.center_loss import center_targets
 from detectors.outputs import DetectorOutput
+from distill.maps import TeacherMaps
 
 Level = Literal["low", "high"]
 """The BEV map: the input of the BEV neck (low) or its output (high)."""
@@ -32,9 +32,15 @@ def level_map(output: DetectorOutput, level: Level) -> Float[Tensor, "b c y x"]:
     return output.bev_low if level == "low" else output.bev_high
 
 
-def level_channels(spec: DetectorSpec, level: Level) -> int:
-    """The width of that map."""
-    return spec.low_channels if level == "low" else spec.high_channels
+def level_channels(spec: TeacherMaps, level: Level) -> int:
+    """The width of that map; ValueError where a teacher has none, or one whose cells are not the grid's."""
+    if level == "low" and spec.low_per_cell > 1:
+        cells = f"{spec.low_per_cell} x {spec.low_per_cell} cells"
+        raise ValueError(f"the low-level map of pillars has {cells} in one of the grid; set level: high")
+    channels = spec.low_channels if level == "low" else spec.high_channels
+    if channels is None:
+        raise ValueError(f"the teacher's folder of maps has no bev_{level}")
+    return channels
 
 
 def boxes_inside(boxes: Boxes, is_box: Bool[Tensor, "b k"], grid: BevGrid) -> Bool[Tensor, "b k"]:

@@ -11,6 +11,7 @@ from detectors.detector import DetectorSpec
 from distill.adapters import AdapterKind, build_adapter
 from distill.keypoints import KeypointTerm
 from distill.loss import DetectorLossSpec, MapName, Reading
+from distill.maps import TeacherMaps
 from distill.regions import Level, PointOrder, level_channels, mean_over_boxes
 
 
@@ -55,7 +56,7 @@ class RelationSpec(DetectorLossSpec):
         field: MapName = "bev_low" if self.level == "low" else "bev_high"
         return frozenset({Reading(field, "points" if self.points == "on_box" else "swapped points")})
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> KeypointTerm:
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> KeypointTerm:
         """The term between one student and one teacher."""
         channels = level_channels(student, self.level), level_channels(teacher, self.level)
         adapter = nn.Identity() if self.adapter == "none" else build_adapter(self.adapter, *channels)

@@ -14,6 +14,7 @@ from detectors.detector import DetectorSpec
 from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput, HeadOutput
 from distill.loss import DetectorLossSpec, Reading
+from distill.maps import MapsSpec, TeacherMaps
 from distill.regions import center_gaussians, mean_over_region
 
 Parts = Literal["joint", "split"]
@@ -89,8 +90,11 @@ class ResponseSpec(DetectorLossSpec):
         """The head's maps around centres, or all of them."""
         return frozenset({Reading("head", "gaussian", self.min_overlap)}) if self.region == "gaussian" else None
 
-    def build(self, student: DetectorSpec, teacher: DetectorSpec) -> "ResponseTerm":
-        """The term between one student and one teacher."""
+    def build(self, student: DetectorSpec, teacher: TeacherMaps) -> "ResponseTerm":
+        """The term between one student and one teacher, whose box maps have to mean something in every cell."""
+        if isinstance(teacher, MapsSpec) and teacher.boxes != "maps":
+            lack = "boxes, but no" if teacher.boxes else "no"
+            raise ValueError(f"the teacher's folder of maps has {lack} heatmap and box_codes, which this loss compares")
         return ResponseTerm(self, student.grid)
 
 

@@ -1,6 +1,8 @@
 """Warm start: the student's neck and head start as copies of the teacher's; image backbones start as others'."""
 
 from detectors.detector import Detector, DetectorSpec
+from detectors.encoders.image import SwinSpec
+from detectors.encoders.resnet import ResNetSpec
 from detectors.segmenter import Segmenter, SegmenterSpec
 
 SHARED = ("neck", "head")
@@ -35,8 +37,13 @@ def require_same_backbone(detector: DetectorSpec, segmenter: SegmenterSpec) -> N
     if detector.camera is None:
         raise ValueError("image_backbone is for detectors with cameras; this one has none")
     ours, theirs = detector.camera.image.backbone, segmenter.image.backbone
-    if ours != theirs:
+    # Whether its stem is trained further says nothing of what a backbone is made of.
+    if _unfrozen(ours) != _unfrozen(theirs):
         raise ValueError(f"the image backbone cannot begin as the image teacher's, which is {theirs}: it is {ours}")
+
+
+def _unfrozen(backbone: ResNetSpec | SwinSpec) -> ResNetSpec | SwinSpec:
+    return backbone.model_copy(update={"frozen_stem": False}) if isinstance(backbone, ResNetSpec) else backbone
 
 
 def begin_as(detector: Detector, segmenter: Segmenter) -> None:

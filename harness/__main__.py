@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "evaluate": "harness.evaluate.__main__",
         "runs": "harness.runs.__main__",
         "export": "harness.export",
+        "import": "harness.import",
     },
     "Available parts": dict.fromkeys(("studies", "paths", "losses", "presets"), "harness.catalogue"),
     "Your machine and editor": {"doctor": "harness.doctor", "schema": "harness.catalogue"},

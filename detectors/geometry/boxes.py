@@ -1,7 +1,7 @@
 """Boxes: the convention for classes, sizes, yaw and velocity, with corners and keypoints."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
@@ -75,6 +75,23 @@ class Boxes:
     def to(self, device: torch.device | str) -> Self:
         """The same boxes on another device."""
         return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def moved(self, matrix: Float[Tensor, "4 4"]) -> Self:
+        """The same boxes in another frame, or in a world that was changed: what was at a place is at `matrix @ place`.
+
+        Args:
+            matrix: A turn or flip within the ground plane, times a scale, and a shift. Of a frame that is not quite
+                level with this one, as LIDAR_TOP's, boxes stay upright in either.
+        """
+        linear, plane, shift = matrix[:3, :3], matrix[:2, :2], matrix[:3, 3]
+        heading = torch.stack([self.yaw.cos(), self.yaw.sin()], dim=-1) @ plane.T
+        return replace(
+            self,
+            center=self.center @ linear.T + shift,
+            size=self.size * torch.linalg.det(linear).abs() ** (1 / 3),
+            yaw=torch.atan2(heading[..., 1], heading[..., 0]),
+            velocity=self.velocity @ plane.T,
+        )
 
     def keypoints(self) -> Float[Tensor, "*b k 9 2"]:
         """The nine BEV points of each box: centre, corners, edge midpoints (UniDistill, Sec. 3), metres."""

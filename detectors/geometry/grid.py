@@ -1,6 +1,6 @@
 """BevGrid: metres to bird's-eye-view cells and back; the only place that knows the BEV axes."""
 
-from typing import Self
+from typing import Literal, Self
 
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
@@ -8,9 +8,13 @@ from torch import Tensor
 
 from detectors.spec import Spec
 
+BevFrame = Literal["ego", "lidar"]
+"""The BEV frame of a detector, at the time of the LiDAR keyframe: the ego car's (x forward, y left, origin on the
+ground below the rear axle) or LIDAR_TOP's (x right, y forward, origin in the sensor, about 1.8 m above the ground)."""
+
 
 class BevGrid(Spec):
-    """A rectangle of square cells in the BEV frame (x forward, y left, z up, metres).
+    """A rectangle of square cells in the BEV frame (`BevFrame`; z up, metres).
 
     BEV maps are stored ``[..., y, x]``: the row counts cells along y, the column along x, both from the lower bound.
     Continuous cell coordinates put the edge of the first cell at 0 and its centre at 0.5.

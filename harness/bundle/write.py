@@ -163,8 +163,8 @@ def study_yaml(study: StudySpec, papers: list[str]) -> str:
     if content["data"]["root"] is not None:
         content["data"]["root"] = _name(content["data"]["root"])
     for teacher in content.get("teachers", {}).values():
-        if teacher.get("checkpoint"):
-            teacher["checkpoint"] = _name(teacher["checkpoint"])
+        for field in teacher.keys() & {"checkpoint", "maps"}:
+            teacher[field] = teacher[field] and _name(teacher[field])
     return yaml.dump(content, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -223,6 +223,7 @@ def _readme(opened: Opened, runs: StudyRuns, environment: Environment) -> str:
     usual = next(iter(made_by(runs)), "")
     commits = " ".join(commit_lines(runs)) or (f"Its runs were made by {usual}." if usual else "Not run yet.")
     given = [f"the checkpoint of teacher {name}" for name, each in study.teachers.items() if each.checkpoint]
+    given += [f"the maps of teacher {name}" for name, each in study.teachers.items() if each.maps]
     given += [f"the labels of image teacher {name}" for name, each in study.image_teachers.items() if each.labels]
     if study.data.root is None:
         data = "The dataset is the embedded world, which the first call makes."

@@ -27,12 +27,13 @@ def augment(
     """
     chance = torch.rand(7, generator=generator).tolist()
     mirrored = chance[0] < spec.mirror_probability
+    sideways_is_x = sample.frames is not None and sample.frames.bev_frame == "lidar"
     matrix = bev_matrix(
         angle=math.radians(spec.rotation_degrees) * (2 * chance[1] - 1),
         scale=_between(spec.scale, chance[2]),
         # A mirrored world is one that is flipped sideways together with its images.
-        flip_x=chance[3] < spec.flip_probability,
-        flip_y=(chance[4] < spec.flip_probability) != mirrored,
+        flip_x=(chance[3] < spec.flip_probability) != (mirrored and sideways_is_x),
+        flip_y=(chance[4] < spec.flip_probability) != (mirrored and not sideways_is_x),
         shift=(spec.shift * (2 * chance[5] - 1), spec.shift * (2 * chance[6] - 1)),
     )
     if sample.views is not None and image_size is not None:
@@ -95,9 +96,7 @@ def move_bev(sample: Sample, matrix: Float[Tensor, "4 4"]) -> Sample:
         matrix: A turn or flip within the ground plane, times a scale, and a shift.
     """
     linear, plane, shift = matrix[:3, :3], matrix[:2, :2], matrix[:3, 3]
-    scale = torch.linalg.det(linear).abs() ** (1 / 3)
-    views, boxes = sample.views, sample.boxes
-    heading = torch.stack([boxes.yaw.cos(), boxes.yaw.sin()], dim=-1) @ plane.T
+    views = sample.views
     lidar, radar = (None if p is None else p.clone() for p in (sample.lidar, sample.radar))
     if lidar is not None:
         lidar[:, :3] = lidar[:, :3] @ linear.T + shift
@@ -109,13 +108,8 @@ def move_bev(sample: Sample, matrix: Float[Tensor, "4 4"]) -> Sample:
         views=views and replace(views, ego_from_camera=matrix @ views.ego_from_camera, moved=matrix @ views.moved),
         lidar=lidar,
         radar=radar,
-        boxes=replace(
-            boxes,
-            center=boxes.center @ linear.T + shift,
-            size=boxes.size * scale,
-            yaw=torch.atan2(heading[:, 1], heading[:, 0]),
-            velocity=boxes.velocity @ plane.T,
-        ),
+        boxes=sample.boxes.moved(matrix),
+        frames=sample.frames and replace(sample.frames, moved=matrix @ sample.frames.moved),
     )
 
 

@@ -1,7 +1,7 @@
 """Reads samples of a nuScenes root, synthetic or real, through its index.
 
-The BEV frame of a sample is the ego frame at the time of its LIDAR_TOP keyframe (x forward, y left, z up, metres). This
-file is the only place that decides so: sensors and boxes are moved into it here, and `global_from_bev` leads back.
+The BEV frame of a sample is the ego frame at the time of its LIDAR_TOP keyframe, or that sensor's if a detector asks
+for it (`BevFrame`). Sensors and boxes are moved into it here and nowhere else, and `global_from_bev` leads back.
 """
 
 from dataclasses import dataclass, replace
@@ -14,8 +14,9 @@ from jaxtyping import Float, UInt8
 from pyquaternion import Quaternion
 from torch import Tensor
 
-from detectors.batch import RADAR_STATES, BoxFacts, CameraViews, Inputs, Instances, Sample, stack_instances
+from detectors.batch import RADAR_STATES, BoxFacts, CameraViews, Frames, Inputs, Instances, Sample, stack_instances
 from detectors.geometry.boxes import ATTRIBUTES, CLASSES, Boxes
+from detectors.geometry.grid import BevFrame
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import LIDAR, RADARS, NuScenesRoot
 from harness.data.sensor_files import open_image, read_lidar, read_radar
@@ -45,28 +46,30 @@ def read(
     Raises:
         InputError: A sensor file is missing or damaged.
     """
-    boxes, facts = annotations(root, token)
+    boxes, facts = annotations(root, token, inputs.bev_frame)
     # The evaluation ignores objects that no sensor point fell on; training does the same.
     seen = facts.lidar_points + facts.radar_points > 0
     return Sample(
         token=token,
         views=_views(root, token, inputs, uncropped_zoom),
         instances=None if labels is None else _instances(root, token, inputs, uncropped_zoom, labels),
-        lidar=_lidar(root, token, inputs.lidar_read) if inputs.lidar_read else None,
-        radar=_radar(root, token, inputs.radar_sweeps, inputs.radar_states) if inputs.radar_sweeps else None,
+        lidar=_lidar(root, token, inputs) if inputs.lidar_read else None,
+        radar=_radar(root, token, inputs) if inputs.radar_sweeps else None,
         boxes=boxes[seen],
         facts=facts[seen],
+        frames=_frames(root, token, inputs.bev_frame),
     )
 
 
-def global_from_bev(root: NuScenesRoot, token: str) -> Float[np.ndarray, "4 4"]:
+def global_from_bev(root: NuScenesRoot, token: str, frame: BevFrame = "ego") -> Float[np.ndarray, "4 4"]:
     """The pose of a sample's BEV frame."""
-    return _ego_pose(root, root.sweeps(token, LIDAR, 1)[0])
+    now = root.sweeps(token, LIDAR, 1)[0]
+    return _ego_pose(root, now) if frame == "ego" else _ego_pose(root, now) @ _mount(root, now)
 
 
-def annotations(root: NuScenesRoot, token: str) -> tuple[Boxes, BoxFacts]:
-    """All annotated boxes of the ten detection classes in the BEV frame, and what else is known of each."""
-    pose = global_from_bev(root, token)
+def annotations(root: NuScenesRoot, token: str, frame: BevFrame = "ego") -> tuple[Boxes, BoxFacts]:
+    """All annotated boxes of the ten detection classes in a BEV frame, and what else is known of each."""
+    pose = global_from_bev(root, token, frame)
     turn = Quaternion(matrix=pose).inverse
     rows, facts = [], []
     for annotation, name, global_velocity in root.annotations(token):
@@ -112,7 +115,7 @@ def _views(root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float
         images.append(fit.cut(file.resized(*fit.full)))
         fits.append(fit.matrix)
         intrinsics.append(fit.matrix @ np.array(sensor["camera_intrinsic"]))
-        extrinsics.append(_bev_from_sensor(root, now, record))
+        extrinsics.append(_bev_from_sensor(root, now, record, inputs.bev_frame))
         ages.append((now["timestamp"] - record["timestamp"]) * _MICROSECONDS)
     return CameraViews(
         # OpenCV takes an image apart several times as fast as a copy with its axes moved.
@@ -141,8 +144,13 @@ def _instances(
     return instances
 
 
-def _lidar(root: NuScenesRoot, token: str, sweeps: int) -> Tensor:
-    rows = root.sweeps(token, LIDAR, sweeps)
+def _frames(root: NuScenesRoot, token: str, frame: BevFrame) -> Frames:
+    lidar_from_ego = np.linalg.inv(_mount(root, root.sweeps(token, LIDAR, 1)[0]))
+    return Frames(frame, torch.tensor(lidar_from_ego, dtype=torch.float32), torch.eye(4))
+
+
+def _lidar(root: NuScenesRoot, token: str, inputs: Inputs) -> Tensor:
+    rows = root.sweeps(token, LIDAR, inputs.lidar_read)
     clouds = [read_lidar(root.path / record["filename"]) for record in rows]
     for i, cloud in enumerate(clouds[1:], start=1):
         is_far = (np.abs(cloud[:, 0]) >= _CLOSE) | (np.abs(cloud[:, 1]) >= _CLOSE)
@@ -151,27 +159,27 @@ def _lidar(root: NuScenesRoot, token: str, sweeps: int) -> Tensor:
     end = 0
     for record, cloud in zip(rows, clouds, strict=True):
         begin, end = end, end + len(cloud)
-        points[begin:end, :3], points[begin:end, 4] = _into_bev(root, rows[0], record, cloud[:, :3])
+        points[begin:end, :3], points[begin:end, 4] = _into_bev(root, rows[0], record, cloud[:, :3], inputs.bev_frame)
         points[begin:end, 3] = cloud[:, 3] / 255
     return torch.from_numpy(points)
 
 
-def _radar(root: NuScenesRoot, token: str, sweeps: int, with_states: bool) -> Tensor:
+def _radar(root: NuScenesRoot, token: str, inputs: Inputs) -> Tensor:
     now = root.sweeps(token, LIDAR, 1)[0]
     clouds = []
     for channel in RADARS:
-        for record in root.sweeps(token, channel, sweeps):
+        for record in root.sweeps(token, channel, inputs.radar_sweeps):
             raw = read_radar(root.path / record["filename"])
-            if not with_states:
+            if not inputs.radar_states:
                 # What the devkit keeps by default: valid, of any dynamic property, unambiguous Doppler.
                 raw = raw[(raw["invalid_state"] == 0) & (raw["dyn_prop"] <= 6) & (raw["ambig_state"] == 3)]
-            states = [raw[name] for name in RADAR_STATES] if with_states else []
+            states = [raw[name] for name in RADAR_STATES] if inputs.radar_states else []
             xyz = np.stack([raw[name] for name in ("x", "y", "z")], axis=1)
             velocity = np.stack([raw["vx_comp"], raw["vy_comp"], np.zeros(len(raw))], axis=1)
             cloud = np.empty((len(raw), 7 + len(states)), np.float32)
-            cloud[:, :3], cloud[:, 6] = _into_bev(root, now, record, xyz)
+            cloud[:, :3], cloud[:, 6] = _into_bev(root, now, record, xyz, inputs.bev_frame)
             cloud[:, 3] = raw["rcs"]
-            cloud[:, 4:6] = (velocity @ _bev_from_sensor(root, now, record)[:3, :3].T)[:, :2]
+            cloud[:, 4:6] = (velocity @ _bev_from_sensor(root, now, record, inputs.bev_frame)[:3, :3].T)[:, :2]
             for column, state in enumerate(states, start=7):
                 cloud[:, column] = state
             clouds.append(cloud)
@@ -179,22 +187,31 @@ def _radar(root: NuScenesRoot, token: str, sweeps: int, with_states: bool) -> Te
 
 
 def _into_bev(
-    root: NuScenesRoot, now: dict, record: dict, xyz: Float[np.ndarray, "p 3"]
+    root: NuScenesRoot, now: dict, record: dict, xyz: Float[np.ndarray, "p 3"], frame: BevFrame
 ) -> tuple[Float[np.ndarray, "p 3"], float]:
     """Points of a sweep (its sensor's frame) in the BEV frame of the LiDAR keyframe `now`, and their age in seconds."""
-    matrix = _bev_from_sensor(root, now, record)
+    matrix = _bev_from_sensor(root, now, record, frame)
     # A product with three long rows takes a fifth of the time of one with many rows of three.
     moved = matrix[:3, :3] @ np.ascontiguousarray(xyz.T, dtype=np.float64)
     moved += matrix[:3, 3:]
     return moved.T, (now["timestamp"] - record["timestamp"]) * _MICROSECONDS
 
 
-def _bev_from_sensor(root: NuScenesRoot, now: dict, record: dict) -> Float[np.ndarray, "4 4"]:
+def _bev_from_sensor(root: NuScenesRoot, now: dict, record: dict, frame: BevFrame) -> Float[np.ndarray, "4 4"]:
     """Through the global frame, by the ego poses of both times: the ego motion in between is taken out."""
-    sensor = _pose(root.index.get("calibrated_sensor", record["calibrated_sensor_token"]))
-    if record["ego_pose_token"] == now["ego_pose_token"]:
-        return sensor  # to the last bit, without a way there and back
-    return np.linalg.inv(_ego_pose(root, now)) @ _ego_pose(root, record) @ sensor
+    same_time = record["ego_pose_token"] == now["ego_pose_token"]
+    # To the last bit, without a way there and back.
+    if frame == "lidar" and same_time and record["calibrated_sensor_token"] == now["calibrated_sensor_token"]:
+        return np.eye(4)
+    sensor = _mount(root, record)
+    if not same_time:
+        sensor = np.linalg.inv(_ego_pose(root, now)) @ _ego_pose(root, record) @ sensor
+    return sensor if frame == "ego" else np.linalg.inv(_mount(root, now)) @ sensor
+
+
+def _mount(root: NuScenesRoot, record: dict) -> Float[np.ndarray, "4 4"]:
+    """Ego frame from the frame of the sensor that took a record."""
+    return _pose(root.index.get("calibrated_sensor", record["calibrated_sensor_token"]))
 
 
 def _ego_pose(root: NuScenesRoot, record: dict) -> Float[np.ndarray, "4 4"]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -111,7 +112,7 @@ def align(
         foreground = cells_in_boxes(batch.boxes, batch.is_box, teacher.spec.grid)
         masks = {"foreground": foreground, "background": ~foreground}
         for level in widths:
-            features = _side_by_side(level, outputs)
+            features = _side_by_side(level, outputs, teacher.spec.grid)
             for region, mask in masks.items():
                 scatters[level, region].add(features[mask])
     cka: dict[str, dict[str, float | None]] = {
@@ -120,6 +121,9 @@ def align(
     return cka, {region: scatters["low", region].rows for region in REGIONS}
 
 
-def _side_by_side(level: Level, outputs: Sequence[DetectorOutput]) -> Float[Tensor, "b y x c"]:
-    """The channels of several maps of a level, one after the other."""
-    return torch.cat([rearrange(level_map(output, level).float(), "b c y x -> b y x c") for output in outputs], dim=-1)
+def _side_by_side(level: Level, outputs: Sequence[DetectorOutput], grid: BevGrid) -> Float[Tensor, "b y x c"]:
+    """The channels of several maps of a level, one after the other; of a finer map than the grid, its means."""
+    maps = [level_map(output, level).float() for output in outputs]
+    size = (grid.rows, grid.columns)
+    maps = [each if each.shape[-2:] == size else F.adaptive_avg_pool2d(each, size) for each in maps]
+    return rearrange(torch.cat(maps, dim=1), "b c y x -> b y x c")

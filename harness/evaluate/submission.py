@@ -9,6 +9,7 @@ import numpy as np
 from pyquaternion import Quaternion
 
 from detectors.geometry.boxes import CLASSES, MOVING, Boxes
+from detectors.geometry.grid import BevFrame
 from harness.data.nuscenes import global_from_bev
 from harness.data.root import NuScenesRoot
 from harness.runs.folder import atomic_write
@@ -28,7 +29,11 @@ _ATTRIBUTES = {  # (moving, standing)
 
 
 def write_submission(
-    path: Path, root: NuScenesRoot, predictions: Mapping[str, Boxes], sensors: frozenset[str]
+    path: Path,
+    root: NuScenesRoot,
+    predictions: Mapping[str, Boxes],
+    sensors: frozenset[str],
+    frame: BevFrame = "ego",
 ) -> dict[str, Any]:
     """Write the predictions (sample token to boxes in its BEV frame) as a nuScenes result file; its content."""
     content = {
@@ -40,7 +45,7 @@ def write_submission(
             "use_external": False,
         },
         "results": {
-            token: _entries(token, global_from_bev(root, token), boxes) for token, boxes in predictions.items()
+            token: _entries(token, global_from_bev(root, token, frame), boxes) for token, boxes in predictions.items()
         },
     }
     atomic_write(path, json.dumps(content).encode())

@@ -157,11 +157,11 @@ def breakdown_records(runs: StudyRuns, arms: Arms) -> Records:
 def unexamined(runs: StudyRuns) -> dict[str, tuple[list[str], int]]:
     """The jobs that lack a file of the diagnostics, as their labels, and how many could have it; by its content.
 
-    Only finished jobs count, and of the maps' similarity only students whose teacher is a detector.
+    Only finished jobs count, and of the maps' similarity only students whose teacher is a detector on the same grid.
     """
     rows = [row for row in runs.plan.rows if row.role == "student" and not row.split and runs[row.job].result]
     compared = dict.fromkeys(id_ for row in rows for id_ in (str(row.baseline), row.job) if runs[id_].result)
-    taught = {row.job: runs.plan.detector_spec(row.job).teacher for row in rows}
+    taught = {row.job: runs.plan.detector_spec(row.job).compared_with for row in rows}
     pairs = [(id_, teacher) for id_, teacher in taught.items() if teacher and runs[teacher].result]
     alone = [runs[id_].job.label for id_ in compared if not runs[id_].folder.analysis.is_file()]
     beside = [runs[id_].job.label for id_, teacher in pairs if not runs[id_].folder.alignment(teacher).is_file()]

@@ -11,6 +11,7 @@ import torch
 
 from detectors.batch import Inputs
 from detectors.detector import Detector
+from detectors.geometry.boxes import Boxes
 from distill.control_teachers import Mirrored, Oracle
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
 from distill.objective import FrozenTeacher, Objective, Teacher, fingerprint, loss_spec
@@ -34,9 +35,12 @@ from harness.jobs.kind import (
 )
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec, SegmenterJobSpec, spec_hash
+from harness.study.maps_folder import check_maps
 from harness.study.plan import Plan
 from harness.study.schedule import ScheduleSpec
 from harness.train.checkpoint import check_checkpoint, load_model, save_model
+from harness.train.image_weights import fill_image_backbone
+from harness.train.map_teacher import MapTeacher
 from harness.train.streams import seeded
 from harness.train.teacher_cache import CachedTeacher
 from harness.train.trainer import Training, batch_name, fit
@@ -51,8 +55,8 @@ class DetectorKind(Kind[DetectorJobSpec]):
     """A detector, trained or given, and scored."""
 
     def check_given(self, spec: DetectorJobSpec, source: Path | None) -> None:
-        """The weights."""
-        if source is not None:
+        """The weights, or the maps of a teacher as far as their first file tells."""
+        if source is not None and spec.maps is None:
             check_checkpoint(source, spec.detector)
 
     def check(self, jobs: Sequence[tuple[DetectorJobSpec, Path | None]], root: NuScenesRoot) -> None:
@@ -66,13 +70,22 @@ class DetectorKind(Kind[DetectorJobSpec]):
             for inputs in {spec.detector.training_inputs if spec.schedule else spec.detector.inputs for spec in specs}:
                 root.check_files(tokens, inputs)
             root.check_annotations(split, tokens)
+        taught_by_maps = {
+            (source, spec.maps, spec.data.train_split, spec.data.train_share) for spec, source in jobs if spec.maps
+        }
+        for folder, maps, split, share in sorted(taught_by_maps, key=str):
+            assert folder is not None
+            assert maps is not None
+            check_maps(folder, maps.spec, root.tokens(split, share))
 
     def order(self, spec: DetectorJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
-        """The teacher with its weights, weights that are given or another job's, and labels of images."""
+        """The teacher with its weights or maps, weights that are given or another job's, and labels of images."""
+        weights = None if spec.maps else source
         return {
             "teacher_spec": plan.jobs[spec.teacher].spec if spec.teacher else None,
             "teacher_weights": folders(spec.teacher).model.resolve() if spec.teacher else None,
-            "given_weights": folders(spec.model_of).model.resolve() if spec.model_of else source,
+            "given_weights": folders(spec.model_of).model.resolve() if spec.model_of else weights,
+            "source": source if spec.maps else None,
             "labels": folders(spec.labels).labels.resolve() if spec.labels else None,
             "image_backbone_spec": plan.jobs[spec.image_backbone].spec if spec.image_backbone else None,
             "image_backbone_weights": folders(spec.image_backbone).model.resolve() if spec.image_backbone else None,
@@ -101,15 +114,16 @@ class DetectorKind(Kind[DetectorJobSpec]):
 
         scored = Timer()
         samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
-        predictions = _predict(student, samples, machine, order.loader_workers)
-        content = write_submission(folder.predictions, root, predictions, spec.detector.inputs.sensors)
+        predictions = predict(student, samples, machine, order.loader_workers)
+        inputs = spec.detector.inputs
+        content = write_submission(folder.predictions, root, predictions, inputs.sensors, inputs.bev_frame)
         metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder)
         diagnose = partial(examine, folder, spec, root, student, machine)
         return Outcome(metrics, count_parameters(student), scored, warnings, began, weights, diagnose)
 
     def lockstep_key(self, spec: DetectorJobSpec) -> str | None:
         """All but losses, their ramps and warm start: student, seed, data, schedule, teacher and pseudo labels."""
-        if spec.schedule is None or spec.teacher is None:
+        if spec.schedule is None or (spec.teacher is None and spec.maps is None):
             return None
         schedule = spec.schedule.without_distillation()
         common = {"losses": {}, "warm_start": False, "schedule": schedule}
@@ -120,7 +134,11 @@ class DetectorKind(Kind[DetectorJobSpec]):
         return spec_hash({**spec.model_copy(update=common).model_dump(mode="json"), **reads})
 
     def train_together(
-        self, jobs: Sequence[tuple[JobOrder, DetectorJobSpec, RunFolder]], machine: Machine, stop: Callable[[], bool]
+        self,
+        jobs: Sequence[tuple[JobOrder, DetectorJobSpec, RunFolder]],
+        machine: Machine,
+        stop: Callable[[], bool],
+        dropped: Callable[[RunFolder], bool],
     ) -> None:
         """Load each batch once and ask the teacher once, for all students."""
         root = NuScenesRoot(jobs[0][0].root, jobs[0][0].version)
@@ -136,7 +154,8 @@ class DetectorKind(Kind[DetectorJobSpec]):
         _fill(begun[0], [one.objective.teacher for one in begun], stop)
         # One that asks its teacher for nothing reads less than the others.
         samples = replace(begun[0].samples, inputs=reduce(Inputs.joined, (one.samples.inputs for one in begun)))
-        fit(machine, trainings, samples, begun[0].schedule, jobs[0][1].seed, stop, jobs[0][0].loader_workers)
+        seed, loader_workers = jobs[0][1].seed, jobs[0][0].loader_workers
+        fit(machine, trainings, samples, begun[0].schedule, seed, stop, loader_workers, dropped)
 
     def estimate(
         self, spec: DetectorJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1
@@ -164,6 +183,8 @@ def initial_detector(order: JobOrder, spec: DetectorJobSpec) -> Detector:
         assert isinstance(order.image_backbone_spec, SegmenterJobSpec)
         segmenter = load_model(order.image_backbone_weights, order.image_backbone_spec.segmenter)
         begin_as(detector, segmenter)
+    if order.image_weights is not None:
+        fill_image_backbone(detector, order.image_weights)
     return detector
 
 
@@ -205,14 +226,19 @@ def _begin(
     asked: Teacher | None = None
     if spec.oracle:
         asked = Oracle(spec.detector)
-    elif isinstance(order.teacher_spec, DetectorJobSpec) and order.teacher_weights is not None:
-        ready = teacher.detector if isinstance(teacher, FrozenTeacher) else None
-        detector = ready or load_model(order.teacher_weights, order.teacher_spec.detector)
+    if spec.maps is not None and losses:
+        assert order.source is not None, "a folder of maps comes with its place"
+        asked = teacher or MapTeacher(order.source, spec.maps.spec, spec.detector, spec.maps.content)
+    if isinstance(order.teacher_spec, DetectorJobSpec) and order.teacher_weights is not None:
+        there = teacher.detector if isinstance(teacher, FrozenTeacher) else None
+        detector = there or load_model(order.teacher_weights, order.teacher_spec.detector)
+        onto = spec.detector if spec.resample_teacher else None
+        seen = detector.spec.inputs if onto is None else detector.spec.inputs.carried_by(inputs)
         if spec.warm_start:
             inherit(student, detector)
         if any(isinstance(loss, DetectorLossSpec) for loss in losses.values()):
             try:
-                joined = inputs.joined(detector.spec.inputs)
+                joined = inputs.joined(seen)
             except ValueError as error:
                 raise InputError(f"teacher and student cannot share a batch: {error}") from error
             cache = spec.schedule.teacher_cache
@@ -220,11 +246,11 @@ def _begin(
             if cache is not None and readings is not None and not spec.mirrored:
                 # The student's batches have its own sensors alone.
                 run = order.teacher_weights.parent
-                seen = SampleSet(root, tokens, detector.spec.inputs, spec.schedule.augment)
-                asked = teacher or CachedTeacher(detector, readings, run, seen, cache.variants, machine)
+                samples = SampleSet(root, tokens, seen, spec.schedule.augment)
+                asked = teacher or CachedTeacher(detector, readings, run, samples, cache.variants, machine, onto)
             else:
                 inputs = joined
-                asked = teacher or (Mirrored if spec.mirrored else FrozenTeacher)(detector)
+                asked = teacher or (Mirrored if spec.mirrored else FrozenTeacher)(detector, onto)
     with seeded(spec.seed, "training_only"):
         objective = Objective(student, asked, losses)
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
@@ -305,9 +331,10 @@ def _require_logged(folder: RunFolder, names: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def _predict(detector: Detector, samples: SampleSet, machine: Machine, loader_workers: int) -> dict:
+def predict(detector: Detector, samples: SampleSet, machine: Machine, loader_workers: int) -> dict[str, Boxes]:
+    """The boxes found in each sample, by its token; the detector is taken to the machine and into eval mode."""
     detector.to(machine.device).eval()
-    predictions = {}
+    predictions: dict[str, Boxes] = {}
     for batch in evaluation_batches(samples, batch_size=SCORED_TOGETHER, workers=loader_workers):
         with machine.autocast():
             output = detector(batch.to(machine.device))

@@ -45,12 +45,14 @@ class JobOrder(Spec):
     teacher_weights: Path | None = None
     given_weights: Path | None = None
     source: Path | None = None
-    """The root of an image teacher's dataset, or a folder of labels that were made elsewhere."""
+    """The root of an image teacher's dataset, or a folder of labels or of maps that were made elsewhere."""
     labels: Path | None = None
     """Folder of the image teacher's labels that the student learns from."""
     image_backbone_spec: AnyJobSpec | None = None
     """The spec of the image teacher whose backbone the detector's begins as."""
     image_backbone_weights: Path | None = None
+    image_weights: Path | None = None
+    """The file that the detector's image backbone begins with."""
     device: str
     threads: int
     loader_workers: int
@@ -124,11 +126,16 @@ class Kind(ABC, Generic[AJobSpec]):
         return None
 
     def train_together(
-        self, jobs: Sequence[tuple[JobOrder, AJobSpec, RunFolder]], machine: Machine, stop: Callable[[], bool]
+        self,
+        jobs: Sequence[tuple[JobOrder, AJobSpec, RunFolder]],
+        machine: Machine,
+        stop: Callable[[], bool],
+        dropped: Callable[[RunFolder], bool],
     ) -> None:
         """Train jobs of one `lockstep_key` side by side, as far as each of them goes, and save their states.
 
         `run` goes on from there with each by itself. A training that fails here is left to it, which reports the cause.
+        One of which `dropped` returns True ends early, with its state saved.
 
         Raises:
             Interrupted: `stop` returned True; the states are saved.

@@ -9,6 +9,7 @@ from harness.jobs.kind import Kind
 from harness.jobs.labels import LabelsKind
 from harness.jobs.segmenter import SegmenterKind
 from harness.study.jobs import DetectorJobSpec, Job, JobSpec, LabelsJobSpec, SegmenterJobSpec
+from harness.train.image_weights import check_image_weights
 
 KINDS: dict[type[JobSpec], Kind[Any]] = {
     DetectorJobSpec: DetectorKind(),
@@ -26,6 +27,10 @@ def check_given(jobs: list[Job]) -> None:
     """Raise InputError for what a study gives to one of these jobs, such as weights, and that it cannot use."""
     for job in jobs:
         kind_of(job.spec).check_given(job.spec, job.source)
+    begun = {(job.image_weights, job.spec.detector) for job in jobs if isinstance(job.spec, DetectorJobSpec)}
+    for path, detector in begun:
+        if path is not None:
+            check_image_weights(path, detector)
 
 
 def check_inputs(jobs: list[Job], root: NuScenesRoot) -> None:

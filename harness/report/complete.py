@@ -120,7 +120,9 @@ def _tasks(runs: StudyRuns, root: NuScenesRoot, device: str, threads: int, compl
 
     tasks = [alone(id_) for id_ in finished]
     students = [row for row in runs.plan.rows if row.role == "student" and not row.split]
-    pairs = [(id_, runs.plan.detector_spec(row.job).teacher) for row in students for id_ in (row.baseline, row.job)]
+    pairs = [
+        (id_, runs.plan.detector_spec(row.job).compared_with) for row in students for id_ in (row.baseline, row.job)
+    ]
     for id_, teacher in dict.fromkeys(pairs):
         if id_ in finished and teacher in finished:
             try:

@@ -403,6 +403,8 @@ def _teacher(name: str, study: StudySpec) -> str:
     if teacher.oracle:
         return f"Teacher {name}: an oracle, which draws the annotations as the maps of a head (a control)."
     mirrored = ", its maps mirrored left to right (a control)" if teacher.mirrored else ""
+    if teacher.maps is not None:
+        return f"Teacher {name}: a folder of maps, the same for every student. It is not scored here."
     if teacher.checkpoint is not None:
         return f"Teacher {name}: given weights, the same for every student{mirrored}."
     state = ("" if teacher.trained else ", untrained (a control)") + mirrored + _beginning(teacher)

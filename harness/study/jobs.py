@@ -13,6 +13,7 @@ from pydantic import Field
 from detectors.detector import DetectorSpec
 from detectors.segmenter import SegmenterSpec
 from detectors.spec import Spec
+from distill.maps import MapsSpec
 from harness.study.schedule import ScheduleSpec
 from harness.study.spec import DetectionConfigName
 
@@ -74,10 +75,20 @@ def spec_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class MapsIdentity(Spec):
+    """A folder of a teacher's maps, without its path."""
+
+    spec: MapsSpec
+    content: str
+    """Hash of its files (`harness.study.maps_folder.maps_hash`)."""
+
+
 class DetectorJobSpec(JobSpec):
     """A detector, trained or given, and scored."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"labels", "image_backbone", "mirrored", "oracle"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"labels", "image_backbone", "image_weights", "resample_teacher", "maps", "mirrored", "oracle"}
+    )
     measures: ClassVar[tuple[str, ...]] = ("mAP", "NDS")
 
     detector: DetectorSpec
@@ -91,6 +102,10 @@ class DetectorJobSpec(JobSpec):
     """Id of the job whose detector is scored."""
     teacher: str | None = None
     """Id of the job whose detector teaches."""
+    resample_teacher: bool = False
+    """Whether the teacher's maps are brought from its own grid and frame to the student's."""
+    maps: MapsIdentity | None = None
+    """A folder of maps that teaches instead of a detector."""
     mirrored: bool = False
     """The teacher's maps are mirrored."""
     oracle: bool = False
@@ -103,6 +118,8 @@ class DetectorJobSpec(JobSpec):
     """Id of the job that has an image teacher's pseudo labels of the training split."""
     image_backbone: str | None = None
     """Id of the job of the image teacher whose backbone the detector's begins as."""
+    image_weights: str | None = None
+    """Content hash of the file that the image backbone begins with."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -113,6 +130,11 @@ class DetectorJobSpec(JobSpec):
     def training(self) -> ScheduleSpec | None:
         """Its schedule."""
         return self.schedule
+
+    @property
+    def compared_with(self) -> str | None:
+        """Id of the job whose maps its own are compared with, cell by cell: its teacher's, on the same grid."""
+        return None if self.resample_teacher else self.teacher
 
 
 class ImageDataIdentity(Spec):
@@ -193,7 +215,9 @@ class Job:
     label: str
     """The first row that wanted this job, for people."""
     source: Path | None = None
-    """Path of given input: weights, the root of an image teacher's dataset, or a folder of labels."""
+    """Path of given input: weights, the root of an image teacher's dataset, or a folder of labels or of maps."""
+    image_weights: Path | None = None
+    """Path of the file that a detector's image backbone begins with."""
 
     @cached_property
     def id(self) -> str:

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 
+from detectors.detector import DetectorSpec
 from distill.loss import build_term
-from distill.objective import loss_class
+from distill.objective import GROUND, loss_class
 from distill.warm_start import require_same_build
 from harness.errors import InputError, mistake_text
 from harness.study.papers import read_paper
@@ -46,16 +47,24 @@ def _require_possible(study: StudySpec, path: str, where: str) -> None:
     student = study.students[ends.student].detector_spec
     taught_by = study.teachers[ends.teacher] if ends.teacher else None
     oracle = taught_by is not None and taught_by.oracle
-    # An oracle has the grid and the head of whoever it teaches.
-    teacher = student if oracle else None if taught_by is None else taught_by.detector_spec
-    if teacher is not None and teacher.grid != student.grid:
-        raise InputError(
-            f"{where}: path {path}: teacher and student have different grids: {teacher.grid!r}, {student.grid!r}"
-        )
     try:
-        student.training_inputs.joined(teacher.inputs if teacher else student.inputs)
-    except ValueError as error:
-        raise InputError(f"{where}: path {path}: teacher and student cannot share a batch: {error}") from error
+        # An oracle has the ground and the head of whoever it teaches.
+        teacher = student if oracle else None if taught_by is None else taught_by.looks
+    except InputError as error:
+        raise InputError(f"{where}: path {path}: teachers.{ends.teacher}.maps: {error}") from error
+    differing = [] if teacher is None else [name for name in GROUND if getattr(teacher, name) != getattr(student, name)]
+    if taught_by is not None and differing and not taught_by.resample:
+        theirs, ours = (getattr(each, differing[0]) for each in (teacher, student))
+        raise InputError(
+            f"{where}: path {path}: teacher and student have different {GROUND[differing[0]]}: {theirs!r}, {ours!r}; "
+            f"teachers.{ends.teacher}.resample: true brings the teacher's maps to the student's"
+        )
+    if isinstance(teacher, DetectorSpec):
+        seen = teacher.inputs
+        try:
+            student.training_inputs.joined(seen.carried_by(student.inputs) if differing else seen)
+        except ValueError as error:
+            raise InputError(f"{where}: path {path}: teacher and student cannot share a batch: {error}") from error
     try:
         for name in dict.fromkeys(name for names in study.arms.values() for name in names):
             if oracle and (name == WARM_START or getattr(loss_class(study.kind(name)), "asks_features", False)):
@@ -64,7 +73,10 @@ def _require_possible(study: StudySpec, path: str, where: str) -> None:
                     f"teacher {ends.teacher!r} is an oracle, which has no {what}; allowed: response, output"
                 )
             if name == WARM_START:
-                assert teacher is not None, "the study's own check is for that"
+                if not isinstance(teacher, DetectorSpec) or differing:
+                    # Its box maps would say of one frame what they learned of another.
+                    what = "a folder of maps" if not differing else f"a detector with other {GROUND[differing[0]]}"
+                    raise ValueError(f"a student cannot start with the weights of {what}")
                 require_same_build(student, teacher)
             else:
                 build_term(study.loss(name, path), student, teacher)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from detectors.detector import DetectorSpec
+from distill.objective import GROUND
 from harness.errors import InputError, input_error_on_os_error
 from harness.study.jobs import (
     DataIdentity,
@@ -14,10 +16,12 @@ from harness.study.jobs import (
     ImageDataIdentity,
     Job,
     LabelsJobSpec,
+    MapsIdentity,
     SegmenterJobSpec,
     content_hash,
     labels_hash,
 )
+from harness.study.maps_folder import maps_hash, maps_spec
 from harness.study.roles import ImageDataSpec, ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
 from harness.study.spec import WARM_START, StudySpec, term_name
@@ -99,6 +103,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
         detection_config=study.data.detection_config,
     )
     segmenters = _Segmenters(plan, study, images)
+    hashes: dict[Path, str] = {}
 
     taught = study.schedule if study.schedule.epochs is None else study.schedule.for_samples(samples())
     # What only distillation reads is no part of what a training without a teacher is.
@@ -107,16 +112,28 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     def spec(model: TeacherSpec | StudentSpec, seed: int, schedule: ScheduleSpec = plain) -> DetectorJobSpec:
         trained_on = data if model.train_share is None else data.model_copy(update={"train_share": model.train_share})
         backbone = segmenters.add(model.init.image_backbone) if model.init.image_backbone else None
+        begun = model.init.image_weights
+        if begun is not None and begun not in hashes:
+            hashes[begun] = _content_hash(begun)
         return DetectorJobSpec(
-            detector=model.detector_spec, seed=seed, data=trained_on, schedule=schedule, image_backbone=backbone
+            detector=model.detector_spec,
+            seed=seed,
+            data=trained_on,
+            schedule=schedule,
+            image_backbone=backbone,
+            image_weights=None if begun is None else hashes[begun],
         )
 
     untrained = data.model_copy(update={"train_split": "", "train_share": 1.0})
     teachers: dict[tuple[str, int], str] = {}
     asked = [study.teachers_asked(names, path) for path in study.paths for names in study.arms.values()]
+    maps: dict[str, MapsIdentity] = {}
     for name in dict.fromkeys(ends.teacher for ends in asked if ends.teacher):
         teacher = study.teachers[name]
         if teacher.oracle:
+            continue
+        if teacher.maps is not None:
+            maps[name] = MapsIdentity(spec=maps_spec(teacher.maps), content=maps_hash(teacher.maps))
             continue
         for seed in dict.fromkeys(map(teacher.seed_for, study.seeds)):
             job_spec = spec(teacher, seed)
@@ -128,7 +145,9 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             elif not teacher.trained:
                 job_spec = job_spec.model_copy(update={"schedule": None, "data": untrained})
             paired = f" · seed {seed}" if teacher.seed == "paired" else ""
-            teachers[name, seed] = plan.add(Job(job_spec, f"{name} · teacher{paired}", teacher.checkpoint))
+            teachers[name, seed] = plan.add(
+                Job(job_spec, f"{name} · teacher{paired}", teacher.checkpoint, teacher.init.image_weights)
+            )
             plan.rows.append(Row("teacher", name, "", "teacher", (), seed, teachers[name, seed], None))
 
     labels = {
@@ -139,7 +158,8 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     baselines = {}
     for name in dict.fromkeys(study.ends(path).student for path in study.paths) if study.paths else study.students:
         for seed in study.seeds:
-            job = Job(spec(study.students[name], seed), f"{name} · baseline · seed {seed}")
+            begun = study.students[name].init.image_weights
+            job = Job(spec(study.students[name], seed), f"{name} · baseline · seed {seed}", image_weights=begun)
             baselines[name, seed] = plan.add(job)
             plan.rows.append(Row("baseline", name, "", "baseline", (), seed, job.id, job.id))
         if (longer := study.students[name].longer_baseline) is None:
@@ -148,7 +168,8 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
         schedule = plain.model_copy(update={"steps": math.ceil(round(longer * plain.length, 6))})
         arm = study.students[name].longer_arm
         for seed in study.seeds:
-            control = Job(spec(study.students[name], seed, schedule), f"{name} · {arm} · seed {seed}")
+            begun = study.students[name].init.image_weights
+            control = Job(spec(study.students[name], seed, schedule), f"{name} · {arm} · seed {seed}", None, begun)
             plan.rows.append(Row("control", name, "", arm, (), seed, plan.add(control), baselines[name, seed]))
 
     for path in study.paths:
@@ -156,20 +177,25 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             ends = study.teachers_asked(names, path)
             taught_by = study.teachers[ends.teacher] if ends.teacher else None
             losses = _losses(study, names, path)
-            oracle, mirrored = (False, False) if taught_by is None else (taught_by.oracle, taught_by.mirrored)
+            student = study.students[ends.student].detector_spec
+            detector = None if taught_by is None or taught_by.maps or taught_by.oracle else taught_by
             for seed in study.seeds:
-                detector = None if taught_by is None or oracle else (str(ends.teacher), taught_by.seed_for(seed))
                 distilled = {
-                    "teacher": None if detector is None else teachers[detector],
-                    "mirrored": mirrored and bool(losses),
-                    "oracle": oracle,
+                    "teacher": teachers[ends.teacher, detector.seed_for(seed)] if ends.teacher and detector else None,
+                    "mirrored": bool(detector and detector.mirrored and losses),
+                    "oracle": bool(taught_by and taught_by.oracle),
+                    "maps": maps.get(ends.teacher or ""),
+                    # A teacher on the same ground is not resampled, whatever the study allows.
+                    "resample_teacher": bool(detector and _ground(detector.detector_spec) != _ground(student)),
                     "losses": losses,
                     "warm_start": WARM_START in names,
                     "labels": labels[ends.image_teacher] if ends.image_teacher else None,
                 }
                 schedule = taught if losses else plain
                 job_spec = spec(study.students[ends.student], seed, schedule).model_copy(update=distilled)
-                id_ = plan.add(Job(job_spec, f"{path} · {arm} · seed {seed}"))
+                folder = None if taught_by is None else taught_by.maps
+                begun = study.students[ends.student].init.image_weights
+                id_ = plan.add(Job(job_spec, f"{path} · {arm} · seed {seed}", folder, begun))
                 known_as = study.sensors(ends) if taught_by is None or not taught_by.is_control else ""
                 untaught = baselines[ends.student, seed]
                 plan.rows.append(
@@ -182,6 +208,10 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             baseline = row.baseline and plan.add(_scored_on(plan.jobs[row.baseline], split))
             plan.rows.append(replace(row, job=scored, baseline=baseline, split=split, published_as=""))
     return plan
+
+
+def _ground(spec: DetectorSpec) -> list[Any]:
+    return [getattr(spec, name) for name in GROUND]
 
 
 def _losses(study: StudySpec, names: Sequence[str], path: str) -> dict[str, dict[str, Any]]:
@@ -270,5 +300,5 @@ def _add_labels(segmenters: _Segmenters, name: str, data: DataIdentity) -> str:
 
 
 def _content_hash(path: Path) -> str:
-    with input_error_on_os_error(f"teacher {path} cannot be read"):
+    with input_error_on_os_error(f"weights {path} cannot be read"):
         return content_hash(path)

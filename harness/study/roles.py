@@ -9,9 +9,11 @@ from detectors.detector import DetectorSpec
 from detectors.presets import SEGMENTERS, preset
 from detectors.segmenter import SegmenterSpec
 from detectors.spec import Spec
+from distill.maps import TeacherMaps
 from harness.errors import unknown
 from harness.home import HomePath, expanded
 from harness.study.changes import changed
+from harness.study.maps_folder import maps_spec
 from harness.study.schedule import AugmentSpec, ImageAugmentSpec, ScheduleSpec
 from harness.study.search_spec import Seed
 
@@ -33,6 +35,15 @@ class InitSpec(Spec):
     image_backbone: str | None = None
     """An image teacher of the study with a preset: the image backbone begins as its backbone, as those of the papers
     begin with weights of ImageNet or nuImages."""
+    image_weights: HomePath | None = None
+    """A file with which the image backbone begins: torchvision's (``resnet50-0676ba61.pth``), or the same tensors as
+    safetensors. Its content is part of what a training is; its place is not."""
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.image_backbone is not None and self.image_weights is not None:
+            raise ValueError("image_backbone and image_weights exclude each other; leave one of them out")
+        return self
 
 
 class _Model(Spec):
@@ -68,7 +79,7 @@ class _Model(Spec):
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Self:
-        if getattr(self, "oracle", False):
+        if getattr(self, "maps", None) is not None or getattr(self, "oracle", False):
             return self
         if (self.preset is None) == (self.detector is None):
             given = "both are" if self.preset else "neither is"
@@ -83,7 +94,7 @@ class _Model(Spec):
 
 
 class TeacherSpec(_Model):
-    """A detector to learn from: trained here, given as a checkpoint, or a control."""
+    """A detector to learn from: trained here, given as a checkpoint or as its maps, or a control."""
 
     seed: Seed | Literal["paired"] = 0
     """Seed of one teacher for all students, or "paired": each student learns from the teacher of its own seed."""
@@ -110,10 +121,30 @@ class TeacherSpec(_Model):
         """Whether a gain from it is not that of a trained detector's knowledge."""
         return not self.trained or self.mirrored or self.oracle
 
+    maps: HomePath | None = None
+    """A folder with the maps and boxes of a detector outside of this project, one safetensors file a training sample,
+    instead of a detector. docs/teachers.md describes the files."""
+    resample: bool = False
+    """Whether the maps of a teacher with another grid or BEV frame are brought to the student's, by bilinear sampling.
+    Without it, such a teacher is refused."""
+
+    @model_validator(mode="after")
+    def _maps_have_no_detector(self) -> Self:
+        if self.maps is not None and (unused := self.model_fields_set - {"maps", "resample"}):
+            raise ValueError(f"maps stand for a detector that is not here, so that {min(unused)} has no effect")
+        return self
+
+    @property
+    def looks(self) -> TeacherMaps:
+        """What its maps are like; InputError where they are a folder that cannot be read."""
+        return self.detector_spec if self.maps is None else maps_spec(self.maps)
+
     @property
     def sensors(self) -> frozenset[str]:
         """What it sees."""
-        return frozenset({"annotations"}) if self.oracle else self.detector_spec.inputs.sensors
+        if self.oracle:
+            return frozenset({"annotations"})
+        return self.detector_spec.inputs.sensors if self.maps is None else frozenset(maps_spec(self.maps).sensors)
 
     @model_validator(mode="after")
     def _weights_have_no_seed(self) -> Self:

@@ -293,7 +293,10 @@ class StudySpec(Spec):
     @model_validator(mode="after")
     def _grids_cover_what_is_scored(self) -> Self:
         models: dict[str, TeacherSpec | StudentSpec] = {
-            f"teachers.{name}": each for name, each in self.teachers.items() if not each.oracle
+            f"teachers.{name}": each
+            for name, each in self.teachers.items()
+            # Neither maps nor annotations are scored.
+            if each.maps is None and not each.oracle
         }
         models |= {f"students.{name}": each for name, each in self.students.items()}
         scored = scored_range(self.data.detection_config)
@@ -312,6 +315,8 @@ class StudySpec(Spec):
     def _backbones_begin_as_their_like(self) -> Self:
         for kind, models in (("teachers", self.teachers), ("students", self.students)):
             for name, model in models.items():
+                if model.init.image_weights is not None and model.detector_spec.camera is None:
+                    raise MistakeAt((kind, name, "init", "image_weights"), "this detector has no camera")
                 if (wanted := model.init.image_backbone) is None:
                     continue
                 at = (kind, name, "init", "image_backbone")

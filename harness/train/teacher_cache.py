@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from detectors.batch import Batch
-from detectors.detector import Detector
+from detectors.detector import Detector, DetectorSpec
 from detectors.outputs import DetectorOutput
 from distill.loss import Reading
-from distill.objective import FrozenTeacher
+from distill.objective import GROUND, FrozenTeacher
 from distill.reading import pack, unpack
 from harness.data.loader import SampleSet, variant
 from harness.diagnose.machine import Machine
@@ -84,6 +84,7 @@ class CachedTeacher(FrozenTeacher):
         samples: What students are trained on, with what the teacher itself wants of them.
         variants: Of each sample.
         machine: Where the teacher looks.
+        resampled_for: As of `FrozenTeacher`; the records are of maps that were brought there.
     """
 
     def __init__(
@@ -94,11 +95,14 @@ class CachedTeacher(FrozenTeacher):
         samples: SampleSet,
         variants: int,
         machine: Machine,
+        resampled_for: DetectorSpec | None = None,
     ) -> None:
-        super().__init__(detector)
+        super().__init__(detector, resampled_for)
         assert samples.augmentation is not None
         self._samples, self._variants, self._machine = samples, variants, machine
         made_by = {"augment": samples.augmentation.model_dump(mode="json"), "precision": machine.precision}
+        if resampled_for is not None:
+            made_by |= {name: resampled_for.model_dump(mode="json", include={name}) for name in GROUND}
         self._folder = run / FOLDER
         self._stores = {
             reading: SeenStore(self._folder / f"{_hash({**made_by, **asdict(reading)})}.sqlite") for reading in readings
@@ -131,14 +135,14 @@ class CachedTeacher(FrozenTeacher):
         with self._machine.autocast():
             output = super().observe(batch)
         for reading, store in missing.items():
-            store.put(dict(zip(keys, pack(output, reading, batch, self.detector.spec), strict=True)))
+            store.put(dict(zip(keys, pack(output, reading, batch, self.spec), strict=True)))
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> DetectorOutput:
         """The cells that the readings name, rounded to float16, as `distill.reading.unpack` describes it."""
         keys = list(zip(batch.tokens, batch.draws, strict=True))
         records = [(reading, store.get(keys)) for reading, store in self._stores.items()]
-        return unpack(records, self.detector.spec).to(batch.boxes.center.device)
+        return unpack(records, self.spec).to(batch.boxes.center.device)
 
 
 def _hash(content: Mapping[str, object]) -> str:

@@ -65,3 +65,16 @@ def test_inputs_of_two_detectors_are_joined_unless_they_differ():
         lidar.joined(Inputs(lidar_sweeps=1))
     with pytest.raises(ValueError, match="keyframes 1, the other 2"):
         camera.joined(Inputs(image_size=(32, 48), keyframes=2))
+    states = Inputs(radar_sweeps=2, radar_states=True)
+    assert camera.joined(states).radar_states
+    with pytest.raises(ValueError, match="radar_states True, the other False"):
+        states.joined(Inputs(radar_sweeps=2))
+
+
+def test_returns_for_a_loss_come_with_any_sweeps():
+    camera, lidar = Inputs(image_size=(32, 48), lidar_for_loss=True), Inputs(lidar_sweeps=3)
+    assert camera.sensors == {"camera"}
+    assert (camera.lidar_read, lidar.lidar_read, Inputs(image_size=(32, 48)).lidar_read) == (1, 3, 0)
+    joined = camera.joined(lidar)
+    assert (joined.lidar_sweeps, joined.lidar_read, joined.lidar_for_loss) == (3, 3, True)
+    assert lidar.joined(camera) == joined

@@ -150,3 +150,56 @@ def test_impossible_sets_of_sensors_are_refused(grid, parts, message):
 def test_a_batch_without_a_sensor_is_refused_by_name(detector, tiny_batch):
     with pytest.raises(ValueError, match="has no"):
         detector(replace(tiny_batch, views=None, lidar=None, radar=None))
+
+
+SUPERVISED = ENCODERS["camera"].model_copy(update={"depth_weight": 3.0})
+
+
+def test_a_supervised_camera_learns_its_depths_from_the_batchs_returns(tiny_batch, grid):
+    torch.manual_seed(0)
+    detector = DetectorSpec(grid=grid, camera=SUPERVISED, **SHARED).build()
+    now = replace(
+        tiny_batch, lidar=replace(tiny_batch.lidar, values=tiny_batch.lidar.values * torch.tensor([1, 1, 1, 1, 0.0]))
+    )
+    loss = detector.loss(detector(now), now)
+    assert detector.spec.loss_weights == {"heatmap": 1.0, "boxes": 0.25, "lidar_depth": 3.0}
+    assert set(loss.terms) == set(detector.spec.loss_weights)
+    loss.lidar_depth.backward()
+    # The depth logits, and not the context that is lifted.
+    grad = detector.camera.lift.weight.grad
+    assert grad[: SUPERVISED.depth_bins].any()
+    assert not grad[SUPERVISED.depth_bins :].any()
+    assert detector.head.shared[0].weight.grad is None
+
+
+def test_a_supervised_camera_detects_without_returns_and_does_not_learn_without(tiny_batch, grid):
+    torch.manual_seed(0)
+    detector = DetectorSpec(grid=grid, camera=SUPERVISED, **SHARED).build().eval()
+    blind = replace(tiny_batch, lidar=None, radar=None)
+    assert len(detector.decode(detector(blind))) == 2
+    with pytest.raises(ValueError, match="the batch has no lidar"):
+        detector.loss(detector(blind), blind)
+
+
+def test_an_unsupervised_camera_has_no_such_term(tiny_batch, grid):
+    torch.manual_seed(0)
+    detector = DetectorSpec(grid=grid, camera=ENCODERS["camera"], **SHARED).build()
+    assert set(detector.loss(detector(tiny_batch), tiny_batch).terms) == {"heatmap", "boxes"}
+    assert detector.spec.training_inputs == detector.spec.inputs
+
+
+TRUNKS = {
+    "resnet_fpn": {"stem_width": 6, "widths": (6, 8), "depths": (1, 1), "strides": (1, 2), "up_width": 5},
+    "resnet_up": {"widths": (4, 6), "depths": (1, 1), "strides": (2, 2), "channels": 3},
+}
+
+
+@pytest.mark.parametrize("kind", TRUNKS)
+def test_a_trunk_stands_where_a_neck_does(kind, tiny_batch, grid):
+    """Written down as JSON and read again, too."""
+    torch.manual_seed(0)
+    neck = {"kind": kind, **TRUNKS[kind]}
+    spec = DetectorSpec.model_validate({"grid": grid, "lidar": ENCODERS["lidar"], **SHARED, "neck": neck})
+    assert DetectorSpec.model_validate_json(spec.model_dump_json()) == spec
+    output = spec.build()(tiny_batch)
+    assert output.bev_high.shape == (2, spec.high_channels, grid.rows, grid.columns)

@@ -8,6 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from detectors.cost import example_batch
+from detectors.encoders.bev_trunk import ResNetFpnTrunkSpec, ResNetUpTrunkSpec
+from detectors.encoders.depth_net import CameraAwareDepthSpec
+from detectors.encoders.image_neck import SecondFpnSpec
 from detectors.encoders.resnet import ResNetSpec
 from detectors.folding import folded
 from detectors.presets import PRESETS
@@ -44,6 +47,36 @@ def test_a_folded_detector_has_the_same_maps(rng, preset):
     assert_close(quick.head.boxes, output.head.boxes, rtol=1e-3, atol=1e-3)
     after = detector.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+TRUNKS = {
+    "resnet_fpn": ResNetFpnTrunkSpec(stem_width=6, widths=(6, 8), depths=(1, 1), strides=(1, 2), up_width=5),
+    "resnet_up": ResNetUpTrunkSpec(widths=(4, 6), depths=(1, 1), strides=(2, 2), channels=3),
+}
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_a_folded_camera_with_all_its_parts_has_the_same_maps(rng, trunk):
+    tiny = PRESETS["tiny_camera"]
+    image = tiny.camera.image.model_copy(update={"neck": SecondFpnSpec()})
+    parts = {
+        "image_size": (64, 96),
+        "image": image,
+        "keyframes": 2,
+        "keyframe_join": "concatenation",
+        "history_gradient": False,
+        "depth_net": CameraAwareDepthSpec(width=16, dilations=(2,)),
+        "aggregation": True,
+    }
+    spec = tiny.model_copy(update={"camera": tiny.camera.model_copy(update=parts), "neck": TRUNKS[trunk]})
+    torch.manual_seed(0)
+    detector, batch = _lived_in(spec.build(), rng), example_batch(spec, 1)
+    quick = folded(detector)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in quick.modules())
+    with torch.no_grad():
+        output, folded_output = detector(batch), quick(batch)
+    assert_close(folded_output.bev_low, output.bev_low, rtol=1e-3, atol=1e-3 * output.bev_low.abs().max().item())
+    assert_close(folded_output.bev_high, output.bev_high, rtol=1e-3, atol=1e-3 * output.bev_high.abs().max().item())
 
 
 def test_a_norm_that_pads_with_what_it_adds_is_not_folded(rng):

@@ -14,7 +14,7 @@ from detectors.presets import PRESETS
 from distill.feature import FeatureSpec
 from distill.loss import Reading
 from distill.objective import LOSSES
-from distill.reading import pack, readings_of, unpack
+from distill.reading import cells_read, pack, readings_of, unpack
 from distill.relation import RelationSpec
 from distill.response import ResponseSpec
 
@@ -119,6 +119,17 @@ def test_a_sample_without_boxes_keeps_nothing(batch):
         records = pack(_output(len(batch), seed=1), reading, empty, SPEC)
         assert records == [b""] * len(batch)
         assert not unpack([(reading, records)], SPEC).bev_low.any()
+
+
+def test_predicted_overlaps_are_packed_with_the_head(batch):
+    head = SPEC.head.model_copy(update={"branches": "separate", "average": "task", "iou": True})
+    spec, output = SPEC.model_copy(update={"head": head}), _output(len(batch), seed=1)
+    output = replace(output, head=replace(output.head, iou=_draw(len(batch), len(TASK_GROUPS))))
+    reading = Reading("head", "gaussian", 0.1)
+    unpacked = unpack([(reading, pack(output, reading, batch, spec))], spec).head
+    read = cells_read(reading, batch, spec)[:, None].expand_as(output.head.iou)
+    assert torch.equal(unpacked.iou[read], output.head.iou[read].half().float())
+    assert not unpacked.iou[~read].any()
 
 
 def test_losses_that_read_whole_maps_say_so():

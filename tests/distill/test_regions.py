@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from distill.regions import boxes_inside, center_gaussians, mean_over_boxes, sample_keypoints
+from detectors.lidar_presets import LIDAR_PRESETS
+from distill.regions import boxes_inside, center_gaussians, level_channels, mean_over_boxes, sample_keypoints
 
 
 @pytest.fixture
@@ -132,3 +133,10 @@ def test_mask_without_boxes_is_zero(scene):
     assert not center_gaussians(
         scene.batch.boxes, torch.zeros(2, 4, dtype=torch.bool), scene.grid, min_overlap=0.1
     ).any()
+
+
+def test_a_low_level_map_that_is_finer_than_the_grid_is_refused():
+    pillars = LIDAR_PRESETS["centerpoint_pillar02"]
+    with pytest.raises(ValueError, match="4 x 4 cells in one of the grid; set level: high"):
+        level_channels(pillars, "low")
+    assert level_channels(pillars, "high") == 384

@@ -1,5 +1,7 @@
 """Response distillation compares the best score and every box map, cell by cell, near the objects."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -88,3 +90,17 @@ def test_value_and_gradient_equal_a_loop_over_boxes_and_cells(scene, rng, parts)
     assert_close(loss, expected, atol=1e-6, rtol=1e-6)
     for ours, theirs in zip(torch.autograd.grad(loss, maps), torch.autograd.grad(expected, maps), strict=True):
         assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+
+
+def test_predicted_overlaps_belong_to_the_box_maps(response_loss, head):
+    # A code of two and the overlap: three channels, which differ by 1, 0 and 0.3 in the first cell alone.
+    student = head(((0.0, 0.0), (0.0, 0.0)), ((1.0, 0.0), (0.0, 0.0)))
+    teacher = head(((0.0, 0.0), (0.0, 0.0)))
+    student, teacher = (
+        replace(each, iou=torch.tensor([first, 0.5]).reshape(1, 1, 1, 2))
+        for each, first in ((student, 0.7), (teacher, 0.4))
+    )
+    assert_close(response_loss(student, teacher, BOTH, parts="split"), torch.tensor(1.3 / 3 / 1.5))
+    # What only one of them predicts is not compared.
+    without = replace(teacher, iou=None)
+    assert_close(response_loss(student, without, BOTH, parts="split"), torch.tensor(1.0 / 2 / 1.5))

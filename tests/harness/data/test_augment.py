@@ -244,3 +244,17 @@ def test_projection_commutes_with_augmentation_in_both_worlds(root, request):
 def _at(image, pixels):
     column, row = pixels.long().unbind(dim=1)
     return image[:, row, column].float().mean(dim=0)
+
+
+def test_views_remember_how_they_were_changed(sample):
+    """Undone, what an augmented view says of its camera is what it said before."""
+    spec = AugmentSpec(rotation_degrees=20.0, scale=(0.9, 1.1), flip_probability=0.5)
+    changed = augment(sample, spec, SIZE, torch.Generator().manual_seed(3)).views
+    assert not torch.equal(changed.from_file, sample.views.from_file)
+    assert not torch.equal(changed.moved, sample.views.moved)
+    intrinsics = torch.linalg.inv(changed.from_file) @ changed.intrinsics
+    mount = torch.linalg.inv(changed.moved) @ changed.ego_from_camera
+    assert_close(intrinsics, sample.views.intrinsics, rtol=1e-4, atol=1e-3)
+    assert_close(mount, sample.views.ego_from_camera, rtol=1e-4, atol=1e-4)
+    # One BEV frame, whatever the camera.
+    assert torch.equal(changed.moved[0], changed.moved[1])

@@ -9,11 +9,15 @@ import torch
 from nuscenes.utils.data_classes import LidarPointCloud, RadarPointCloud
 from nuscenes.utils.geometry_utils import transform_matrix
 from pyquaternion import Quaternion
+from torch.testing import assert_close
 
-from detectors.batch import Inputs, Points
+from detectors.batch import RADAR_STATES, CameraViews, Inputs, Points
+from detectors.encoders.depth_net import calibration_numbers
+from detectors.encoders.depth_supervision import depth_targets
 from detectors.encoders.voxels import voxelise
 from detectors.geometry.boxes import ATTRIBUTES, CLASSES
 from detectors.geometry.grid import BevGrid
+from detectors.geometry.lift import LiftGeometry
 from harness.data.nuscenes import annotations, global_from_bev, read
 from harness.data.root import CAMERAS, RADARS, NuScenesRoot
 from harness.errors import InputError
@@ -215,6 +219,19 @@ def test_radar_sweeps_lie_where_the_devkit_puts_them(smoke_root):
     assert along.median() > 0.9
 
 
+def test_states_come_with_all_returns_and_without_them_the_valid_ones_alone(real_root, real_sample):
+    asked = Inputs(radar_sweeps=1, radar_states=True)
+    radar = read(real_root, real_sample.token, asked).radar
+    assert radar.shape == (5 * 125, 7 + len(RADAR_STATES))
+    dyn_prop, ambig_state, invalid_state, _ = radar[:, 7:].unbind(dim=1)
+    valid = (invalid_state == 0) & (dyn_prop <= 6) & (ambig_state == 3)
+    assert 0 < valid.sum() < len(radar)
+    assert torch.equal(radar[valid, :7], real_sample.radar)
+    for column, count in enumerate(RADAR_STATES.values(), start=7):
+        assert radar[:, column].min() >= 0
+        assert radar[:, column].max() < count
+
+
 def test_earlier_keyframes_are_seen_from_where_they_were_taken(smoke_root):
     first, _, last = smoke_root.tokens("synthetic_val")
     sample = read(smoke_root, last, Inputs(image_size=(32, 48), keyframes=3))
@@ -258,3 +275,60 @@ def test_an_image_of_another_size_than_its_calibration_is_refused(smoke_root, sm
     cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (176, 99)))
     with pytest.raises(InputError, match=f"{path.name} has 176 x 99 pixels, but 352 x 198"):
         read(copy, token, Inputs(image_size=(32, 48)))
+
+
+def test_what_is_known_of_a_real_camera_is_in_the_tables(real_root):
+    """BEVDepth's numbers: the lens of the file, how it was shrunk and cropped, and where the camera is mounted."""
+    (token,) = real_root.tokens("mini_train")
+    views = read(real_root, token, Inputs(image_size=(256, 704))).views
+    batch = CameraViews(*(value[None] for value in vars(views).values()))
+    numbers = calibration_numbers(batch)[0]
+    for view, channel in enumerate(CAMERAS):
+        record = real_root.sweeps(token, channel, 1)[0]
+        sensor = real_root.index.get("calibrated_sensor", record["calibrated_sensor_token"])
+        lens = torch.tensor(sensor["camera_intrinsic"])
+        assert_close(
+            numbers[view, :4], torch.stack([lens[0, 0], lens[1, 1], lens[0, 2], lens[1, 2]]), rtol=1e-4, atol=0.01
+        )
+        # 900 x 1600 pixels to 396 x 704, of which the upper 140 rows are cut off.
+        assert_close(numbers[view, 4:10], torch.tensor([0.44, 0.0, 0.0, 0.0, 0.44, -140.0]), rtol=1e-6, atol=1e-4)
+        assert numbers[view, 10:15].tolist() == [1, 0, 0, 1, 1]
+        turn = torch.tensor(Quaternion(sensor["rotation"]).rotation_matrix, dtype=torch.float32)
+        mount = torch.cat([turn, torch.tensor(sensor["translation"])[:, None]], dim=1)
+        # The car drives between the camera's time and the LiDAR's.
+        assert_close(numbers[view, 15:].reshape(3, 4)[:, :3], turn, atol=0.01, rtol=0)
+        assert_close(numbers[view, 15:].reshape(3, 4), mount, atol=1.0, rtol=0)
+
+
+def test_returns_for_a_loss_are_those_of_the_keyframe(smoke_root):
+    token = smoke_root.tokens("synthetic_val")[-1]
+    inputs = Inputs(image_size=(80, 224), lidar_for_loss=True)
+    sample = read(smoke_root, token, inputs)
+    assert torch.equal(sample.lidar, read(smoke_root, token, Inputs(lidar_sweeps=1)).lidar)
+    assert not sample.lidar[:, 4].any()
+    asked = {row["filename"] for row in smoke_root.files(token, inputs)}
+    images = {row["filename"] for row in smoke_root.files(token, Inputs(image_size=(80, 224)))}
+    assert asked - images == {smoke_root.sweeps(token, "LIDAR_TOP", 1)[0]["filename"]}
+
+
+def test_depths_of_the_real_frame_are_those_of_its_returns(real_root):
+    """In the patches of a real image, the nearest return by the slow way: one point after the other."""
+    (token,) = real_root.tokens("mini_train")
+    sample = read(real_root, token, Inputs(image_size=(256, 704), lidar_sweeps=1))
+    grid = BevGrid(x_range=(-51.2, 51.2), y_range=(-51.2, 51.2), z_range=(-5.0, 3.0), cell=0.8)
+    geometry = LiftGeometry(grid=grid, feature_size=(16, 44), stride=16, depth_range=(2.0, 58.0), depth_bins=112)
+    bins = depth_targets(sample.lidar[:, :3], sample.views, geometry)
+    for camera in (0, 3):
+        column, row, depth = _pixels(sample.views, sample.lidar, camera)
+        nearest = {}
+        for c, r, z in zip(column.tolist(), row.tolist(), depth.tolist(), strict=True):
+            if z > 0 and 0 <= c < 704 and 0 <= r < 256:
+                patch = int(r // 16), int(c // 16)
+                nearest[patch] = min(nearest.get(patch, np.inf), z)
+        wanted = torch.full((16, 44), -1)
+        for patch, z in nearest.items():
+            if 2 <= z < 58:
+                wanted[patch] = int((z - 2) / 0.5)
+        assert (wanted >= 0).sum() > 100
+        # A place may be a rounding away from the border of a patch or of a bin.
+        assert (wanted != bins[camera]).sum() <= 2
