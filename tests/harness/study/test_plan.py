@@ -190,8 +190,9 @@ def test_epochs_are_steps_of_the_training_split(study):
     assert _plan(in_epochs, samples=11).jobs.keys() == _plan(in_steps, samples=11).jobs.keys()
 
 
-def test_warm_up_of_the_losses_changes_the_distilled_students_alone(study):
-    plain, ramped = _plan(study()), _plan(study("schedule.distillation_warmup=0.2"))
+@pytest.mark.parametrize("ramp", ["warmup", "cooldown"])
+def test_a_ramp_of_the_losses_changes_the_distilled_students_alone(study, ramp):
+    plain, ramped = _plan(study()), _plan(study(f"schedule.distillation_{ramp}=0.2"))
     changed = {row.role for row in ramped.rows if row.job not in plain.jobs}
     assert changed == {"student"}
 
