@@ -11,9 +11,10 @@ from torch import Tensor
 from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.outputs import DetectorOutput
+from distill.gap import Norm, gap
 from distill.loss import DetectorLossSpec
 from distill.maps import TeacherMaps
-from distill.regions import Level, Norm, gap, level_channels, level_map
+from distill.regions import Level, level_channels, level_map
 
 
 class ActivationSpec(DetectorLossSpec):

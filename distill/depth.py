@@ -22,6 +22,9 @@ class DepthSpec(DetectorLossSpec):
     into; of several returns the nearest counts. BEVDepth has a binary cross entropy of each bin.
     """
 
+    reaches_bev = False
+    asks_features = False
+
     def build(self, student: DetectorSpec, teacher: TeacherMaps) -> "DepthTerm":
         """The term between one student and one teacher, of which it takes no more than that its LiDAR is there."""
         if student.camera is None:

@@ -1,13 +1,13 @@
 """Feature distillation: copy the teacher's BEV features, at nine points of every object or in a region."""
 
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn as nn
 from einops import reduce
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from detectors.batch import Batch
@@ -15,16 +15,15 @@ from detectors.detector import DetectorSpec
 from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput
 from distill.adapters import AdapterKind, build_adapter
+from distill.gap import Distance, Normaliser, feature_gap
 from distill.keypoints import KeypointTerm
 from distill.loss import DetectorLossSpec, MapName, Reading
 from distill.maps import TeacherMaps
 from distill.regions import (
     Level,
-    Norm,
     PointOrder,
     Region,
     center_gaussians,
-    gap,
     level_channels,
     level_map,
     mean_over_boxes,
@@ -37,19 +36,23 @@ def feature_loss(
     student: Float[Tensor, "b k p c"],
     teacher: Float[Tensor, "b k p c"],
     is_object: Bool[Tensor, "b k"],
-    norm: Norm = "l1",
+    norm: Distance = "l1",
+    normalise: Normaliser = "none",
 ) -> Float[Tensor, ""]:
     """Difference of the two models' features, averaged over channels, keypoints and objects.
 
-    UniDistill's L_fea. Features are compared as they are, not normalised.
+    UniDistill's L_fea, which compares features as they are, not normalised.
 
     Args:
         student: BEV features sampled at the p keypoints of each of the k objects.
         teacher: The same keypoints in the teacher's BEV map.
         is_object: False where nothing is to be compared.
-        norm: Absolute, as the paper's, or squared.
+        norm: Absolute, as the paper's, or another.
+        normalise: What both are divided by, over the keypoints of all objects.
     """
-    return mean_over_boxes(reduce(gap(student, teacher.detach(), norm), "b k p c -> b k", "mean"), is_object)
+    counts = is_object[..., None].expand(student.shape[:-1]).to(student.dtype)
+    gaps = feature_gap(student, teacher, counts, -1, norm, normalise)
+    return mean_over_boxes(reduce(gaps, "b k p c -> b k", "mean"), is_object)
 
 
 class FeatureSpec(DetectorLossSpec):
@@ -57,19 +60,29 @@ class FeatureSpec(DetectorLossSpec):
 
     ``region: map`` with ``norm: l2`` is FitNet's loss (Romero et al., ICLR 2015) on BEV maps, ``gaussian`` with ``l2``
     the dense one of BEVDistill (ICLR 2023) without its auxiliary branch, ``foreground`` with ``l2`` that of CRKD (CVPR
-    2024). Their gaps are averaged over channels, as UniDistill's are, not summed.
+    2024). Their gaps are averaged over channels, as UniDistill's are, not summed. ``region: map`` with ``norm: l2`` and
+    ``normalise: teacher`` is that of FSD-BEV (ECCV 2024), with ``normalise: channels`` PKD (NeurIPS 2022).
     """
 
-    later = frozenset({"region", "norm", "min_overlap"})
+    later = frozenset({"region", "norm", "normalise", "min_overlap"})
 
     level: Level = "low"
     region: Literal["points"] | Region = "points"
-    norm: Norm = "l1"
+    norm: Distance = "l1"
+    normalise: Normaliser = "none"
     adapter: AdapterKind = "none"
     points: PointOrder = "on_box"
     """Applies only to region: points."""
     min_overlap: float = Field(default=0.1, gt=0, lt=1)
     """Applies only to region: gaussian: the width of the Gaussian, as in ``ResponseSpec``."""
+
+    @model_validator(mode="after")
+    def _normalises_what_matters(self) -> Self:
+        if self.norm == "cosine" and self.normalise == "teacher":
+            raise ValueError(
+                "norm: cosine compares directions, so normalise: teacher has no effect; allowed: none, channels"
+            )
+        return self
 
     @property
     def reads(self) -> frozenset[Reading] | None:
@@ -89,7 +102,7 @@ class FeatureSpec(DetectorLossSpec):
         """The term between one student and one teacher."""
         adapter = build_adapter(self.adapter, level_channels(student, self.level), level_channels(teacher, self.level))
         if self.region == "points":
-            loss = partial(feature_loss, norm=self.norm)
+            loss = partial(feature_loss, norm=self.norm, normalise=self.normalise)
             return KeypointTerm(loss, student.grid, self.level, adapter, self.points)
         return RegionTerm(self, student.grid, adapter)
 
@@ -105,14 +118,17 @@ class RegionTerm(nn.Module):
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
         """Mean gap over the cells of the region."""
-        wanted = level_map(teacher, self.spec.level).detach()
-        gaps = gap(self.adapter(level_map(student, self.spec.level)), wanted, self.spec.norm).mean(dim=1)
-        match self.spec.region:
+        spec = self.spec
+        wanted = level_map(teacher, spec.level).detach()
+        match spec.region:
             case "gaussian":
-                region = center_gaussians(batch.boxes, batch.is_box, self.grid, self.spec.min_overlap)
+                region = center_gaussians(batch.boxes, batch.is_box, self.grid, spec.min_overlap)
             case "foreground":
                 # Where the teacher has nothing at all, as between a LiDAR's returns, it has nothing to say.
                 region = scaled_foreground(batch.boxes, batch.is_box, self.grid) * wanted.any(dim=1)
+            case "active":
+                region = wanted.any(dim=1).to(wanted.dtype)
             case _:
-                region = torch.ones_like(gaps)
-        return mean_over_region(gaps, region)
+                region = torch.ones_like(wanted[:, 0])
+        gaps = feature_gap(self.adapter(level_map(student, spec.level)), wanted, region, 1, spec.norm, spec.normalise)
+        return mean_over_region(gaps.mean(dim=1), region)

@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch.nn as nn
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from detectors.detector import DetectorSpec
 from detectors.spec import Spec
@@ -27,6 +27,14 @@ class Reading:
     """Of the Gaussian."""
 
 
+class PullSpec(Spec):
+    """A weight that sets itself in the first steps of a training (`distill.balance`), and then stays."""
+
+    pull: float = Field(gt=0, allow_inf_nan=False)
+    """The wanted norm of the loss's gradient on the student's low-level BEV map, as a share of that of the detection
+    loss there: 0.3 is a pull of 30 %."""
+
+
 class LossSpec(Spec, ABC):
     """What the fields of both kinds of loss have in common; a loss derives from one of the kinds below.
 
@@ -34,7 +42,19 @@ class LossSpec(Spec, ABC):
     and teacher and their batch, takes the teacher's maps as constants and returns a scalar, unweighted.
     """
 
-    weight: float = Field(ge=0, allow_inf_nan=False)
+    reaches_bev: ClassVar[bool] = True
+    """Whether its gradient reaches the student's low-level BEV map."""
+
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | PullSpec
+
+    @model_validator(mode="after")
+    def _pulls_at_something(self) -> Self:
+        if isinstance(self.weight, PullSpec) and not self.reaches_bev:
+            raise ValueError(
+                f"{type(self).__name__} ends before the student's low-level BEV map, so weight {{pull: "
+                f"{self.weight.pull:g}}} cannot be measured there; allowed: a number of 0 or more"
+            )
+        return self
 
     @property
     def keeps_annotations(self) -> bool:
@@ -49,6 +69,9 @@ class LossSpec(Spec, ABC):
 class DetectorLossSpec(LossSpec):
     """A loss that asks a detector, whose outputs on the batch the term is given."""
 
+    asks_features: ClassVar[bool] = True
+    """Whether it reads the teacher's BEV features, which an oracle has none of."""
+
     @property
     def reads(self) -> frozenset[Reading] | None:
         """The cells of the teacher's maps that it reads, if these are few; None if it reads whole maps."""
@@ -61,6 +84,8 @@ class DetectorLossSpec(LossSpec):
 
 class ImageLossSpec(LossSpec):
     """A loss that asks an image teacher, whose labels come with the batch; the term is given None for its outputs."""
+
+    reaches_bev = False
 
     @property
     def least_score(self) -> float:

@@ -20,12 +20,13 @@ from detectors.names import named
 from detectors.outputs import DetectorOutput, HeadOutput
 from distill.activation import ActivationSpec
 from distill.adversarial import AdversarialSpec
+from distill.balance import Balance
 from distill.channelwise import ChannelwiseSpec
 from distill.contrastive import ContrastiveSpec
 from distill.depth import DepthSpec
 from distill.feature import FeatureSpec
 from distill.instance import InstanceSpec
-from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, build_term
+from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, PullSpec, build_term
 from distill.maps import TeacherMaps
 from distill.output import OutputSpec
 from distill.relation import RelationSpec
@@ -88,7 +89,9 @@ class ObjectiveOutput:
     """The student's low-level map, with gradient; None of what has no BEV map."""
 
     @classmethod
-    def of(cls, terms: Mapping[str, Tensor], weights: Mapping[str, float], bev_low: Tensor | None = None) -> Self:
+    def of(
+        cls, terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor], bev_low: Tensor | None = None
+    ) -> Self:
         """Of terms with their weights; raises FloatingPointError where a term is NaN or infinite."""
         raw = {name: value.detach() for name, value in terms.items()}
         _require_finite(raw)
@@ -135,24 +138,42 @@ class Objective(nn.Module):
         self.student = student
         self.terms = nn.ModuleDict()
         annotated = all(spec.keeps_annotations for spec in losses.values())
+        self.reference = dict(student.spec.loss_weights)
+        """Weights of the detection loss, whether or not the student learns from annotations."""
         # Depths are not annotated; their loss stays where a teacher's boxes stand in for annotations.
-        self.weights = {
-            name: weight * (annotated or name == "lidar_depth") for name, weight in student.spec.loss_weights.items()
-        }
+        self.weights = {name: weight * (annotated or name == "lidar_depth") for name, weight in self.reference.items()}
+        pulls: dict[str, float] = {}
         for name, spec in losses.items():
             self.terms[name] = build_term(spec, student.spec, None if self.teacher is None else self.teacher.spec)
-            self.weights[name] = spec.weight
+            if isinstance(spec.weight, PullSpec):
+                pulls[name] = spec.weight.pull
+            else:
+                self.weights[name] = spec.weight
+        # No part of the state of an objective whose weights are all numbers.
+        self.balance = Balance(pulls) if pulls else None
 
-    def forward(self, batch: Batch, ramp: float = 1.0, seen: DetectorOutput | None = None) -> ObjectiveOutput:
+    def forward(
+        self, batch: Batch, ramp: float = 1.0, seen: DetectorOutput | None = None, measure: bool = False
+    ) -> ObjectiveOutput:
         """The weighted sum of every term on one batch, the distillation terms' weights times ``ramp``.
 
-        ``seen`` is what the teacher makes of the batch, where somebody has asked it already.
+        Args:
+            batch: The batch.
+            ramp: Factor of the weights of the distillation terms.
+            seen: What the teacher makes of the batch, where somebody has asked it already.
+            measure: Whether weights that set themselves take this batch into account.
         """
         student = self.student(batch)
-        terms = self.student.loss(student, batch).terms
+        detection = self.student.loss(student, batch).terms
         teacher = seen if seen is not None else self.teacher and self.teacher.observe(batch)
-        terms |= {name: term(student, teacher, batch) for name, term in self.terms.items()}
-        weights = {name: (ramp if name in self.terms else 1.0) * self.weights[name] for name in terms}
+        terms = detection | {name: term(student, teacher, batch) for name, term in self.terms.items()}
+        given: dict[str, float | Tensor] = dict(self.weights)
+        if self.balance is not None:
+            if measure:
+                weighted = [self.reference[name] * value for name, value in detection.items()]
+                self.balance.measure(torch.stack(weighted).sum(), terms, student.bev_low)
+            given |= self.balance.weights()
+        weights = {name: (ramp if name in self.terms else 1.0) * given[name] for name in terms}
         return ObjectiveOutput.of(terms, weights, student.bev_low)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Objective":

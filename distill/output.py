@@ -31,6 +31,8 @@ class OutputSpec(DetectorLossSpec):
     N is the number of such boxes, as in the detection loss, and it does not.
     """
 
+    asks_features = False
+
     score_threshold: float = Field(default=0.6, ge=0, lt=1)
     """The paper's value, as it is recalled; a teacher that is less sure of itself needs a lower one."""
     confidence: Confidence = "boxes"

@@ -18,11 +18,9 @@ from distill.maps import TeacherMaps
 Level = Literal["low", "high"]
 """The BEV map: the input of the BEV neck (low) or its output (high)."""
 
-Norm = Literal["l1", "l2"]
-"""Absolute or squared difference."""
-
-Region = Literal["map", "gaussian", "foreground"]
-"""Cells that are compared: all alike, those around a centre by a Gaussian, or those of enlarged boxes."""
+Region = Literal["map", "active", "gaussian", "foreground"]
+"""Cells that are compared: all alike, those where the teacher's map is not zero, those around a centre by a Gaussian,
+or those of enlarged boxes."""
 
 PointOrder = Literal["on_box", "swapped"]
 """Where a box's nine points are read: on the box, or, as UniDistill's released code does, with the map's row and column
@@ -113,15 +111,9 @@ def _steps(values: Float[Tensor, "*s"], first: float, second: float) -> Float[Te
     return 0.25 * (values >= first) + 0.25 * (values >= second)
 
 
-def gap(student: Tensor, teacher: Tensor, norm: Norm) -> Tensor:
-    """Element by element."""
-    difference = student - teacher
-    return difference.abs() if norm == "l1" else difference**2
-
-
 def mean_over_region(values: Float[Tensor, "b y x"], region: Float[Tensor, "b y x"]) -> Float[Tensor, ""]:
     """Mean over cells weighted by a region; 0 of an empty one."""
-    # The Gaussian of every object inside the grid peaks at 1, so only an empty region sums to less.
+    # Of every region some cell has weight 1, so only an empty one sums to less.
     return (region * values).sum() / region.sum().clamp(min=1)
 
 

@@ -72,6 +72,7 @@ class ResponseSpec(DetectorLossSpec):
     """UniDistill's response loss. Heads are compared cell by cell, so it has neither level nor adapter."""
 
     later = frozenset({"scores", "region"})
+    asks_features = False
 
     teacher_temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """1 compares scores as they are (the paper's formula); the released code has 2."""

@@ -9,6 +9,7 @@ import torch
 
 from detectors.batch import Instances
 from detectors.cost import example_batch
+from distill.control_teachers import Oracle
 from distill.loss import DetectorLossSpec
 from distill.objective import Objective, loss_spec
 from harness.study.load import load_study
@@ -71,7 +72,9 @@ def test_every_arm_of_every_study_does_two_steps():
         batch = batches[sees]
         chosen = {loss: loss_spec(loss, fields) for loss, fields in json.loads(losses).items()}
         asks = any(isinstance(loss, DetectorLossSpec) for loss in chosen.values())
-        objective = Objective(student_spec.build(), teacher_spec.build() if asks else None, chosen)
+        # Without a teacher, a loss that asks one asks an oracle.
+        teacher = (Oracle(student_spec) if teacher_spec is None else teacher_spec.build()) if asks else None
+        objective = Objective(student_spec.build(), teacher, chosen)
         before = objective.student.head.heatmap.weight.clone()
         optimizer = torch.optim.SGD(objective.parameters(), lr=1e-4)
         for _ in range(2):

@@ -76,8 +76,7 @@ def center_targets(boxes: Boxes, is_box: Bool[Tensor, "b k"], spec: CenterHeadSp
 
     heatmap = None
     if spec.targets != "nearest":
-        extent = torch.where(is_target[..., None], boxes.size[..., :2] / grid.cell, 1.0)
-        radius = gaussian_radius(extent, spec.min_overlap).floor().clamp(min=spec.min_radius_cells)
+        radius = _radius(boxes, is_target, spec, grid)
         heatmap = draw_centers(row, column, radius, boxes.label, is_target, cells)
     if spec.targets == "gaussian":
         box = torch.arange(row.shape[1], device=row.device).expand_as(row)
@@ -92,6 +91,22 @@ def center_targets(boxes: Boxes, is_box: Bool[Tensor, "b k"], spec: CenterHeadSp
     return CenterTargets(heatmap, code, task, row, column, is_target, box)
 
 
+def center_bumps(
+    boxes: Boxes, is_box: Bool[Tensor, "b k"], spec: CenterHeadSpec, grid: BevGrid
+) -> Float[Tensor, "b k y x"]:
+    """The Gaussian around each centre by itself; zero for padding and for a box with its centre outside of the grid."""
+    column, row = grid.cells_from_metres(boxes.center[..., :2]).floor().long().unbind(dim=-1)
+    is_target = is_box & grid.contains(boxes.center[..., :2])
+    radius = _radius(boxes, is_target, spec, grid)
+    return _bumps(row * is_target, column * is_target, radius, is_target, (grid.rows, grid.columns))
+
+
+def _radius(boxes: Boxes, is_target: Bool[Tensor, "b k"], spec: CenterHeadSpec, grid: BevGrid) -> Float[Tensor, "b k"]:
+    """Radius of each Gaussian in cells."""
+    extent = torch.where(is_target[..., None], boxes.size[..., :2] / grid.cell, 1.0)
+    return gaussian_radius(extent, spec.min_overlap).floor().clamp(min=spec.min_radius_cells)
+
+
 def draw_centers(
     row: Int[Tensor, "b k"],
     column: Int[Tensor, "b k"],
@@ -101,13 +116,7 @@ def draw_centers(
     cells: tuple[int, int],
 ) -> Float[Tensor, "b classes y x"]:
     """Class heatmaps of so many rows and columns: 1 in each target's cell, a Gaussian within its radius in cells."""
-    # A separable Gaussian whose window of 2 radius + 1 cells spans six standard deviations.
-    deviation = (2 * radius + 1) / 6
-    down = _bump(torch.arange(cells[0], device=row.device), row, radius, deviation)
-    across = _bump(torch.arange(cells[1], device=row.device), column, radius, deviation)
-    bumps = rearrange(down * is_target[..., None], "b k y -> b k y 1") * rearrange(across, "b k x -> b k 1 x")
-
-    flat = rearrange(bumps, "b k y x -> b k (y x)")
+    flat = rearrange(_bumps(row, column, radius, is_target, cells), "b k y x -> b k (y x)")
     channel = repeat(label, "b k -> b k cells", cells=flat.shape[-1])
     empty = flat.new_zeros(len(flat), len(CLASSES), flat.shape[-1])
     return rearrange(empty.scatter_reduce(1, channel, flat, "amax"), "b classes (y x) -> b classes y x", y=cells[0])
@@ -145,6 +154,20 @@ def gaussian_radius(extent: Float[Tensor, "*b 2"], min_overlap: float) -> Float[
     shrunk = (total - (total**2 - 4 * area * (1 - o)).sqrt()) / 4
     grown = ((total**2 + 4 * area * (1 - o) / o).sqrt() - total) / 4
     return torch.minimum(torch.minimum(shifted, shrunk), grown)
+
+
+def _bumps(
+    row: Int[Tensor, "b k"],
+    column: Int[Tensor, "b k"],
+    radius: Float[Tensor, "b k"],
+    is_target: Bool[Tensor, "b k"],
+    cells: tuple[int, int],
+) -> Float[Tensor, "b k y x"]:
+    """A separable Gaussian for each target, whose window of 2 radius + 1 cells spans six standard deviations."""
+    deviation = (2 * radius + 1) / 6
+    down = _bump(torch.arange(cells[0], device=row.device), row, radius, deviation)
+    across = _bump(torch.arange(cells[1], device=row.device), column, radius, deviation)
+    return rearrange(down * is_target[..., None], "b k y -> b k y 1") * rearrange(across, "b k x -> b k 1 x")
 
 
 def _bump(

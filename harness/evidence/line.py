@@ -1,7 +1,7 @@
 """Typed content of tables: outcomes of trainings, and lines of trainings that differ only in the seed."""
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from detectors.geometry.boxes import CLASSES
@@ -81,6 +81,8 @@ class Outcome(_Trained):
     """In points over the baseline of the same student and seed; NaN where the two must not be subtracted."""
     draws: Draws | None
     """Draws of mAP and NDS; None where the row is not compared, or none are known."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weights that have set themselves, by the name of the loss in logs."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class Line(_Trained):
     """How many the intervals are over, 0 where they are over none; NaN of a line without a gain."""
     seeds: int
     jobs: tuple[str, ...]
+    weights: dict[str, Mean] = field(default_factory=dict)
+    """Weights that have set themselves, by the name of the loss in logs."""
 
     @property
     def name(self) -> str:

@@ -50,6 +50,7 @@ def _outcome(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> Outcome:
         unpaired=unpaired,
         warning="; ".join(f"loss {name!r}: {text}" for name, text in result.warnings.items()) if result else "",
         machine=_machine(result) if result else "",
+        weights=result.weights if result else {},
         draws=run.draws if compared or row.role == "baseline" else None,
     )
 
@@ -165,6 +166,7 @@ def _line(seeds: Sequence[Outcome], sure: dict[Metric, Gain]) -> Line:
         key=first.key,
         metrics={name: _mean([outcome.metrics[name] for outcome in seeds]) for name in first.metrics},
         gains=gained,
+        weights={name: _mean([outcome.weights.get(name, math.nan) for outcome in seeds]) for name in first.weights},
         scenes=gained["NDS"].scenes,
         seeds=len(seeds),
         parameters=next(iter(_known(outcome.parameters for outcome in seeds)), math.nan),

@@ -12,6 +12,7 @@ import torch
 from detectors.batch import Inputs
 from detectors.detector import Detector
 from detectors.geometry.boxes import Boxes
+from distill.control_teachers import Mirrored, Oracle
 from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
 from distill.objective import FrozenTeacher, Objective, Teacher, fingerprint, loss_spec
 from distill.reading import readings_of
@@ -102,12 +103,13 @@ class DetectorKind(Kind[DetectorJobSpec]):
         root = NuScenesRoot(order.root, order.version)
         began: dict[str, str] = {}
         warnings: dict[str, str] = {}
+        weights: dict[str, float] = {}
         if order.given_weights is not None:
             student = load_model(order.given_weights, spec.detector)
         elif spec.schedule is None:
             student = initial_detector(order, spec)
         else:
-            student, began, warnings = _train(order, spec, root, machine, folder, stop)
+            student, began, warnings, weights = _train(order, spec, root, machine, folder, stop)
         save_model(folder.model, student)
 
         scored = Timer()
@@ -117,13 +119,13 @@ class DetectorKind(Kind[DetectorJobSpec]):
         content = write_submission(folder.predictions, root, predictions, inputs.sensors, inputs.bev_frame)
         metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder)
         diagnose = partial(examine, folder, spec, root, student, machine)
-        return Outcome(metrics, count_parameters(student), scored, warnings, began, diagnose)
+        return Outcome(metrics, count_parameters(student), scored, warnings, began, weights, diagnose)
 
     def lockstep_key(self, spec: DetectorJobSpec) -> str | None:
-        """All but losses, their warm-up and warm start: student, seed, data, schedule, teacher and pseudo labels."""
+        """All but losses, their ramps and warm start: student, seed, data, schedule, teacher and pseudo labels."""
         if spec.schedule is None or (spec.teacher is None and spec.maps is None):
             return None
-        schedule = spec.schedule.model_copy(update={"distillation_warmup": 0.0})
+        schedule = spec.schedule.without_distillation()
         common = {"losses": {}, "warm_start": False, "schedule": schedule}
         # What is read of labels and teacher depends on the losses.
         reads = {"least_score": _least_score(_losses(spec)) if spec.labels else None}
@@ -222,6 +224,8 @@ def _begin(
     inputs = spec.detector.training_inputs
     tokens = root.tokens(spec.data.train_split, spec.data.train_share)
     asked: Teacher | None = None
+    if spec.oracle:
+        asked = Oracle(spec.detector)
     if spec.maps is not None and losses:
         assert order.source is not None, "a folder of maps comes with its place"
         asked = teacher or MapTeacher(order.source, spec.maps.spec, spec.detector, spec.maps.content)
@@ -238,14 +242,15 @@ def _begin(
             except ValueError as error:
                 raise InputError(f"teacher and student cannot share a batch: {error}") from error
             cache = spec.schedule.teacher_cache
-            if cache is not None and readings is not None:
+            # What is kept of a teacher is what losses read of maps that are not mirrored.
+            if cache is not None and readings is not None and not spec.mirrored:
                 # The student's batches have its own sensors alone.
                 run = order.teacher_weights.parent
                 samples = SampleSet(root, tokens, seen, spec.schedule.augment)
                 asked = teacher or CachedTeacher(detector, readings, run, samples, cache.variants, machine, onto)
             else:
                 inputs = joined
-                asked = teacher or FrozenTeacher(detector, onto)
+                asked = teacher or (Mirrored if spec.mirrored else FrozenTeacher)(detector, onto)
     with seeded(spec.seed, "training_only"):
         objective = Objective(student, asked, losses)
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
@@ -279,8 +284,8 @@ def _train(
     machine: Machine,
     folder: RunFolder,
     stop: Callable[[], bool],
-) -> tuple[Detector, dict[str, str], dict[str, str]]:
-    """The trained detector, what it began with, and what is doubtful about its training (`Result`)."""
+) -> tuple[Detector, dict[str, str], dict[str, str], dict[str, float]]:
+    """The trained detector, what it began with, what is doubtful, and weights that set themselves (`Result`)."""
     begun = _begin(order, spec, root, machine, _readings([spec]))
     training = Training(machine, begun.objective, begun.schedule, spec.seed, folder)
     if training.next < begun.schedule.length:
@@ -294,7 +299,7 @@ def _train(
     warnings = _warnings(folder, losses, math.ceil(len(tokens) / begun.schedule.batch_size))
     scored = training.scored()
     assert isinstance(scored, Detector)
-    return scored, began, warnings
+    return scored, began, warnings, training.set_weights()
 
 
 def _warnings(folder: RunFolder, losses: Mapping[str, LossSpec], epoch: int) -> dict[str, str]:

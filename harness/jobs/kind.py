@@ -85,6 +85,7 @@ class Outcome:
     """The time from the end of the training on."""
     warnings: dict[str, str] = field(default_factory=dict)
     began: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
     diagnose: Callable[[], None] = lambda: None
     """The work after the result, such as diagnostics."""
 

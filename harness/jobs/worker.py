@@ -43,6 +43,7 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
         cpu_seconds=sum(line["cpu_seconds"] for line in steps) + outcome.scored.cpu_seconds,
         warnings=outcome.warnings,
         began=outcome.began,
+        weights=outcome.weights,
     )
     # First the result: nothing that is found out beside it can cost a training, or add to what it took.
     folder.complete(result)

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 
+from harness.evidence.controls import judge_all
 from harness.evidence.effects import BETTER, WORSE
 from harness.evidence.line import HEADLINE_METRICS, Line
+from harness.report.controls import known_answers
 from harness.report.tables import SYNTHETIC, interval_text
 from harness.study.spec import StudySpec
 
@@ -13,10 +15,12 @@ NAMED = 4
 
 
 def headlines(lines: Sequence[Line], study: StudySpec) -> list[str]:
-    """Return the answer and its limits: missing rows, the minimum detectable effect, published gains."""
+    """Return the answer and its limits: controls, missing rows, the minimum detectable effect, published gains."""
+    known = known_answers(judge_all(lines, study))
     missing = sum(line.missing != "" for line in lines)
     have = "has" if missing == 1 else "have"
-    sentences = [f"{missing} of {len(lines)} rows {have} no result yet."] if missing else []
+    sentences = [known] if known else []
+    sentences += [f"{missing} of {len(lines)} rows {have} no result yet."] if missing else []
     sentences += filter(None, [answer(lines, study)])
     gains = [line for line in lines if not line.key.split and not math.isnan(line.gains["NDS"].detectable)]
     if gains and len(study.seeds) > 1:
@@ -57,7 +61,7 @@ def is_control(line: Line, study: StudySpec) -> bool:
     if line.key.role != "student":
         return line.key.role == "control"
     ends = study.ends(line.key.path)
-    return ends.image_teacher is None and ends.teacher is not None and not study.teachers[ends.teacher].trained
+    return ends.image_teacher is None and ends.teacher is not None and study.teachers[ends.teacher].is_control
 
 
 def _counts(rows: Sequence[Line]) -> list[str]:

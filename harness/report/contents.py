@@ -60,7 +60,8 @@ def document(
     pictures = Pictures(out / "figures")
     published = [table for name, table in tables.items() if name.startswith("published")]
     gains = [line for line in lines if not line.key.split and not math.isnan(line.gains["NDS"].mean.value)]
-    sections = [Section("Results", [tables[name] for name in ("results", "classes") if name in tables])]
+    sections = [Section("Controls", [tables["controls"]])] if "controls" in tables else []
+    sections += [Section("Results", [tables[name] for name in ("results", "classes") if name in tables])]
     if gains:
         pictures.add(
             "forest",

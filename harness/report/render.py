@@ -263,4 +263,6 @@ class _Name:
 
 
 def _style(cell: Cell) -> str:
-    return {BETTER: "green", WORSE: "red"}.get(cell.text, "bold" if cell.best else "")
+    return {BETTER: "green", WORSE: "red", "passed": "green", "failed": "red"}.get(
+        cell.text, "bold" if cell.best else ""
+    )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from distill.loss import PullSpec
 from harness.evaluate.intervals import MIN_SCENES
 from harness.evaluate.mask_ap import SMALLEST_PX
 from harness.evidence.attribution import Part
@@ -82,22 +83,22 @@ def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str
             is_best = (line.key, gain_column(metric)) in best
             if line.unpaired:
                 text = short = "unpaired"
-            cells.append(replace(_cell(text, gain.mean.value, is_best, line.jobs), short=short.strip()))
+            cells.append(replace(number_cell(text, gain.mean.value, is_best, line.jobs), short=short.strip()))
         cells += [_mean_cell(line, metric, "{:.3f}", best) for metric in ERRORS]
         for paper in papers:
             reported = line.published.get(paper)
             cells += [
-                _cell(published_text(reported, metric), reported.points(metric) if reported else None)
+                number_cell(published_text(reported, metric), reported.points(metric) if reported else None)
                 for metric in HEADLINE_METRICS
             ]
-        rows.append([*cells, _cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
+        rows.append([*cells, number_cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
     more = [*run_details(lines, study), *details]
     return Table.of("results", "Results", header, rows, legend(lines, study), more, groups, signs=_SIGNS)
 
 
 def _mean_cell(line: Line, metric: str, form: str, best: set[tuple[Key, str]]) -> Cell:
     mean = line.metrics[metric]
-    cell = _cell(mean_text(mean, form), mean.value, (line.key, metric) in best, line.jobs)
+    cell = number_cell(mean_text(mean, form), mean.value, (line.key, metric) in best, line.jobs)
     return replace(cell, short=_plain(mean.value, form))
 
 
@@ -155,12 +156,12 @@ def verdicts_table(lines: Sequence[Line], study: StudySpec, unlike: Sequence[str
                 [
                     Cell(line.name, jobs=line.jobs, short=None if metric == HEADLINE_METRICS[0] else ""),
                     Cell(metric),
-                    replace(_cell(value, gain.mean.value), short=f"{value} {interval}".strip()),
-                    replace(_cell(interval, gain.mean.value), short=""),
-                    _cell(p_text(gain.p), gain.p),
-                    _cell(p_text(gain.holm), gain.holm),
+                    replace(number_cell(value, gain.mean.value), short=f"{value} {interval}".strip()),
+                    replace(number_cell(interval, gain.mean.value), short=""),
+                    number_cell(p_text(gain.p), gain.p),
+                    number_cell(p_text(gain.holm), gain.holm),
                     Cell(gain.verdict, short=_SHORT.get(gain.verdict)),
-                    _cell(_plain(gain.detectable, "{:.1f}"), gain.detectable),
+                    number_cell(_plain(gain.detectable, "{:.1f}"), gain.detectable),
                     Cell(f"{paper} {reported}" if reported else ""),
                     Cell(gain.agreement),
                 ]
@@ -190,7 +191,7 @@ def attribution_table(ascribed: Sequence[Ascribed]) -> Table | None:
         for each in sorted(metrics, key=lambda each: HEADLINE_METRICS.index(each.metric)):
             effect = each.part.effect
             text = f"{effect.value:+.1f} {interval_text(effect.low, effect.high)}".rstrip()
-            cells += [_cell(text, effect.value), _cell(p_text(each.holm), each.holm)]
+            cells += [number_cell(text, effect.value), number_cell(p_text(each.holm), each.holm)]
         rows.append(cells)
     header = ("path", "what", "mAP", "p (Holm)", "NDS", "p (Holm)")
     kinds = {each.part.kind for each in ascribed}
@@ -246,7 +247,7 @@ def published_table(paper: Paper) -> Table:
         for metric in (*HEADLINE_METRICS, *ERRORS):
             value = getattr(row, metric)
             form = "{:.1f}" if metric in HEADLINE_METRICS else "{:.3f}"
-            numbers.append(_cell(_plain(value, form, SIGNS[row.mark]), value))
+            numbers.append(number_cell(_plain(value, form, SIGNS[row.mark]), value))
         rows.append([Cell(row.label), Cell(row.dataset), *numbers, Cell(row.source)])
     used = {SIGNS[row.mark] for row in paper.rows}
     notes = [*paper.notes, *(meaning for sign, meaning in MEANINGS.items() if sign in used)]
@@ -261,12 +262,12 @@ def cost_table(costs: Sequence[Cost]) -> Table:
         [
             Cell(line_name(cost.role, cost.model, cost.path, cost.arm)),
             Cell(str(cost.seeds), cost.seeds, short=""),
-            _cell(_plain(cost.parameters, "{:,.0f}"), cost.parameters),
-            _cell(_plain(cost.latency_ms, "{:.1f}"), cost.latency_ms),
-            _cell(_plain(cost.step_ms, "{:.0f}"), cost.step_ms),
-            _cell(_plain(cost.minutes, "{:.1f}"), cost.minutes),
-            _cell(_plain(cost.cpu_minutes, "{:.1f}"), cost.cpu_minutes),
-            _cell(_plain(cost.peak_memory_mb, "{:.0f}"), cost.peak_memory_mb),
+            number_cell(_plain(cost.parameters, "{:,.0f}"), cost.parameters),
+            number_cell(_plain(cost.latency_ms, "{:.1f}"), cost.latency_ms),
+            number_cell(_plain(cost.step_ms, "{:.0f}"), cost.step_ms),
+            number_cell(_plain(cost.minutes, "{:.1f}"), cost.minutes),
+            number_cell(_plain(cost.cpu_minutes, "{:.1f}"), cost.cpu_minutes),
+            number_cell(_plain(cost.peak_memory_mb, "{:.0f}"), cost.peak_memory_mb),
         ]
         for cost in costs
     ]
@@ -334,6 +335,8 @@ def run_details(lines: Sequence[Line], study: StudySpec) -> list[str]:
     sentences += [_image_teacher(line, study) for line in lines if line.key.role == IMAGE_TEACHER]
     if used := dict.fromkeys(name for losses in study.arms.values() for name in losses):
         sentences.append(f"Losses: {'; '.join(_loss(name, study) for name in used)}.")
+    if weights := [f"{line.name}: {_set_weights(line)}" for line in lines if line.weights]:
+        sentences.append(f"Weights that set themselves, by row: {'; '.join(weights)}.")
     # One that says in its name what it is made of needs no more words.
     sentences += [f"Arm {arm}: {', '.join(losses)}." for arm, losses in study.arms.items() if arm != "+".join(losses)]
     if study.schedule.distillation_warmup and study.paths:
@@ -341,6 +344,9 @@ def run_details(lines: Sequence[Line], study: StudySpec) -> list[str]:
         sentences.append(
             f"Warm-up: the weights of the losses grow from 0 during the first {share:.0%} of the training."
         )
+    if study.schedule.distillation_cooldown and study.paths:
+        share = study.schedule.distillation_cooldown
+        sentences.append(f"Cool-down: the weights of the losses fall to 0 during the last {share:.0%} of the training.")
     if published := [gain for line in lines for gain in line.published.values()]:
         if any(WARM_START in losses for losses in study.arms.values()):
             sentences.append("The students in the papers do not start as copies of a teacher.")
@@ -394,11 +400,14 @@ def _over(sampled: Sequence[tuple[int, float | int]]) -> str:
 def _teacher(name: str, study: StudySpec) -> str:
     """Describe a teacher."""
     teacher = study.teachers[name]
+    if teacher.oracle:
+        return f"Teacher {name}: an oracle, which draws the annotations as the maps of a head (a control)."
+    mirrored = ", its maps mirrored left to right (a control)" if teacher.mirrored else ""
     if teacher.maps is not None:
         return f"Teacher {name}: a folder of maps, the same for every student. It is not scored here."
     if teacher.checkpoint is not None:
-        return f"Teacher {name}: given weights, the same for every student."
-    state = ("" if teacher.trained else ", untrained (a control)") + _beginning(teacher)
+        return f"Teacher {name}: given weights, the same for every student{mirrored}."
+    state = ("" if teacher.trained else ", untrained (a control)") + mirrored + _beginning(teacher)
     if teacher.seed == "paired":
         return f"Teacher {name}: each student learns from the teacher of its own seed{state}."
     return f"Teacher {name}: seed {teacher.seed}, the same for every student{state}."
@@ -439,9 +448,17 @@ def _loss(name: str, study: StudySpec) -> str:
 
 def _values(given: dict[str, object]) -> str:
     """Format one value, or the values by path with `others` last."""
+    texts = {
+        path: f"pull {value.pull:g}" if isinstance(value, PullSpec) else str(value) for path, value in given.items()
+    }
     if set(given) == {OTHERS}:
-        return str(given[OTHERS])
-    return " / ".join(f"{value} on {path}" for path, value in sorted(given.items(), key=lambda item: item[0] == OTHERS))
+        return texts[OTHERS]
+    return " / ".join(f"{text} on {path}" for path, text in sorted(texts.items(), key=lambda item: item[0] == OTHERS))
+
+
+def _set_weights(line: Line) -> str:
+    """Format the weights that have set themselves."""
+    return ", ".join(f"{name} {mean_text(mean, '{:.3g}')}" for name, mean in line.weights.items())
 
 
 def published_text(gain: PublishedGain | None, metric: Metric) -> str:
@@ -458,7 +475,7 @@ def _machines(lines: Sequence[Line]) -> dict[str, str]:
     return dict(zip(kinds, "abcdefghijklmnopqrstuvwxyz", strict=False))
 
 
-def _cell(text: str, value: float | int | None, best: bool = False, jobs: tuple[str, ...] = ()) -> Cell:
+def number_cell(text: str, value: float | int | None, best: bool = False, jobs: tuple[str, ...] = ()) -> Cell:
     """Make a cell of a number, shown as text and sorted by value."""
     known = None if value is None or math.isnan(value) else float(value)
     return Cell(text, known, best, jobs)

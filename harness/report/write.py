@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from harness.console import say
+from harness.evidence.controls import judge_all
 from harness.evidence.effects import Ascribed, attributions, groups, unlike
 from harness.evidence.line import HEADLINE_METRICS, Line, gain_column
 from harness.evidence.provenance import commit_lines
@@ -20,6 +21,7 @@ from harness.evidence.results import Cost, costs, outcomes, summary
 from harness.evidence.runs import StudyRuns
 from harness.opened import Opened
 from harness.report.answer import headlines
+from harness.report.controls import controls_table, marked
 from harness.report.render import Table, latex, markdown, show
 from harness.report.tables import (
     attribution_table,
@@ -64,12 +66,14 @@ def rebuild(
     trained = outcomes(runs, papers)
     compared = groups(trained)
     lines, spent, ascribed = summary(trained, compared), costs(runs), attributions(compared, study)
-    main = [
+    judged = judge_all(lines, study)
+    results = [
         results_table(lines, study, commit_lines(runs)),
         verdicts_table(lines, study, unlike(compared)),
         attribution_table(ascribed),
         class_table(lines),
     ]
+    main = [controls_table(judged), *(marked(table, judged) for table in results if table)]
     tables = [*filter(None, main), *map(published_table, papers), cost_table(spent)]
     write(out, tables[:-1], lines, spent, ascribed)
 
@@ -129,7 +133,7 @@ def frame(lines: Sequence[Line]) -> "pd.DataFrame":
 
 
 def _csv(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str] = ()) -> str:
-    """Format rows; NaN is an empty cell, and the numbers of a column are all integers or all floats."""
+    """Format rows; NaN, or what a row lacks, is an empty cell, and a column has integers or floats, not both."""
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
     floats = {name for row in rows for name, value in row.items() if isinstance(value, float)}
 
@@ -141,7 +145,7 @@ def _csv(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str] = ()) -> str
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([cell(name, row.get(name, "")) for name in columns] for row in rows)
+    writer.writerows([cell(name, row.get(name, math.nan)) for name in columns] for row in rows)
     return text.getvalue()
 
 
@@ -167,6 +171,7 @@ def _columns(line: Line) -> dict[str, Cell]:
         columns |= {gain_column(metric, of): value for of, value in gain.numbers.items()}
         columns |= {gain_column(metric, "verdict"): gain.verdict, gain_column(metric, "agreement"): gain.agreement}
         columns["scenes"] = line.scenes
+    columns |= {f"weight_{name}": mean.value for name, mean in line.weights.items()}
     columns |= {"seeds": line.seeds, "parameters": line.parameters}
     columns["published"] = "; ".join(
         f"{paper}: mAP {gain.mAP}, NDS {gain.NDS} ({gain.mark})" for paper, gain in line.published.items()

@@ -60,6 +60,8 @@ class Result:
     """Warnings about the training, by the name of the loss."""
     began: dict[str, str] = field(default_factory=dict)
     """Hash of a trained detector's initial weights, and names of its first batches: equal for all arms of a seed."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weights that set themselves, ``weight: {pull: ...}``, by the name of the loss."""
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class DetectorJobSpec(JobSpec):
     """A detector, trained or given, and scored."""
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"labels", "image_backbone", "image_weights", "resample_teacher", "maps"}
+        {"labels", "image_backbone", "image_weights", "resample_teacher", "maps", "mirrored", "oracle"}
     )
     measures: ClassVar[tuple[str, ...]] = ("mAP", "NDS")
 
@@ -106,6 +106,10 @@ class DetectorJobSpec(JobSpec):
     """Whether the teacher's maps are brought from its own grid and frame to the student's."""
     maps: MapsIdentity | None = None
     """A folder of maps that teaches instead of a detector."""
+    mirrored: bool = False
+    """The teacher's maps are mirrored."""
+    oracle: bool = False
+    """An oracle teaches, which is no job."""
     losses: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Distillation losses with all their fields."""
     warm_start: bool = False

@@ -46,8 +46,10 @@ def _require_possible(study: StudySpec, path: str, where: str) -> None:
     ends = study.ends(path)
     student = study.students[ends.student].detector_spec
     taught_by = study.teachers[ends.teacher] if ends.teacher else None
+    oracle = taught_by is not None and taught_by.oracle
     try:
-        teacher = None if taught_by is None else taught_by.looks
+        # An oracle has the ground and the head of whoever it teaches.
+        teacher = student if oracle else None if taught_by is None else taught_by.looks
     except InputError as error:
         raise InputError(f"{where}: path {path}: teachers.{ends.teacher}.maps: {error}") from error
     differing = [] if teacher is None else [name for name in GROUND if getattr(teacher, name) != getattr(student, name)]
@@ -65,6 +67,11 @@ def _require_possible(study: StudySpec, path: str, where: str) -> None:
             raise InputError(f"{where}: path {path}: teacher and student cannot share a batch: {error}") from error
     try:
         for name in dict.fromkeys(name for names in study.arms.values() for name in names):
+            if oracle and (name == WARM_START or getattr(loss_class(study.kind(name)), "asks_features", False)):
+                what = "weights to start with" if name == WARM_START else "BEV features to compare"
+                raise ValueError(
+                    f"teacher {ends.teacher!r} is an oracle, which has no {what}; allowed: response, output"
+                )
             if name == WARM_START:
                 if not isinstance(teacher, DetectorSpec) or differing:
                     # Its box maps would say of one frame what they learned of another.

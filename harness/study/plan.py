@@ -107,7 +107,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
 
     taught = study.schedule if study.schedule.epochs is None else study.schedule.for_samples(samples())
     # What only distillation reads is no part of what a training without a teacher is.
-    plain = taught.model_copy(update={"distillation_warmup": 0.0})
+    plain = taught.without_distillation()
 
     def spec(model: TeacherSpec | StudentSpec, seed: int, schedule: ScheduleSpec = plain) -> DetectorJobSpec:
         trained_on = data if model.train_share is None else data.model_copy(update={"train_share": model.train_share})
@@ -130,6 +130,8 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     maps: dict[str, MapsIdentity] = {}
     for name in dict.fromkeys(ends.teacher for ends in asked if ends.teacher):
         teacher = study.teachers[name]
+        if teacher.oracle:
+            continue
         if teacher.maps is not None:
             maps[name] = MapsIdentity(spec=maps_spec(teacher.maps), content=maps_hash(teacher.maps))
             continue
@@ -164,7 +166,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             continue
         # Rounded first, for 1.1 * 1000 is a little more than 1100.
         schedule = plain.model_copy(update={"steps": math.ceil(round(longer * plain.length, 6))})
-        arm = f"baseline, {longer:g} x steps"
+        arm = study.students[name].longer_arm
         for seed in study.seeds:
             begun = study.students[name].init.image_weights
             control = Job(spec(study.students[name], seed, schedule), f"{name} · {arm} · seed {seed}", None, begun)
@@ -176,10 +178,12 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             taught_by = study.teachers[ends.teacher] if ends.teacher else None
             losses = _losses(study, names, path)
             student = study.students[ends.student].detector_spec
-            detector = None if taught_by is None or taught_by.maps else taught_by
+            detector = None if taught_by is None or taught_by.maps or taught_by.oracle else taught_by
             for seed in study.seeds:
                 distilled = {
                     "teacher": teachers[ends.teacher, detector.seed_for(seed)] if ends.teacher and detector else None,
+                    "mirrored": bool(detector and detector.mirrored and losses),
+                    "oracle": bool(taught_by and taught_by.oracle),
                     "maps": maps.get(ends.teacher or ""),
                     # A teacher on the same ground is not resampled, whatever the study allows.
                     "resample_teacher": bool(detector and _ground(detector.detector_spec) != _ground(student)),
@@ -192,7 +196,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
                 folder = None if taught_by is None else taught_by.maps
                 begun = study.students[ends.student].init.image_weights
                 id_ = plan.add(Job(job_spec, f"{path} · {arm} · seed {seed}", folder, begun))
-                known_as = study.sensors(ends) if taught_by is None or taught_by.trained else ""
+                known_as = study.sensors(ends) if taught_by is None or not taught_by.is_control else ""
                 untaught = baselines[ends.student, seed]
                 plan.rows.append(
                     Row("student", ends.student, path, arm, names, seed, id_, untaught, published_as=known_as)

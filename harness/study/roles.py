@@ -79,7 +79,7 @@ class _Model(Spec):
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Self:
-        if getattr(self, "maps", None) is not None:
+        if getattr(self, "maps", None) is not None or getattr(self, "oracle", False):
             return self
         if (self.preset is None) == (self.detector is None):
             given = "both are" if self.preset else "neither is"
@@ -94,7 +94,7 @@ class _Model(Spec):
 
 
 class TeacherSpec(_Model):
-    """A detector to learn from: trained here, given as a checkpoint, not trained as a control, or given as its maps."""
+    """A detector to learn from: trained here, given as a checkpoint or as its maps, or a control."""
 
     seed: Seed | Literal["paired"] = 0
     """Seed of one teacher for all students, or "paired": each student learns from the teacher of its own seed."""
@@ -102,6 +102,25 @@ class TeacherSpec(_Model):
     """A model.safetensors of the same preset. The teacher is then not trained."""
     trained: bool = True
     """False is a control: the teacher keeps its initial weights, so a gain is not due to its knowledge."""
+    mirrored: bool = False
+    """True is a control: students see the teacher's BEV maps and predictions mirrored left to right."""
+    oracle: bool = False
+    """True is a control, instead of a detector: it draws the annotations as the maps of a head that is never wrong. It
+    has no BEV features."""
+
+    @model_validator(mode="after")
+    def _an_oracle_is_nothing_else(self) -> Self:
+        if self.oracle and (unused := self.model_fields_set - {"oracle"}):
+            raise ValueError(f"an oracle is no detector, so that {min(unused)} has no effect; leave it out")
+        if self.mirrored and not self.trained:
+            raise ValueError("mirrored and trained: false are two controls; leave one of them out")
+        return self
+
+    @property
+    def is_control(self) -> bool:
+        """Whether a gain from it is not that of a trained detector's knowledge."""
+        return not self.trained or self.mirrored or self.oracle
+
     maps: HomePath | None = None
     """A folder with the maps and boxes of a detector outside of this project, one safetensors file a training sample,
     instead of a detector. docs/teachers.md describes the files."""
@@ -123,6 +142,8 @@ class TeacherSpec(_Model):
     @property
     def sensors(self) -> frozenset[str]:
         """What it sees."""
+        if self.oracle:
+            return frozenset({"annotations"})
         return self.detector_spec.inputs.sensors if self.maps is None else frozenset(maps_spec(self.maps).sensors)
 
     @model_validator(mode="after")
@@ -147,6 +168,11 @@ class StudentSpec(_Model):
 
     longer_baseline: float | None = Field(default=None, gt=1, allow_inf_nan=False)
     """A control: a further baseline with the steps times this factor, because a distilled step takes longer."""
+
+    @property
+    def longer_arm(self) -> str:
+        """What a table calls the longer baseline; empty without one."""
+        return "" if self.longer_baseline is None else f"baseline, {self.longer_baseline:g} x steps"
 
 
 class ImageDataSpec(Spec):
@@ -182,10 +208,9 @@ class ImageScheduleSpec(ScheduleSpec):
 
     @model_validator(mode="after")
     def _is_of_images(self) -> Self:
-        if self.distillation_warmup:
-            raise ValueError(
-                "distillation_warmup has no effect on an image teacher, which has no teacher; leave it out"
-            )
+        for name in ("distillation_warmup", "distillation_cooldown"):
+            if getattr(self, name):
+                raise ValueError(f"{name} has no effect on an image teacher, which has no teacher; leave it out")
         of_images = {name: getattr(self.augment, name) for name in ("mirror_probability", "image")}
         if self.augment != AugmentSpec(**of_images):
             raise ValueError(

@@ -64,7 +64,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class ScheduleSpec(Spec):
     """Length and learning rate of every training of the study, with AdamW."""
 
-    later = frozenset({"teacher_cache", "ema"})
+    later = frozenset({"teacher_cache", "ema", "distillation_cooldown"})
 
     steps: int | None = Field(default=None, gt=0)
     epochs: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
@@ -85,6 +85,8 @@ class ScheduleSpec(Spec):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     distillation_warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of a distilled training in which the weights of its losses grow linearly from 0."""
+    distillation_cooldown: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a distilled training, its last part, in which the weights of its losses fall linearly to 0."""
     augment: AugmentSpec = AugmentSpec()
     teacher_cache: TeacherCacheSpec | None = None
     """If given, samples have a fixed number of augmented variants, and what losses read of a teacher is kept."""
@@ -100,6 +102,10 @@ class ScheduleSpec(Spec):
         if self.epochs is None:
             return self
         return self.model_copy(update={"steps": math.ceil(self.epochs * samples / self.batch_size), "epochs": None})
+
+    def without_distillation(self) -> Self:
+        """Return the same schedule without what only distillation reads."""
+        return self.model_copy(update={"distillation_warmup": 0.0, "distillation_cooldown": 0.0})
 
     @property
     def length(self) -> int:

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from detectors.spec import Spec, each_once
-from distill.loss import DetectorLossSpec, LossSpec
+from distill.loss import DetectorLossSpec, LossSpec, PullSpec
 from distill.objective import DETECTION_TERMS, loss_class
 from distill.warm_start import require_same_backbone
 from distill.weights import PUBLISHED, published_weight
 from harness.errors import MistakeAt, unknown
 from harness.home import HomePath
+from harness.study.controls import ControlSpec
 from harness.study.designs import expand
 from harness.study.roles import ImageTeacherSpec, StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
@@ -55,10 +56,18 @@ class DataSpec(Spec):
 OTHERS = "others"
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number of 0 or more."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 def _by_path(value: Any) -> dict[str, Any]:
     # A field of a loss may be a mapping itself, such as head: {width: 32}.
     is_by_path = isinstance(value, dict) and any("->" in str(key) or key == OTHERS for key in value)
     return {_tidy_path(key): each for key, each in value.items()} if is_by_path else {OTHERS: value}
+
+
+Weight = float | Literal["unidistill"] | PullSpec
 
 
 class LossChoice(Spec):
@@ -69,7 +78,7 @@ class LossChoice(Spec):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    weight: float | Literal["unidistill"] | dict[str, float | Literal["unidistill"]]
+    weight: Annotated[Weight | dict[str, Weight], Field(union_mode="left_to_right")]
     loss: str | None = None
     """The name of the loss, if the entry has another name, as for several variants of one loss."""
 
@@ -77,11 +86,12 @@ class LossChoice(Spec):
     @classmethod
     def _weight_is_a_number_or_one_a_path(cls, weight: Any) -> Any:
         for value in _by_path(weight).values():
-            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-            if not number and value != PUBLISHED:
+            if isinstance(value, dict) and set(value) == {"pull"} and _is_number(value["pull"]) and value["pull"] > 0:
+                continue
+            if not isinstance(value, PullSpec) and not _is_number(value) and value != PUBLISHED:
                 raise ValueError(
                     f"{value!r} is not a weight; allowed: a number of 0 or more, {PUBLISHED!r} for the published one, "
-                    "or {PATH: weight, ...}"
+                    "{pull: SHARE} with a share above 0 of the detection loss's gradient, or {PATH: weight, ...}"
                 )
         return weight
 
@@ -160,6 +170,8 @@ class StudySpec(Spec):
     arms: Annotated[dict[Name, Once], BeforeValidator(expand)] = Field(default_factory=dict)
     """Losses of each arm by its name, which may include warm_start; or the list of losses of a design."""
     seeds: Seeds = (0,)
+    controls: dict[Name, ControlSpec] = Field(default_factory=dict)
+    """Rows whose outcome is known before, by names of your own. A control that fails marks every table."""
     report: ReportSpec = ReportSpec()
     search: SearchSpec | None = None
     """The fields that `harness.search` varies. `harness.run` ignores them."""
@@ -227,6 +239,23 @@ class StudySpec(Spec):
         ends = {self.ends(path).student for path in self.paths}
         return [name for name in self.students if self.paths and name not in ends]
 
+    @property
+    def rows_with_gains(self) -> list[str]:
+        """The names of the rows that are compared with a baseline, as tables have them."""
+        students = {self.ends(path).student for path in self.paths} or self.students.keys()
+        longer = [f"{name} {self.students[name].longer_arm}" for name in self.students if name in students]
+        return [f"{path} {arm}" for path in self.paths for arm in self.arms] + [
+            name for name in longer if not name.endswith(" ")
+        ]
+
+    @model_validator(mode="after")
+    def _controls_are_of_rows(self) -> Self:
+        for name, control in self.controls.items():
+            if control.row not in self.rows_with_gains:
+                text = f"controls.{name}.row: {unknown('row', control.row, self.rows_with_gains)}"
+                raise MistakeAt(("controls", name, "row"), text)
+        return self
+
     @field_validator("losses")
     @classmethod
     def _losses_are_known(cls, losses: dict[str, LossChoice]) -> dict[str, LossChoice]:
@@ -266,8 +295,8 @@ class StudySpec(Spec):
         models: dict[str, TeacherSpec | StudentSpec] = {
             f"teachers.{name}": each
             for name, each in self.teachers.items()
-            # Maps are not scored.
-            if each.maps is None
+            # Neither maps nor annotations are scored.
+            if each.maps is None and not each.oracle
         }
         models |= {f"students.{name}": each for name, each in self.students.items()}
         scored = scored_range(self.data.detection_config)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from harness.evidence.controls import judge_all
 from harness.evidence.line import ERRORS, Key, Line, gain_column
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec, Job, LabelsJobSpec
@@ -37,6 +38,7 @@ class Mirror:
     def __init__(self, uri: str, name: str, study: StudySpec, plan: Plan, runs: Path, console: Console) -> None:
         """Remember what to mirror. Nothing is connected before it is needed."""
         self._name, self._data, self._plan, self._runs = name, study.data, plan, runs
+        self._study = study
         self._uri, self._console = uri, console
         rows = sorted(f"{row.role} {row.model} {row.path} {row.arm} {row.seed} {row.job}" for row in plan.rows)
         self._tag = (PLAN, digest(rows))
@@ -72,6 +74,8 @@ class Mirror:
         """
         for line in lines:
             self.store.attempt(partial(self._add_arm, line))
+        if outcomes := {f"control.{each.name}": each.outcome for each in judge_all(lines, self._study)}:
+            self.store.attempt(lambda: self.store.describe(self.store.parent, {}, outcomes))
         state = _state(tables, markdown, lines, failed)
         self.store.finish(tables, TABLES, markdown, failed, {STATE: state})
 
@@ -123,7 +127,9 @@ class Mirror:
         self.store.describe(run, _params(job), tags)
         steps = [line for line in folder.steps() if line["step"] % HISTORY_EVERY == 0]
         self.store.history(run, [(int(line["step"]), _trained(line)) for line in steps])
-        self.store.metrics(run, result.metrics | {"parameters": result.parameters, "seconds": result.seconds})
+        self.store.metrics(
+            run, result.metrics | _set(result.weights) | {"parameters": result.parameters, "seconds": result.seconds}
+        )
         for path in (folder.order, folder.summary, folder.log):
             if path.is_file():  # an image teacher has no boxes to summarise
                 self.store.files(run, path)
@@ -156,7 +162,7 @@ class Mirror:
         shown = {
             key
             for key, values in seen.items()
-            if key.startswith(_OF_ARMS) and (len(values) > 1 or key.endswith(".weight"))
+            if key.startswith(_OF_ARMS) and (len(values) > 1 or key.endswith((".weight", ".weight.pull")))
         }
         return {job: {key: value for key, value in params.items() if key in shown} for job, params in jobs.items()}
 
@@ -199,7 +205,13 @@ def _numbers(line: Line) -> dict[str, float]:
     for metric, gain in line.gains.items():
         numbers |= {gain_column(metric, of): value / 100 for of, value in (("low", gain.low), ("high", gain.high))}
         numbers |= {gain_column(metric, of): value for of, value in (("p", gain.p), ("holm", gain.holm))}
+    numbers |= _set({name: mean.value for name, mean in line.weights.items()})
     return numbers | {"seeds": float(line.seeds), "parameters": float(line.parameters)}
+
+
+def _set(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights that have set themselves, as metrics: nobody chose them."""
+    return {f"weight/{name}": weight for name, weight in weights.items()}
 
 
 def _params(job: Job) -> dict[str, Any]:

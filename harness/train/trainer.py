@@ -6,6 +6,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +17,13 @@ from detectors.batch import Batch, ImageBatch
 from detectors.detector import Detector
 from detectors.outputs import DetectorOutput
 from detectors.segmenter import Segmenter
+from distill.balance import MEASURED_STEPS
 from distill.gradients import pulls
 from distill.objective import Objective, ObjectiveOutput, Teacher
 from harness.data.loader import SampleSet, training_batches
 from harness.data.nuimages import ImageSet
 from harness.diagnose.machine import Machine
+from harness.errors import InputError
 from harness.runs.folder import RunFolder, atomic_write
 from harness.study.schedule import ScheduleSpec
 from harness.train.optim import learning_rate, optimizer_of
@@ -80,7 +83,9 @@ class Training:
         step, schedule, optimizer = self.next, self._schedule, self._optimizer
         # A function of seed and step: neither an interruption nor what trains beside it changes what is drawn.
         torch.manual_seed((self._seed + step) % 2**63)
-        given = {} if seen is None else {"seen": seen}
+        given: dict[str, Any] = {} if seen is None else {"seen": seen}
+        if isinstance(self.objective, Objective):
+            given["measure"] = step < MEASURED_STEPS
         with self._machine.autocast():
             output = self.objective(batch, _ramp(step, schedule), **given)
         optimizer.zero_grad(set_to_none=True)
@@ -97,6 +102,8 @@ class Training:
         if self._average is not None:
             self._average.update_parameters(self.objective.student)
         self.next += 1
+        if self.next == min(MEASURED_STEPS, schedule.length):
+            self.set_weights()
         named = {"batch": batch_name(batch.tokens), **_terms(output), **pull}
         return {**named, "lr": float(rate), "gradient_norm": norm}
 
@@ -119,6 +126,19 @@ class Training:
         if self._average is not None:
             self.objective.student.load_state_dict(self._average.module.state_dict(), strict=True)
         return self.objective.student
+
+    def set_weights(self) -> dict[str, float]:
+        """The weights that have set themselves, by the names of their losses; final after MEASURED_STEPS.
+
+        Raises:
+            InputError: A loss has had no gradient to set its weight by.
+        """
+        if not isinstance(self.objective, Objective) or self.objective.balance is None:
+            return {}
+        try:
+            return self.objective.balance.frozen()
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
     def _draw_after(self, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
         """Move the average's tensors towards the current ones."""
@@ -248,5 +268,9 @@ def _terms(output: ObjectiveOutput) -> dict[str, float]:
 
 def _ramp(step: int, schedule: ScheduleSpec) -> float:
     """Return the factor of the weights of the distillation losses at a step."""
-    growing = schedule.distillation_warmup * schedule.length
-    return min(1.0, (step + 1) / growing) if growing else 1.0
+    growing, falling = (
+        share * schedule.length for share in (schedule.distillation_warmup, schedule.distillation_cooldown)
+    )
+    grown = (step + 1) / growing if growing else 1.0
+    left = (schedule.length - step) / falling if falling else 1.0
+    return min(1.0, grown, left)

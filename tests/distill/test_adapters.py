@@ -22,14 +22,16 @@ def test_none_refuses_maps_of_different_width_and_names_both(build):
         build("none", 3, 8)
 
 
+@pytest.mark.parametrize("kind", ["conv1x1", "conv3x3", "mlp3"])
 @pytest.mark.parametrize(("narrow", "wide"), [(3, 6), (6, 3)])
-def test_conv_changes_the_width_and_keeps_the_resolution(build, rng, narrow, wide):
-    assert build("conv3x3", narrow, wide)(torch.randn(2, narrow, 5, 7, generator=rng)).shape == (2, wide, 5, 7)
+def test_it_changes_the_width_and_keeps_the_resolution(build, rng, kind, narrow, wide):
+    assert build(kind, narrow, wide)(torch.randn(2, narrow, 5, 7, generator=rng)).shape == (2, wide, 5, 7)
 
 
-def test_untrained_conv_copies_channels_and_pads_with_zero(build, rng):
+@pytest.mark.parametrize("kind", ["conv1x1", "conv3x3"])
+def test_untrained_conv_copies_channels_and_pads_with_zero(build, rng, kind):
     maps = torch.randn(2, 3, 5, 7, generator=rng)
-    adapted = build("conv3x3", 3, 4)(maps)
+    adapted = build(kind, 3, 4)(maps)
     assert_close(adapted[:, :3], maps)
     assert not adapted[:, 3].any()
 
@@ -40,7 +42,17 @@ def test_conv_trains(build, rng):
     assert conv.weight.grad.any()
 
 
-def test_building_draws_no_random_number(build):
+@pytest.mark.parametrize("kind", ["conv1x1", "mlp3"])
+def test_a_cell_is_adapted_by_itself(build, rng, kind):
+    adapter, maps = build(kind, 3, 4), torch.randn(2, 3, 5, 7, generator=rng)
+    changed = maps.clone()
+    changed[0, :, 2, 3] += 1.0
+    differs = (adapter(maps) != adapter(changed)).any(dim=1)
+    assert differs.nonzero().tolist() == [[0, 2, 3]]
+
+
+@pytest.mark.parametrize("kind", ["conv1x1", "conv3x3"])
+def test_building_a_conv_draws_no_random_number(build, kind):
     before = torch.get_rng_state()
-    build("conv3x3", 3, 4)
+    build(kind, 3, 4)
     assert torch.equal(torch.get_rng_state(), before)

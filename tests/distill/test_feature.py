@@ -60,11 +60,35 @@ def test_compares_the_level_it_was_told(scene, rng, detector_spec):
     assert high(student, teacher, scene.batch) > 0
 
 
+def test_active_cells_are_those_where_the_teacher_is_not_zero(scene, rng, detector_spec):
+    widths = detector_spec.low_channels, detector_spec.high_channels
+    student, teacher = scene.output(rng, *widths), scene.output(rng, *widths)
+    teacher.bev_low.mul_(0)
+    teacher.bev_low[0, :, 2, 3] = 4.0
+    teacher.bev_low[1, 1, 5, 6] = -1.0
+    term = FeatureSpec(weight=1.0, region="active").build(detector_spec, detector_spec)
+    gaps = (student.bev_low - teacher.bev_low).abs().mean(dim=1)
+    assert_close(term(student, teacher, scene.batch), (gaps[0, 2, 3] + gaps[1, 5, 6]) / 2)
+    teacher.bev_low.mul_(0)
+    assert term(student, teacher, scene.batch) == 0
+
+
+def test_whole_maps_are_read_where_the_teacher_decides_what_is_compared():
+    assert FeatureSpec(weight=1.0, region="active").reads is None
+    assert FeatureSpec(weight=1.0, region="map", normalise="channels").reads is None
+
+
+def test_a_normaliser_without_effect_is_refused():
+    with pytest.raises(ValueError, match="normalise: teacher has no effect"):
+        FeatureSpec(weight=1.0, norm="cosine", normalise="teacher")
+
+
 def test_fields_that_came_later_are_written_only_where_they_say_something():
     """What an older version wrote of a loss is what this one writes, so that its trainings are found again."""
     old = {"weight": 2.0, "level": "low", "adapter": "none", "points": "on_box"}
     assert FeatureSpec(weight=2.0).model_dump(mode="json") == old
     assert FeatureSpec(weight=2.0, region="map").model_dump(mode="json") == old | {"region": "map"}
     assert FeatureSpec.model_validate(old | {"norm": "l2"}).norm == "l2"
+    assert FeatureSpec(weight=2.0, normalise="channels").model_dump(mode="json") == old | {"normalise": "channels"}
     old = {"weight": 1.0, "teacher_temperature": 1.0, "parts": "joint", "min_overlap": 0.1}
     assert ResponseSpec(weight=1.0).model_dump(mode="json") == old

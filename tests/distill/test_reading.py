@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from detectors.geometry.boxes import CLASSES
 from detectors.heads.center import BOX_CODE, TASK_GROUPS
@@ -23,6 +24,10 @@ READ_LITTLE = {
     "feature, high, swapped": FeatureSpec(weight=1.0, level="high", points="swapped"),
     "feature, gaussian": FeatureSpec(weight=1.0, region="gaussian", norm="l2", min_overlap=0.3),
     "feature, foreground": FeatureSpec(weight=1.0, region="foreground", norm="l2"),
+    "feature, normalised": FeatureSpec(weight=1.0, norm="l2", normalise="teacher"),
+    "feature, cosine": FeatureSpec(weight=1.0, norm="cosine", normalise="channels"),
+    "feature, gaussian, standardised": FeatureSpec(weight=1.0, region="gaussian", normalise="channels"),
+    "feature, foreground, normalised": FeatureSpec(weight=1.0, region="foreground", normalise="teacher"),
     "relation": RelationSpec(weight=1.0),
     "response": ResponseSpec(weight=1.0),
     "response, split": ResponseSpec(weight=1.0, parts="split", scores="all", min_overlap=0.5),
@@ -76,10 +81,14 @@ def test_loss_and_gradient_are_those_of_the_whole_maps(name, batch):
         values.append(value.detach())
         gradients.append([leaf.grad for leaf in _maps(student)])
     assert values[0] > 0
-    assert torch.equal(*values)
+    # Means over channels depend on the maps' layout in memory; the others are the same bits.
+    exact = getattr(spec, "normalise", "none") == "none" and getattr(spec, "norm", "l1") != "cosine"
+    close = {"atol": 0, "rtol": 0} if exact else {"atol": 1e-7, "rtol": 1e-5}
+    assert_close(*values, **close)
     for one, other in zip(*gradients, strict=True):
         assert (one is None) == (other is None)
-        assert not isinstance(one, Tensor) or torch.equal(one, other)
+        if isinstance(one, Tensor):
+            assert_close(one, other, **close)
 
 
 def test_it_is_a_small_part_of_the_maps(batch):

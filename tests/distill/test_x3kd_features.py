@@ -113,7 +113,7 @@ def test_playing_against_each_other_brings_the_student_to_the_teacher(scene, rng
 def test_maps_of_other_widths_need_an_adapter(detector_spec):
     camera = detector_spec.camera.model_copy(update={"channels": detector_spec.camera.channels + 1})
     wide = detector_spec.model_copy(update={"camera": camera})
-    with pytest.raises(ValueError, match="use adapter 'conv3x3'"):
+    with pytest.raises(ValueError, match="use adapter 'conv1x1', 'conv3x3' or 'mlp3'"):
         AdversarialSpec(weight=1.0).build(detector_spec, wide)
     AdversarialSpec(weight=1.0, adapter="conv3x3").build(detector_spec, wide)
 

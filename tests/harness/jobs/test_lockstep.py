@@ -14,7 +14,7 @@ from harness.train import trainer
 
 ARMS = {
     "feature": {"losses": {"feature": {"weight": 2.0, "adapter": "conv3x3"}}},
-    "relation": {"losses": {"relation": {"weight": 0.3}}, "warm_start": True},
+    "relation": {"losses": {"relation": {"weight": {"pull": 0.3}}}, "warm_start": True},
     "response": {"losses": {"response": {"weight": 1.0, "parts": "split"}}},
     "warm start": {"warm_start": True},
 }
@@ -65,6 +65,7 @@ def _same_bits(folders, others):
         assert numbers == [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in other.steps()]
         assert json.loads(one.predictions.read_text()) == json.loads(other.predictions.read_text())
         assert one.result().began == other.result().began
+        assert one.result().weights == other.result().weights
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from harness.jobs import detector, worker
 from harness.jobs.kind import STOPPED
 from harness.jobs.worker import run
 from harness.runs.folder import RunFolder
+from harness.study.schedule import ScheduleSpec
 from harness.train import trainer
 from harness.train.streams import seeded
 from harness.train.trainer import Interrupted
@@ -37,7 +38,7 @@ def test_interrupted_training_ends_with_the_same_bits(order, trained, tmp_path, 
     asked = order("tiny_lidar" if kind == "lidar" else "tiny_camera")
     if kind == "camera taught by lidar":
         # The adapter has state of its own to resume.
-        losses = {"feature": {"weight": 2.0, "adapter": "conv3x3"}, "relation": {"weight": 1.0}}
+        losses = {"feature": {"weight": {"pull": 0.5}, "adapter": "conv3x3"}, "relation": {"weight": 1.0}}
         spec = asked.spec.model_copy(update={"teacher": "a teacher", "losses": losses})
         asked = order(spec=spec, teacher_spec=order().spec, teacher_weights=trained[0].model)
     with pytest.raises(Interrupted, match="after step 2 of 4"):
@@ -48,6 +49,8 @@ def test_interrupted_training_ends_with_the_same_bits(order, trained, tmp_path, 
     assert [line["loss"] for line in folder.steps()] == [line["loss"] for line in uninterrupted.steps()]
     assert folder.model.read_bytes() == uninterrupted.model.read_bytes()
     assert result.metrics == pytest.approx(expected.metrics, nan_ok=True)
+    assert result.weights == expected.weights
+    assert set(result.weights) == ({"feature"} if kind == "camera taught by lidar" else set())
 
 
 def test_job_leaves_nuscenes_files_and_all_metrics(trained, smoke_root):
@@ -175,6 +178,71 @@ def test_weights_of_the_losses_grow_as_the_schedule_says(order, trained, tmp_pat
     folder, _ = _train(distilled, tmp_path / "ramped")
     factors = [line["weighted/response"] / line["raw/response"] for line in folder.steps()]
     assert factors == pytest.approx([2 / 3, 4 / 3, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("shares", "factors"),
+    [
+        ({"distillation_cooldown": 0.75}, [1, 1, 2 / 3, 1 / 3]),
+        ({"distillation_cooldown": 0.75, "distillation_warmup": 0.5}, [1 / 2, 1, 2 / 3, 1 / 3]),
+        ({"distillation_warmup": 0.75}, [1 / 3, 2 / 3, 1, 1]),
+    ],
+)
+def test_weights_grow_and_fall(shares, factors):
+    schedule = ScheduleSpec(steps=4, **shares)
+    assert [trainer._ramp(step, schedule) for step in range(4)] == pytest.approx(factors)
+
+
+def _taught(order, trained, losses, **schedule):
+    schedule = order().spec.schedule.model_copy(update=schedule)
+    fields = {"teacher": "a teacher", "losses": losses, "schedule": schedule}
+    return order(
+        spec=order().spec.model_copy(update=fields), teacher_spec=order().spec, teacher_weights=trained[0].model
+    )
+
+
+def test_a_weight_that_sets_itself_is_measured_first_and_then_stays(order, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "MEASURED_STEPS", 2)
+    monkeypatch.setattr(trainer, "PULL_EVERY", 1)
+    asked = _taught(order, trained, {"response": {"weight": {"pull": 0.5}}})
+    folder, result = _train(asked, tmp_path / "pulled")
+    steps = folder.steps()
+    weights = [line["weighted/response"] / line["raw/response"] for line in steps]
+    detection = [line["map_gradient/detection"] for line in steps[:2]]
+    raw = [line["map_gradient/response"] / weight for line, weight in zip(steps[:2], weights, strict=False)]
+    assert weights[0] == pytest.approx(0.5 * detection[0] / raw[0], rel=1e-4)
+    assert weights[1:] == pytest.approx([0.5 * sum(detection) / sum(raw)] * 3, rel=1e-4)
+    assert result.weights == {"response": pytest.approx(weights[-1])}
+    assert folder.result() == result
+
+
+def test_a_loss_that_never_pulls_fails_with_its_name(order, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.balance.Balance.measure", lambda *given: None)
+    folder = RunFolder(tmp_path)
+    asked = _taught(order, trained, {"response": {"weight": {"pull": 0.5}}})
+    folder.write("job.json", asked.model_dump(mode="json"))
+    assert worker._attempt(folder, lambda: False) == worker.FAILED
+    reason, wrong_input = folder.failure()
+    assert wrong_input
+    assert "weight {pull: 0.5} of loss 'response': in the first 50 steps it has no gradient" in reason
+
+
+@pytest.mark.parametrize("teacher", ["an oracle", "a mirrored one"])
+def test_a_student_of_a_control_ends_with_the_same_bits_when_interrupted(order, trained, tmp_path, teacher):
+    fields = {"losses": {"response": {"weight": 1.0}}}
+    if teacher == "an oracle":
+        asked = order(spec=order().spec.model_copy(update=fields | {"oracle": True}))
+    else:
+        asked = _taught(order, trained, **fields)
+        asked = asked.model_copy(update={"spec": asked.spec.model_copy(update={"mirrored": True})})
+    whole, _ = _train(asked, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        _train(asked, tmp_path / "parts", stop_after=2)
+    folder, _ = _train(asked, tmp_path / "parts")
+    assert folder.model.read_bytes() == whole.model.read_bytes()
+    plain, _ = _train(_taught(order, trained, fields["losses"]), tmp_path / "plain")
+    assert plain.steps()[0]["raw/response"] != whole.steps()[0]["raw/response"]
+    assert plain.steps()[0]["raw/heatmap"] == whole.steps()[0]["raw/heatmap"]
 
 
 def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(order, trained, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """A table cell is a mean over seeds, a gain is against the same seed's baseline, and what is missing says why."""
 
+import csv
 import dataclasses
 import io
 import math
@@ -451,3 +452,21 @@ def test_lines_that_show_the_same_number_are_best_together(plan, study, finish):
     text = markdown(lines, study)
     assert "| camera baseline | 2 | **1.1 ± 7.1** |" in text
     assert "| lidar->camera feature | 2 | **1.1 ± 5.7** |" in text
+
+
+def test_weights_that_set_themselves_are_below_the_table_and_in_its_file(study, plan, finish, tmp_path):
+    finish()
+    for seed, weight in ((0, 1.5), (1, 2.5)):
+        (job,) = [row.job for row in plan.rows if (row.role, row.seed) == ("student", seed)]
+        folder = RunFolder(tmp_path / "runs" / job)
+        folder.complete(replace(folder.result(), weights={"feature": weight}))
+    lines = summary(outcomes(StudyRuns.open(plan, tmp_path / "runs")))
+    details = "\n".join(results_table(lines, study).details)
+    assert "Weights that set themselves, by row: lidar->camera feature: feature 2 ± 0.707." in details
+    write_tables(lines, [], study, tmp_path)
+    with (tmp_path / "table.csv").open() as file:
+        assert [row["weight_feature"] for row in csv.DictReader(file)] == ["", "", "2.0"]
+    pulled = load_study(tmp_path / "study.yaml", ["losses.feature.weight={lidar->camera: {pull: 0.3}, others: 2.0}"])
+    assert "feature (weight pull 0.3 on lidar->camera / 2.0 on others)" in "\n".join(
+        results_table(lines, pulled).details
+    )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from detectors.presets import PRESETS
 from distill.feature import FeatureSpec
+from distill.loss import PullSpec
 from distill.relation import RelationSpec
 from harness.errors import InputError
 from harness.study.load import load_study
@@ -45,6 +46,102 @@ def test_study_loads_with_defaults_and_weights_by_path(load):
     assert study.schedule.batch_size == 8
     assert study.losses["feature"].at("lidar->camera") == {"weight": 2.0, "adapter": "conv3x3"}
     assert study.losses["relation"].at("lidar->camera") == {"weight": 40.0}
+
+
+def test_a_weight_may_be_a_pull_of_all_paths_or_of_one(load):
+    assert load(STUDY, "losses.feature.weight={pull: 0.3}").loss("feature", "lidar->camera").weight == PullSpec(
+        pull=0.3
+    )
+    study = load(STUDY, "losses.feature.weight={lidar->camera: {pull: 0.3}, others: 2.0}")
+    assert study.loss("feature", "lidar->camera").weight == PullSpec(pull=0.3)
+    assert study.losses["feature"].at("radar->camera")["weight"] == 2.0
+    study = load(STUDY, "losses.feature.weight={pull: 0.3}", "losses.feature.weight.pull=0.5")
+    assert study.loss("feature", "lidar->camera").weight == PullSpec(pull=0.5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        ("{pull: 0}", "{'pull': 0} is not a weight; allowed: a number of 0 or more"),
+        ("{pull: -1.0}", "{'pull': -1.0} is not a weight"),
+        ("{pull: much}", "{'pull': 'much'} is not a weight"),
+        ("{pull: 1.0, push: 1.0}", "is not a weight"),
+        ("{lidar->camera: {pull: 0}, others: 1.0}", "{'pull': 0} is not a weight"),
+        ("{pulls: 1.0}", "{pull: SHARE} with a share above 0"),
+    ],
+)
+def test_a_pull_that_is_none_is_refused(refusal, weight, words):
+    message = refusal(STUDY.replace("weight: 2.0", f"weight: {weight}"))
+    assert message.count("\n") == 0
+    assert "study.yaml:9: losses.feature.weight" in message
+    assert words in message
+
+
+def test_a_pull_of_a_loss_that_ends_before_the_map_is_refused(refusal):
+    text = STUDY.replace("both: [feature, relation]", "both: [feature, relation, depth]")
+    message = refusal(text.replace("losses:", "losses:\n  depth: {weight: {pull: 0.5}}"))
+    assert "study.yaml:9: losses.depth: DepthSpec ends before the student's low-level BEV map" in message
+
+
+ORACLE = STUDY.replace("lidar: {preset: tiny_lidar}", "lidar: {oracle: true}").replace(
+    "losses:", "losses:\n  response: {weight: 1}"
+)
+
+
+def test_an_oracle_needs_no_preset(load):
+    study = load(ORACLE.replace("both: [feature, relation]", "both: [response]"))
+    assert study.sensors(study.ends("lidar->camera")) == "annotations->camera"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (ORACLE, "path lidar->camera, feature: teacher 'lidar' is an oracle, which has no BEV features to compare"),
+        (ORACLE.replace("both: [feature, relation]", "both: [warm_start]"), "has no weights to start with"),
+        (ORACLE.replace("{oracle: true}", "{oracle: true, preset: tiny_lidar}"), "preset has no effect"),
+        (STUDY.replace("tiny_lidar}", "tiny_lidar, mirrored: true, trained: false}"), "are two controls"),
+        (STUDY.replace("{preset: tiny_lidar}", "{}"), "needs either a preset or a detector"),
+    ],
+)
+def test_a_control_that_cannot_be_is_refused(refusal, text, words):
+    message = refusal(text)
+    assert message.count("\n") == 0
+    assert "study.yaml:" in message
+    assert words in message
+
+
+CONTROLS = STUDY.replace("preset: tiny_camera}", "preset: tiny_camera, longer_baseline: 1.5}")
+CONTROLS += """\
+controls:
+  known: {row: lidar -> camera both, expect: gains, at_least: 2.0}
+  longer: {row: "camera baseline, 1.5 x steps", expect: does not gain}
+"""
+
+
+def test_controls_are_of_rows_of_the_table(load):
+    study = load(CONTROLS)
+    assert study.rows_with_gains == ["lidar->camera both", "camera baseline, 1.5 x steps"]
+    assert study.controls["known"].row == "lidar->camera both"
+    assert (study.controls["known"].bound, study.controls["longer"].bound) == (2.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("camera both", "camera bot", "controls.known.row: unknown row 'lidar->camera bot'; did you mean"),
+        ("1.5 x", "1.4 x", "controls.longer.row: unknown row 'camera baseline, 1.4 x steps'"),
+        ("expect: gains", "expect: gain", "did you mean 'gains'"),
+        ("expect: gains", "expect: level", "at_least has no effect on expect: level"),
+        ("at_least: 2.0", "within: 2.0", "within has no effect on expect: gains"),
+        ("at_least: 2.0", "at_least: 0", "greater than 0"),
+        (", expect: does not gain", "", "controls.longer.expect"),
+    ],
+)
+def test_a_control_without_its_row_or_sense_is_refused(refusal, old, new, words):
+    message = refusal(CONTROLS.replace(old, new))
+    assert message.count("\n") == 0
+    assert "study.yaml:1" in message
+    assert words in message
 
 
 def test_any_field_of_a_loss_may_differ_by_path(load):

@@ -190,8 +190,9 @@ def test_epochs_are_steps_of_the_training_split(study):
     assert _plan(in_epochs, samples=11).jobs.keys() == _plan(in_steps, samples=11).jobs.keys()
 
 
-def test_warm_up_of_the_losses_changes_the_distilled_students_alone(study):
-    plain, ramped = _plan(study()), _plan(study("schedule.distillation_warmup=0.2"))
+@pytest.mark.parametrize("ramp", ["warmup", "cooldown"])
+def test_a_ramp_of_the_losses_changes_the_distilled_students_alone(study, ramp):
+    plain, ramped = _plan(study()), _plan(study(f"schedule.distillation_{ramp}=0.2"))
     changed = {row.role for row in ramped.rows if row.job not in plain.jobs}
     assert changed == {"student"}
 
@@ -303,3 +304,27 @@ def test_share_of_all_is_what_was_before_there_were_shares(study):
     assert "train_share" not in spec["data"]
     assert "image_backbone" not in spec
     assert "ema" not in spec["schedule"]
+
+
+def test_an_oracle_is_no_training_and_has_no_row(study):
+    changes = ("teachers.lidar={oracle: true}", "arms={response: [response]}", "paths=[lidar->camera]")
+    plan = _plan(study(*changes))
+    assert not [row for row in plan.rows if row.role == "teacher"]
+    (row,) = [row for row in plan.rows if row.role == "student"]
+    spec = plan.detector_spec(row.job)
+    assert (spec.oracle, spec.teacher, spec.needs) == (True, None, ())
+    assert row.published_as == ""
+
+
+def test_a_mirrored_teacher_is_the_very_training_of_one_that_is_not(study):
+    changes = ("paths=[lidar->camera]", "arms={response: [response], warm: [warm_start]}")
+    plain, mirrored = _plan(study(*changes)), _plan(study(*changes, "teachers.lidar.mirrored=true"))
+
+    def job(plan, role, arm):
+        return next(row for row in plan.rows if (row.role, row.arm) == (role, arm))
+
+    assert job(plain, "teacher", "teacher").job == job(mirrored, "teacher", "teacher").job
+    assert job(plain, "student", "response").job != job(mirrored, "student", "response").job
+    assert job(mirrored, "student", "response").published_as == ""
+    # Nothing is seen of a teacher whose weights alone are copied.
+    assert job(plain, "student", "warm").job == job(mirrored, "student", "warm").job
