@@ -71,20 +71,27 @@ _RADAR_HEAD = _CENTERPOINT_HEAD.model_copy(update=_VELOCITY_COUNTS_FULLY)
 
 LIDAR_PRESETS = {
     "centerpoint_pillar02": DetectorSpec(
-        grid=_NEAR, lidar=PillarSpec(), neck=_SECOND_OF_PILLARS, head=_CENTERPOINT_HEAD
+        grid=_NEAR, bev_frame="lidar", lidar=PillarSpec(), neck=_SECOND_OF_PILLARS, head=_CENTERPOINT_HEAD
     ),
-    "centerpoint_voxel01": DetectorSpec(grid=_NEAR, lidar=VoxelNetSpec(), neck=_SECOND, head=_CENTERPOINT_HEAD),
+    "centerpoint_voxel01": DetectorSpec(
+        grid=_NEAR, bev_frame="lidar", lidar=VoxelNetSpec(), neck=_SECOND, head=_CENTERPOINT_HEAD
+    ),
     "centerpoint_voxel0075": DetectorSpec(
-        grid=_FAR, lidar=VoxelNetSpec(most_voxels=(120_000, 160_000)), neck=_SECOND, head=_CENTERPOINT_HEAD
+        grid=_FAR,
+        bev_frame="lidar",
+        lidar=VoxelNetSpec(most_voxels=(120_000, 160_000)),
+        neck=_SECOND,
+        head=_CENTERPOINT_HEAD,
     ),
     "unidistill_camera": DetectorSpec(
-        grid=UNIDISTILL_GRID, camera=UNIDISTILL_CAMERA, neck=_SECOND, head=_UNIDISTILL_HEAD
+        grid=UNIDISTILL_GRID, bev_frame="lidar", camera=UNIDISTILL_CAMERA, neck=_SECOND, head=_UNIDISTILL_HEAD
     ),
     "unidistill_lidar": DetectorSpec(
-        grid=UNIDISTILL_GRID, lidar=_UNIDISTILL_LIDAR, neck=_SECOND, head=_UNIDISTILL_HEAD
+        grid=UNIDISTILL_GRID, bev_frame="lidar", lidar=_UNIDISTILL_LIDAR, neck=_SECOND, head=_UNIDISTILL_HEAD
     ),
     "unidistill_camera_lidar": DetectorSpec(
         grid=UNIDISTILL_GRID,
+        bev_frame="lidar",
         camera=UNIDISTILL_CAMERA,
         lidar=_UNIDISTILL_LIDAR,
         fusion=FusionSpec(channels=256, kernel=3, normed=False, gate="channel"),
@@ -94,6 +101,7 @@ LIDAR_PRESETS = {
     # With CenterPoint's head: BEVFusion's own has queries instead of heatmaps.
     "bevfusion_camera_lidar": DetectorSpec(
         grid=_FAR,
+        bev_frame="lidar",
         camera=CameraSpec(
             image_size=(256, 704),
             image=ImageSpec(
@@ -111,9 +119,10 @@ LIDAR_PRESETS = {
         neck=_SECOND,
         head=_CENTERPOINT_HEAD,
     ),
-    "radar_pillar": DetectorSpec(grid=_NEAR, radar=_RADAR, neck=_RADAR_TRUNK, head=_RADAR_HEAD),
+    "radar_pillar": DetectorSpec(grid=_NEAR, bev_frame="lidar", radar=_RADAR, neck=_RADAR_TRUNK, head=_RADAR_HEAD),
     "camera_radar": DetectorSpec(
         grid=_NEAR.model_copy(update={"z_range": (-10.0, 10.0)}),
+        bev_frame="lidar",
         camera=CameraSpec(
             image_size=(256, 704),
             image=ImageSpec(backbone=RESNET_50, channels=512, neck=SecondFpnSpec(stride=16)),
@@ -133,11 +142,11 @@ LIDAR_PRESETS = {
 
 _BY_CLASS = {f"head.{field}": OURS for field in ("score_threshold", "nms", "nms_radius", "nms_overlap")}
 """Fields that decoding task by task does not read."""
-_CENTERPOINT = {**dict.fromkeys(("grid", "lidar", "neck", "head"), MM), **_BY_CLASS}
-_UNIDISTILL = {**dict.fromkeys(("grid", "camera", "lidar", "fusion", "neck", "head"), UD), **_BY_CLASS}
+_CENTERPOINT = {**dict.fromkeys(("grid", "bev_frame", "lidar", "neck", "head"), MM), **_BY_CLASS}
+_UNIDISTILL = {**dict.fromkeys(("grid", "bev_frame", "camera", "lidar", "fusion", "neck", "head"), UD), **_BY_CLASS}
 _UNIDISTILL |= {"head.min_overlap": OURS, "head.min_radius_cells": OURS, "camera.image.backbone": TORCHVISION}
 _RADARS = {
-    **dict.fromkeys(("grid", "camera", "radar", "fusion", "head"), BF),
+    **dict.fromkeys(("grid", "bev_frame", "camera", "radar", "fusion", "head"), BF),
     **_BY_CLASS,
     "camera.image.backbone": TORCHVISION,
     "camera.frustum": OURS,
@@ -152,7 +161,7 @@ LIDAR_SOURCES = {
     "unidistill_lidar": _UNIDISTILL,
     "unidistill_camera_lidar": _UNIDISTILL,
     "bevfusion_camera_lidar": {
-        **dict.fromkeys(("grid", "camera", "lidar", "fusion", "neck"), BF),
+        **dict.fromkeys(("grid", "bev_frame", "camera", "lidar", "fusion", "neck"), BF),
         # BEVFusion joins LiDAR depths to its image features, and halves the resolution of the camera's BEV map.
         "camera.depth_net": OURS,
         "camera.image": OURS,

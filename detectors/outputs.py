@@ -34,14 +34,15 @@ class SensorMaps:
     """Pyramid output per view, before the view transformation."""
     depth: Float[Tensor, "b n d h w"] | None
     """Probability of each depth bin; sums to 1 over d."""
-    camera_bev: Float[Tensor, "b c_camera y x"] | None
+    camera_bev: Float[Tensor, "b c_camera y_low x_low"] | None
     """Image features lifted and splatted into BEV."""
-    lidar_bev: Float[Tensor, "b c_lidar y x"] | None
+    lidar_bev: Float[Tensor, "b c_lidar y_low x_low"] | None
     """Sparse 3D features, height folded into channels."""
-    radar_bev: Float[Tensor, "b c_radar y x"] | None
+    radar_bev: Float[Tensor, "b c_radar y_low x_low"] | None
     """Pillar features, spread by convolutions."""
-    bev_low: Float[Tensor, "b c_low y x"]
-    """Low level: the only sensor's map or the fused one, what enters the BEV neck (UniDistill's F_low)."""
+    bev_low: Float[Tensor, "b c_low y_low x_low"]
+    """Low level: the only sensor's map or the fused one, what enters the BEV neck (UniDistill's F_low). Its cells are
+    the grid's but for pillars, which are smaller."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,14 @@
-"""Named detector specs that a study may use and change. `crossbev presets` lists them."""
+"""Named detector specs that a study may use and change. `crossbev presets` lists them.
 
+``python -m detectors.presets`` shows what they cost, beside what is published of the papers' networks.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from detectors.camera_presets import CAMERA_PRESETS
 from detectors.detector import DetectorSpec
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.camera import CameraSpec
@@ -11,6 +20,7 @@ from detectors.encoders.resnet import ResNetSpec
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
 from detectors.heads.instance_mask import InstanceMaskSpec
+from detectors.lidar_presets import LIDAR_PRESETS
 from detectors.names import named
 from detectors.segmenter import SegmenterSpec
 
@@ -51,13 +61,15 @@ def _tiny(
     )
 
 
-PRESETS = {
+TINY_PRESETS = {
     "tiny_camera": _tiny(camera=_TINY_CAMERA),
     "tiny_lidar": _tiny(lidar=_TINY_LIDAR),
     "tiny_radar": _tiny(radar=_TINY_RADAR),
     "tiny_camera_lidar": _tiny(camera=_TINY_CAMERA, lidar=_TINY_LIDAR),
     "tiny_camera_radar": _tiny(camera=_TINY_CAMERA, radar=_TINY_RADAR),
 }
+PRESETS = TINY_PRESETS | CAMERA_PRESETS | LIDAR_PRESETS
+"""Detectors by name; those of the papers are at full size."""
 
 ENTRY_POINTS = "crossbev.presets"
 """The group of entry points in which an installed package offers detectors by a short name."""
@@ -88,3 +100,78 @@ SEGMENTERS = {
     ),
 }
 """Image teachers; their images are larger than the tiny cameras', as X3KD's are."""
+
+
+PUBLISHED: Mapping[str, tuple[int | None, float | None, str]] = {
+    "bevdet_r50": (47_975_297, 175.8, "derived from BEVDet's configuration"),
+    "bevdepth_r50": (75_752_270, 241.8, "derived from BEVDepth's configuration"),
+    "bevdepth_r50_2key": (76_384_590, 447.0, "derived from BEVDepth's configuration"),
+    "bevdepth_r50_4key": (77_649_230, None, "derived; CRN publishes 77.6 M"),
+    "bevdepth_r50_512x1408": (76_384_590, None, "derived from BEVDepth's configuration"),
+    "x3kd_r50": (76_384_590, 447.0, "that of BEVDepth with two keyframes"),
+    "x3kd_r101_640x1600": (95_376_718, None, "that of BEVDepth with two keyframes and ResNet-101"),
+    "unidistill_camera": (32_136_008, 217.9, "derived from UniDistill's configuration"),
+    "unidistill_lidar": (9_167_400, None, "derived from UniDistill's configuration"),
+    "unidistill_camera_lidar": (36_274_136, None, "derived from UniDistill's configuration"),
+    "centerpoint_voxel01": (8_938_262, None, "derived from mmdetection3d's configuration"),
+    "centerpoint_voxel0075": (8_938_262, None, "derived from mmdetection3d's configuration"),
+    "centerpoint_pillar02": (5_982_854, None, "derived from mmdetection3d's configuration"),
+}
+"""Parameters, thousands of millions of multiply-adds, and whose figures these are."""
+
+
+def main() -> None:
+    """Print what each preset costs."""
+    parser = argparse.ArgumentParser(prog="python -m detectors.presets", description=main.__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON, a list of objects")
+    as_json = parser.parse_args().json
+    # Imported where it is needed: it makes detectors without memory, for which torch loads its compiler.
+    from detectors.budget import budget
+
+    rows: list[dict[str, Any]] = []
+    for name, spec in PRESETS.items():
+        cost = budget(spec)
+        parameters, gmacs, source = PUBLISHED.get(name, (None, None, ""))
+        rows.append(
+            {
+                "name": name,
+                "parameters": cost.parameters,
+                "gmacs": round(cost.gmacs, 1),
+                "activation_bytes": cost.activations,
+                "parts": cost.parts,
+                "without": list(cost.sparse),
+                "published_parameters": parameters,
+                "published_gmacs": gmacs,
+                "published_by": source,
+            }
+        )
+    print(json.dumps(rows, indent=1) if as_json else _table(rows))
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Columns of text, and below them what they mean."""
+    cells = [("preset", "parameters", "published", "GMAC", "published", "activations", "parts (millions)")]
+    for row in rows:
+        parts = ", ".join(f"{name} {count / 1e6:.2f}" for name, count in row["parts"].items())
+        gmacs = f"{row['gmacs']:,.1f}{'*' if row['without'] else ''}"
+        activations = f"{row['activation_bytes'] / 2**30:.2f} GiB{'*' if row['without'] else ''}"
+        there = row["published_parameters"], row["published_gmacs"]
+        published = [f"{number:,}" if number else "" for number in there]
+        cells.append((row["name"], f"{row['parameters']:,}", published[0], gmacs, published[1], activations, parts))
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]) - 1)]
+    lines = []
+    for name, *numbers, parts in cells:
+        aligned = [name.ljust(widths[0]), *(each.rjust(width) for each, width in zip(numbers, widths[1:], strict=True))]
+        lines.append("  ".join([*aligned, parts]))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "GMAC: multiply-adds of a sample's forward pass. Activations: what a training step of one sample holds.",
+            "* without the LiDAR's or RADAR's encoder, whose operations depend on the points.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

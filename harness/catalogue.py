@@ -56,7 +56,10 @@ def losses(as_json: Json = False) -> None:
 def presets(
     as_json: Json = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Also measure operations, BEV maps and training steps: half a minute.")
+        bool,
+        typer.Option(
+            "--measure", help="Also measure the tiny presets: operations, BEV maps, training steps. Half a minute."
+        ),
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per training step, for --measure.")] = 8,
     device: Annotated[str, typer.Option(help="Device for --measure: cpu or cuda.")] = "cpu",
@@ -64,14 +67,14 @@ def presets(
     """List the detectors and image teachers, with their sensors and number of parameters."""
     import torch
 
-    from detectors.presets import PRESETS, SEGMENTERS
+    from detectors.budget import outline
+    from detectors.presets import PRESETS, SEGMENTERS, TINY_PRESETS
 
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise InputError(f"--device {device}: allowed: cpu, and cuda on a machine that has it")
 
     def parameters(spec: Any) -> int:
-        # Not on the meta device, whose initialisers import torch's compiler for two seconds.
-        return sum(parameter.numel() for parameter in spec.build().parameters())
+        return sum(parameter.numel() for parameter in outline(spec).parameters())
 
     rows: list[dict[str, Any]] = []
     for name, spec in PRESETS.items():
@@ -91,13 +94,19 @@ def presets(
         rows.append(kind | {"what": what, "parameters": parameters(segmenter)})
     if measure:
         if not as_json:
-            _say(f"timing training steps of {batch_size} samples of each preset ({device}, one thread)")
-        costs = _costs({**PRESETS, **SEGMENTERS}, batch_size, device)
-        rows = [row | cost for row, cost in zip(rows, costs, strict=True)]
+            _say(f"timing training steps of {batch_size} samples of each tiny preset ({device}, one thread)")
+        # A step of a network at full size takes minutes; python -m detectors.presets counts its operations.
+        costs = _costs({**TINY_PRESETS, **SEGMENTERS}, batch_size, device)
+        rows = [row | costs.get(row["preset"], dict.fromkeys(_COSTS)) for row in rows]
     _print(rows, as_json, names=4)
 
 
-def _costs(specs: "Mapping[str, DetectorSpec | SegmenterSpec]", batch_size: int, device: str) -> list[dict[str, Any]]:
+_COSTS = ("GFLOPs", "BEV (c y x)", "step (s)")
+
+
+def _costs(
+    specs: "Mapping[str, DetectorSpec | SegmenterSpec]", batch_size: int, device: str
+) -> dict[str, dict[str, Any]]:
     """Measure each preset: what only a detector has is None for an image teacher."""
     import torch
 
@@ -105,15 +114,15 @@ def _costs(specs: "Mapping[str, DetectorSpec | SegmenterSpec]", batch_size: int,
     from detectors.detector import DetectorSpec
 
     torch.set_num_threads(1)
-    costs: list[dict[str, Any]] = []
-    for spec in specs.values():
+    costs: dict[str, dict[str, Any]] = {}
+    for name, spec in specs.items():
         if isinstance(spec, DetectorSpec):
             cost = measure(spec, batch_size, device)
             bev = "x".join(map(str, cost.bev_shape))
-            costs.append({"GFLOPs": cost.flops / 1e9, "BEV (c y x)": bev, "step (s)": cost.step_seconds})
+            costs[name] = dict(zip(_COSTS, (cost.flops / 1e9, bev, cost.step_seconds), strict=True))
         else:
             seconds = segmenter_step_seconds(spec, batch_size, device)
-            costs.append({"GFLOPs": None, "BEV (c y x)": None, "step (s)": seconds})
+            costs[name] = dict(zip(_COSTS, (None, None, seconds), strict=True))
     return costs
 
 

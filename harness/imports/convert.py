@@ -122,12 +122,12 @@ def _check_meta(checkpoint: Checkpoint, spec: DetectorSpec, preset: str) -> None
             f"allowed: {_listed(TASK_GROUPS)}"
         )
     number = r"(-?[\d.]+)"
-    found = re.search(r"point_cloud_range\s*=\s*\[\s*" + r",\s*".join([number] * 6) + r",?\s*\]", config)
+    written = re.search(r"point_cloud_range\s*=\s*\[\s*" + r",\s*".join([number] * 6) + r",?\s*\]", config)
     grid = spec.grid
     ours = [grid.x_range[0], grid.y_range[0], grid.z_range[0], grid.x_range[1], grid.y_range[1], grid.z_range[1]]
-    if found and [float(each) for each in found.groups()] != ours:
+    if written and [float(each) for each in written.groups()] != ours:
         raise InputError(
-            f"checkpoint {checkpoint.path} is of another range: point_cloud_range is [{', '.join(found.groups())}] "
+            f"checkpoint {checkpoint.path} is of another range: point_cloud_range is [{', '.join(written.groups())}] "
             f"there, {ours} in preset {preset}"
         )
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from detectors.geometry.boxes import CLASSES
-from detectors.presets import PRESETS
+from detectors.presets import PRESETS, TINY_PRESETS
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", TINY_PRESETS)
 def test_preset_runs_on_what_its_spec_asks_for(name, make_batch):
     spec = PRESETS[name]
     batch = make_batch(boxes=(4,), image_size=spec.inputs.image_size or (8, 8), points=500)

@@ -24,7 +24,7 @@ from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.resnet import ResNetSpec
 from detectors.geometry.grid import BevGrid
 from detectors.geometry.lift import join_plans
-from detectors.presets import PRESETS
+from detectors.presets import PRESETS, TINY_PRESETS
 from distill.objective import LOSSES, Objective, loss_spec
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -144,7 +144,7 @@ def objective_of(student: str, teacher: str | None, losses: Mapping[str, Mapping
 
 def cases() -> Iterator[tuple[str, str, str | None, dict[str, Any]]]:
     """Name, student, teacher and losses."""
-    for preset in PRESETS:
+    for preset in TINY_PRESETS:
         yield preset, preset, None, {}
     for student in ("tiny_camera", "tiny_lidar"):
         for name, fields in VARIANTS.items():

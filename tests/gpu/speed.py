@@ -6,7 +6,7 @@ import torch
 
 from detectors.batch import Batch
 from detectors.detector import DetectorSpec
-from detectors.presets import PRESETS
+from detectors.presets import TINY_PRESETS
 from harness.study.schedule import ScheduleSpec
 from harness.train.optim import optimizer_of
 from tests.gpu.common import LARGE, Rows, full_batch, large_batch, libraries, milliseconds, sparse_by
@@ -34,11 +34,13 @@ def main() -> None:
     """One row a detector, batch size, precision and, with LiDAR, library."""
     rows, rng = Rows(), torch.Generator().manual_seed(0)
     tiny = full_batch(4)
-    sizes = [(name, PRESETS[name], (4,)) for name in PRESETS] + [(name, spec, (1, 4)) for name, spec in LARGE.items()]
+    sizes = [(name, spec, (4,)) for name, spec in TINY_PRESETS.items()] + [
+        (name, spec, (1, 4)) for name, spec in LARGE.items()
+    ]
     for name, spec, batch_sizes in sizes:
         for batch_size in batch_sizes:
             began = time.perf_counter()
-            batch = tiny if name in PRESETS else large_batch(spec, batch_size, rng)
+            batch = tiny if name in TINY_PRESETS else large_batch(spec, batch_size, rng)
             made = time.perf_counter() - began
             moved = batch.to("cuda")
             for library_name, library in libraries().items() if spec.lidar else [("", None)]:

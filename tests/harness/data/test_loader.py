@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.batch import Inputs
-from detectors.presets import PRESETS
+from detectors.presets import PRESETS, TINY_PRESETS
 from harness.data import loader
 from harness.data.loader import SampleSet, batch_indices, evaluation_batches, training_batches
 from harness.errors import InputError
@@ -133,7 +133,7 @@ def test_without_augmentation_a_plan_is_made_once(smoke_root):
     assert samples.plain(0) is samples.plain(0)
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("preset", sorted(TINY_PRESETS))
 def test_every_detector_runs_on_a_real_frame(real_root, preset):
     spec = PRESETS[preset]
     (batch,) = evaluation_batches(SampleSet(real_root, real_root.tokens("mini_train"), spec.inputs), 1)

@@ -37,7 +37,7 @@ def test_outputs_come_back_to_the_last_bit(case, save):
     found = _imported(case, save({"state_dict": case.state(detector)}))
     batch = example_batch(case.spec, 1)
     with torch.no_grad():
-        outputs = [model(batch).head for model in (detector, found)]
+        outputs = [model.head(model.neck(model.encode(batch).bev_low)) for model in (detector, found)]
     assert torch.equal(outputs[0].heatmap, outputs[1].heatmap)
     assert torch.equal(outputs[0].boxes, outputs[1].boxes)
     assert outputs[0].heatmap.isfinite().all()

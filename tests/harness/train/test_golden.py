@@ -19,7 +19,7 @@ import torch
 
 from detectors.batch import Instances
 from detectors.cost import example_batch
-from detectors.presets import PRESETS
+from detectors.presets import PRESETS, TINY_PRESETS
 from distill.loss import DetectorLossSpec
 from distill.objective import LOSSES, Objective
 from distill.warm_start import inherit
@@ -45,7 +45,7 @@ def _numbers():
         "response": LOSSES["response"](weight=2.0, parts="split", teacher_temperature=2.0, min_overlap=0.5),
     }
     teacher_spec = PRESETS["tiny_camera_lidar"]
-    cases = {name: (spec, None, {}) for name, spec in PRESETS.items()} | {
+    cases = {name: (spec, None, {}) for name, spec in TINY_PRESETS.items()} | {
         "taught": (PRESETS["tiny_camera"], teacher_spec, losses),
         "taught otherwise": (PRESETS["tiny_camera"], teacher_spec, varied),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detectors.presets import PRESETS
+from detectors.presets import TINY_PRESETS
 from harness.data.root import NuScenesRoot
 from harness.jobs.worker import run
 from harness.runs.folder import RunFolder
@@ -31,7 +31,7 @@ def four_samples(tmp_path_factory):
     "preset",
     [
         pytest.param(name, marks=pytest.mark.slow if name in TRIED else pytest.mark.exhaustive)
-        for name in sorted(PRESETS)
+        for name in sorted(TINY_PRESETS)
     ],
 )
 def test_four_samples_are_learned_by_heart(four_samples, order_on, tmp_path, preset):
