@@ -69,11 +69,13 @@ class DetectorKind(Kind[DetectorJobSpec]):
             for inputs in {spec.detector.training_inputs if spec.schedule else spec.detector.inputs for spec in specs}:
                 root.check_files(tokens, inputs)
             root.check_annotations(split, tokens)
-        taught_by_maps = {(source, spec.maps, spec.data.train_split) for spec, source in jobs if spec.maps}
-        for folder, maps, split in sorted(taught_by_maps, key=str):
+        taught_by_maps = {
+            (source, spec.maps, spec.data.train_split, spec.data.train_share) for spec, source in jobs if spec.maps
+        }
+        for folder, maps, split, share in sorted(taught_by_maps, key=str):
             assert folder is not None
             assert maps is not None
-            check_maps(folder, maps.spec, root.tokens(split))
+            check_maps(folder, maps.spec, root.tokens(split, share))
 
     def order(self, spec: DetectorJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
         """The teacher with its weights or maps, weights that are given or another job's, and labels of images."""

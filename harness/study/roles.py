@@ -104,15 +104,14 @@ class TeacherSpec(_Model):
     """False is a control: the teacher keeps its initial weights, so a gain is not due to its knowledge."""
     maps: HomePath | None = None
     """A folder with the maps and boxes of a detector outside of this project, one safetensors file a training sample,
-    instead of a detector. docs/teacher-maps.md describes the files."""
+    instead of a detector. docs/teachers.md describes the files."""
     resample: bool = False
     """Whether the maps of a teacher with another grid or BEV frame are brought to the student's, by bilinear sampling.
     Without it, such a teacher is refused."""
 
     @model_validator(mode="after")
     def _maps_have_no_detector(self) -> Self:
-        of_detectors = {"preset", "detector", "set", "keyframes", "checkpoint", "trained", "seed"}
-        if self.maps is not None and (unused := self.model_fields_set & of_detectors):
+        if self.maps is not None and (unused := self.model_fields_set - {"maps", "resample"}):
             raise ValueError(f"maps stand for a detector that is not here, so that {min(unused)} has no effect")
         return self
 
