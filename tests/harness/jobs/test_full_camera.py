@@ -10,6 +10,7 @@ from detectors.encoders.bev_trunk import ResNetFpnTrunkSpec
 from detectors.encoders.depth_net import CameraAwareDepthSpec
 from detectors.encoders.image_neck import SecondFpnSpec
 from detectors.presets import PRESETS
+from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.root import LIDAR, NuScenesRoot
 from harness.errors import InputError
 from harness.jobs.detector import DetectorKind
@@ -95,3 +96,23 @@ def test_returns_that_only_the_training_wants_are_looked_for_in_its_split_alone(
     trained_on.unlink()
     with pytest.raises(InputError, match=trained_on.name):
         DetectorKind().check([(job, None)], root)
+
+
+@pytest.mark.slow
+def test_it_learns_one_batch_and_its_depths(smoke_root, camera_spec):
+    samples = SampleSet(smoke_root, smoke_root.tokens("synthetic_val")[-2:], camera_spec.training_inputs)
+    (batch,) = evaluation_batches(samples, batch_size=2, workers=0)
+    torch.manual_seed(0)
+    detector = camera_spec.build().train()
+    trained = [weight for weight in detector.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=2e-3)
+    losses = []
+    for _ in range(30):
+        terms = detector.loss(detector(batch), batch).terms
+        losses.append({name: value.item() for name, value in terms.items()})
+        optimizer.zero_grad()
+        sum(camera_spec.loss_weights[name] * value for name, value in terms.items()).backward()
+        optimizer.step()
+    assert all(losses[-1][name] < 0.5 * losses[0][name] for name in ("heatmap", "boxes")), losses[-1]
+    # From the cross entropy of even odds over all bins towards that of what the images show.
+    assert losses[-1]["lidar_depth"] < 0.8 * losses[0]["lidar_depth"], losses[-1]
