@@ -75,7 +75,7 @@ class PillarEncoder(nn.Module):
         spec, grid = self.spec, self.grid
         most_pillars = spec.most_pillars[0 if self.training else 1]
         # A teacher, and students that train side by side, look at the same points.
-        key = (grid, spec.pillars_per_cell, spec.most_points, most_pillars)
+        key = (spec.kind, grid, spec.pillars_per_cell, spec.most_points, most_pillars)
         if key not in points.derived:
             shape = (1, grid.rows * spec.pillars_per_cell, grid.columns * spec.pillars_per_cell)
             points.derived[key] = group_points(points, grid, shape, spec.most_points, most_pillars)

@@ -109,9 +109,10 @@ class VoxelNet(nn.Module):
         spec = self.spec
         most_voxels = spec.most_voxels[0 if self.training else 1]
         # A teacher, and students that train side by side, look at the same points.
-        key = (self.grid, spec.voxels_per_cell, spec.height_bins, spec.most_points, most_voxels, spec.strides)
+        how = (self.grid, spec.voxels_per_cell, spec.height_bins, spec.most_points, most_voxels, spec.strides)
+        key = (spec.kind, *how)
         if key not in points.derived:
-            points.derived[key] = _pyramid(points, *key)
+            points.derived[key] = _pyramid(points, *how)
         pyramid: _Pyramid = points.derived[key]
         features = self.stem(pyramid.features, pyramid.around[0])
         for i, (level, around) in enumerate(zip(self.levels, pyramid.around, strict=True)):

@@ -50,10 +50,8 @@ CODE_WEIGHTS = tuple(0.2 if name.startswith("velocity") else 1.0 for name in BOX
 # A box of 55 m; an untrained size map would overflow.
 _MAX_LOG_SIZE = 4.0
 
-
 BRANCHES = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 """Channels of the maps of which a task's box map is made, in the order of BOX_CODE; CenterPoint's names of them."""
-
 
 Suppression = Literal["circle", "rotated"]
 """Whether non-maximum suppression compares the distance of centres or the overlap of boxes."""
@@ -83,7 +81,8 @@ class TaskDecodingSpec(Spec):
 
     @model_validator(mode="after")
     def _one_entry_each(self) -> Self:
-        for name, count in (("nms", 6), ("radius", 6), ("overlap", 6), ("scale", len(CLASSES))):
+        tasks = len(TASK_GROUPS)
+        for name, count in (("nms", tasks), ("radius", tasks), ("overlap", tasks), ("scale", len(CLASSES))):
             if len(getattr(self, name)) != count:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries; {count} are needed")
         return self
@@ -151,12 +150,12 @@ class CenterHeadSpec(Spec):
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weight of each term of `DetectionLoss`."""
-        boxes = {"heatmap": self.heatmap_weight, "boxes": self.box_weight}
-        return (
-            boxes
-            | ({"iou": 1.0} if self.iou else {})
-            | ({"overlap": self.overlap_weight} if self.overlap_weight else {})
-        )
+        weights = {"heatmap": self.heatmap_weight, "boxes": self.box_weight}
+        if self.iou:
+            weights["iou"] = 1.0
+        if self.overlap_weight:
+            weights["overlap"] = self.overlap_weight
+        return weights
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
