@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from detectors.lidar_presets import LIDAR_PRESETS, LIDAR_SOURCES
 
@@ -21,6 +22,16 @@ def test_parameters_are_as_many_as_the_published_network_has(name):
     with torch.device("meta"):
         detector = LIDAR_PRESETS[name].build()
     assert sum(each.numel() for each in detector.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("part", "gigamacs"), [("neck", 62.9), ("head", 61.1)])
+def test_unidistill_multiplies_as_often_as_derived(part, gigamacs):
+    spec = LIDAR_PRESETS["unidistill_lidar"]
+    channels = {"neck": spec.low_channels, "head": spec.high_channels}[part]
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        module = spec.build().get_submodule(part)
+        module(torch.empty(1, channels, spec.grid.rows, spec.grid.columns))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(gigamacs, rel=0.01)
 
 
 def _leaves(fields, prefix=""):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.testing import assert_close
 
 from detectors.batch import Points
 from detectors.detector import DetectorSpec
@@ -14,6 +15,7 @@ from detectors.encoders.pillars import PillarSpec
 from detectors.encoders.radar_pillars import RadarPillarSpec
 from detectors.encoders.second_neck import SecondNeckSpec
 from detectors.encoders.voxel_net import VoxelNetSpec
+from detectors.folding import folded
 from detectors.geometry.boxes import CLASSES
 from detectors.heads.center import CenterHeadSpec, TaskDecodingSpec
 
@@ -118,6 +120,17 @@ def test_samples_do_not_see_one_another(spec, batch, make_batch):
         one, other = (detector(each).head.heatmap for each in (batch, changed))
     assert torch.equal(one[0], other[0])
     assert torch.equal(one[1], other[1]) == (spec.lidar is None)
+
+
+def test_norms_are_folded_without_a_trace(spec, batch):
+    torch.manual_seed(0)
+    detector = spec.build().train()
+    detector(batch)  # statistics that say something
+    with torch.no_grad():
+        one, other = (model(batch).head for model in (detector.eval(), folded(detector)))
+    assert_close(other.heatmap, one.heatmap, atol=1e-4, rtol=1e-4)
+    assert_close(other.boxes, one.boxes, atol=1e-4, rtol=1e-4)
+    assert not any(type(each) is torch.nn.BatchNorm2d for each in folded(detector).head.modules())
 
 
 def test_specs_survive_their_json(spec):

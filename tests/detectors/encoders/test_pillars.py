@@ -85,3 +85,10 @@ def test_statistics_count_empty_slots(rng):
     rows = (points * is_point[..., None]).flatten(0, 1) @ net.linears[0].weight.T
     assert_close(net.norms[0].running_mean, rows.mean(dim=0))
     assert_close(net.norms[0].running_var, rows.var(dim=0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_computes_what_a_cpu_does(rng, grid):
+    cloud, encoder = _cloud(rng), _encoder(grid, SPEC, rng)
+    on_cpu = encoder(cloud, 2)
+    assert_close(encoder.cuda()(cloud.to("cuda"), 2).cpu(), on_cpu, atol=1e-5, rtol=1e-5)

@@ -131,3 +131,16 @@ def test_no_points_give_an_empty_map_and_zero_gradients(grid, rng):
 def test_levels_that_do_not_reach_the_grid_are_refused(change, words):
     with pytest.raises(ValidationError, match=words):
         VoxelNetSpec(**(SPEC.model_dump() | change))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_computes_what_a_cpu_does(rng, grid):
+    cloud, encoder = _cloud(rng, 300), _encoder(grid, rng).float()
+    cloud = Points(cloud.values.float(), cloud.sample)
+    on_cpu = encoder(cloud, 2)
+    mine = torch.autograd.grad(on_cpu.sin().sum(), list(encoder.parameters()))
+    encoder.cuda()
+    on_cuda = encoder(cloud.to("cuda"), 2)
+    theirs = torch.autograd.grad(on_cuda.sin().sum(), list(encoder.parameters()))
+    assert_close(on_cuda.cpu(), on_cpu, atol=1e-4, rtol=1e-4)
+    assert_close([each.cpu() for each in theirs], list(mine), atol=1e-3, rtol=1e-3)
