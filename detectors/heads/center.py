@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from detectors.conv_block import conv_norm_relu
@@ -94,6 +94,7 @@ class CenterHeadSpec(Spec):
 
     later = frozenset(
         {
+            "box_width",
             "branches",
             "bias",
             "iou",
@@ -107,6 +108,9 @@ class CenterHeadSpec(Spec):
     )
 
     width: int
+    box_width: PositiveInt | None = None
+    """Channels of a convolution of the box maps' own, beside the heatmaps' with `width`; None: they share that one.
+    "joint" only."""
     heatmap_weight: float = 1.0
     box_weight: float = 0.25
     prior: float = Field(default=0.05, gt=0, lt=1)
@@ -160,6 +164,8 @@ class CenterHeadSpec(Spec):
             raise ValueError(f"nms_radius has {len(self.nms_radius)} entries for the {len(CLASSES)} classes {CLASSES}")
         if len(self.code_weights) != len(BOX_CODE):
             raise ValueError(f"code_weights has {len(self.code_weights)} entries for the {len(BOX_CODE)} of {BOX_CODE}")
+        if self.box_width is not None and self.branches != "joint":
+            raise ValueError('box_width needs branches: "joint"; "separate" ones have convolutions of their own')
         if self.iou and self.branches != "separate":
             raise ValueError('iou needs branches: "separate"')
         if self.average == "batch" and (self.iou or self.overlap_weight or self.learned_weights):
@@ -176,25 +182,33 @@ class CenterHeadSpec(Spec):
 
 
 class CenterHead(nn.Module):
-    """One shared convolution, then one for the heatmaps and one for the box maps of all task groups."""
+    """One shared convolution, or two, then one for the heatmaps and one for the box maps of all task groups."""
 
     def __init__(self, spec: CenterHeadSpec, in_channels: int) -> None:
         super().__init__()
         self.shared = conv_norm_relu(in_channels, spec.width)
+        self.box_features = None if spec.box_width is None else conv_norm_relu(in_channels, spec.box_width)
         self.loss_weights: nn.Parameter | None = None
         self.heatmap = nn.Conv2d(spec.width, len(CLASSES), 1)
-        self.boxes = nn.Conv2d(spec.width, len(TASK_GROUPS) * len(BOX_CODE), 1)
+        self.boxes = nn.Conv2d(spec.box_width or spec.width, len(TASK_GROUPS) * len(BOX_CODE), 1)
         # Without it the first steps only unlearn millions of false positives.
         nn.init.constant_(self.heatmap.bias, math.log(spec.prior / (1 - spec.prior)))  # type: ignore[arg-type]
 
     def forward(self, bev_high: Float[Tensor, "b c_high y x"]) -> HeadOutput:
         """Raw maps: logits and codes."""
+        if self.box_features is not None:
+            codes = self.boxes(self.box_features(bev_high))
+            return HeadOutput(self.heatmap(self.shared(bev_high)), _by_task(codes))
         # Both at once, pixel by pixel: on a CPU half the time of two convolutions.
         pixels = rearrange(self.shared(bev_high), "b c y x -> b y x c")
         weight, bias = (torch.cat([getattr(self.heatmap, n), getattr(self.boxes, n)]) for n in ("weight", "bias"))
         maps = rearrange(F.linear(pixels, weight.flatten(1), bias), "b y x c -> b c y x")
         heatmap, boxes = maps.split([self.heatmap.out_channels, self.boxes.out_channels], dim=1)
-        return HeadOutput(heatmap, rearrange(boxes, "b (tasks code) y x -> b tasks code y x", code=len(BOX_CODE)))
+        return HeadOutput(heatmap, _by_task(boxes))
+
+
+def _by_task(codes: Float[Tensor, "b channels y x"]) -> Float[Tensor, "b tasks code y x"]:
+    return rearrange(codes, "b (tasks code) y x -> b tasks code y x", code=len(BOX_CODE))
 
 
 LEARNED_WEIGHTS = len(BOX_CODE) + 2

@@ -66,7 +66,11 @@ class DetectorKind(Kind[DetectorJobSpec]):
         trained_on = {spec.data.train_split for spec in specs if spec.schedule is not None}
         for split in sorted(scored | trained_on):
             tokens = root.tokens(split)
-            for inputs in {spec.detector.training_inputs if spec.schedule else spec.detector.inputs for spec in specs}:
+            asked = {spec.detector.inputs for spec in specs}
+            asked |= {
+                spec.detector.training_inputs for spec in specs if spec.schedule and spec.data.train_split == split
+            }
+            for inputs in asked:
                 root.check_files(tokens, inputs)
             root.check_annotations(split, tokens)
         taught_by_maps = {

@@ -124,3 +124,22 @@ def test_a_fresh_head_expects_the_prior_everywhere():
 def test_an_impossible_head_is_refused(change):
     with pytest.raises(ValidationError):
         CenterHeadSpec(**({"width": 8} | change))
+
+
+def test_box_maps_with_features_of_their_own_leave_those_of_heatmaps_alone(grid):
+    head = CenterHeadSpec(width=8, box_width=6).build(5)
+    assert head.boxes.weight.shape[1] == 6
+    maps = torch.randn(2, 5, grid.rows, grid.columns)
+    output = head(maps)
+    assert output.boxes.shape == (2, len(TASK_GROUPS), len(BOX_CODE), grid.rows, grid.columns)
+    output.boxes.square().sum().backward()
+    assert all(parameter.grad is None for part in (head.shared, head.heatmap) for parameter in part.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in head.box_features[0].parameters())
+    # Channel by channel as the box code has them: the fifth of the third task.
+    codes = head.boxes(head.box_features(maps))
+    assert_close(output.boxes[:, 2, 4], codes[:, 2 * len(BOX_CODE) + 4])
+
+
+def test_box_features_are_for_joint_heads():
+    with pytest.raises(ValidationError, match="box_width needs"):
+        CenterHeadSpec(width=8, box_width=6, branches="separate")
