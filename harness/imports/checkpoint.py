@@ -21,7 +21,7 @@ AVERAGES = ("ema_state_dict", "state_dict_ema", "ema_state", "model_ema", "ema_m
 """Keys under which they keep their exponential moving average."""
 PREFIXES = ("module.", "model.", "ema_model.", "ema.")
 """Of wrappers such as DistributedDataParallel and Lightning, in front of every name."""
-_META = ("meta", "dataset_meta", "hyper_parameters", "version")
+_META = ("meta", "dataset_meta")
 
 
 @dataclass(frozen=True)

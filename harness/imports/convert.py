@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detectors.budget import outline
 from detectors.detector import Detector, DetectorSpec
-from detectors.geometry.boxes import CLASSES
 from detectors.heads.center import TASK_GROUPS
 from harness.errors import InputError
 from harness.imports.checkpoint import Checkpoint
 from harness.imports.rules import Fit, fit
 from harness.imports.sources import RAW_INTENSITY, Boxes, Source, constants, stored_constants
+
+ORDER = tuple(name for group in TASK_GROUPS for name in group)
+"""The classes in the order of the tasks, which is the order of labels in all of these programs."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,10 @@ def convert(
             f"weights of {source.name} are in the {source.frames[0]} frame, and preset {preset} has bev_frame "
             f"{spec.bev_frame}; --set bev_frame={source.frames[0]} changes that"
         )
-    _check_meta(checkpoint, spec, preset)
+    _check_meta(checkpoint, source, spec, preset)
     known = _check_constants(checkpoint, source, spec, preset)
     known |= {name for name in checkpoint.tensors if any(re.fullmatch(each, name) for each in source.ignored)}
-    with torch.device("meta"):
-        wanted = spec.build().state_dict()
+    wanted = outline(spec).state_dict()
     convention = boxes or _boxes(checkpoint, source)
     rules = source.rules(spec, convention, intensity)
     result = fit(rules, checkpoint.tensors, {name: _like(each) for name, each in wanted.items()}, known)
@@ -97,21 +99,25 @@ def _version(meta: Any) -> str:
     return version if isinstance(version, str) and version[:1].isdigit() else ""
 
 
-def _check_meta(checkpoint: Checkpoint, spec: DetectorSpec, preset: str) -> None:
+def _check_meta(checkpoint: Checkpoint, source: Source, spec: DetectorSpec, preset: str) -> None:
     """Raise InputError for classes, tasks and ranges that the file names and the preset does not have."""
     meta = checkpoint.meta.get("meta")
     described = meta if isinstance(meta, dict) else {}
     of_data = described.get("dataset_meta") or checkpoint.meta.get("dataset_meta")
     names = {**(of_data if isinstance(of_data, dict) else {}), **described}
-    classes = names.get("CLASSES") or names.get("classes")
-    if classes and set(classes) != set(CLASSES):
+    classes = tuple(map(str, names.get("CLASSES") or names.get("classes") or ORDER))
+    if classes != ORDER:
+        what = "another order of classes" if set(classes) == set(ORDER) else "other classes"
         raise InputError(
-            f"checkpoint {checkpoint.path} is of other classes: {', '.join(map(str, classes))}; allowed: "
-            f"{', '.join(CLASSES)}"
+            f"checkpoint {checkpoint.path} has {what}: {', '.join(classes)}; allowed: {', '.join(ORDER)}, in this order"
         )
     config = described.get("config") or described.get("cfg")
-    if not isinstance(config, str):
-        return
+    if isinstance(config, str):
+        _check_config(checkpoint, config, spec, preset, has_height=not source.constants)
+
+
+def _check_config(checkpoint: Checkpoint, config: str, spec: DetectorSpec, preset: str, has_height: bool) -> None:
+    """The same for the text of a configuration; the range of a camera's says nothing of its heights."""
     tasks = tuple(
         tuple(re.findall(r"['\"](\w+)['\"]", listed))
         for listed in re.findall(r"dict\(\s*num_class=\d+,\s*class_names=\[([^\]]*)\]", config)
@@ -121,14 +127,16 @@ def _check_meta(checkpoint: Checkpoint, spec: DetectorSpec, preset: str) -> None
             f"checkpoint {checkpoint.path} has another order of tasks: {_listed(tasks)}; "
             f"allowed: {_listed(TASK_GROUPS)}"
         )
-    number = r"(-?[\d.]+)"
-    written = re.search(r"point_cloud_range\s*=\s*\[\s*" + r",\s*".join([number] * 6) + r",?\s*\]", config)
+    six = r",\s*".join([r"(-?[\d.]+)"] * 6)
+    written = re.search(rf"\b(?:point_cloud_range|range)\s*=\s*\[\s*{six},?\s*\]", config)
     grid = spec.grid
-    ours = [grid.x_range[0], grid.y_range[0], grid.z_range[0], grid.x_range[1], grid.y_range[1], grid.z_range[1]]
-    if written and [float(each) for each in written.groups()] != ours:
+    ranges = (grid.x_range, grid.y_range, grid.z_range)
+    ours = [bounds[end] for end in (0, 1) for bounds in ranges]
+    compared = [index for index in range(6) if has_height or index % 3 < 2]
+    if written and any(float(written[index + 1]) != ours[index] for index in compared):
         raise InputError(
-            f"checkpoint {checkpoint.path} is of another range: point_cloud_range is [{', '.join(written.groups())}] "
-            f"there, {ours} in preset {preset}"
+            f"checkpoint {checkpoint.path} is of another range: [{', '.join(written.groups())}] in its configuration, "
+            f"{ours} in preset {preset}"
         )
 
 

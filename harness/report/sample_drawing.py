@@ -10,6 +10,7 @@ from einops import rearrange
 from PIL import Image
 
 from detectors.batch import CameraViews, Inputs
+from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import CLASSES, CORNERS, points_of_boxes
 from detectors.geometry.grid import BevGrid
 from harness.data.nuscenes import global_from_bev, read
@@ -52,7 +53,7 @@ def draw_samples(
     first = next(iter(matched.values()))
     at = config.dist_ths.index(DISTANCE)
     thresholds = {name: best_threshold(one, at) for name, one in matched.items()}
-    grid = runs.plan.detector_spec(list(detectors.values())[-1]).detector.grid
+    grid = _ahead_up(runs.plan.detector_spec(list(detectors.values())[-1]).detector)
     shown = []
     chosen = choose(first, count)
     for number, sample in enumerate(chosen, start=1):
@@ -81,6 +82,15 @@ def draw_samples(
         "From above, forward is up and circles are 10 m apart. Objects beyond the scored range are not drawn.",
     )
     return Samples(words, tuple(shown))
+
+
+def _ahead_up(spec: DetectorSpec) -> BevGrid:
+    """The detector's grid with x ahead and y to the left, as pictures have it, whatever its frame is."""
+    grid = spec.grid
+    if spec.bev_frame == "ego":
+        return grid
+    right = grid.x_range
+    return grid.model_copy(update={"x_range": grid.y_range, "y_range": (-right[1], -right[0])})
 
 
 def choose(matched: Matched, count: int) -> list[int]:

@@ -86,6 +86,27 @@ def test_a_box_keeps_its_points(ego, lidar):
     assert not (sure_too & ~possible).any()
 
 
+def test_real_boxes_hold_their_points_in_the_lidars_frame_too(real_root):
+    """There the sensor is not level: counted in its frame, as in the ego car's, hardly a point changes sides."""
+    (token,) = real_root.tokens("mini_train")
+    sample = read(real_root, token, Inputs(bev_frame="lidar", lidar_sweeps=1))
+    boxes, facts = annotations(real_root, token, "lidar")
+    offset = sample.lidar[None, :, :3] - boxes.center[:, None]
+    cos, sin = boxes.yaw.cos()[:, None], boxes.yaw.sin()[:, None]
+    along, across = cos * offset[..., 0] + sin * offset[..., 1], cos * offset[..., 1] - sin * offset[..., 0]
+    inside = torch.stack([along, across, offset[..., 2]], dim=-1).abs() <= boxes.size[:, None] / 2
+    difference = (inside.all(dim=-1).sum(dim=1) - facts.lidar_points).abs()
+    assert (difference == 0).sum() >= 55
+    assert difference.sum() <= 45
+
+
+def test_a_real_scan_fills_the_voxels_that_were_counted_in_its_frame(real_root):
+    (token,) = real_root.tokens("mini_train")
+    points = read(real_root, token, Inputs(bev_frame="lidar", lidar_sweeps=1)).lidar
+    in_range = (points[:, :2].abs() < 51.2).all(dim=1) & (points[:, 2] >= -5) & (points[:, 2] < 3)
+    assert in_range.sum() == pytest.approx(32264, abs=1)
+
+
 def test_predictions_are_the_same_in_global_coordinates(smoke_root, tmp_path):
     tokens = smoke_root.tokens("synthetic_val")
     results = [
@@ -128,6 +149,24 @@ def test_a_mirrored_world_is_mirrored_sideways_in_either_frame(ego, lidar, rng):
     # What was to the left is to the right, what was ahead stays ahead.
     assert torch.equal(mirrored[1].boxes.center[:, 0], -lidar.boxes.center[:, 0])
     assert torch.equal(mirrored[1].boxes.center[:, 1], lidar.boxes.center[:, 1])
+
+
+def test_real_predictions_are_the_same_in_global_coordinates(real_root, tmp_path):
+    (token,) = real_root.tokens("mini_train")
+    ours, theirs = (
+        write_submission(
+            tmp_path / f"{frame}.json",
+            real_root,
+            {token: annotations(real_root, token, frame)[0]},
+            frozenset({"lidar"}),
+            frame,
+        )["results"][token]
+        for frame in ("ego", "lidar")
+    )
+    assert len(ours) == 68
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one["translation"], other["translation"], atol=2e-3)
+        assert 2 * math.acos(min(1.0, abs(np.dot(one["rotation"], other["rotation"])))) < 0.1
 
 
 def test_a_sample_remembers_how_it_was_moved(ego):

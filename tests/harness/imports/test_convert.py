@@ -6,7 +6,7 @@ import torch
 from detectors.cost import example_batch
 from harness.errors import InputError
 from harness.imports.checkpoint import read_checkpoint
-from harness.imports.convert import Mismatch, convert
+from harness.imports.convert import ORDER, Mismatch, convert
 from harness.imports.sources import SOURCES, constants
 from tests.harness.imports.conftest import CASES, Case
 
@@ -190,15 +190,17 @@ model = dict(pts_bbox_head=dict(tasks=[
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        ({"CLASSES": ["Car", "Pedestrian"]}, "is of other classes: Car, Pedestrian; allowed: car, truck"),
-        ({"dataset_meta": {"classes": ["Car"]}}, "is of other classes: Car"),
-        ({"config": CONFIG.replace("-6.4", "-54.0")}, r"another range: point_cloud_range is \[-54\.0, -8\.0"),
+        ({"CLASSES": ["Car", "Pedestrian"]}, "has other classes: Car, Pedestrian; allowed: car, truck"),
+        ({"dataset_meta": {"classes": ["Car"]}}, "has other classes: Car"),
+        ({"CLASSES": [*reversed(ORDER)]}, "has another order of classes: traffic_cone, pedestrian"),
+        ({"config": CONFIG.replace("-6.4", "-54.0")}, r"another range: \[-54\.0, -8\.0"),
+        ({"config": "voxel_generator=dict(range=[-6.4, -8, -5, 6.4, 8, 4])"}, "another range"),
         ({"config": CONFIG.replace("'bus', 'trailer'", "'trailer', 'bus'")}, "another order of tasks: .*trailer, bus"),
     ],
 )
 def test_what_a_file_says_of_itself_is_heard(meta, message, save):
     state = VOXELS.state(VOXELS.detector())
-    assert _imported(VOXELS, save({"state_dict": state, "meta": {"config": CONFIG}}))
+    assert _imported(VOXELS, save({"state_dict": state, "meta": {"config": CONFIG, "CLASSES": list(ORDER)}}))
     with pytest.raises(InputError, match=message):
         _imported(VOXELS, save({"state_dict": state, "meta": meta}))
 

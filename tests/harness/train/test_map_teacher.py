@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from detectors.detector import Detector
 from detectors.presets import PRESETS
 from harness.data.loader import SampleSet
+from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.jobs import worker
 from harness.jobs.detector import DetectorKind
@@ -18,6 +19,7 @@ from harness.runs.folder import RunFolder
 from harness.study.jobs import MapsIdentity
 from harness.study.maps_folder import BOXES, METADATA, maps_hash, maps_spec
 from harness.study.schedule import AugmentSpec
+from harness.train.checkpoint import save_model
 from harness.train.map_teacher import MapTeacher
 
 SPEC = PRESETS["tiny_lidar"]
@@ -147,8 +149,6 @@ def test_damage_is_named(folder, samples):
 
 def test_a_student_learns_from_maps_as_from_the_detector(folder, detector, order, tmp_path, smoke_root):
     """Without augmentation of BEV, to the last digits."""
-    from harness.train.checkpoint import save_model
-
     schedule = {"steps": 2, "batch_size": 2, "augment": {"mirror_probability": 0.0}}
     losses = {"feature": {"weight": 1.0}, "output": {"weight": 1.0, "score_threshold": 0.01}}
     save_model(tmp_path / "teacher.safetensors", detector)
@@ -192,3 +192,24 @@ def test_students_of_the_same_maps_train_side_by_side(folder, order):
     kind = DetectorKind()
     assert kind.lockstep_key(one) == kind.lockstep_key(other) is not None
     assert kind.lockstep_key(order().spec) is None
+
+
+def test_a_student_learns_from_a_detector_of_another_frame(order, tmp_path):
+    elsewhere = SPEC.model_copy(update={"bev_frame": "lidar"})
+    torch.manual_seed(0)
+    save_model(tmp_path / "teacher.safetensors", elsewhere.build())
+    taught_by = order().spec.model_copy(update={"detector": elsewhere})
+    changes = {"teacher": "x", "resample_teacher": True, "losses": {"feature": {"weight": 1.0}}}
+    spec = order(schedule={"steps": 2, "batch_size": 2}).spec.model_copy(update=changes)
+    student = order(spec=spec, teacher_spec=taught_by, teacher_weights=tmp_path / "teacher.safetensors")
+    run = RunFolder(tmp_path / "run")
+    run.write("job.json", student.model_dump(mode="json"))
+    worker.run(student, run, lambda: False)
+    assert all(line["raw/feature"] > 0 for line in run.steps())
+    refused = order(
+        spec=spec.model_copy(update={"resample_teacher": False}),
+        teacher_spec=taught_by,
+        teacher_weights=tmp_path / "teacher.safetensors",
+    )
+    with pytest.raises(InputError, match="one detector needs bev_frame ego, the other lidar"):
+        DetectorKind().run(refused, refused.spec, Machine(torch.device("cpu")), run, lambda: False)

@@ -171,3 +171,24 @@ def test_students_end_with_the_same_bits_whether_the_cache_was_there_or_not(orde
     assert models[0] == models[1]
     assert asked == [2, 2]
     assert len(list((teacher.path / FOLDER).glob("*.sqlite"))) == 3
+
+
+def test_what_is_kept_of_a_resampled_teacher_is_on_the_students_ground(samples, tmp_path):
+    student = PRESETS["tiny_lidar"]
+    torch.manual_seed(0)
+    detector = student.model_copy(update={"bev_frame": "lidar"}).build()
+    inputs = detector.spec.inputs.carried_by(student.inputs)
+    varied = replace(samples, inputs=inputs, augmentation=AugmentSpec())
+    machine = Machine(torch.device("cpu"), "32-true")
+    made = CachedTeacher(detector, (LOW,), tmp_path, varied, 2, machine, student)
+    made.fill(1, lambda: False)
+    batch = _batches(varied, epochs=1, variants=2)[0]
+    whole = FrozenTeacher(detector, student).observe(batch).bev_low
+    read = cells_read(LOW, batch, student)[:, None].expand_as(whole)
+    torch.testing.assert_close(made.observe(batch).bev_low[read], whole[read], atol=1e-3, rtol=1e-3)
+    assert made.spec.bev_frame == "ego"
+    # On other ground there is another cache.
+    (first,) = (tmp_path / FOLDER).glob("*.sqlite")
+    CachedTeacher(detector, (LOW,), tmp_path, samples, 2, machine, None)
+    assert len(list((tmp_path / FOLDER).glob("*.sqlite"))) == 2
+    assert first.exists()
