@@ -1,6 +1,6 @@
 """Regions: where teacher and student are compared, at annotated objects inside the grid."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -60,8 +60,26 @@ def sample_keypoints(
         where = where.flip(-1)
     # Under autocast the maps are half precision, in which a coordinate at the rim of 180 cells is off by 0.2 cells.
     dtype = torch.promote_types(maps.dtype, where.dtype)
-    sampled = F.grid_sample(maps.to(dtype), where.to(dtype), mode="bilinear", align_corners=False)
+    sampled = F.grid_sample(_SameLayout.apply(maps.to(dtype)), where.to(dtype), mode="bilinear", align_corners=False)
     return rearrange(sampled, "b c k p -> b k p c")
+
+
+class _SameLayout(torch.autograd.Function):
+    """The identity, whose gradient is laid out in memory as the maps are, channels last.
+
+    That of `grid_sample` never is, and to add it to others of the same maps would take five times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:
+        """The maps."""
+        ctx.is_last = maps.is_contiguous(memory_format=torch.channels_last)
+        return maps.view_as(maps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """The gradient."""
+        return gradient.contiguous(memory_format=torch.channels_last) if ctx.is_last else gradient
 
 
 def center_gaussians(

@@ -1,4 +1,4 @@
-"""Looks into a local tracking store without MLflow, which takes two seconds to import: what does it hold of a study?"""
+"""Looks up what a local tracking store holds of a study, without MLflow, which takes two seconds to import."""
 
 import sqlite3
 from contextlib import closing

@@ -1,6 +1,6 @@
-"""From the second minute of a study on, its time left is right within 30 %: the executor's walks, simulated.
+"""From the second minute of a study on, its time left is right within 30 %: walks of the executor on their own clock.
 
-The machine is slower and faster by 20 % as others come and go, for 20 seconds each. Estimates are off: by one factor
+The machine is slower and faster by 20 % as others come and go, for 20 seconds each. Estimates are off: all by a factor
 from a half to three, as those of another machine, and each model's by 5 % of its own.
 """
 
