@@ -18,7 +18,7 @@ from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.radar import RadarSpec
 from detectors.encoders.resnet import ResNetSpec
 from detectors.geometry.grid import BevGrid
-from detectors.heads.center import CenterHeadSpec
+from detectors.heads.center import BOX_CODE, CenterHeadSpec
 from detectors.heads.instance_mask import InstanceMaskSpec
 from detectors.lidar_presets import LIDAR_PRESETS
 from detectors.names import named
@@ -28,7 +28,15 @@ from detectors.segmenter import SegmenterSpec
 _TINY_GRID = BevGrid(x_range=(-16.0, 16.0), y_range=(-16.0, 16.0), z_range=(-3.0, 5.0), cell=0.8)
 _TINY_LOW_CHANNELS = 64
 _TINY_NECK = BevNeckSpec(fine_width=32, coarse_width=80, coarse_depth=3)
-_TINY_HEAD = CenterHeadSpec(width=40)
+# Chosen on synthetic_tune (docs/world.md): a LiDAR learns velocities only where they weigh, and where boxes have
+# features of their own they do not weigh on the heatmaps.
+_TINY_HEAD = CenterHeadSpec(
+    width=40,
+    box_width=48,
+    box_weight=0.4,
+    targets="gaussian_nearest",
+    code_weights=tuple(2.0 if name.startswith("velocity") else 1.0 for name in BOX_CODE),
+)
 # The neck mixes neighbours well enough; a larger kernel would cost as much as all of it.
 _TINY_FUSION = FusionSpec(channels=_TINY_LOW_CHANNELS, kernel=1)
 
@@ -41,7 +49,14 @@ _TINY_CAMERA = CameraSpec(
     channels=_TINY_LOW_CHANNELS,
 )
 _TINY_LIDAR = LidarSpec(
-    sweeps=2, voxels_per_cell=2, height_bins=16, widths=(16, 32, 48), depths=(1, 2, 1), channels=_TINY_LOW_CHANNELS
+    sweeps=2,
+    # Half the time between two sweeps of the embedded world.
+    age_unit=0.125,
+    voxels_per_cell=2,
+    height_bins=16,
+    widths=(16, 32, 48),
+    depths=(1, 2, 1),
+    channels=_TINY_LOW_CHANNELS,
 )
 _TINY_RADAR = RadarSpec(sweeps=3, width=32, depth=2, channels=_TINY_LOW_CHANNELS)
 

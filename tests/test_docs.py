@@ -30,9 +30,8 @@ PAGES = sorted(
 )
 MOST_README_LINES = 150
 MODULES = {name: module for commands in CROSSBEV.values() for name, module in commands.items()}
-COMMANDS = tuple(
-    f"harness.{name}" for name in ("run", "report", "search", "runs", "data", "evaluate", "import", "catalogue")
-)
+_PROGRAMS = ("run", "report", "search", "runs", "data", "evaluate", "import", "catalogue")
+COMMANDS = tuple(f"harness.{name}" for name in _PROGRAMS)
 # CONTRIBUTING.md's are of a package that test_contributing.py makes.
 STUDY_PAGES = [path for path in PAGES if path.name != "CONTRIBUTING.md" and "```yaml" in path.read_text()]
 BASE = """

@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from threading import Lock
@@ -50,6 +50,7 @@ def execute(
     watch: Callable[[dict[str, JobState]], None],
     stopping: Callable[[], None] = lambda: None,
     expected: Mapping[str, float] | None = None,
+    unwanted: Callable[[], Collection[str]] = tuple,
 ) -> dict[str, JobState]:
     """Run every job that has no result, teachers first.
 
@@ -59,6 +60,8 @@ def execute(
         watch: Called a few times a second with the state of all jobs.
         stopping: Called once by Ctrl-C, before the seconds in which the workers save their state.
         expected: Estimated seconds of jobs by id; they decide what starts first, and `forecast.time_left` needs them.
+        unwanted: Called after `watch`: the ids of jobs that nobody wants any more, with all that need them. They save
+            their state and stop, and what trains beside them goes on.
 
     Returns:
         The final states. A failed job fails its dependents and nothing else.
@@ -73,6 +76,7 @@ def execute(
             time.sleep(POLL_SECONDS)
             walk.collect()
             watch(walk.states)
+            walk.drop(unwanted())
     except KeyboardInterrupt:
         stopping()
         raise
@@ -158,8 +162,9 @@ class _Walk:
             _end(worker)
             self._workers.remove(worker)
             for id_ in worker.jobs:
-                self.states[id_].ended = time.monotonic()
-                self._settle(id_, code, together=len(worker.jobs) > 1)
+                if self.states[id_].status != "dropped":
+                    self.states[id_].ended = time.monotonic()
+                    self._settle(id_, code, together=len(worker.jobs) > 1)
 
     def _settle(self, id_: str, code: int, together: bool) -> None:
         """What has become of a job whose worker ended with this status."""
@@ -188,6 +193,16 @@ class _Walk:
         )
         state.status = "failed"
         state.reason, state.wrong_input = failure or (f"the worker {how}; see {folder.log}", False)
+
+    def drop(self, ids: Iterable[str]) -> None:
+        """Go on without these jobs."""
+        for id_ in ids:
+            state = self.states[id_]
+            for worker in self._workers:
+                if state.status == "running" and id_ in worker.jobs:
+                    worker.process.drop(self._site.folder(id_).path)
+            if state.status in ("waiting", "running"):
+                state.status = "dropped"
 
     def stop(self) -> None:
         """Ask all workers to save their state, and wait for them."""

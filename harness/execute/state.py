@@ -5,7 +5,8 @@ from typing import Literal
 
 from harness.study.jobs import Job
 
-Status = Literal["waiting", "running", "done", "failed"]
+Status = Literal["waiting", "running", "done", "failed", "dropped"]
+"""A dropped job is one that nobody wanted any more."""
 
 
 @dataclass

@@ -136,7 +136,11 @@ class DetectorKind(Kind[DetectorJobSpec]):
         return spec_hash({**spec.model_copy(update=common).model_dump(mode="json"), **reads})
 
     def train_together(
-        self, jobs: Sequence[tuple[JobOrder, DetectorJobSpec, RunFolder]], machine: Machine, stop: Callable[[], bool]
+        self,
+        jobs: Sequence[tuple[JobOrder, DetectorJobSpec, RunFolder]],
+        machine: Machine,
+        stop: Callable[[], bool],
+        dropped: Callable[[RunFolder], bool],
     ) -> None:
         """Load each batch once and ask the teacher once, for all students."""
         root = NuScenesRoot(jobs[0][0].root, jobs[0][0].version)
@@ -152,7 +156,8 @@ class DetectorKind(Kind[DetectorJobSpec]):
         _fill(begun[0], [one.objective.teacher for one in begun], stop)
         # One that asks its teacher for nothing reads less than the others.
         samples = replace(begun[0].samples, inputs=reduce(Inputs.joined, (one.samples.inputs for one in begun)))
-        fit(machine, trainings, samples, begun[0].schedule, jobs[0][1].seed, stop, jobs[0][0].loader_workers)
+        seed, loader_workers = jobs[0][1].seed, jobs[0][0].loader_workers
+        fit(machine, trainings, samples, begun[0].schedule, seed, stop, loader_workers, dropped)
 
     def estimate(
         self, spec: DetectorJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1

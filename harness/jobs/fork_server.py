@@ -57,6 +57,10 @@ class ForkedJob:
         """Ask it to save its state and end."""
         self.server.send({"stop": self.key})
 
+    def drop(self, folder: Path) -> None:
+        """Ask it to save the state of one of its folders and to go on with the others."""
+        self.server.send({"drop": self.key, "folder": str(folder.resolve())})
+
     def kill(self) -> None:
         """End it at once."""
         self.server.send({"kill": self.key})
@@ -191,6 +195,12 @@ class _Children:
         if key in self.pipes:
             os.close(self.pipes.pop(key))
 
+    def drop(self, key: int, folder: str) -> None:
+        """Tell one that nobody wants one of its folders any more."""
+        if key in self.pipes:
+            with contextlib.suppress(BrokenPipeError):  # it has just ended
+                os.write(self.pipes[key], os.fsencode(folder) + b"\n")
+
     def kill(self, key: int) -> None:
         """Kill one."""
         for pid, of in self.keys.items():
@@ -247,6 +257,8 @@ def serve(requests: int, replies: int) -> None:
                         answer(request["start"], 1)
                 elif "stop" in request:
                     children.stop(request["stop"])
+                elif "drop" in request:
+                    children.drop(request["drop"], request["folder"])
                 else:
                     children.kill(request["kill"])
         if not open_:

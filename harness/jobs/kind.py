@@ -125,11 +125,16 @@ class Kind(ABC, Generic[AJobSpec]):
         return None
 
     def train_together(
-        self, jobs: Sequence[tuple[JobOrder, AJobSpec, RunFolder]], machine: Machine, stop: Callable[[], bool]
+        self,
+        jobs: Sequence[tuple[JobOrder, AJobSpec, RunFolder]],
+        machine: Machine,
+        stop: Callable[[], bool],
+        dropped: Callable[[RunFolder], bool],
     ) -> None:
         """Train jobs of one `lockstep_key` side by side, as far as each of them goes, and save their states.
 
         `run` goes on from there with each by itself. A training that fails here is left to it, which reports the cause.
+        One of which `dropped` returns True ends early, with its state saved.
 
         Raises:
             Interrupted: `stop` returned True; the states are saved.

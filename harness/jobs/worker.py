@@ -81,24 +81,36 @@ def _commit() -> str:
 
 
 def main(paths: Sequence[Path]) -> int:
-    """Run the jobs of some folders. When standard input is closed, the parent is gone: save the state and stop."""
-    gone = threading.Event()
+    """Run the jobs of some folders. When standard input is closed, the parent is gone: save the state and stop.
 
-    def wait_for_parent() -> None:
+    A line of standard input names one of the folders, whose job nobody wants any more.
+    """
+    gone, dropped = threading.Event(), set()
+
+    def listen_to_parent() -> None:
+        unread = b""
         # Not sys.stdin: a thread that holds its lock would abort the interpreter's shutdown.
-        while os.read(0, 1):
-            pass
+        while part := os.read(0, 4096):
+            *lines, unread = (unread + part).split(b"\n")
+            dropped.update(map(os.fsdecode, lines))
         gone.set()
 
-    threading.Thread(target=wait_for_parent, daemon=True).start()
-    return work(paths, gone.is_set)
+    threading.Thread(target=listen_to_parent, daemon=True).start()
+    return work(paths, gone.is_set, lambda folder: str(folder.path) in dropped)
 
 
-def work(paths: Sequence[Path], stop: Callable[[], bool]) -> int:
+def work(
+    paths: Sequence[Path], stop: Callable[[], bool], dropped: Callable[[RunFolder], bool] = lambda folder: False
+) -> int:
     """Run the jobs of some folders, all of one `Kind.lockstep_key` if there are several.
 
     The students of several train side by side, then each is scored by itself. What is printed for one of them goes to
     the log in its folder. A folder that another process owns is left out.
+
+    Args:
+        paths: The folders.
+        stop: Whether to save the states and stop.
+        dropped: Whether to do that with one of them, and to go on with the others.
 
     Returns:
         DONE if that is true of all; else the exit status of the first of which it is not.
@@ -113,13 +125,19 @@ def work(paths: Sequence[Path], stop: Callable[[], bool]) -> int:
                 print(error)
                 busy = BUSY
         if len(folders) == 1:
-            return _attempt(folders[0], stop) or busy
-        together = _train_together(folders, stop)
-        statuses = [together, *(_attempt_with_log(folder, stop) for folder in folders if together == DONE), busy]
+            return _attempt(folders[0], lambda: stop() or dropped(folders[0])) or busy
+        together = _train_together(folders, stop, dropped)
+        statuses = [together]
+        for folder in folders if together == DONE else ():
+            if not dropped(folder):
+                statuses.append(_attempt_with_log(folder, stop))
+        statuses.append(busy)
     return next((status for status in statuses if status != DONE), DONE)
 
 
-def _train_together(folders: Sequence[RunFolder], stop: Callable[[], bool]) -> int:
+def _train_together(
+    folders: Sequence[RunFolder], stop: Callable[[], bool], dropped: Callable[[RunFolder], bool]
+) -> int:
     """Train the students of folders without a result side by side."""
     jobs = [
         (order, order.spec, folder)
@@ -136,7 +154,7 @@ def _train_together(folders: Sequence[RunFolder], stop: Callable[[], bool]) -> i
     order = jobs[0][0]
     try:
         machine = open_machine(order.device, order.spec.precision, order.threads)
-        kind_of(order.spec).train_together(jobs, machine, stop)
+        kind_of(order.spec).train_together(jobs, machine, stop, dropped)
     except Interrupted as pause:
         print(pause)
         return STOPPED

@@ -57,6 +57,7 @@ def main(
     confirm: Annotated[
         bool, typer.Option(help="Train the best values on fresh seeds and score them on the reported split.")
     ] = True,
+    lockstep: flags.Lockstep = "auto",
     device: flags.Device = "auto",
 ) -> None:
     """Search values for the fields in a study's section `search`, and confirm the best ones.
@@ -68,6 +69,7 @@ def main(
         raise InputError(f"--trials {trials} is not a number of trials; allowed: 1 or more")
     if timeout is not None and not timeout > 0:
         raise InputError(f"--timeout {timeout:g} is not a time; allowed: more than 0 minutes")
+    together = flags.lockstep_of(lockstep)
     deadline = None if timeout is None else time.monotonic() + 60 * timeout
     from harness.study.first_look import first_look
 
@@ -97,7 +99,7 @@ def main(
     planner = Planner(open_root(chosen, console), console)
     if confirm:
         open_root(opened.study.data, console)
-    several = open_site(asked.runs_dir, planner.root, device, workers)
+    several = open_site(asked.runs_dir, planner.root, device, workers, lockstep=together)
     claims = Claims(asked.runs_dir)
 
     def claim(plan: Plan) -> None:
@@ -123,9 +125,9 @@ def main(
         for name, values in first_values(opened).items():
             book.enqueue(values, name)
         try:
-            baseline = trainer.score(trainer.baseline(), lambda epoch, value: False, lambda: False, 0)
+            baseline = trainer.score(trainer.baseline())
             tell = teller(console, book, opened.search.objective, trials, mirror)
-            search(book, trainer.evaluate, trials, several.workers, deadline, tell)
+            search(book, trainer.evaluate, trials, several.workers, deadline, tell, trainer.together)
             complete = finish(
                 opened, trainer, book, baseline, several, confirm, asked.tables, chosen_study, mirror, console
             )

@@ -2,24 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.search.trials import INTERRUPTED, REASON, TrialBook
 from harness.study.search_spec import Value
-
-Report = Callable[[int, float], bool]
-"""Takes an epoch and how good the training is there; whether to give it up."""
-Evaluate = Callable[[Mapping[str, Value], Report, Callable[[], bool], int], tuple[float, ...]]
-"""Values, report, whether to stop, and the number of the worker, to the objectives' values.
-
-Raises:
-    Pruned: Its report said so.
-    Stopped: It was asked to stop.
-    TrialFailed: There is no value.
-"""
 
 
 class Pruned(Exception):
@@ -34,6 +24,24 @@ class TrialFailed(Exception):
     """A trial failed; the message is the reason."""
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """The values of a trial."""
+
+    values: Mapping[str, Value]
+    report: Callable[[int, float], bool]
+    """Takes an epoch and how good the training is there; whether to give it up."""
+
+
+Outcome = tuple[float, ...] | Pruned | TrialFailed
+"""The objectives' values of a trial, or why it has none."""
+Evaluate = Callable[[Sequence[Proposal], Callable[[], bool], int], Sequence[Outcome]]
+"""Proposals that are trained together, whether to stop, and the number of the worker, to an outcome for each.
+
+Raises:
+    Stopped: It was asked to stop.
+"""
+
 WAIT_SECONDS = 1.0
 """Seconds between two checks of trials that others run."""
 MOST_FAILURES = 5
@@ -47,8 +55,18 @@ def search(
     workers: int,
     deadline: float | None,
     tell: Callable[[FrozenTrial], None],
+    together: int = 1,
 ) -> None:
     """Go on until so many trials are complete or pruned, or the deadline (of time.monotonic) is over.
+
+    Args:
+        book: The search.
+        evaluate: Trains and scores trials.
+        trials: How many are wanted.
+        workers: Threads that evaluate.
+        deadline: When no more trials are started; None for never.
+        tell: Called with every trial that has ended.
+        together: Trials that a worker evaluates at once, at most. Their values are proposed before any of them ends.
 
     Raises:
         TrialFailed: Too many failed in a row.
@@ -67,10 +85,9 @@ def search(
 
     def work(worker: int) -> None:
         while not stop.is_set() and (deadline is None or time.monotonic() < deadline):
-            trial = book.ask(trials)
-            if trial is not None:
-                ended = _one(book, trial, evaluate, stop, worker)
-                if ended is not None:
+            asked = book.ask(trials, together, workers)
+            if asked:
+                for ended in _evaluated(book, asked, evaluate, stop, worker):
                     tell(ended)
                     count(ended)
             elif book.running():
@@ -92,23 +109,37 @@ def search(
         future.result()
 
 
-def _one(book: TrialBook, trial: Trial, evaluate: Evaluate, stop: threading.Event, worker: int) -> FrozenTrial | None:
-    """Evaluate a trial; how it ended, or None where it was interrupted."""
+def _evaluated(
+    book: TrialBook, trials: Sequence[Trial], evaluate: Evaluate, stop: threading.Event, worker: int
+) -> list[FrozenTrial]:
+    """Evaluate some trials; how they ended. Of those that were interrupted there is none."""
+    try:
+        outcomes = evaluate([Proposal(trial.params, _report(trial)) for trial in trials], stop.is_set, worker)
+    except Stopped:
+        for trial in trials:
+            book.end(trial, TrialState.FAIL, reason=INTERRUPTED)
+        return []
+    except BaseException as error:
+        # A bug of ours, or an interrupt: the trials must not stay RUNNING for ever.
+        for trial in trials:
+            book.end(trial, TrialState.FAIL, reason=f"{type(error).__name__}: {error}")
+        raise
+    return [_end(book, trial, outcome) for trial, outcome in zip(trials, outcomes, strict=True)]
 
+
+def _report(trial: Trial) -> Callable[[int, float], bool]:
     def report(epoch: int, value: float) -> bool:
         trial.report(value, epoch)
         return bool(trial.should_prune())
 
-    try:
-        return book.end(trial, TrialState.COMPLETE, evaluate(trial.params, report, stop.is_set, worker))
-    except Pruned:
-        return book.end(trial, TrialState.PRUNED)
-    except Stopped:
-        book.end(trial, TrialState.FAIL, reason=INTERRUPTED)
-        return None
-    except TrialFailed as error:
-        return book.end(trial, TrialState.FAIL, reason=str(error))
-    except BaseException as error:
-        # A bug of ours, or an interrupt: the trial must not stay RUNNING for ever.
-        book.end(trial, TrialState.FAIL, reason=f"{type(error).__name__}: {error}")
-        raise
+    return report
+
+
+def _end(book: TrialBook, trial: Trial, outcome: Outcome) -> FrozenTrial:
+    match outcome:
+        case Pruned():
+            return book.end(trial, TrialState.PRUNED)
+        case TrialFailed():
+            return book.end(trial, TrialState.FAIL, reason=str(outcome))
+        case _:
+            return book.end(trial, TrialState.COMPLETE, outcome)

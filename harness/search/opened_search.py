@@ -28,6 +28,11 @@ class OpenedSearch:
     """The path that is searched."""
     arm: str
 
+    @property
+    def shares_batches(self) -> bool:
+        """Whether trials differ in losses alone, so that their students can train side by side."""
+        return all(key.partition(".")[0] in ("losses", "arms") for key in self.search.space)
+
     def study_of(self, values: Mapping[str, Value]) -> StudySpec:
         """The study with values of the space put in, of the searched path and arm alone.
 

@@ -72,22 +72,36 @@ class TrialBook:
         with self._lock:
             self.study.enqueue_trial(dict(values), user_attrs={NAME: name}, skip_if_exists=True)
 
-    def ask(self, wanted: int) -> Trial | None:
-        """Start the next trial; None if enough trials are finished or in progress, or a grid is exhausted."""
+    def ask(self, wanted: int, most: int = 1, workers: int = 1) -> list[Trial]:
+        """Start the next trials; none if enough are finished or in progress, or a grid is exhausted.
+
+        Args:
+            wanted: Trials of the whole search.
+            most: Trials to start.
+            workers: Those who ask. What is left is divided among them.
+        """
+        started: list[Trial] = []
         with self._lock:
             self.reap()
-            trials = self.study.get_trials(deepcopy=False)
-            busy = [trial for trial in trials if trial.state in (*COUNTED, TrialState.RUNNING)]
-            if len(busy) >= wanted:
-                return None
-            # A seed for each trial: a search that goes on would else propose what it began with.
-            self.study.sampler = sampler = self._sampler(len(trials))
-            queued = any(trial.state == TrialState.WAITING for trial in trials)
-            if isinstance(sampler, _Grid) and sampler.is_exhausted(self.study) and not queued:
-                return None
-            trial = self.study.ask(self.distributions)
-            trial.set_user_attr(OWNER, f"{self._owner}@{socket.gethostname()}")
-            return trial
+            busy = self.study.get_trials(deepcopy=False, states=(*COUNTED, TrialState.RUNNING))
+            for _ in range(min(most, math.ceil((wanted - len(busy)) / workers))):
+                trial = self._ask()
+                if trial is None:
+                    break
+                started.append(trial)
+        return started
+
+    def _ask(self) -> Trial | None:
+        """Start the next trial; None if a grid is exhausted."""
+        trials = self.study.get_trials(deepcopy=False)
+        # A seed for each trial: a search that goes on would else propose what it began with.
+        self.study.sampler = sampler = self._sampler(len(trials))
+        queued = any(trial.state == TrialState.WAITING for trial in trials)
+        if isinstance(sampler, _Grid) and sampler.is_exhausted(self.study) and not queued:
+            return None
+        trial = self.study.ask(self.distributions)
+        trial.set_user_attr(OWNER, f"{self._owner}@{socket.gethostname()}")
+        return trial
 
     def end(
         self, trial: Trial, state: TrialState, values: Sequence[float] | None = None, reason: str = ""

@@ -150,6 +150,7 @@ def fit(
     seed: int,
     stop: Callable[[], bool],
     loader_workers: int = 0,
+    dropped: Callable[[RunFolder], bool] = lambda run: False,
 ) -> None:
     """Train side by side on the same batches, each to the end of the schedule.
 
@@ -165,6 +166,8 @@ def fit(
         seed: Theirs, which decides order and augmentation.
         stop: Whether to stop, asked after every step.
         loader_workers: Processes that load ahead.
+        dropped: Whether nobody wants the training of a folder any more, asked after every step. It saves its state and
+            leaves the others to go on.
 
     Raises:
         Interrupted: `stop` said so; the states are saved.
@@ -200,6 +203,9 @@ def fit(
         began, cpu_began = time.monotonic(), time.process_time()
         for training, line in lines:
             training.run.log_step(step, {**line, "seconds": seconds, "cpu_seconds": cpu_seconds})
+        for training in [each for each in going if dropped(each.run)]:
+            training.save()
+            going.remove(training)
         stopping = stop() and step + 1 < schedule.length
         if stopping or time.monotonic() - saved > SAVE_EVERY_SECONDS:
             for training, _ in lines:
@@ -207,6 +213,8 @@ def fit(
             saved = time.monotonic()
         if stopping:
             raise Interrupted(f"stopped after step {step + 1} of {schedule.length}")
+        if not going:
+            break
     for training in going:
         if training.teacher is not None:
             training.teacher.check_unchanged()

@@ -17,11 +17,12 @@ def test_a_trial_that_trains_nothing(benchmark, tmp_path):
     space = {f"losses.{name}.weight": weight for name in ("feature", "relation", "response")}
     spec = SearchSpec.model_validate({"space": space, "pruner": "median"})
 
-    def untrained(values, report, stopping, worker):
-        good = -sum(math.log(value) ** 2 for value in values.values())
+    def untrained(proposals, stopping, worker):
+        [proposal] = proposals
+        good = -sum(math.log(value) ** 2 for value in proposal.values.values())
         for epoch in range(REPORTS):
-            report(epoch, good)
-        return (good,)
+            proposal.report(epoch, good)
+        return [(good,)]
 
     with open_book(tmp_path / "search", None, spec, {}) as book:
         before = 100 if benchmark.enabled else 12

@@ -282,6 +282,49 @@ def test_each_job_of_a_shared_process_has_its_own_end(site, arms, monkeypatch):
     assert started[-1] == together[2:]
 
 
+def test_what_nobody_wants_any_more_is_dropped_and_the_others_go_on(site, arms, monkeypatch):
+    students = [row.job for row in arms.rows if row.role == "student"]
+    running = []
+
+    class Running(ForkedJob):
+        """A process that ends when it has dropped two of its folders."""
+
+        def __init__(self, jobs):
+            self.jobs, self.folders = jobs, []
+
+        def drop(self, folder):
+            self.folders.append(folder.name)
+
+        def poll(self):
+            if not set(students) & {job.id for job in self.jobs}:
+                return _complete(site, self.jobs)
+            if len(self.folders) < 2:
+                return None
+            return _complete(site, [job for job in self.jobs if job.id not in self.folders])
+
+        def stop(self):
+            pass
+
+        def wait(self, timeout):
+            return DONE
+
+    def start(plan, jobs, site, slot):
+        running.append(Running(jobs))
+        return _Worker(running[-1], slot, {job.id: _Timed() for job in jobs})
+
+    monkeypatch.setattr(executor, "_start", start)
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.0)
+    together = replace(site, workers=1)
+
+    def unwanted():
+        # Said again and again, as a search does.
+        return students[:2] if any(job.id in students for process in running for job in process.jobs) else ()
+
+    states = execute(arms, together, lambda _: None, unwanted=unwanted)
+    assert [states[id_].status for id_ in students] == ["dropped", "dropped", "done", "done"]
+    assert not any(name in process.folders for process in running for name in students[2:])
+
+
 def test_stopped_shared_process_says_so_of_each(site, arms, monkeypatch):
     site = replace(site, workers=1)
     states, _ = _walk(arms, site, monkeypatch, lambda jobs: STOPPED if len(jobs) > 1 else _complete(site, jobs))

@@ -23,8 +23,8 @@ def end(folders):
     print(os.environ.get("GPU"), os.getcwd(), folder.name, flush=True)
     if folder.name == "ends with 3":
         os._exit(3)
-    while os.read(0, 1):
-        pass
+    while part := os.read(0, 4096):
+        print(part.decode(), flush=True)
     os._exit(7)
 worker = types.ModuleType("harness.jobs.worker")
 worker.end, worker.warm_up = end, lambda: None
@@ -70,6 +70,16 @@ def test_one_stops_and_the_other_goes_on(server, tmp_path):
     assert second.poll() is None
     second.kill()
     assert second.wait(60.0) == -signal.SIGKILL
+
+
+def test_a_job_hears_which_of_its_folders_nobody_wants_any_more(server, tmp_path):
+    job, log = _start(server, tmp_path / "folder"), tmp_path / "folder.log"
+    job.drop(tmp_path / "one of them")
+    _until(lambda: f"{tmp_path / 'one of them'}\n" in log.read_text())
+    assert job.poll() is None
+    job.stop()
+    assert job.wait(60.0) == 7
+    job.drop(tmp_path / "too late")
 
 
 def test_all_stop_when_nobody_is_left_to_ask(server, tmp_path):

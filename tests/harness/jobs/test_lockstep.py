@@ -123,6 +123,23 @@ def test_one_that_fails_tells_its_own_reason_and_the_others_go_on(asked, alone, 
     _same_bits([folders[0], *folders[2:]], [alone[0], *alone[2:]])
 
 
+def test_one_that_nobody_wants_any_more_saves_its_state_and_leaves_the_others_as_they_are(asked, alone):
+    folders = asked("together")
+    dropped = folders[1].path
+
+    def is_dropped(folder):
+        return folder.path == dropped and len(folder.steps()) >= 2
+
+    assert worker.work([folder.path for folder in folders], lambda: False, is_dropped) == DONE
+    assert folders[1].result() is None
+    assert [line["step"] for line in folders[1].steps()] == [0, 1]
+    others = [0, 2, 3]
+    _same_bits([folders[n] for n in others], [alone[n] for n in others])
+    # Wanted again, it goes on to the same end.
+    assert _together([folders[1]]) == DONE
+    _same_bits([folders[1]], [alone[1]])
+
+
 def test_folder_that_another_process_owns_is_left_to_it(asked):
     first, second, *_ = asked("together")
     with second.locked():

@@ -67,7 +67,7 @@ class Place:
         opened = open_search(self.study, given)
         identity = opened.identity(NuScenesRoot(self.root, "v1.0-synthetic").fingerprint())
         with open_book(self.folder / "searches" / "study", None, opened.search, identity) as book:
-            book.end(book.ask(1), TrialState.COMPLETE, (1.0,))
+            book.end(book.ask(1)[0], TrialState.COMPLETE, (1.0,))
         return self.folder / "searches" / "study" / "journal.log"
 
 

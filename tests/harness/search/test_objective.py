@@ -13,7 +13,7 @@ from harness.opened import Planner
 from harness.runs.folder import Result
 from harness.search import objective
 from harness.search.confirmation import CURRENT, FOUND, joined, variant, write_found
-from harness.search.loop import TrialFailed
+from harness.search.loop import Proposal, Pruned, TrialFailed
 from harness.search.objective import Trainer
 from harness.search.opened_search import open_search
 from harness.search.trials import REASON, open_book
@@ -51,8 +51,10 @@ class Trainings:
 
     def __init__(self, failing=()):
         self.jobs, self.failing = [], set(failing)
+        self.walks, self.dropped = [], []
 
-    def __call__(self, plan, site, watch):
+    def __call__(self, plan, site, watch, unwanted):
+        self.walks.append(plan)
         states = {}
         for id_, job in plan.jobs.items():
             states[id_] = JobState(job, "done")
@@ -64,6 +66,7 @@ class Trainings:
                 metrics = {"NDS": good / 100, "mAP": job.spec.schedule.lr / 100}
                 site.folder(id_).complete(Result(metrics, parameters=1, seconds=0.0, machine={}))
         watch(states)
+        self.dropped.append(set(unwanted()))
         return states
 
 
@@ -84,17 +87,17 @@ def make(tmp_path, smoke_root, monkeypatch):
     return make
 
 
-def run(folder, opened, trainer, trials):
+def run(folder, opened, trainer, trials, together=1):
     """The trials of a search, all told."""
     from harness.search.loop import search
 
     with open_book(folder, None, opened.search, {}) as book:
-        search(book, trainer.evaluate, trials, 1, None, lambda ended: None)
+        search(book, trainer.evaluate, trials, 1, None, lambda ended: None, together)
         return book.study.trials, book.best()
 
 
-def quiet(epoch, value):
-    return False
+def proposal(values, report=lambda epoch, value: False):
+    return Proposal(values, report)
 
 
 def never():
@@ -114,7 +117,7 @@ def test_two_objectives_and_every_kind_of_field_and_no_job_trained_twice(make, t
         assert trial.values == pytest.approx([trial.params[LR], trial.params[WEIGHT]])
     assert {(trial.params[LR], trial.params[WEIGHT]) for trial in best} == {(0.002, 2.5)}
     # The same values, written otherwise, are the same jobs.
-    again = trainer.evaluate(trials[0].params | {WEIGHT: float(trials[0].params[WEIGHT])}, quiet, never, 0)
+    [again] = trainer.evaluate([proposal(trials[0].params | {WEIGHT: float(trials[0].params[WEIGHT])})], never, 0)
     assert again == tuple(trials[0].values)
     assert len(trainings.jobs) == 2 * 2**5 + 2
 
@@ -167,7 +170,7 @@ def test_the_tables_are_read_once_for_all_trials(make, monkeypatch):
     monkeypatch.setattr(NuScenesRoot, "fingerprint", lambda root: read.append("fingerprint") or fingerprint(root))
     _, trainer, _ = make(["schedule.steps=null", "schedule.epochs=2"])
     for weight in (1.0, 2.0, 3.0):
-        trainer.evaluate({WEIGHT: weight}, quiet, never, 0)
+        trainer.evaluate([proposal({WEIGHT: weight})], never, 0)
     assert sorted(read) == ["count", "fingerprint"]
 
 
@@ -187,12 +190,46 @@ def test_a_failed_job_fails_its_trial_and_says_why(make, tmp_path):
     assert [trial.params for trial in best] == [{WEIGHT: 3.0}]
 
 
+def test_trials_that_are_proposed_together_are_one_walk_and_each_has_its_own_outcome(make):
+    space = {WEIGHT: {"choices": [1.0, 2.0, 3.0, 4.0]}}
+    _, trainer, trainings = make(space=space, failing=[2.0])
+    students = {weight: trainer.plan({WEIGHT: weight}).rows[-1].job for weight in (1.0, 3.0)}
+    trainer.site.folder(students[3.0]).path.mkdir(parents=True)
+    for step in range(99):
+        trainer.site.folder(students[3.0]).log_step(step, {"raw/heatmap": 1.0, "raw/boxes": 1.5})
+    reports = []
+
+    def prune(epoch, value):
+        reports.append((epoch, value))
+        return epoch == 1
+
+    asked = [proposal({WEIGHT: weight}, prune) for weight in (1.0, 2.0, 3.0, 1.0)]
+    first, failed, pruned, again = trainer.evaluate(asked, never, 0)
+    assert first == again == (1.0,)
+    assert isinstance(failed, TrialFailed)
+    assert str(failed).endswith("loss 'feature' is nan in step 3")
+    assert isinstance(pruned, Pruned)
+    assert reports == [(0, -2.5), (1, -2.5)]
+    # One teacher and three students; the teacher is wanted by the others.
+    assert [len(plan.jobs) for plan in trainings.walks] == [4]
+    assert trainings.dropped == [{students[3.0]}]
+
+
+def test_trials_that_differ_in_losses_alone_are_proposed_together(make):
+    losses = {WEIGHT: {"choices": [1.0, 2.0]}, SWITCH: {"choices": [True, False]}}
+    assert make(space=losses)[1].together == 2
+    assert make(space=losses, sampler="grid")[1].together == 4
+    assert make(space=losses | {LR: {"choices": [0.001, 0.002]}}, sampler="grid")[1].together == 1
+    _, trainer, _ = make()
+    assert replace(trainer, site=replace(trainer.site, lockstep=3)).together == 3
+
+
 def test_a_metric_that_is_no_number_fails_its_trial(make):
     _, trainer, trainings = make()
     plan = trainer.plan({})
-    trainings(plan, trainer.site, lambda states: None)
+    trainings(plan, trainer.site, lambda states: None, tuple)
     for row in plan.rows:
         folder = trainer.site.folder(row.job)
         folder.complete(replace(folder.result(), metrics={"NDS": float("nan")}))
     with pytest.raises(TrialFailed, match=r"NDS are \[nan\]"):
-        trainer.score(plan, quiet, never, 0)
+        trainer.score(plan)

@@ -31,16 +31,28 @@ def spec():
     return make
 
 
+def one_by_one(evaluate):
+    """An evaluation of several proposals from that of one."""
+
+    def outcome(proposal, stopping, worker):
+        try:
+            return evaluate(proposal.values, proposal.report, stopping, worker)
+        except (Pruned, TrialFailed) as ended:
+            return ended
+
+    return lambda proposals, stopping, worker: [outcome(each, stopping, worker) for each in proposals]
+
+
 def planted(values, report, stopping, worker):
     """Best at a = 3 and b = 0.2, where it is 0; falls with the distance in orders of magnitude."""
     gap = math.log10(values["losses.a.weight"] / 3) ** 2 + math.log10(values["losses.b.weight"] / 0.2) ** 2
     return (-gap,)
 
 
-def run(folder, search_spec, evaluate=planted, trials=5, workers=1):
+def run(folder, search_spec, evaluate=planted, trials=5, workers=1, together=1):
     ended = []
     with open_book(folder, None, search_spec, IDENTITY) as book:
-        search(book, evaluate, trials, workers, None, ended.append)
+        search(book, one_by_one(evaluate), trials, workers, None, ended.append, together)
         return [(trial.state.name, trial.values, trial.params) for trial in book.study.trials], ended
 
 
@@ -69,6 +81,56 @@ def test_as_many_trials_as_asked_for_and_no_more_by_several_workers(tmp_path, sp
     assert (len(again), more) == (13, [])
 
 
+def test_values_are_proposed_together_and_each_worker_leaves_the_others_as_many(tmp_path, spec):
+    sizes = []
+
+    def evaluate(proposals, stopping, worker):
+        sizes.append(len(proposals))
+        return [planted(each.values, each.report, stopping, worker) for each in proposals]
+
+    found = []
+    for name in ("one", "other"):
+        with open_book(tmp_path / name / "search", None, spec(), IDENTITY) as book:
+            search(book, evaluate, 10, 1, None, lambda ended: None, 4)
+            found.append([trial.params for trial in book.study.trials])
+    assert sizes == 2 * [4, 4, 2]
+    assert found[0] == found[1], "the seed decides what is proposed"
+    with open_book(tmp_path / "search", None, spec(), IDENTITY) as book:
+        assert [len(book.ask(7, most=4, workers=2)) for _ in range(4)] == [4, 2, 1, 0]
+
+
+def test_of_trials_that_run_together_each_has_its_own_end(tmp_path, spec):
+    def evaluate(proposals, stopping, worker):
+        assert not any(each.report(0, 0.5) for each in proposals)
+        return [(1.0,), Pruned(), TrialFailed("loss 'a' is nan")] if len(proposals) == 3 else [(0.5,)]
+
+    with open_book(tmp_path / "search", None, spec(), IDENTITY) as book:
+        ended = []
+        search(book, evaluate, 3, 1, None, ended.append, 3)
+        assert [(trial.state.name, trial.user_attrs.get(REASON)) for trial in ended] == [
+            ("COMPLETE", None),
+            ("PRUNED", None),
+            ("FAIL", "loss 'a' is nan"),
+            ("COMPLETE", None),
+        ]
+
+
+def test_trials_that_are_interrupted_together_are_all_tried_again(tmp_path, spec):
+    calls = []
+
+    def interrupted(proposals, stopping, worker):
+        calls.append([each.values for each in proposals])
+        if len(calls) == 1:
+            raise Stopped
+        return [planted(each.values, each.report, stopping, worker) for each in proposals]
+
+    with open_book(tmp_path / "search", None, spec(), IDENTITY) as book:
+        search(book, interrupted, 3, 1, None, lambda ended: None, 3)
+        states = [trial.state.name for trial in book.study.trials]
+    assert states == ["FAIL"] * 3 + ["COMPLETE"] * 3
+    assert calls[0] == calls[1]
+
+
 def test_an_interrupted_trial_is_tried_again_with_its_values(tmp_path, spec):
     calls = []
 
@@ -86,7 +148,7 @@ def test_an_interrupted_trial_is_tried_again_with_its_values(tmp_path, spec):
 def test_a_dead_owners_trial_is_told_fail_and_tried_again(tmp_path, spec):
     folder = tmp_path / "search"
     with open_book(folder, None, spec(), IDENTITY) as book:
-        trial = book.ask(5)
+        [trial] = book.ask(5)
         values = dict(trial.params)
         # An owner of this machine whose lock nobody holds.
         trial.set_user_attr(OWNER, book.study.trials[0].user_attrs[OWNER].replace(book._owner, "gone"))
@@ -113,9 +175,9 @@ def test_who_has_nothing_to_begin_waits_for_the_others_and_takes_over_what_they_
         open_book(tmp_path / "search", None, spec(), IDENTITY) as other,
         ThreadPoolExecutor() as pool,
     ):
-        theirs = other.ask(2)
+        [theirs] = other.ask(2)
         ended = threading.Semaphore(0)
-        running = pool.submit(loop.search, mine, planted, 2, 1, None, lambda _: ended.release())
+        running = pool.submit(loop.search, mine, one_by_one(planted), 2, 1, None, lambda _: ended.release())
         ended.acquire()
         assert not running.done()
         other.close()
@@ -140,7 +202,7 @@ def test_ctrl_c_gives_all_trials_back(tmp_path, spec):
 
     with open_book(tmp_path / "search", None, spec(), IDENTITY) as book:
         with pytest.raises(KeyboardInterrupt):
-            search(book, until_stopped, 3, 2, None, lambda ended: None)
+            search(book, one_by_one(until_stopped), 3, 2, None, lambda ended: None)
         assert [(trial.state.name, trial.user_attrs[REASON]) for trial in book.study.trials] == [
             ("FAIL", INTERRUPTED),
             ("FAIL", INTERRUPTED),
@@ -159,7 +221,7 @@ def test_failures_have_a_reason_and_too_many_in_a_row_end_the_search(tmp_path, s
         with pytest.raises(
             TrialFailed, match=f"{MOST_FAILURES} trials failed in a row; reason of the last one: loss 'a' is nan"
         ):
-            search(book, failing, 20, 1, None, lambda ended: None)
+            search(book, one_by_one(failing), 20, 1, None, lambda ended: None)
         trials = book.study.trials
     assert [trial.state.name for trial in trials] == ["FAIL"] * MOST_FAILURES
     assert {trial.user_attrs[REASON] for trial in trials} == {"loss 'a' is nan"}
