@@ -85,7 +85,8 @@ def main(paths: Sequence[Path]) -> int:
 
     A line of standard input names one of the folders, whose job nobody wants any more.
     """
-    gone, dropped = threading.Event(), set()
+    gone = threading.Event()
+    dropped: set[str] = set()
 
     def listen_to_parent() -> None:
         unread = b""
