@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from detectors.geometry.boxes import CLASSES
+from detectors.heads.center import CenterHeadSpec
 from detectors.outputs import HeadOutput
 from distill.output import OutputSpec
 
@@ -27,7 +28,8 @@ def _with_peak(output, score, code=None):
 @pytest.fixture
 def build(detector_spec):
     assert CLASSES[LABEL] == "pedestrian"
-    head = detector_spec.head.model_copy(update={"heatmap_weight": 2.0, "box_weight": 0.5})
+    # CenterPoint's targets: the cell of a box's centre alone learns it.
+    head = CenterHeadSpec(width=8, heatmap_weight=2.0, box_weight=0.5)
     spec = detector_spec.model_copy(update={"head": head})
     return lambda **fields: OutputSpec(weight=1.0, **fields).build(spec, spec)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 SECTIONS = {
     "machine": 40,
-    "steps": 60,
+    "steps": 110,
     "sparse": 50,
     "waits": 45,
-    "pooling": 40,
+    "pooling": 60,
     "speed": 80,
     "resume": 70,
     "study": 210,

@@ -98,8 +98,9 @@ def test_presets_are_listed_with_the_parameters_that_they_have():
     rows = {row["preset"]: row for row in json.loads(crossbev("presets", "--json"))}
     assert list(rows) == [*PRESETS, *SEGMENTERS]
     assert rows["tiny_camera_radar"]["sensors"] == "camera + radar"
-    assert rows["tiny_radar"]["parameters"] == sum(each.numel() for each in PRESETS["tiny_radar"].build().parameters())
-    assert "222,662" in crossbev("presets")
+    parameters = sum(each.numel() for each in PRESETS["tiny_radar"].build().parameters())
+    assert rows["tiny_radar"]["parameters"] == parameters
+    assert f"{parameters:,}" in crossbev("presets")
 
 
 def test_what_presets_cost_is_measured_only_where_that_is_asked(monkeypatch):

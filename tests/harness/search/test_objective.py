@@ -166,7 +166,7 @@ def test_a_variants_own_baseline_is_no_seed_of_the_other(make):
 def test_the_tables_are_read_once_for_all_trials(make, monkeypatch):
     read = []
     count, fingerprint = NuScenesRoot.count, NuScenesRoot.fingerprint
-    monkeypatch.setattr(NuScenesRoot, "count", lambda root, split: read.append("count") or count(root, split))
+    monkeypatch.setattr(NuScenesRoot, "count", lambda root, *which: read.append("count") or count(root, *which))
     monkeypatch.setattr(NuScenesRoot, "fingerprint", lambda root: read.append("fingerprint") or fingerprint(root))
     _, trainer, _ = make(["schedule.steps=null", "schedule.epochs=2"])
     for weight in (1.0, 2.0, 3.0):
