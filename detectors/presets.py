@@ -28,7 +28,7 @@ from detectors.segmenter import SegmenterSpec
 _TINY_GRID = BevGrid(x_range=(-16.0, 16.0), y_range=(-16.0, 16.0), z_range=(-3.0, 5.0), cell=0.8)
 _TINY_LOW_CHANNELS = 64
 _TINY_NECK = BevNeckSpec(fine_width=32, coarse_width=80, coarse_depth=3)
-# Chosen on synthetic_tune (docs/world.md): a LiDAR learns velocities only where they weigh, and where boxes have
+# Chosen on synthetic_tune (studies/README.md): a LiDAR learns velocities only where they weigh, and where boxes have
 # features of their own they do not weigh on the heatmaps.
 _TINY_HEAD = CenterHeadSpec(
     width=40,
