@@ -36,8 +36,11 @@ def step(root: NuScenesRoot, student_name: str, teacher_name: str | None, losses
     spec = PRESETS[student_name]
     teacher_spec = PRESETS[teacher_name] if teacher_name else None
     inputs = spec.training_inputs
+    onto = None
     if teacher_spec is not None:
-        inputs = inputs.joined(teacher_spec.inputs)
+        # Of another frame or grid: its maps are resampled.
+        onto = spec if (teacher_spec.bev_frame, teacher_spec.grid) != (spec.bev_frame, spec.grid) else None
+        inputs = inputs.joined(teacher_spec.inputs.carried_by(inputs) if onto else teacher_spec.inputs)
     token = root.tokens("mini_train")[0]
     sample = read(root, token, inputs, 1.0)
     if sample.lidar is not None and inputs.lidar_sweeps > 1:
@@ -48,7 +51,7 @@ def step(root: NuScenesRoot, student_name: str, teacher_name: str | None, losses
 
     student = spec.build().train()
     chosen = {name: loss_spec(name, fields) for name, fields in LOSSES[losses].items()} if losses else {}
-    teacher = FrozenTeacher(teacher_spec.build(), spec) if teacher_spec else None
+    teacher = FrozenTeacher(teacher_spec.build(), onto) if teacher_spec else None
     objective = Objective(student, teacher, chosen)
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-4)
     began, cpu_began = time.monotonic(), time.process_time()

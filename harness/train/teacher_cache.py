@@ -100,7 +100,12 @@ class CachedTeacher(FrozenTeacher):
         super().__init__(detector, resampled_for)
         assert samples.augmentation is not None
         self._samples, self._variants, self._machine = samples, variants, machine
-        made_by = {"augment": samples.augmentation.model_dump(mode="json"), "precision": machine.precision}
+        # Of a share of the scenes, another sample has a number, and with it a draw, and others are looked at beside it.
+        made_by = {
+            "augment": samples.augmentation.model_dump(mode="json"),
+            "precision": machine.precision,
+            "samples": samples.tokens,
+        }
         if resampled_for is not None:
             made_by |= {name: resampled_for.model_dump(mode="json", include={name}) for name in GROUND}
         self._folder = run / FOLDER
