@@ -13,10 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from detectors.batch import collate
+from detectors.batch import Batch, collate
+from detectors.detector import Detector
 from detectors.presets import PRESETS
 from distill.objective import FrozenTeacher, Objective, loss_spec
+from distill.resample import batch_in
 from harness.data.augment import augment
 from harness.data.nuscenes import read
 from harness.data.root import NuScenesRoot
@@ -24,7 +27,11 @@ from harness.study.schedule import AugmentSpec
 
 LOSSES = {
     "unidistill": {"feature": {"weight": 10.0}, "relation": {"weight": 5.0}, "response": {"weight": 1.0}},
-    "x3kd": {"activation": {"weight": 1.0}, "adversarial": {"weight": 0.1}, "output": {"weight": 1.0}},
+    "x3kd": {
+        "activation": {"weight": 1.0},
+        "adversarial": {"weight": 0.1, "adapter": "conv1x1"},
+        "output": {"weight": 1.0},
+    },
 }
 SWEEP_SECONDS, SPEED = 0.05, 10.0
 """Between two sweeps of nuScenes, and metres a second."""
@@ -51,7 +58,11 @@ def step(root: NuScenesRoot, student_name: str, teacher_name: str | None, losses
 
     student = spec.build().train()
     chosen = {name: loss_spec(name, fields) for name, fields in LOSSES[losses].items()} if losses else {}
-    teacher = FrozenTeacher(teacher_spec.build(), onto) if teacher_spec else None
+    teacher = None
+    if teacher_spec is not None:
+        detector = teacher_spec.build()
+        _know(detector, batch if onto is None else batch_in(batch, teacher_spec.bev_frame))
+        teacher = FrozenTeacher(detector, onto)
     objective = Objective(student, teacher, chosen)
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-4)
     began, cpu_began = time.monotonic(), time.process_time()
@@ -70,6 +81,18 @@ def step(root: NuScenesRoot, student_name: str, teacher_name: str | None, losses
         "cpu_seconds": time.process_time() - cpu_began,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
+
+
+def _know(detector: Detector, batch: Batch) -> None:
+    """Give the norms of a detector with random weights the statistics of a batch, or its maps overflow."""
+    norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        detector.train()(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def _repeated(points: torch.Tensor, sweeps: int) -> torch.Tensor:
