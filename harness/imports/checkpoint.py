@@ -109,7 +109,10 @@ def _torch(path: Path) -> Any:
                 "Where you trust its author, write its weights alone: torch.save({'state_dict': torch.load(FILE, "
                 "weights_only=False)['state_dict']}, 'weights.pth')"
             ) from error
-        raise InputError(f"checkpoint {path} is damaged or no file of torch.save: {_first_line(error)}") from error
+        # What torch says of it is advice for files that are whole.
+        raise InputError(
+            f"checkpoint {path} is damaged, or was written neither by torch.save nor as safetensors"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"checkpoint {path} is truncated or damaged: {_first_line(error)}") from error
 
