@@ -72,8 +72,8 @@ def test_an_average_in_buffers_beside_the_weights_is_found(save):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
         (b'{"error": "not found"}', "a text file"),
         (b"PK\x03\x04 half of a zip", "truncated or damaged"),
-        (b"\x80\x02 no pickle", "damaged or no file of torch.save|truncated or damaged"),
-        (b"no checkpoint at all", "damaged or no file of torch.save|truncated or damaged"),
+        (b"\x80\x02 no pickle", "damaged, or was written neither|truncated or damaged"),
+        (b"no checkpoint at all", "damaged, or was written neither|truncated or damaged"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_is_told_what_it_is(tmp_path, content, message):
