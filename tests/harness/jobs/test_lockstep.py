@@ -93,7 +93,7 @@ def test_stopped_and_killed_at_different_steps_they_end_with_the_same_bits(asked
     assert [folder.last_step()["step"] for folder in folders] == [1] * 4
     # Of one the state was lost, and one was not there when the others began.
     folders[0].state.unlink()
-    assert worker._train_together(folders, lambda: False) == DONE
+    assert worker._train_together(folders, lambda: False, lambda folder: False) == DONE
     assert [worker._attempt(folder, lambda: False) for folder in folders] == [DONE] * 4
     _same_bits(folders, alone)
 

@@ -482,7 +482,7 @@ search: {space: {losses.feature.weight: {low: 0.1, high: 10.0}}, seeds: [100], e
 def study(smoke_path, tmp_path, monkeypatch):
     """A study whose jobs are done at once, and the flags to call it with."""
 
-    def execute(plan, site, watch, stopping=lambda: None, expected=None):
+    def execute(plan, site, watch, stopping=lambda: None, expected=None, unwanted=tuple):
         wanted = {id_ for claim in Claims(site.runs).read().values() for id_ in claim.jobs}
         assert plan.jobs.keys() <= wanted, "a run is recorded before it is begun"
         for id_, job in plan.jobs.items():
