@@ -152,6 +152,12 @@ def cases() -> Iterator[tuple[str, str, str | None, dict[str, Any]]]:
                 yield f"{student}: {name}", student, "tiny_camera_lidar", {name: fields}
 
 
+def asked_cases() -> Iterator[tuple[str, str, str | None, dict[str, Any]]]:
+    """Those cases whose names the command line has after its file of rows, or all."""
+    names = sys.argv[2:]
+    return (case for case in cases() if not names or case[0] in names)
+
+
 def libraries(*, compiling: bool = False) -> dict[str, ModuleType | None]:
     """The sparse convolutions that can be had here, by name; None is plain torch.
 

@@ -4,6 +4,8 @@ import os
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 from harness.study.schedule import ScheduleSpec
 from harness.train.optim import optimizer_of
-from tests.gpu.common import Rows, cases, full_batch, objective_of
+from tests.gpu.common import Rows, asked_cases, full_batch, objective_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -19,20 +21,12 @@ REPOSITORY = Path(__file__).parents[2]
 def main() -> None:
     """One row a case, with the lines that wait most."""
     rows, batch = Rows(), full_batch(2)
-    for name, student, teacher, losses in cases():
+    for name, student, teacher, losses in asked_cases():
         objective = objective_of(student, teacher, losses).to("cuda").train()
         trained = [p for p in objective.parameters() if p.requires_grad]
         optimizer = optimizer_of(trained, ScheduleSpec(steps=1))
-        lines: Counter[str] = Counter()
-
-        def note(*args: Any, lines: Counter[str] = lines, **kwargs: Any) -> None:
-            lines[_line()] += 1
-
-        for counted in (False, True):
-            with warnings.catch_warnings():
-                warnings.simplefilter("always")
-                warnings.showwarning = note
-                torch.cuda.set_sync_debug_mode("warn" if counted else "default")
+        for _ in range(2):  # the first one makes what stays on the card
+            with counted() as lines:
                 moved = batch.to("cuda")
                 with torch.autocast("cuda", dtype=torch.bfloat16):
                     output = objective(moved)
@@ -40,8 +34,25 @@ def main() -> None:
                 torch.nn.utils.clip_grad_norm_(trained, 10.0)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                torch.cuda.set_sync_debug_mode("default")
-        rows.add(case=name, waits=sum(lines.values()), lines="; ".join(f"{k} {n}" for k, n in lines.most_common(8)))
+        rows.add(case=name, waits=sum(lines.values()), lines="; ".join(f"{k} {n}" for k, n in lines.most_common()))
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Count waits inside, by line."""
+    lines: Counter[str] = Counter()
+
+    def note(*args: Any, **kwargs: Any) -> None:
+        lines[_line()] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield lines
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def _line() -> str:
