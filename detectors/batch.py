@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from detectors.asynchronous import sent
 from detectors.geometry.boxes import Boxes, pad_boxes
 from detectors.geometry.grid import BevFrame
 from detectors.geometry.lift import LiftGeometry, LiftPlan, join_plans
@@ -108,7 +109,7 @@ class CameraViews:
 
     def to(self, device: torch.device | str) -> Self:
         """The same views on another device."""
-        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return type(self)(**{f.name: sent(getattr(self, f.name), device) for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Instances:
 
     def to(self, device: torch.device | str) -> Self:
         """The same instances on another device."""
-        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return type(self)(**{f.name: sent(getattr(self, f.name), device) for f in fields(self)})
 
     def padded(self, count: int) -> Self:
         """The same with room for so many instances an image."""
@@ -162,7 +163,7 @@ class Frames:
 
     def to(self, device: torch.device | str) -> Self:
         """The same frames on another device."""
-        return replace(self, lidar_from_ego=self.lidar_from_ego.to(device), moved=self.moved.to(device))
+        return replace(self, lidar_from_ego=sent(self.lidar_from_ego, device), moved=sent(self.moved, device))
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,8 @@ class Points:
     """Columns as in `Sample`."""
     sample: Int[Tensor, " p"]
     """Which sample a return belongs to."""
+    lengths: tuple[int, ...] | None = None
+    """Returns of each sample; None: nobody has counted them."""
 
     @cached_property
     def derived(self) -> dict[Hashable, Any]:
@@ -207,7 +210,16 @@ class Points:
 
     def to(self, device: torch.device | str) -> Self:
         """The same points on another device."""
-        return type(self)(self.values.to(device), self.sample.to(device))
+        lengths = self.lengths
+        if lengths is None and self.sample.device.type == "cpu":
+            # On a GPU the host would have to wait for the count.
+            lengths = tuple(self.sample.bincount().tolist())
+        return type(self)(sent(self.values, device), sent(self.sample, device), lengths)
+
+    def of_samples(self, count: int) -> list[Float[Tensor, "_ c"]]:
+        """The returns of each of so many samples."""
+        lengths = self.lengths or tuple(self.sample.bincount().tolist())
+        return list(self.values.split((*lengths, *(0,) * (count - len(lengths)))))
 
 
 @dataclass(frozen=True)
@@ -250,7 +262,7 @@ class Batch:
             lidar=self.lidar and self.lidar.to(device),
             radar=self.radar and self.radar.to(device),
             boxes=self.boxes.to(device),
-            is_box=self.is_box.to(device),
+            is_box=sent(self.is_box, device),
             lifts={geometry: plan.to(device) for geometry, plan in self.lifts.items()},
             instances=self.instances and self.instances.to(device),
             frames=self.frames and self.frames.to(device),
@@ -311,7 +323,8 @@ def _points(clouds: list[Tensor | None]) -> Points | None:
     present = [cloud for cloud in clouds if cloud is not None]
     if not present:
         return None
-    return Points(torch.cat(present), torch.cat([torch.full((len(cloud),), i) for i, cloud in enumerate(present)]))
+    sample = torch.cat([torch.full((len(cloud),), i) for i, cloud in enumerate(present)])
+    return Points(torch.cat(present), sample, tuple(map(len, present)))
 
 
 @dataclass(frozen=True)
@@ -330,4 +343,4 @@ class ImageBatch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        return replace(self, images=self.images.to(device), instances=self.instances.to(device))
+        return replace(self, images=sent(self.images, device), instances=self.instances.to(device))

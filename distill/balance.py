@@ -7,6 +7,8 @@ import torch.nn as nn
 from jaxtyping import Float
 from torch import Tensor
 
+from detectors.asynchronous import constant
+
 MEASURED_STEPS = 50
 """The first steps of a training, in which the gradients are measured; afterwards the weights stay as they are."""
 
@@ -51,7 +53,7 @@ class Balance(nn.Module):
 
     def weights(self) -> dict[str, Float[Tensor, ""]]:
         """The weights as they are now; 0 of a loss that has had no gradient so far."""
-        wanted = self.term_norms.new_tensor(list(self.pulls.values())) * self.detection_norm
+        wanted = constant(tuple(self.pulls.values()), self.term_norms) * self.detection_norm
         pulling = self.term_norms > 0
         weights = torch.where(pulling, wanted / torch.where(pulling, self.term_norms, 1.0), 0.0)
         return dict(zip(self.pulls, weights.unbind(), strict=True))

@@ -9,6 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from detectors.batch import Batch
+from detectors.asynchronous import constant
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import Boxes
 from detectors.geometry.grid import BevGrid
@@ -70,7 +71,7 @@ def oracle_head(boxes: Boxes, is_box: Bool[Tensor, "b k"], spec: CenterHeadSpec,
     bumps = F.pad(center_bumps(boxes, is_box, wide, grid), (0, 0, 0, 0, 0, 1))
     place = F.pad(grid.cells_from_metres(boxes.center[..., :2]), (0, 0, 0, 1))
     code = F.pad(encode_boxes(boxes, grid).nan_to_num(0.0), (0, 0, 0, 1))
-    task = F.pad(boxes.label.new_tensor(TASK_OF_CLASS)[boxes.label], (0, 1), value=-1)
+    task = F.pad(constant(TASK_OF_CLASS, boxes.label)[boxes.label], (0, 1), value=-1)
     down, across = (torch.arange(n, device=bumps.device, dtype=bumps.dtype) for n in (grid.rows, grid.columns))
     corner = torch.stack([repeat(across, "x -> y x", y=grid.rows), repeat(down, "y -> y x", x=grid.columns)])
     maps = []

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from detectors.batch import Batch
+from detectors.asynchronous import constant
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import CLASSES
 from detectors.heads.center import BOX_CODE, TASK_GROUPS
@@ -29,7 +30,7 @@ def cells_read(reading: Reading, batch: Batch, spec: DetectorSpec) -> Bool[Tenso
     where = grid.sampling_from_metres(boxes.keypoints())
     if reading.cells == "swapped points":
         where = where.flip(-1)
-    size = where.new_tensor([grid.columns, grid.rows])
+    size = constant((grid.columns, grid.rows), where)
     corner = ((where + 1) * size / 2 - 0.5).floor().long()
     inside = rearrange(boxes_inside(boxes, is_box, grid), "b k -> b k 1").expand(corner.shape[:-1])
     mask = torch.zeros(len(batch), grid.rows, grid.columns, dtype=torch.bool, device=where.device)

@@ -8,6 +8,7 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from detectors.asynchronous import constant
 from detectors.geometry.boxes import Boxes
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
@@ -116,7 +117,7 @@ def scaled_foreground(boxes: Boxes, is_box: Bool[Tensor, "b k"], grid: BevGrid) 
     columns, rows = (
         torch.arange(count, device=side.device, dtype=side.dtype) + 0.5 for count in (grid.columns, grid.rows)
     )
-    origin = side.new_tensor([grid.x_range[0], grid.y_range[0]])
+    origin = constant((grid.x_range[0], grid.y_range[0]), side)
     inside = boxes_inside(boxes, is_box, grid)
     across = (columns * grid.cell + origin[0] - boxes.center[..., 0, None]).abs() <= half[..., 0, None]
     down = (rows * grid.cell + origin[1] - boxes.center[..., 1, None]).abs() <= half[..., 1, None]

@@ -26,11 +26,11 @@ def between(frames: Frames, source: BevFrame, undo_augmentation: bool) -> Float[
         undo_augmentation: Whether it is that of the recorded world, or of the world as augmentation left it.
     """
     matrix = (
-        torch.linalg.inv(frames.moved) if undo_augmentation else torch.eye(4).to(frames.moved).expand_as(frames.moved)
+        torch.linalg.inv_ex(frames.moved).inverse if undo_augmentation else torch.eye(4).to(frames.moved).expand_as(frames.moved)
     )
     if source == frames.bev_frame:
         return matrix
-    mount = frames.lidar_from_ego if source == "lidar" else torch.linalg.inv(frames.lidar_from_ego)
+    mount = frames.lidar_from_ego if source == "lidar" else torch.linalg.inv_ex(frames.lidar_from_ego).inverse
     return mount @ matrix
 
 
@@ -45,7 +45,7 @@ def batch_in(batch: Batch, frame: BevFrame) -> Batch:
     matrix = between(batch.frames, frame, undo_augmentation=False)
     views = batch.views
     if views is not None:
-        back = torch.linalg.inv(matrix)
+        back = torch.linalg.inv_ex(matrix).inverse
         views = replace(
             views,
             ego_from_camera=einsum(matrix, views.ego_from_camera, "b i j, b n j k -> b n i k"),
@@ -67,7 +67,7 @@ def _moved(points: Points, matrix: Float[Tensor, "b 4 4"], velocity: slice | Non
     values[:, :3] = einsum(of_point[:, :3, :3], points.values[:, :3], "p i j, p j -> p i") + of_point[:, :3, 3]
     if velocity is not None:
         values[:, velocity] = einsum(of_point[:, :2, :2], points.values[:, velocity], "p i j, p j -> p i")
-    return Points(values, points.sample)
+    return Points(values, points.sample, points.lengths)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Resampling:
 
     def _coded(self, absolute: Float[Tensor, "b tasks code y x"]) -> Float[Tensor, "b tasks code y x"]:
         """BOX_CODE on the student's grid of boxes with metres in the teacher's frame."""
-        matrix = torch.linalg.inv(self.source_from_target).to(absolute.dtype)
+        matrix = torch.linalg.inv_ex(self.source_from_target).inverse.to(absolute.dtype)
         center, log_size, heading, velocity = absolute.split([3, 3, 2, 2], dim=2)
         shift = rearrange(matrix[:, :3, 3], "b i -> b 1 i 1 1")
         center = einsum(matrix[:, :3, :3], center, "b i j, b tasks j y x -> b tasks i y x") + shift

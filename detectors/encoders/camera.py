@@ -16,7 +16,7 @@ from detectors.encoders.depth_net import CameraAwareDepthNet, DepthNetSpec, Plai
 from detectors.encoders.image import ImageSpec
 from detectors.encoders.view_transform import splat, splat_frustum
 from detectors.geometry.grid import BevGrid
-from detectors.geometry.lift import Frustum, LiftGeometry, LiftPlan, join_plans
+from detectors.geometry.lift import Frustum, LiftGeometry, LiftPlan
 from detectors.spec import Spec
 
 
@@ -109,7 +109,7 @@ class CameraEncoder(nn.Module):
         self.history_gradient = spec.history_gradient
 
     def forward(self, views: CameraViews, plan: LiftPlan | None = None) -> CameraMaps:
-        """All maps of a batch of views; without its plan, which the loader makes ahead, it is made here."""
+        """All maps of a batch of views; without its plan, which the loader makes ahead for a CPU, it is made here."""
         plan = plan or self._plan(views)
         keyframes, grid = self.geometry.keyframes, self.geometry.grid
         aware = isinstance(self.lift, CameraAwareDepthNet)
@@ -145,5 +145,4 @@ class CameraEncoder(nn.Module):
         return features, depth, context if self.aggregation is None else self.aggregation(context, depth)
 
     def _plan(self, views: CameraViews) -> LiftPlan:
-        plans = [self.geometry.plan(*sample) for sample in zip(views.intrinsics, views.ego_from_camera, strict=True)]
-        return join_plans(plans)
+        return self.geometry.batch_plan(views.intrinsics, views.ego_from_camera)

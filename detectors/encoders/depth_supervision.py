@@ -69,7 +69,7 @@ def nearest_depth(
     """
     (h, w), (low, high) = geometry.feature_size, between
     with torch.autocast(points.device.type, enabled=False):
-        rotation, origin = torch.linalg.inv(views.ego_from_camera)[:, :3].split([3, 1], dim=2)
+        rotation, origin = torch.linalg.inv_ex(views.ego_from_camera).inverse[:, :3].split([3, 1], dim=2)
         inside = einsum(rotation, points.to(rotation), "n i j, p j -> n p i") + rearrange(origin, "n i 1 -> n 1 i")
         pixel = einsum(views.intrinsics, inside, "n i j, n p j -> n p i")
     z = inside[..., 2]

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from detectors.batch import Points
+from detectors.asynchronous import constant
 from detectors.encoders.sparse_conv import SparseUnit
 from detectors.encoders.sparse_tables import ConvTable, Triple, dense, strided_table, submanifold_table
 from detectors.encoders.voxels import VOXEL_FEATURES, voxelise
@@ -89,7 +90,7 @@ class LidarEncoder(nn.Module):
         pyramid: _Pyramid = points.derived[key]
         features = pyramid.features
         if self.spec.age_unit != 1:
-            features = features / features.new_tensor(self._units)
+            features = features / constant(tuple(self._units), features)
         for level, down, around in zip(self.levels, (None, *pyramid.down), pyramid.around, strict=True):
             features = level(features, down, around)
         return dense(self.fold(features, pyramid.column), pyramid.column.sites, samples)

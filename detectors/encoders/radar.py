@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from detectors.asynchronous import constant
 from detectors.batch import Points
 from detectors.geometry.grid import BevGrid
 from detectors.spec import Spec
@@ -69,13 +70,16 @@ class RadarEncoder(nn.Module):
         rows, columns = self.grid.rows, self.grid.columns
         cell = self.grid.cells_from_metres(points.values[:, :2])
         inside = self.grid.contains(points.values[:, :2])
-        cell, values = cell[inside], points.values[inside]
+        values, sample = points.values, points.sample
+        if cell.device.type == "cpu":
+            # Of a GPU the host would have to ask how many these are.
+            cell, values, sample, inside = (each[inside] for each in (cell, values, sample, inside))
         corner = cell.floor()
         column, row = corner.long().unbind(dim=1)
         described = torch.cat(
             [
                 cell - corner - 0.5,
-                2 * cell / cell.new_tensor([columns, rows]) - 1,
+                2 * cell / constant((columns, rows), cell) - 1,
                 values[:, 3:6] / 10,
                 rearrange(values[:, 4:6].norm(dim=1), "p -> p 1") / 10,
                 values[:, 6:],
@@ -83,10 +87,12 @@ class RadarEncoder(nn.Module):
             dim=1,
         )
         features = self.describe(described)
-        index = (points.sample[inside] * rows + row) * columns + column
+        # Behind the last cell there is one for the returns that are not on the grid.
+        cells = samples * rows * columns
+        index = torch.where(inside, (sample * rows + row) * columns + column, cells)
         # Features are not negative, so that an empty cell's zero never wins over a return.
-        empty = features.new_zeros(samples * rows * columns, features.shape[1])
-        pillars = empty.scatter_reduce(0, index[:, None].expand_as(features), features, "amax")
+        empty = features.new_zeros(cells + 1, features.shape[1])
+        pillars = empty.scatter_reduce(0, index[:, None].expand_as(features), features, "amax")[:cells]
         bev = rearrange(pillars, "(b y x) c -> b c y x", y=rows, x=columns)
         result: Tensor = self.spread(bev)
         return result

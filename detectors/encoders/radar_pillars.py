@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detectors.batch import RADAR_STATES, Points
 from detectors.conv_block import SECOND_NORM, NormSpec
+from detectors.asynchronous import constant
 from detectors.encoders.pillars import middles
 from detectors.encoders.point_net import PointNet
 from detectors.encoders.sparse_tables import dense
@@ -79,7 +80,7 @@ class RadarPillars(nn.Module):
         values = groups.of(torch.cat([moved.values[:, :7], encoded], dim=1))
         xyz, others = values[..., :3], values[..., 3:]
         offset = (xyz - middles(groups, grid)[:, None])[..., :2]
-        low, high = (xyz.new_tensor(bound) for bound in zip(grid.x_range, grid.y_range, grid.z_range, strict=True))
+        low, high = (constant(bound, xyz) for bound in zip(grid.x_range, grid.y_range, grid.z_range, strict=True))
         described = torch.cat([(xyz - low) / (high - low), others, offset], dim=-1)
         return dense(self.points(described, groups.is_point), groups.sites, samples)
 

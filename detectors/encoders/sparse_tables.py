@@ -15,10 +15,13 @@ from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from detectors.asynchronous import constant, places, sent, unravelled
 from detectors.checks import check_indices
 
 Triple = tuple[int, int, int]
 """One number each for z, y and x."""
+_LAST = torch.iinfo(torch.int64).max
+"""The key of what is not there, which is sorted behind all others."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class ConvTable:
         """The same pairs and their number under each offset as spconv wants them: of one length, filled up by -1."""
         sides = zip(*self.rows, strict=True)
         ins, outs = (pad_sequence(list(side), batch_first=True, padding_value=-1) for side in sides)
-        return torch.stack([ins, outs]).int(), torch.tensor(self.counts, dtype=torch.int32, device=ins.device)
+        return torch.stack([ins, outs]).int(), sent(torch.tensor(self.counts, dtype=torch.int32), ins.device)
 
 
 def submanifold_table(sites: Sites, kernel: Triple) -> ConvTable:
@@ -99,12 +102,12 @@ def submanifold_by_search(sites: Sites, kernel: Triple) -> ConvTable:
     # Keys on a grid with a margin of half a kernel: no offset leads from one row or sample into the next.
     padded = tuple(cells + 2 * margin for cells, margin in zip(sites.shape, half, strict=True))
     steps = (padded[0] * padded[1] * padded[2], padded[1] * padded[2], padded[2], 1)
-    keys = (sites.index * sites.index.new_tensor(steps)).sum(dim=1)
+    keys = (sites.index * constant(steps, sites.index)).sum(dim=1)
 
     # A pair under an offset is the reverse of a pair under the opposite one: look up only the first half of them. Keys
     # are sorted and a step along x is 1, so that one search serves a whole line of offsets along x.
     lines = list(product(*(range(-margin, margin + 1) for margin in half[:2])))[: kernel[0] * kernel[1] // 2 + 1]
-    shifts = keys.new_tensor([z * steps[1] + y * steps[2] - half[2] for z, y in lines])
+    shifts = constant(tuple(z * steps[1] + y * steps[2] - half[2] for z, y in lines), keys)
     wanted = rearrange(keys, "v -> 1 v") + rearrange(shifts, "line -> line 1")
     position = torch.searchsorted(keys, wanted)
     candidates, hit = [], []
@@ -125,8 +128,11 @@ def _pairs(
 ) -> list[tuple[Tensor, Tensor]]:
     """Input and output rows of the first so many kernel offsets."""
     candidates, hit = (rearrange(table, "line kx v -> (line kx) v")[:offsets] for table in (candidates, hit))
+    # The only time that the host waits for a GPU.
     counts = hit.sum(dim=1).tolist()
-    return list(zip(candidates[hit].split(counts), hit.nonzero()[:, 1].split(counts), strict=True))
+    pairs = places(hit.flatten(), sum(counts))
+    rows_in, rows_out = candidates.flatten()[pairs], pairs % hit.shape[1]
+    return list(zip(rows_in.split(counts), rows_out.split(counts), strict=True))
 
 
 def strided_table(sites: Sites, kernel: Triple, stride: Triple, padding: Triple) -> ConvTable:
@@ -156,11 +162,18 @@ def strided_by_sort(sites: Sites, kernel: Triple, stride: Triple, padding: Tripl
     row = sites.index[:, 0] * shape[0] + cells[0][:, None, None]
     key = (row * shape[1] + cells[1][:, None]) * shape[2] + cells[2]
 
-    occupied, rows_out = torch.unique(key[fit], return_inverse=True)
-    fit = rearrange(fit, "kz ky kx v -> (kz ky kx) v")
-    samples = int(sites.index[-1, 0]) + 1 if len(sites) else 1  # enough to take keys apart again
-    index = torch.stack(torch.unravel_index(occupied, (samples, *shape)), dim=1)
-    return ConvTable(Sites(index, shape), kernel, fit.nonzero()[:, 1], rows_out, tuple(fit.sum(dim=1).tolist()))
+    # Pairs that there are not go to the end.
+    fit, key = fit.flatten(), torch.where(fit, key, _LAST).flatten()
+    ordered, order = key.sort()
+    first = torch.diff(ordered, prepend=constant((-1,), ordered)) > 0
+    number = torch.empty_like(order).scatter(0, order, first.cumsum(0) - 1)
+    fits_of = rearrange(fit, "(offsets v) -> offsets v", offsets=math.prod(kernel)).sum(dim=1)
+    # The only time that the host waits for a GPU.
+    *counts, outputs = torch.cat([fits_of, (first & (ordered < _LAST)).sum(dim=0, keepdim=True)]).tolist()
+    pairs = places(fit, sum(counts))
+    index = torch.stack(unravelled(ordered[places(first, outputs)], (1, *shape)), dim=1)
+    rows_in = pairs % max(len(sites), 1)
+    return ConvTable(Sites(index, shape), kernel, rows_in, number[pairs], tuple(counts))
 
 
 def _output_shape(cells: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Triple:

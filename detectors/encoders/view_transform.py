@@ -57,7 +57,7 @@ def splat_frustum(frustum: Float[Tensor, "b n c d h w"], plan: LiftPlan, grid: B
     terms = plan.terms
     if checking():
         plan.check(len(plan.cell), len(rows))
-    bev = F.embedding_bag(terms.bin, rows, terms.cell_starts, mode="sum", include_last_offset=True)
+    bev = F.embedding_bag(terms.bin, rows, terms.starts, mode="sum", include_last_offset=True)[: plan.cells]
     return rearrange(bev, "(maps y x) c -> maps c y x", y=grid.rows, x=grid.columns)
 
 
@@ -90,8 +90,8 @@ class _LoopedSums(torch.autograd.Function):
 class _GatheredSums(torch.autograd.Function):
     """The same from the plan's terms, cell by cell.
 
-    The gradient of a feature is a weighted sum of its cells' gradients, so that it takes what the plan says feature by
-    feature; the library's own takes three times as long, scatters and, on a GPU, adds in any order.
+    The gradient of a feature is a weighted sum of its cells' gradients, so that it follows the plan feature by feature;
+    the library's own takes three times as long, scatters and, on a GPU, adds in any order.
     """
 
     @staticmethod
@@ -99,17 +99,18 @@ class _GatheredSums(torch.autograd.Function):
         ctx.save_for_backward(rows, weights)
         ctx.plan = plan
         terms = plan.terms
-        return _sums(terms.feature, rows, terms.cell_starts, weights.flatten().index_select(0, terms.bin))
+        return _sums(terms.feature, rows, terms.starts, weights.flatten().index_select(0, terms.bin))[: plan.cells]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (rows, weights), terms = ctx.saved_tensors, ctx.plan.terms
-        grad, flat = grads[0].contiguous(), weights.flatten()
-        grad_rows = _sums(terms.cell, grad, terms.feature_starts, flat.index_select(0, terms.bin_by_feature))
-        of_terms = _dots(terms.cell, grad, terms.feature_starts, rows)
-        # Each bin is one term at most, so nothing is added twice; bins off the grid keep a gradient of zero.
-        grad_weights = torch.zeros_like(flat).index_add_(0, terms.bin_by_feature, of_terms)
-        return grad_rows, grad_weights.reshape(weights.shape), None
+        (rows, weights), cell = ctx.saved_tensors, ctx.plan.cell
+        grad, on_grid = grads[0].contiguous(), cell >= 0
+        # Bins off the grid read the first cell, and count for nothing.
+        cell, weights = cell.clamp(min=0), weights * on_grid
+        starts = torch.arange(0, cell.numel() + 1, cell.shape[1], device=cell.device, dtype=cell.dtype)
+        grad_rows = _sums(cell.flatten(), grad, starts, weights.flatten())
+        grad_weights = _dots(cell.flatten(), grad, starts, rows).reshape(cell.shape) * on_grid
+        return grad_rows, grad_weights, None
 
 
 def _sums(
@@ -126,5 +127,5 @@ def _dots(
     This is the gradient of `_sums` by its weights. torch (seen in 2.13) has it under a private name only; its public
     functions also compute the gradient by the rows, which is wanted in another order here.
     """
-    bag = torch.repeat_interleave(starts.diff()).int()
+    bag = torch.repeat_interleave(starts.diff(), output_size=len(index)).int()
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(others, rows, index, starts[:-1], bag, 0)

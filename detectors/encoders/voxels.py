@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from detectors.asynchronous import constant, places, unravelled
 from detectors.batch import Points
 from detectors.encoders.sparse_tables import Sites, Triple
 from detectors.geometry.grid import BevGrid
@@ -68,17 +69,30 @@ def means_by_sort(
     position: Float[Tensor, "p 3"], sample: Int[Tensor, " p"], others: Float[Tensor, "p more"], shape: Triple
 ) -> Means:
     """The same as `means_by_loops`, on any device."""
-    inside = ((position >= 0) & (position < position.new_tensor(shape))).all(dim=1)
-    position, others = position[inside], others[inside]
+    key, order, first = _sorted(position, sample, shape)
+    # The only time that the host waits for a GPU.
+    voxels, points = torch.stack([first.sum(), (key < _LAST).sum()]).tolist()
+    starts, order = places(first, voxels), order[:points]
     cell = position.floor()
-    z, y, x = cell.long().unbind(dim=1)
-    key, order = torch.sort(((sample[inside] * shape[0] + z) * shape[1] + y) * shape[2] + x, stable=True)
-    is_first = torch.cat([key.new_ones(min(len(key), 1), dtype=torch.bool), key[1:] != key[:-1]])
-    first = is_first.nonzero()[:, 0]
-    count = torch.diff(first, append=first.new_tensor([len(key)]))
-    mean = F.embedding_bag(order, torch.cat([(position - cell - 0.5).flip(1), others], dim=1), first, mode="mean")
-    samples = int(key[-1]) // (shape[0] * shape[1] * shape[2]) + 1 if len(key) else 1
-    return torch.stack(torch.unravel_index(key[first], (samples, *shape)), dim=1), mean, count
+    count = torch.diff(starts, append=starts.new_full((1,), points))
+    mean = F.embedding_bag(order, torch.cat([(position - cell - 0.5).flip(1), others], dim=1), starts, mode="mean")
+    return torch.stack(unravelled(key[starts], (1, *shape)), dim=1), mean, count
+
+
+_LAST = torch.iinfo(torch.int64).max
+"""The key of points outside of the shape, which are sorted behind all others."""
+
+
+def _sorted(
+    position: Float[Tensor, "p 3"], sample: Int[Tensor, " p"], shape: Triple
+) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"], Bool[Tensor, " p"]]:
+    """Keys of the points' voxels in ascending order, which points they are of, and which are the first of a voxel."""
+    inside = ((position >= 0) & (position < constant(shape, position))).all(dim=1)
+    z, y, x = position.long().unbind(dim=1)
+    key = ((sample * shape[0] + z) * shape[1] + y) * shape[2] + x
+    key, order = torch.sort(torch.where(inside, key, _LAST), stable=True)
+    first = torch.diff(key, prepend=constant((-1,), key)) > 0
+    return key, order, first & (key < _LAST)
 
 
 @dataclass(frozen=True)
@@ -148,23 +162,21 @@ def groups_by_sort(
     position: Float[Tensor, "p 3"], sample: Int[Tensor, " p"], shape: Triple, most_points: int, most_voxels: int
 ) -> tuple[Int[Tensor, "v 4"], Int[Tensor, "v slots"]]:
     """The same as `groups_by_loops`, on any device."""
-    inside = ((position >= 0) & (position < position.new_tensor(shape))).all(dim=1).nonzero()[:, 0]
-    z, y, x = position[inside].long().unbind(dim=1)
-    key, order = torch.sort(((sample[inside] * shape[0] + z) * shape[1] + y) * shape[2] + x, stable=True)
-    is_first = torch.cat([key.new_ones(min(len(key), 1), dtype=torch.bool), key[1:] != key[:-1]])
-    first = is_first.nonzero()[:, 0]
-    # The rank of each voxel among those of its sample, by its first point: samples come one after the other.
-    samples = int(sample.max()) + 1 if len(sample) else 1
-    by_point = order[first].argsort()
-    rank = torch.empty_like(by_point)
-    rank[by_point] = torch.arange(len(first), device=key.device)
-    of_sample = key[first] // (shape[0] * shape[1] * shape[2])
-    before = F.pad(torch.bincount(of_sample, minlength=samples).cumsum(0), (1, 0))[of_sample]
-    voxels = (rank - before < most_voxels).nonzero()[:, 0]
+    key, order, first = _sorted(position, sample, shape)
+    voxels, points = torch.stack([first.sum(), (key < _LAST).sum()]).tolist()
+    starts = places(first, voxels)
+    count = torch.diff(starts, append=starts.new_full((1,), points))
+    if most_voxels < shape[0] * shape[1] * shape[2]:
+        # The rank of each voxel among those of its sample, by its first point: samples come one after the other.
+        by_point = order[starts].argsort()
+        rank = torch.empty_like(by_point)
+        rank[by_point] = torch.arange(voxels, device=key.device)
+        of_sample = key[starts] // (shape[0] * shape[1] * shape[2])
+        before = torch.searchsorted(of_sample, of_sample)
+        stays = (rank - before < most_voxels).nonzero()[:, 0]
+        starts, count = starts[stays], count[stays]
 
     slot = torch.arange(most_points, device=key.device)
-    count = torch.diff(first, append=first.new_tensor([len(key)]))
-    place = (first[voxels][:, None] + slot).clamp(max=max(len(key) - 1, 0))
-    rows = torch.where(slot < count[voxels][:, None], inside[order][place] if len(key) else place, -1)
-    index = torch.stack(torch.unravel_index(key[first][voxels], (samples, *shape)), dim=1)
-    return index, rows
+    place = (starts[:, None] + slot).clamp(max=max(len(key) - 1, 0))
+    rows = torch.where(slot < count[:, None], order[place] if len(key) else place, -1)
+    return torch.stack(unravelled(key[starts], (1, *shape)), dim=1), rows

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from detectors.asynchronous import constant, sent
+
 CLASSES = (
     "car",
     "truck",
@@ -74,7 +76,7 @@ class Boxes:
 
     def to(self, device: torch.device | str) -> Self:
         """The same boxes on another device."""
-        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return type(self)(**{f.name: sent(getattr(self, f.name), device) for f in fields(self)})
 
     def moved(self, matrix: Float[Tensor, "4 4"]) -> Self:
         """The same boxes in another frame, or in a world that was changed: what was at a place is at `matrix @ place`.
@@ -116,7 +118,7 @@ def points_of_boxes(
         yaw: Counter-clockwise from +x, radians.
         unit: The p points in units of the size, from the middle: forward, left and, where s is 3, up.
     """
-    offset = center.new_tensor(unit) * rearrange(size, "... k s -> ... k 1 s")
+    offset = constant(tuple(map(tuple, unit)), center) * rearrange(size, "... k s -> ... k 1 s")
     cos, sin = (rearrange(f(yaw), "... k -> ... k 1") for f in (torch.cos, torch.sin))
     along, across, *up = offset.unbind(-1)
     turned = torch.stack([cos * along - sin * across, sin * along + cos * across, *up], dim=-1)

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from detectors.asynchronous import constant
 from detectors.spec import Spec
 
 BevFrame = Literal["ego", "lidar"]
@@ -53,17 +54,17 @@ class BevGrid(Spec):
 
     def cells_from_metres(self, xy: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any 2"]:
         """Continuous (column, row) of BEV positions."""
-        return (xy - xy.new_tensor([self.x_range[0], self.y_range[0]])) / self.cell
+        return (xy - constant((self.x_range[0], self.y_range[0]), xy)) / self.cell
 
     def metres_from_cells(self, cells: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any 2"]:
         """BEV positions of continuous (column, row)."""
-        return cells * self.cell + cells.new_tensor([self.x_range[0], self.y_range[0]])
+        return cells * self.cell + constant((self.x_range[0], self.y_range[0]), cells)
 
     def contains(self, xy: Float[Tensor, "*any 2"]) -> Bool[Tensor, "*any"]:
         """Whether BEV positions are on the grid; its lower edges are, its upper ones are not."""
         cells = self.cells_from_metres(xy)
-        return ((cells >= 0) & (cells < cells.new_tensor([self.columns, self.rows]))).all(dim=-1)
+        return ((cells >= 0) & (cells < constant((self.columns, self.rows), cells))).all(dim=-1)
 
     def sampling_from_metres(self, xy: Float[Tensor, "*any 2"]) -> Float[Tensor, "*any 2"]:
         """Coordinates for ``grid_sample(..., align_corners=False)`` on a map of this grid, whatever its resolution."""
-        return self.cells_from_metres(xy) * xy.new_tensor([2 / self.columns, 2 / self.rows]) - 1
+        return self.cells_from_metres(xy) * constant((2 / self.columns, 2 / self.rows), xy) - 1

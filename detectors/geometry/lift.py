@@ -11,6 +11,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
+from detectors.asynchronous import constant, sent
 from detectors.checks import check_indices
 from detectors.geometry.grid import BevGrid
 from detectors.spec import Spec
@@ -18,21 +19,18 @@ from detectors.spec import Spec
 
 @dataclass(frozen=True)
 class LiftTerms:
-    """What the view transform adds up: the terms of each BEV cell, and once more the terms of each feature.
+    """What the view transform adds up: the terms of each BEV cell, one after the other.
 
-    A term is a depth bin of a feature, if it lies on the grid. Indices of a batch count over all its samples.
+    A term is a depth bin of a feature. Indices of a batch count over all its samples.
     """
 
     feature: Int32[Tensor, " p"]
     """Cell by cell, the feature (n h w) of each term."""
     bin: Int32[Tensor, " p"]
     """Cell by cell, the probability (n h w d) that each term is weighed with."""
-    cell_starts: Int32[Tensor, " cells_and_one"]
-    """Where the terms of each cell (y x) begin; at the end, the number of all terms."""
-    cell: Int32[Tensor, " p"]
-    """Feature by feature, the cell of each term: along this order the gradient flows back."""
-    bin_by_feature: Int32[Tensor, " p"]
-    feature_starts: Int32[Tensor, " features_and_one"]
+    starts: Int32[Tensor, " bags_and_one"]
+    """Where the terms of each cell (y x) begin; at the end, the number of all terms. On other devices than a CPU, a
+    bag of each feature follows the cells', with its bins that lie off the grid."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +44,8 @@ class LiftPlan:
     """Of all maps together."""
 
     def to(self, device: torch.device | str) -> Self:
-        """The same plan on another device, with its terms where that one wants them."""
-        moved = type(self)(self.cell.to(device), self.cells)
-        if moved.cell.device.type != "cpu":
-            # Here, because it waits for the host; a step does not have to.
-            _ = moved.terms
-        return moved
+        """The same plan on another device."""
+        return type(self)(sent(self.cell, device), self.cells)
 
     def check(self, features: int, bins: int) -> None:
         """Raise IndexError if the plan is not one of so many features and bins: it was made for other views."""
@@ -68,22 +62,30 @@ class LiftPlan:
 
     @cached_property
     def terms(self) -> LiftTerms:
-        """The terms in both orders, which a processor wants that adds many cells at a time."""
-        depths = self.cell.shape[1]
+        """The terms cell by cell, as a processor wants them that adds many cells at a time."""
+        return self.terms_on_grid() if self.cell.device.type == "cpu" else self.terms_anywhere()
+
+    def terms_on_grid(self) -> LiftTerms:
+        """The terms that lie on the grid."""
         flat = self.cell.flatten()
         bins = (flat >= 0).nonzero()[:, 0]
-        cell = flat[bins]
-        feature = bins // depths
+        return self._sorted(flat[bins], bins, self.cells)
+
+    def terms_anywhere(self) -> LiftTerms:
+        """All terms; how many of them are on the grid, the host would have to ask a GPU."""
+        flat = self.cell.flatten()
+        # Those off the grid must not end up in one bag, which a single thread would add up.
+        beyond = torch.arange(self.cells, self.cells + len(self.cell), device=flat.device, dtype=flat.dtype)
+        key = torch.where(self.cell < 0, rearrange(beyond, "features -> features 1"), self.cell)
+        return self._sorted(key.flatten(), torch.arange(len(flat), device=flat.device), self.cells + len(self.cell))
+
+    def _sorted(self, key: Int32[Tensor, " p"], bins: Int[Tensor, " p"], bags: int) -> LiftTerms:
         # Stable, so that a sum always adds up in the same order. Radix sort of 16 bits takes an eighth of the time.
-        short = self.cells <= torch.iinfo(torch.int16).max
-        key, order = torch.sort(cell.to(torch.int16) if short else cell, stable=True)
+        short = bags <= torch.iinfo(torch.int16).max
+        ordered, order = torch.sort(key.to(torch.int16) if short else key, stable=True)
+        term = bins[order]
         return LiftTerms(
-            feature=feature[order].int(),
-            bin=bins[order].int(),
-            cell_starts=_starts(key, self.cells),
-            cell=cell,
-            bin_by_feature=bins.int(),
-            feature_starts=_starts(feature, len(self.cell)),
+            feature=(term // self.cell.shape[1]).int(), bin=term.int(), starts=_starts(ordered, bags)
         )
 
 
@@ -143,16 +145,24 @@ class LiftGeometry(Spec):
     ) -> tuple[Float[Tensor, "n h w 3"], Float[Tensor, "n 3"]]:
         """What a metre along the optical axis adds to the position of each feature, and where each camera hangs."""
         h, w = self.feature_size
-        row, column = torch.meshgrid(*(self.pixels(n).to(intrinsics.device) for n in (h, w)), indexing="ij")
-        pixel = torch.stack([column, row, torch.ones_like(row)], dim=-1)
+        device = intrinsics.device
+        row, column = torch.meshgrid(*(constant(tuple(self.pixels(n).tolist()), intrinsics) for n in (h, w)), indexing="ij")
         rotation, origin = ego_from_camera[:, :3, :3], ego_from_camera[:, :3, 3]
         # Autocast would round positions to half a cell.
-        with torch.autocast(intrinsics.device.type, enabled=False):
-            return einsum(rotation @ torch.linalg.inv(intrinsics), pixel, "n i j, h w j -> n h w i"), origin
+        with torch.autocast(device.type, enabled=False):
+            if device.type == "cpu":
+                pixel = torch.stack([column, row, torch.ones_like(row)], dim=-1)
+                return einsum(rotation @ torch.linalg.inv(intrinsics), pixel, "n i j, h w j -> n h w i"), origin
+            # Not as products of matrices, which a GPU may compute in TF32.
+            inverse = rearrange(torch.linalg.inv_ex(intrinsics).inverse, "n j i -> n 1 j i")
+            turned = rearrange((rearrange(rotation, "n i j -> n i j 1") * inverse).sum(dim=2), "n i j -> n 1 1 i j")
+            across, down = (rearrange(each, "h w -> h w 1") for each in (column, row))
+            return turned[..., 0] * across + turned[..., 1] * down + turned[..., 2], origin
 
     def cells_by_torch(self, ray: Float[Tensor, "n h w 3"], origin: Float[Tensor, "n 3"]) -> Int32[Tensor, "n h w d"]:
         """`cells` of these rays, many at a time."""
-        along = rearrange(ray, "n h w i -> n h w 1 i") * rearrange(self.depths().to(ray), "d -> d 1")
+        depths = constant(tuple(self.depths().tolist()), ray)
+        along = rearrange(ray, "n h w i -> n h w 1 i") * rearrange(depths, "d -> d 1")
         position = along + rearrange(origin, "n i -> n 1 1 1 i")
         x, y = self.grid.cells_from_metres(position[..., :2]).floor().int().unbind(dim=-1)
         z, (bottom, top) = position[..., 2], self.grid.z_range
@@ -186,6 +196,20 @@ class LiftGeometry(Spec):
             raise ValueError(f"{len(cells)} views are not those of {self.keyframes} keyframes")
         plans = [plan_of_cells(part, self.grid.rows * self.grid.columns) for part in cells.chunk(self.keyframes)]
         return plans[0] if len(plans) == 1 else join_plans(plans)
+
+    def batch_plan(
+        self, intrinsics: Float[Tensor, "b n 3 3"], ego_from_camera: Float[Tensor, "b n 4 4"]
+    ) -> LiftPlan:
+        """The plan of a batch, all of its views at a time: the same as `plan` of each sample, joined."""
+        b, n = intrinsics.shape[:2]
+        if n % self.keyframes:
+            raise ValueError(f"{n} views are not those of {self.keyframes} keyframes")
+        cells = self.cells(intrinsics.flatten(0, 1), ego_from_camera.flatten(0, 1))
+        maps, count = b * self.keyframes, self.grid.rows * self.grid.columns
+        cells = rearrange(cells, "(maps n) h w d -> maps (n h w) d", maps=maps)
+        before = torch.arange(maps, device=cells.device, dtype=cells.dtype) * count
+        moved = torch.where(cells < 0, -1, cells + rearrange(before, "maps -> maps 1 1"))
+        return LiftPlan(moved.flatten(0, 1), maps * count)
 
 
 def plan_of_cells(cells: Int32[Tensor, "n h w d"], count: int) -> LiftPlan:

@@ -9,6 +9,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from detectors.asynchronous import constant
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import (
@@ -25,6 +26,8 @@ from detectors.outputs import HeadOutput
 
 _ALPHA = 0.25
 """Of UniDistill's focal loss: the weight of positive cells, and 1 less it that of the others."""
+_TASK_MEMBERS = tuple(tuple(float(task == of_class) for task in range(len(TASK_GROUPS))) for of_class in TASK_OF_CLASS)
+"""1 where a class (first axis) is of a task (second axis)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def center_targets(boxes: Boxes, is_box: Bool[Tensor, "b k"], spec: CenterHeadSp
     column, row = place.floor().long().unbind(dim=-1)
     is_target = is_box & grid.contains(boxes.center[..., :2])
     row, column = row * is_target, column * is_target
-    task = boxes.label.new_tensor(TASK_OF_CLASS)[boxes.label]
+    task = constant(TASK_OF_CLASS, boxes.label)[boxes.label]
     cells = (grid.rows, grid.columns)
     code = encode_boxes(boxes, grid)
 
@@ -248,7 +251,7 @@ def focal_loss_of_tasks(
         reduce(values, "b classes y x -> classes", "sum").to(logits.dtype)
         for values in (focal_terms(logits, target, alpha), target == 1)
     )
-    member = F.one_hot(torch.tensor(TASK_OF_CLASS, device=logits.device)).to(logits.dtype)
+    member = constant(_TASK_MEMBERS, logits)
     return (sums @ member) / (centers @ member).clamp(min=1)
 
 
@@ -301,5 +304,5 @@ def box_errors(
     """
     known = is_target[..., None] & ~target.isnan()
     error = F.smooth_l1_loss(predicted, torch.where(known, target, predicted.detach()), reduction="none", beta=beta)
-    per_box = reduce(error * error.new_tensor(code_weights), "b k code -> b k", "sum")
+    per_box = reduce(error * constant(tuple(code_weights), error), "b k code -> b k", "sum")
     return per_box if confidence is None else per_box * confidence

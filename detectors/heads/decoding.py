@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from detectors.asynchronous import constant
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.geometry.grid import BevGrid
 from detectors.geometry.overlap import bev_iou
@@ -37,11 +38,11 @@ def decode(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) -> list[Boxe
 def _decode_by_class(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) -> list[Boxes]:
     """At the peaks of the heatmaps; boxes of one class suppress one another."""
     score, label, row, column = peaks(output.heatmap, spec.max_boxes)
-    code = gather_codes(output.boxes.float(), label.new_tensor(TASK_OF_CLASS)[label], row, column)
+    code = gather_codes(output.boxes.float(), constant(TASK_OF_CLASS, label)[label], row, column)
     boxes = decode_boxes(code, row, column, label, score, grid)
     match spec.nms:
         case "circle":
-            rival = within_radius(boxes.center[..., :2], score.new_tensor(spec.nms_radius)[label])
+            rival = within_radius(boxes.center[..., :2], constant(spec.nms_radius, score)[label])
         case "rotated":
             rival = bev_iou(boxes, boxes) > spec.nms_overlap
     keep = suppress(rival, label, score > spec.score_threshold)
@@ -76,7 +77,7 @@ def _suppressed(boxes: Boxes, order: Float[Tensor, " k"], task: int, spec: TaskD
         case "circle":
             rival = within_radius(center[None], torch.full_like(boxes.score, spec.radius[task])[None])[0]
         case "rotated":
-            scale = boxes.score.new_tensor(spec.scale)[boxes.label]
+            scale = constant(spec.scale, boxes.score)[boxes.label]
             scaled = replace(boxes, size=boxes.size * scale[:, None])
             rival = _overlapping(scaled, spec.overlap[task])
     every = torch.ones_like(boxes.label, dtype=torch.bool)

@@ -5,6 +5,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from detectors.asynchronous import constant
+
 COUNT = 9
 """Positive cells of a box (target_assigner_topk of UniDistill's configuration)."""
 _REACH = 4
@@ -29,7 +31,7 @@ def nearest_cells(
     step = torch.arange(-_REACH, _REACH + 1, device=center.device)
     around = torch.stack(torch.meshgrid(step, step, indexing="xy"), dim=-1).flatten(0, 1)
     candidates = rearrange(center.floor().long(), "b k xy -> b k 1 xy") + around
-    inside = ((candidates >= 0) & (candidates < candidates.new_tensor([columns, rows]))).all(dim=-1)
+    inside = ((candidates >= 0) & (candidates < constant((columns, rows), candidates))).all(dim=-1)
     distance = (candidates - rearrange(center, "b k xy -> b k 1 xy")).pow(2).sum(dim=-1)
     # Stable, so that of equally near cells the first rows and columns count.
     distance, order = distance.where(inside, torch.inf).sort(dim=-1, stable=True)

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from detectors.encoders import view_transform
 from detectors.encoders.view_transform import splat
-from detectors.geometry.lift import join_plans, plan_of_cells
+from detectors.geometry.lift import LiftPlan, join_plans, plan_of_cells
 
 
 def _plan(cells, count):
@@ -18,6 +18,7 @@ def either_way(request, monkeypatch):
     """A processor takes the loops; here it also takes the way of a GPU."""
     if request.param == "gathered":
         monkeypatch.setattr(view_transform, "_LoopedSums", view_transform._GatheredSums)
+        monkeypatch.setattr(LiftPlan, "terms_on_grid", LiftPlan.terms_anywhere)
 
 
 def test_splat_equals_the_scattered_outer_product(rng, grid, either_way):

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from einops import rearrange
 from torch.testing import assert_close
 
 from detectors.geometry.lift import LiftGeometry, join_plans, plan_of_cells
@@ -91,25 +92,46 @@ def test_the_loop_finds_the_cells_that_torch_finds(tiny_batch, make):
 
 
 @pytest.mark.parametrize("count", [10, 40_000])  # sorted in 16 bits, and in more
-def test_terms_list_every_bin_on_the_grid_under_its_cell_and_under_its_feature(rng, count):
+def test_terms_list_every_bin_on_the_grid_under_its_cell(rng, count):
     n, h, w, d = 2, 4, 5, 3
     cells = torch.randint(-1, count, (n, h, w, d), generator=rng, dtype=torch.int32)
     terms = plan_of_cells(cells, count).terms
     on_grid = (cells.flatten() >= 0).nonzero()[:, 0].tolist()
     features = torch.arange(n * h * w).repeat_interleave(d)
 
-    by_cell = [end - begin for begin, end in pairwise(terms.cell_starts.tolist())]
+    by_cell = [end - begin for begin, end in pairwise(terms.starts.tolist())]
     assert len(by_cell) == count
     assert sorted(terms.bin.tolist()) == on_grid
     assert torch.equal(cells.flatten()[terms.bin].long(), torch.arange(count).repeat_interleave(torch.tensor(by_cell)))
     assert torch.equal(features[terms.bin], terms.feature.long())
 
-    by_feature = [end - begin for begin, end in pairwise(terms.feature_starts.tolist())]
-    assert len(by_feature) == n * h * w
-    assert terms.bin_by_feature.tolist() == on_grid
-    assert torch.equal(cells.flatten()[terms.bin_by_feature], terms.cell)
-    owners = features[terms.bin_by_feature]
-    assert torch.equal(owners, torch.arange(n * h * w).repeat_interleave(torch.tensor(by_feature)))
+
+@pytest.mark.parametrize("count", [10, 40_000])
+def test_terms_of_a_gpu_begin_with_those_on_the_grid_and_end_with_each_features_others(rng, count):
+    n, h, w, d = 2, 4, 5, 3
+    cells = torch.randint(-1, count, (n, h, w, d), generator=rng, dtype=torch.int32)
+    cells[0, 1] = -1
+    plan = plan_of_cells(cells, count)
+    on_grid, anywhere = plan.terms_on_grid(), plan.terms_anywhere()
+
+    inside = len(on_grid.bin)
+    assert torch.equal(anywhere.bin[:inside], on_grid.bin)
+    assert torch.equal(anywhere.feature[:inside], on_grid.feature)
+    assert torch.equal(anywhere.starts[: count + 1], on_grid.starts)
+    off_grid = rearrange(cells < 0, "n h w d -> (n h w) d")
+    assert anywhere.bin[inside:].tolist() == off_grid.flatten().nonzero()[:, 0].tolist()
+    assert anywhere.starts[count:].diff().tolist() == off_grid.sum(dim=1).tolist()
+
+
+@pytest.mark.parametrize("keyframes", [1, 2])
+def test_the_plan_of_a_batch_made_at_once_is_that_of_its_samples_joined(tiny_batch, make, keyframes):
+    geometry = make(8, 12, (1.0, 13.0), 20).model_copy(update={"keyframes": keyframes})
+    cameras = [torch.cat([each, each], dim=1) for each in (tiny_batch.views.intrinsics, tiny_batch.views.ego_from_camera)]
+    cameras[1][:, -1, 0, 3] += 1.5
+    joined = join_plans([geometry.plan(*each) for each in zip(*cameras, strict=True)])
+    at_once = geometry.batch_plan(*cameras)
+    assert at_once.cells == joined.cells
+    assert torch.equal(at_once.cell, joined.cell)
 
 
 def test_the_plan_of_a_batch_is_that_of_one_sample_with_all_its_views_and_cells(rng):
