@@ -122,15 +122,21 @@ class Instances:
     """Index into CLASSES; -1 for padding."""
     score: Float[Tensor, "*b m"]
     """How sure the teacher is of it, in [0, 1]; 1 for an annotation."""
+    count: int | None = None
+    """Of all images together, padding left out; None: nobody has counted them."""
 
     def to(self, device: torch.device | str) -> Self:
         """The same instances on another device."""
-        return type(self)(**{f.name: sent(getattr(self, f.name), device) for f in fields(self)})
+        count = self.count
+        if count is None and self.label.device.type == "cpu":
+            # On a GPU the host would have to wait for the count.
+            count = int((self.label >= 0).sum())
+        return type(self)(*(sent(each, device) for each in (self.owner, self.label, self.score)), count)
 
     def padded(self, count: int) -> Self:
         """The same with room for so many instances an image."""
         more = (0, count - self.label.shape[-1])
-        return type(self)(self.owner, F.pad(self.label, more, value=-1), F.pad(self.score, more))
+        return type(self)(self.owner, F.pad(self.label, more, value=-1), F.pad(self.score, more), self.count)
 
 
 @dataclass(frozen=True)
@@ -311,7 +317,7 @@ def stack_instances(each: Sequence[Instances]) -> Instances | None:
         return None
     most = max(one.label.shape[-1] for one in each)
     padded = [one.padded(most) for one in each]
-    return Instances(**{f.name: torch.stack([getattr(one, f.name) for one in padded]) for f in fields(Instances)})
+    return Instances(*(torch.stack([getattr(one, name) for one in padded]) for name in ("owner", "label", "score")))
 
 
 def _shape(views: CameraViews) -> str:

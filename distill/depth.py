@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from detectors.batch import Batch, CameraViews
@@ -47,11 +47,14 @@ class DepthTerm(nn.Module):
         assert batch.views is not None
         assert batch.lidar is not None
         newest = slice(0, student.depth.shape[1] // self.geometry.keyframes)
-        known = []
-        for number in range(len(batch)):
-            points = batch.lidar.values[batch.lidar.sample == number]
-            known.append(depth_bins(points[points[:, 4] <= NOW, :3], batch.views[number, newest], self.geometry))
-        bins = torch.stack(known)
+        clouds = batch.lidar.of_samples(len(batch))
+        views = [batch.views[number, newest] for number in range(len(batch))]
+        bins = torch.stack(
+            [
+                depth_bins(points[:, :3], seen, self.geometry, points[:, 4] <= NOW)
+                for points, seen in zip(clouds, views, strict=True)
+            ]
+        )
         with torch.autocast(bins.device.type, enabled=False):
             depth = student.depth[:, newest].to(torch.promote_types(student.depth.dtype, torch.float32))
             chosen = depth.gather(2, rearrange(bins.clamp(min=0), "b n h w -> b n 1 h w"))[:, :, 0]
@@ -60,15 +63,18 @@ class DepthTerm(nn.Module):
         return errors.masked_fill(bins < 0, 0).sum() / (bins >= 0).sum().clamp(min=1)
 
 
-def depth_bins(points: Float[Tensor, "p 3"], views: CameraViews, geometry: LiftGeometry) -> Int[Tensor, "n h w"]:
+def depth_bins(
+    points: Float[Tensor, "p 3"], views: CameraViews, geometry: LiftGeometry, counts: Bool[Tensor, " p"] | None = None
+) -> Int[Tensor, "n h w"]:
     """The depth bin of the nearest point that falls into each feature, or -1.
 
     Args:
         points: In the BEV frame, metres.
         views: Of one sample.
         geometry: Features and bins.
+        counts: Which points there are; all if not given.
     """
     low, high = geometry.depth_range
-    nearest = nearest_depth(points, views, geometry, (low, high))
+    nearest = nearest_depth(points, views, geometry, (low, high), counts)
     bins = ((nearest - low) / ((high - low) / geometry.depth_bins)).floor().clamp(max=geometry.depth_bins - 1)
     return torch.where(nearest.isfinite(), bins, -1).long()

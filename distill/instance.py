@@ -61,15 +61,16 @@ class InstanceTerm(nn.Module):
             raise ValueError("the batch carries no labels of an image teacher")
         assert student.image_features is not None
         maps = self.head(rearrange(student.image_features, "b n c h w -> (b n) c h w"))
-        labels = self._sure(batch.instances)
-        loss = self.head.loss(maps, instance_targets(labels, maps.size, self.spec.head))
+        flat = self._flat(batch.instances)
+        is_sure = batch.instances.score.flatten(0, 1) > self.spec.score_threshold
+        loss = self.head.loss(maps, instance_targets(flat, maps.size, self.spec.head, is_sure))
         return loss.heatmap + self.spec.head.mask_weight * loss.masks
 
-    def _sure(self, instances: Instances) -> Instances:
-        """Those above the threshold, of all views one after the other."""
-        flat = Instances(
-            *(rearrange(each, "b n ... -> (b n) ...") for each in (instances.owner, instances.label, instances.score))
+    def _flat(self, instances: Instances) -> Instances:
+        """Those of all views one after the other."""
+        owner, label, score = (
+            rearrange(each, "b n ... -> (b n) ...") for each in (instances.owner, instances.label, instances.score)
         )
-        sure = flat.score > self.spec.score_threshold
-        score = flat.score if self.spec.confidence == "masks" else torch.ones_like(flat.score)
-        return Instances(flat.owner, flat.label.masked_fill(~sure, -1), score)
+        return Instances(
+            owner, label, score if self.spec.confidence == "masks" else torch.ones_like(score), instances.count
+        )

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from detectors.batch import Batch
 from detectors.detector import DetectorSpec
-from detectors.geometry.boxes import pad_boxes
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
 from detectors.heads.center_loss import center_targets, detection_loss
-from detectors.heads.decoding import decode
+from detectors.heads.decoding import decode_sure
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
 from distill.maps import TeacherMaps
@@ -64,8 +63,7 @@ class OutputTerm(nn.Module):
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
         """Detection loss of the student against the teacher's sure boxes; the annotations do not enter."""
-        teacher_boxes = decode(teacher.head, self.teacher, self.grid)
-        boxes, is_box = pad_boxes([each[each.score > self.spec.score_threshold] for each in teacher_boxes])
+        boxes, is_box = decode_sure(teacher.head, self.teacher, self.grid, self.spec.score_threshold)
         head = self.student.head
         targets = center_targets(boxes, is_box, head, self.student.grid)
         confidence = boxes.score.gather(1, targets.box) if self.spec.confidence == "boxes" else None

@@ -26,7 +26,9 @@ def between(frames: Frames, source: BevFrame, undo_augmentation: bool) -> Float[
         undo_augmentation: Whether it is that of the recorded world, or of the world as augmentation left it.
     """
     matrix = (
-        torch.linalg.inv_ex(frames.moved).inverse if undo_augmentation else torch.eye(4).to(frames.moved).expand_as(frames.moved)
+        torch.linalg.inv_ex(frames.moved).inverse
+        if undo_augmentation
+        else torch.eye(4).to(frames.moved).expand_as(frames.moved)
     )
     if source == frames.bev_frame:
         return matrix

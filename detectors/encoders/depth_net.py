@@ -155,7 +155,9 @@ def calibration_numbers(views: CameraViews, keyframes: int = 1) -> Float[Tensor,
     with unrounded(changed):
         camera = torch.linalg.inv_ex(changed).inverse @ views.intrinsics
         newest = views.ego_from_camera.chunk(keyframes, dim=1)[0]
-        mount = torch.linalg.inv_ex(moved).inverse @ repeat(newest, "b n i j -> b (keyframes n) i j", keyframes=keyframes)
+        mount = torch.linalg.inv_ex(moved).inverse @ repeat(
+            newest, "b n i j -> b (keyframes n) i j", keyframes=keyframes
+        )
     lens = [camera[..., row, column] for row, column in ((0, 0), (1, 1), (0, 2), (1, 2))]
     image = [changed[..., row, column] for row in (0, 1) for column in (0, 1, 2)]
     world = [moved[..., row, column] for row, column in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 2))]

@@ -84,9 +84,7 @@ class LiftPlan:
         short = bags <= torch.iinfo(torch.int16).max
         ordered, order = torch.sort(key.to(torch.int16) if short else key, stable=True)
         term = bins[order]
-        return LiftTerms(
-            feature=(term // self.cell.shape[1]).int(), bin=term.int(), starts=_starts(ordered, bags)
-        )
+        return LiftTerms(feature=(term // self.cell.shape[1]).int(), bin=term.int(), starts=_starts(ordered, bags))
 
 
 Frustum = Literal["middles", "lift_splat"]
@@ -146,7 +144,9 @@ class LiftGeometry(Spec):
         """What a metre along the optical axis adds to the position of each feature, and where each camera hangs."""
         h, w = self.feature_size
         device = intrinsics.device
-        row, column = torch.meshgrid(*(constant(tuple(self.pixels(n).tolist()), intrinsics) for n in (h, w)), indexing="ij")
+        row, column = torch.meshgrid(
+            *(constant(tuple(self.pixels(n).tolist()), intrinsics) for n in (h, w)), indexing="ij"
+        )
         rotation, origin = ego_from_camera[:, :3, :3], ego_from_camera[:, :3, 3]
         # Autocast would round positions to half a cell.
         with torch.autocast(device.type, enabled=False):
@@ -197,9 +197,7 @@ class LiftGeometry(Spec):
         plans = [plan_of_cells(part, self.grid.rows * self.grid.columns) for part in cells.chunk(self.keyframes)]
         return plans[0] if len(plans) == 1 else join_plans(plans)
 
-    def batch_plan(
-        self, intrinsics: Float[Tensor, "b n 3 3"], ego_from_camera: Float[Tensor, "b n 4 4"]
-    ) -> LiftPlan:
+    def batch_plan(self, intrinsics: Float[Tensor, "b n 3 3"], ego_from_camera: Float[Tensor, "b n 4 4"]) -> LiftPlan:
         """The plan of a batch, all of its views at a time: the same as `plan` of each sample, joined."""
         b, n = intrinsics.shape[:2]
         if n % self.keyframes:

@@ -8,8 +8,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from detectors.asynchronous import constant
-from detectors.geometry.boxes import CLASSES, Boxes
+from detectors.asynchronous import constant, unravelled
+from detectors.geometry.boxes import CLASSES, Boxes, pad_boxes
 from detectors.geometry.grid import BevGrid
 from detectors.geometry.overlap import bev_iou
 from detectors.heads.center import (
@@ -24,19 +24,40 @@ from detectors.outputs import HeadOutput
 
 _PAIRS = 1 << 16
 """Pairs of boxes whose overlap is computed at a time, for the sake of memory."""
+ROUNDS = 16
+"""Rounds of non-maximum suppression where nobody asks whether they have settled everything."""
 
 
 @torch.no_grad()
 def decode(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) -> list[Boxes]:
     """The boxes of each sample, best first, duplicates removed."""
     if spec.decoding is None:
-        return _decode_by_class(output, spec, grid)
+        boxes, keep = _decode_by_class(output, spec, grid)
+        return [boxes[sample][keep[sample]] for sample in range(len(keep))]
     of_tasks = [_decode_task(output, task, spec.decoding, grid) for task in range(len(TASK_GROUPS))]
     return [_best([boxes[sample] for boxes in of_tasks], spec.max_boxes) for sample in range(len(output.heatmap))]
 
 
-def _decode_by_class(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) -> list[Boxes]:
-    """At the peaks of the heatmaps; boxes of one class suppress one another."""
+@torch.no_grad()
+def decode_sure(
+    output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid, score_threshold: float
+) -> tuple[Boxes, Bool[Tensor, "b k"]]:
+    """The boxes of `decode` that score more, in a padded batch, and which of it they are.
+
+    The host does not wait for a GPU, unless the head decodes task by task. Non-maximum suppression then ends after
+    ROUNDS rounds. It is exact where no more boxes than that decide about each other in a chain; otherwise it may leave
+    a duplicate at the end of the chain, or take one box too many.
+    """
+    if spec.decoding is not None or output.heatmap.device.type == "cpu":
+        return pad_boxes([boxes[boxes.score > score_threshold] for boxes in decode(output, spec, grid)])
+    boxes, keep = _decode_by_class(output, spec, grid, ROUNDS)
+    return boxes, keep & (boxes.score > score_threshold)
+
+
+def _decode_by_class(
+    output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid, rounds: int | None = None
+) -> tuple[Boxes, Bool[Tensor, "b k"]]:
+    """Boxes at the peaks of the heatmaps, best first, and which stay: those of one class suppress one another."""
     score, label, row, column = peaks(output.heatmap, spec.max_boxes)
     code = gather_codes(output.boxes.float(), constant(TASK_OF_CLASS, label)[label], row, column)
     boxes = decode_boxes(code, row, column, label, score, grid)
@@ -45,21 +66,19 @@ def _decode_by_class(output: HeadOutput, spec: CenterHeadSpec, grid: BevGrid) ->
             rival = within_radius(boxes.center[..., :2], constant(spec.nms_radius, score)[label])
         case "rotated":
             rival = bev_iou(boxes, boxes) > spec.nms_overlap
-    keep = suppress(rival, label, score > spec.score_threshold)
-    return [boxes[sample][keep[sample]] for sample in range(len(keep))]
+    return boxes, suppress(rival, label, score > spec.score_threshold, rounds)
 
 
 def _decode_task(output: HeadOutput, task: int, spec: TaskDecodingSpec, grid: BevGrid) -> list[Boxes]:
     """The boxes of one task in each sample, as in CenterPoint: in any cell, for it takes no peaks."""
-    labels = torch.tensor([CLASSES.index(name) for name in TASK_GROUPS[task]], device=output.heatmap.device)
-    probability = output.heatmap[:, labels].float().sigmoid()
+    labels = tuple(CLASSES.index(name) for name in TASK_GROUPS[task])
+    probability = torch.stack([output.heatmap[:, label] for label in labels], dim=1).float().sigmoid()
     flat = rearrange(probability, "b classes y x -> b (classes y x)")
     score, index = flat.topk(min(spec.before, flat.shape[1]), dim=1)
-    which, row, column = torch.unravel_index(index, probability.shape[1:])
+    which, row, column = unravelled(index, probability.shape[1:])
     of_task = torch.full_like(which, task)
-    boxes = decode_boxes(
-        gather_codes(output.boxes.float(), of_task, row, column), row, column, labels[which], score, grid
-    )
+    code, label = gather_codes(output.boxes.float(), of_task, row, column), constant(labels, which)[which]
+    boxes = decode_boxes(code, row, column, label, score, grid)
     order = score
     if spec.iou_power and output.iou is not None:
         claimed = gather_codes(output.iou[:, :, None].float(), of_task, row, column)[..., 0]
@@ -116,7 +135,7 @@ def peaks(heatmap: Float[Tensor, "b classes y x"], most: int) -> tuple[Tensor, T
     is_peak = probability == F.max_pool2d(probability, kernel_size=3, stride=1, padding=1)
     flat = rearrange(probability * is_peak, "b classes y x -> b (classes y x)")
     score, index = flat.topk(min(most, flat.shape[1]), dim=1)
-    label, row, column = torch.unravel_index(index, heatmap.shape[1:])
+    label, row, column = unravelled(index, heatmap.shape[1:])
     return score, label, row, column
 
 
@@ -127,7 +146,10 @@ def within_radius(center: Float[Tensor, "b k 2"], radius: Float[Tensor, "b k"]) 
 
 
 def suppress(
-    rival: Bool[Tensor, "b k k"], label: Int[Tensor, "b k"], candidate: Bool[Tensor, "b k"]
+    rival: Bool[Tensor, "b k k"],
+    label: Int[Tensor, "b k"],
+    candidate: Bool[Tensor, "b k"],
+    rounds: int | None = None,
 ) -> Bool[Tensor, "b k"]:
     """Non-maximum suppression: which candidates stay if each that stays removes its worse rivals of its class.
 
@@ -135,6 +157,7 @@ def suppress(
         rival: Whether a box (second axis) would remove another (last axis).
         label: In the order of the boxes, best first.
         candidate: False for what must neither stay nor suppress.
+        rounds: So many, whatever comes of it; None: until nothing changes, which the host has to ask a GPU each time.
     """
     k = label.shape[1]
     same = rearrange(label, "b k -> b k 1") == rearrange(label, "b k -> b 1 k")
@@ -142,9 +165,9 @@ def suppress(
     removes = rival & same & better & rearrange(candidate, "b k -> b k 1")
     keep = candidate
     # Round i settles all boxes that at most i others in a chain decide about: the greedy answer, without its loop.
-    for _ in range(k):
+    for _ in range(k if rounds is None else rounds):
         survivors = candidate & ~(removes & rearrange(keep, "b k -> b k 1")).any(dim=1)
-        if torch.equal(survivors, keep):
+        if rounds is None and torch.equal(survivors, keep):
             break
         keep = survivors
     return keep

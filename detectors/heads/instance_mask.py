@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from detectors.asynchronous import places, unravelled
 from detectors.batch import Instances
 from detectors.conv_block import conv_norm_relu
 from detectors.geometry.boxes import CLASSES
@@ -84,6 +85,8 @@ class InstanceTargets:
     column: Int[Tensor, " k"]
     """Cell of the mask's centroid."""
     confidence: Float[Tensor, " k"]
+    counts: Bool[Tensor, " k"]
+    """On a CPU all of them; a GPU also lists instances that nobody is to look for."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ class InstanceMaskHead(nn.Module):
         dtype = torch.promote_types(maps.heatmap.dtype, torch.float32)
         heatmap = focal_loss(maps.heatmap.to(dtype), targets.heatmap.to(dtype))
         drawn = self.draw(maps, targets.view, targets.row, targets.column).to(dtype).sigmoid()
-        masks = (targets.confidence * dice_loss(drawn, targets.mask.to(dtype))).sum() / max(len(drawn), 1)
+        errors = targets.confidence * dice_loss(drawn, targets.mask.to(dtype))
+        masks = errors.masked_fill(~targets.counts, 0).sum() / targets.counts.sum().clamp(min=1)
         return InstanceLoss(heatmap=heatmap, masks=masks)
 
     def draw(
@@ -182,13 +186,19 @@ class InstanceMaskHead(nn.Module):
         return instances
 
 
-def instance_targets(instances: Instances, cells: tuple[int, int], spec: InstanceMaskSpec) -> InstanceTargets:
+def instance_targets(
+    instances: Instances,
+    cells: tuple[int, int],
+    spec: InstanceMaskSpec,
+    is_sure: Bool[Tensor, "v m"] | None = None,
+) -> InstanceTargets:
     """Targets of images on maps of so many rows and columns, a whole part of the images' pixels.
 
     Args:
         instances: Of v images.
         cells: Rows and columns of the head's maps.
         spec: Of the head.
+        is_sure: Which instances are looked for; all if not given.
 
     Raises:
         ValueError: The maps' cells do not divide the images' pixels.
@@ -197,13 +207,20 @@ def instance_targets(instances: Instances, cells: tuple[int, int], spec: Instanc
     pixels = instances.owner.shape[-2:]
     if pixels[0] % rows or pixels[1] % columns:
         raise ValueError(f"maps of {cells} cells do not divide {tuple(pixels)} pixels")
-    view, number = (instances.label >= 0).nonzero(as_tuple=True)
+    labelled = instances.label >= 0
+    count = int(labelled.sum()) if instances.count is None else instances.count
+    view, number = unravelled(places(labelled.flatten(), count), labelled.shape)
     mask = instances.owner.index_select(0, view) == rearrange(number + 1, "k -> k 1 1")
     share = reduce(mask.float(), "k (h dh) (w dw) -> k h w", "mean", h=rows, w=columns)
-    is_large = share.sum((1, 2)) >= spec.min_cells
-    view, number, share = view[is_large], number[is_large], share[is_large]
+    counts = share.sum((1, 2)) >= spec.min_cells
+    if is_sure is not None:
+        counts = counts & is_sure[view, number]
+    if counts.device.type == "cpu":
+        # Of a GPU the host would have to ask how many these are.
+        view, number, share, counts = (each[counts] for each in (view, number, share, counts))
 
-    area = share.sum((1, 2))
+    # Only of what does not count it is 0.
+    area = share.sum((1, 2)).clamp(min=torch.finfo(share.dtype).tiny)
     down, across = (torch.arange(size, device=area.device, dtype=share.dtype) for size in cells)
     # Sums, not matrix products: under autocast those would round a place to bfloat16's eight bits.
     row = ((reduce(share, "k h w -> k h", "sum") * down).sum(1) / area).round().long()
@@ -219,9 +236,9 @@ def instance_targets(instances: Instances, cells: tuple[int, int], spec: Instanc
         return each.new_zeros(shape).index_put((view, number), each)
 
     heatmap = draw_centers(
-        padded(row), padded(column), padded(radius), instances.label.clamp(min=0), padded(area > 0), cells
+        padded(row), padded(column), padded(radius), instances.label.clamp(min=0), padded(counts), cells
     )
-    return InstanceTargets(heatmap, share, view, row, column, instances.score[view, number])
+    return InstanceTargets(heatmap, share, view, row, column, instances.score[view, number], counts)
 
 
 def dice_loss(drawn: Float[Tensor, "k h w"], target: Float[Tensor, "k h w"]) -> Float[Tensor, " k"]:

@@ -126,7 +126,9 @@ def test_terms_of_a_gpu_begin_with_those_on_the_grid_and_end_with_each_features_
 @pytest.mark.parametrize("keyframes", [1, 2])
 def test_the_plan_of_a_batch_made_at_once_is_that_of_its_samples_joined(tiny_batch, make, keyframes):
     geometry = make(8, 12, (1.0, 13.0), 20).model_copy(update={"keyframes": keyframes})
-    cameras = [torch.cat([each, each], dim=1) for each in (tiny_batch.views.intrinsics, tiny_batch.views.ego_from_camera)]
+    cameras = [
+        torch.cat([each, each], dim=1) for each in (tiny_batch.views.intrinsics, tiny_batch.views.ego_from_camera)
+    ]
     cameras[1][:, -1, 0, 3] += 1.5
     joined = join_plans([geometry.plan(*each) for each in zip(*cameras, strict=True)])
     at_once = geometry.batch_plan(*cameras)
