@@ -1,4 +1,4 @@
-"""What the host asks of a GPU without waiting for it: constants, copies, and indices of places whose number it knows."""
+"""What the host asks of a GPU without waiting for it: constants, copies, indices of so many places."""
 
 from functools import lru_cache
 

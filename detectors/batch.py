@@ -131,7 +131,7 @@ class Instances:
         if count is None and self.label.device.type == "cpu":
             # On a GPU the host would have to wait for the count.
             count = int((self.label >= 0).sum())
-        return type(self)(*(sent(each, device) for each in (self.owner, self.label, self.score)), count)
+        return type(self)(sent(self.owner, device), sent(self.label, device), sent(self.score, device), count)
 
     def padded(self, count: int) -> Self:
         """The same with room for so many instances an image."""
@@ -317,7 +317,8 @@ def stack_instances(each: Sequence[Instances]) -> Instances | None:
         return None
     most = max(one.label.shape[-1] for one in each)
     padded = [one.padded(most) for one in each]
-    return Instances(*(torch.stack([getattr(one, name) for one in padded]) for name in ("owner", "label", "score")))
+    owner, label, score = (torch.stack([getattr(one, name) for one in padded]) for name in ("owner", "label", "score"))
+    return Instances(owner, label, score)
 
 
 def _shape(views: CameraViews) -> str:

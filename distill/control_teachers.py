@@ -8,8 +8,8 @@ from einops import rearrange, repeat
 from jaxtyping import Bool
 from torch import Tensor
 
-from detectors.batch import Batch
 from detectors.asynchronous import constant
+from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import Boxes
 from detectors.geometry.grid import BevGrid

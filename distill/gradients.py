@@ -7,7 +7,7 @@ from detectors.detector import Detector
 from distill.objective import DETECTION_TERMS, Objective, ObjectiveOutput
 
 
-def pulls(objective: Objective, output: ObjectiveOutput) -> dict[str, float]:
+def pulls(objective: Objective, output: ObjectiveOutput) -> dict[str, Tensor]:
     """Gradients of the weighted terms where all of them meet: on the student's low-level BEV map, and on its making.
 
     Every term reaches the low-level map, those on later maps through the neck; so there, and on the weights of the last
@@ -17,7 +17,7 @@ def pulls(objective: Objective, output: ObjectiveOutput) -> dict[str, float]:
     Returns:
         For "detection" (heatmap and boxes together) and each distillation term: ``map_gradient/TERM`` and
         ``weight_gradient/TERM``, norms; for the distillation terms ``map_cosine/TERM`` and ``weight_cosine/TERM``, the
-        cosine to the detection loss's gradient (0 where one of the two is zero).
+        cosine to the detection loss's gradient (0 where one of the two is zero). On the student's device.
     """
     assert output.bev_low is not None, "a student has a BEV map"
     where = {"map": output.bev_low, "weight": last_layer(objective.student)}
@@ -33,8 +33,7 @@ def pulls(objective: Objective, output: ObjectiveOutput) -> dict[str, float]:
             if name != "detection":
                 scale = (gradient.norm() * reference.norm()).clamp(min=torch.finfo(gradient.dtype).tiny)
                 measures[f"{place}_cosine/{name}"] = gradient.flatten() @ reference.flatten() / scale
-    # One transfer to the host.
-    return dict(zip(measures, torch.stack([value.float() for value in measures.values()]).tolist(), strict=True))
+    return {name: value.float() for name, value in measures.items()}
 
 
 def last_layer(student: Detector) -> Tensor:

@@ -8,8 +8,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from detectors.batch import Batch
 from detectors.asynchronous import constant
+from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.geometry.boxes import CLASSES
 from detectors.heads.center import BOX_CODE, TASK_GROUPS

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from detectors.batch import Points
 from detectors.asynchronous import constant
+from detectors.batch import Points
 from detectors.encoders.sparse_conv import SparseUnit
 from detectors.encoders.sparse_tables import ConvTable, Triple, dense, strided_table, submanifold_table
 from detectors.encoders.voxels import VOXEL_FEATURES, voxelise

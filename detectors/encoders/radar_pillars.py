@@ -8,9 +8,9 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from detectors.asynchronous import constant
 from detectors.batch import RADAR_STATES, Points
 from detectors.conv_block import SECOND_NORM, NormSpec
-from detectors.asynchronous import constant
 from detectors.encoders.pillars import middles
 from detectors.encoders.point_net import PointNet
 from detectors.encoders.sparse_tables import dense

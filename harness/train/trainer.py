@@ -1,11 +1,11 @@
 """fit: the training loop, in full view,; one student, or several side by side."""
 
 import io
-import math
 import time
 import traceback
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,15 +19,17 @@ from detectors.outputs import DetectorOutput
 from detectors.segmenter import Segmenter
 from distill.balance import MEASURED_STEPS
 from distill.gradients import pulls
-from distill.objective import Objective, ObjectiveOutput, Teacher
+from distill.objective import Objective, Teacher
 from harness.data.loader import SampleSet, training_batches
 from harness.data.nuimages import ImageSet
 from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.runs.folder import RunFolder, atomic_write
 from harness.study.schedule import ScheduleSpec
+from harness.train.ahead import moved_ahead
 from harness.train.optim import learning_rate, optimizer_of
 from harness.train.segmentation import SegmentationObjective
+from harness.train.step_log import FETCH_EVERY, StepLog, not_finite
 from harness.train.streams import stream_seed
 
 SAVE_EVERY_SECONDS = 30.0
@@ -55,6 +57,7 @@ class Training:
         trained = [p for p in objective.parameters() if p.requires_grad]
         self._optimizer = optimizer_of(trained, schedule)
         self._course = learning_rate(self._optimizer, schedule)
+        self.log = StepLog(run, FETCH_EVERY if machine.device.type == "cuda" else 1)
         self._average: AveragedModel | None = None
         if schedule.ema is not None:
             model = self.objective.student
@@ -67,18 +70,16 @@ class Training:
         """The detector, or the maps, that it learns from."""
         return self.objective.teacher if isinstance(self.objective, Objective) else None
 
-    def step(self, batch: Batch | ImageBatch, seen: DetectorOutput | None = None) -> dict[str, float | int]:
-        """Take the next step.
+    def step(self, batch: Batch | ImageBatch, seen: DetectorOutput | None = None) -> None:
+        """Take the next step; its log waits to hear how long it took.
 
         Args:
             batch: The step's, on the device.
             seen: What the teacher makes of the batch, where that is known already.
 
-        Returns:
-            What the log says of the step, but for its time.
-
         Raises:
-            FloatingPointError: A term, or the gradient, became NaN or infinite.
+            FloatingPointError: A term, or the gradient, became NaN or infinite; on a GPU also in one of the steps
+                since the last fetch. No weight has moved by such a gradient.
         """
         step, schedule, optimizer = self.next, self._schedule, self._optimizer
         # A function of seed and step: neither an interruption nor what trains beside it changes what is drawn.
@@ -89,26 +90,33 @@ class Training:
         with self._machine.autocast():
             output = self.objective(batch, _ramp(step, schedule), **given)
         optimizer.zero_grad(set_to_none=True)
-        pull: dict[str, float] = {}
+        pull: dict[str, Tensor] = {}
         if isinstance(self.objective, Objective) and len(self.objective.terms) and step % PULL_EVERY == 0:
             pull = pulls(self.objective, output)
         output.total.backward()
-        norm = float(clip_grad_norm_(self.objective.parameters(), schedule.clip_norm))
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient of step {step} is {norm}; all losses are finite")
+        norm = clip_grad_norm_(self.objective.parameters(), schedule.clip_norm)
+        known = {"batch": batch_name(batch.tokens), "lr": float(self._course.get_last_lr()[0])}
+        self.log.add(step, known, output, pull, norm)
+        if self.log.is_full or step + 1 == schedule.length:
+            self.log.fetch()
+        if not self.log.fetches_each:
+            # Nobody has looked at the gradient yet: the device itself leaves the weights as they are.
+            optimizer.found_inf = not_finite(norm)  # type: ignore[attr-defined]
         optimizer.step()
-        rate = self._course.get_last_lr()[0]
         self._course.step()
         if self._average is not None:
             self._average.update_parameters(self.objective.student)
         self.next += 1
         if self.next == min(MEASURED_STEPS, schedule.length):
             self.set_weights()
-        named = {"batch": batch_name(batch.tokens), **_terms(output), **pull}
-        return {**named, "lr": float(rate), "gradient_norm": norm}
 
     def save(self) -> None:
-        """Write the state from which `Training` goes on."""
+        """Write the log so far, and the state from which `Training` goes on.
+
+        Raises:
+            FloatingPointError: As for `step`; the state that was saved before stays.
+        """
+        self.log.flush()
         state = {
             "objective": self.objective.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -194,6 +202,20 @@ def fit(
         FloatingPointError: A term of the only training became NaN or infinite.
     """
     going = list(trainings)
+
+    def goes_on(training: Training, action: Callable[[], None]) -> bool:
+        """Whether a training survives an action; the only one must."""
+        try:
+            action()
+        except Exception:
+            if len(trainings) == 1:
+                raise
+            traceback.print_exc()
+            print(f"{training.run.path.name} does not go on beside the others")
+            going.remove(training)
+            return False
+        return True
+
     saved = began = time.monotonic()
     cpu_began = time.process_time()
     steps = range(min(training.next for training in going), schedule.length)
@@ -201,35 +223,28 @@ def fit(
     # Variants that are kept are those of all seeds, or each seed would need a cache of its own.
     order, augmentation = stream_seed(seed, "order"), stream_seed(seed if variants is None else 0, "augmentation")
     batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers, variants)
-    for step, loaded in zip(steps, batches, strict=True):
-        batch = loaded.to(machine.device)
+    for step, batch in zip(steps, moved_ahead(batches, machine.device), strict=True):
         due = [training for training in going if training.next == step]
         seen = _seen(machine, due, batch) if len(due) > 1 else {}
-        lines = []
-        for training in due:
-            try:
-                lines.append((training, training.step(batch, seen.get(id(training.teacher)))))
-            except Exception:
-                if len(trainings) == 1:
-                    raise
-                traceback.print_exc()
-                print(f"{training.run.path.name} does not go on beside the others")
-                going.remove(training)
+        steps_of = [(each, partial(each.step, batch, seen.get(id(each.teacher)))) for each in due]
+        stepped = [training for training, take in steps_of if goes_on(training, take)]
         if not going:
             break
         # An equal share of what the step took, for each.
-        share = max(1, len(lines))
+        share = max(1, len(stepped))
         seconds, cpu_seconds = (time.monotonic() - began) / share, (time.process_time() - cpu_began) / share
         began, cpu_began = time.monotonic(), time.process_time()
-        for training, line in lines:
-            training.run.log_step(step, {**line, "seconds": seconds, "cpu_seconds": cpu_seconds})
+        for training in stepped:
+            training.log.timed(seconds, cpu_seconds)
         for training in [each for each in going if dropped(each.run)]:
-            training.save()
-            going.remove(training)
+            if goes_on(training, training.log.flush):
+                training.save()
+                going.remove(training)
         stopping = stop() and step + 1 < schedule.length
         if stopping or time.monotonic() - saved > SAVE_EVERY_SECONDS:
-            for training, _ in lines:
-                training.save()
+            for training in stepped:
+                if goes_on(training, training.log.flush):
+                    training.save()
             saved = time.monotonic()
         if stopping:
             raise Interrupted(f"stopped after step {step + 1} of {schedule.length}")
@@ -254,16 +269,6 @@ def _seen(machine: Machine, trainings: Sequence[Training], batch: Batch | ImageB
 def batch_name(tokens: Sequence[str]) -> int:
     """A number by which a log names the samples of a batch, in their order."""
     return zlib.crc32("\n".join(tokens).encode())
-
-
-def _terms(output: ObjectiveOutput) -> dict[str, float]:
-    """The loss, and each of its terms raw, weighted and as a share of it; one transfer to the host for all."""
-    named = {"loss": output.total}
-    named |= {f"raw/{name}": value for name, value in output.raw.items()}
-    named |= {f"weighted/{name}": value for name, value in output.weighted.items()}
-    values = dict(zip(named, torch.stack([value.detach() for value in named.values()]).tolist(), strict=True))
-    loss = values["loss"] or math.nan  # nothing has no shares
-    return values | {f"share/{name}": values[f"weighted/{name}"] / loss for name in output.weighted}
 
 
 def _ramp(step: int, schedule: ScheduleSpec) -> float:

@@ -56,7 +56,7 @@ def objective(spec):
 
 def test_pulls_as_asked_in_the_very_first_step(objective, batch):
     output = objective(batch, measure=True)
-    pull = pulls(objective, output)
+    pull = {name: value.item() for name, value in pulls(objective, output).items()}
     for name, share in (("feature", 0.3), ("relation", 1.5)):
         assert pull[f"map_gradient/{name}"] == pytest.approx(share * pull["map_gradient/detection"], rel=1e-5)
 

@@ -16,7 +16,7 @@ DETECTION = ("heatmap", "boxes")
 def pull_and_output(objective, batch):
     """What is told of one step, and the step itself."""
     output = objective(batch)
-    return pulls(objective, output), output
+    return {name: value.item() for name, value in pulls(objective, output).items()}, output
 
 
 def test_norms_and_cosines_are_those_of_gradients_taken_one_by_one(objective, batch, pull_and_output):
