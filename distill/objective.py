@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -18,6 +18,7 @@ from detectors.detector import Detector, DetectorSpec
 from detectors.folding import folded
 from detectors.names import named
 from detectors.outputs import DetectorOutput, HeadOutput
+from detectors.shares import SAMPLES, Shares
 from distill.activation import ActivationSpec
 from distill.adversarial import AdversarialSpec
 from distill.balance import Balance
@@ -26,7 +27,7 @@ from distill.contrastive import ContrastiveSpec
 from distill.depth import DepthSpec
 from distill.feature import FeatureSpec
 from distill.instance import InstanceSpec
-from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, PullSpec, build_term
+from distill.loss import Counted, DetectorLossSpec, ImageLossSpec, LossSpec, PullSpec, build_term
 from distill.maps import TeacherMaps
 from distill.output import OutputSpec
 from distill.relation import RelationSpec
@@ -153,7 +154,12 @@ class Objective(nn.Module):
         self.balance = Balance(pulls) if pulls else None
 
     def forward(
-        self, batch: Batch, ramp: float = 1.0, seen: DetectorOutput | None = None, measure: bool = False
+        self,
+        batch: Batch,
+        ramp: float = 1.0,
+        seen: DetectorOutput | None = None,
+        measure: bool = False,
+        shares: Shares | None = None,
     ) -> ObjectiveOutput:
         """The weighted sum of every term on one batch, the distillation terms' weights times ``ramp``.
 
@@ -162,11 +168,14 @@ class Objective(nn.Module):
             ramp: Factor of the weights of the distillation terms.
             seen: What the teacher makes of the batch, where somebody has asked it already.
             measure: Whether weights that set themselves take this batch into account.
+            shares: Where the batch is a part of another, what it adds to the losses of that one (`detectors.shares`).
         """
         student = self.student(batch)
-        detection = self.student.loss(student, batch).terms
+        detection = self.student.loss(student, batch, shares).terms
         teacher = seen if seen is not None else self.teacher and self.teacher.observe(batch)
-        terms = detection | {name: term(student, teacher, batch) for name, term in self.terms.items()}
+        terms = dict(detection)
+        for name, term in self.terms.items():
+            terms[name] = _part(term, shares, name, student, teacher, batch)
         given: dict[str, float | Tensor] = dict(self.weights)
         if self.balance is not None:
             if measure:
@@ -176,6 +185,20 @@ class Objective(nn.Module):
         weights = {name: (ramp if name in self.terms else 1.0) * given[name] for name in terms}
         return ObjectiveOutput.of(terms, weights, student.bev_low)
 
+    @torch.no_grad()
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """What the terms divide by on a batch, by their names, and the number of samples; the student is not asked."""
+        counts = self.student.counts(batch)
+
+        @cache
+        def seen() -> DetectorOutput:
+            assert self.teacher is not None
+            return self.teacher.observe(batch)
+
+        return counts | {
+            name: term.counts(seen, batch) for name, term in self.terms.items() if isinstance(term, Counted)
+        }
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Objective":
         """Do to the teacher, too, what is done to all tensors.
 
@@ -184,6 +207,14 @@ class Objective(nn.Module):
         if self.teacher is not None:
             self.teacher.move(fn, recurse)
         return super()._apply(fn, recurse)
+
+
+def _part(term: nn.Module, shares: Shares | None, name: str, *given: Any) -> Tensor:
+    """What a term is on a batch, or what a part of a batch adds to it."""
+    if shares is None:
+        return term(*given)
+    share = shares.get(name, shares[SAMPLES])
+    return term(*given) * share.squeeze() if len(share) == 1 else term(*given, share)
 
 
 class FrozenTeacher:

@@ -27,19 +27,25 @@ def depth_loss(
         lidar: Returns; those of older sweeps do not count.
         geometry: Of the camera.
     """
-    newest = slice(0, depth.shape[1] // geometry.keyframes)
-    now = lidar.values[:, 4] <= NOW
-    targets = [
-        depth_targets(lidar.values[now & (lidar.sample == number), :3], views[number, newest], geometry)
-        for number in range(len(depth))
-    ]
-    bins = torch.stack(targets)
+    bins = batch_depth_targets(views, lidar, geometry)
     known = bins >= 0
     with torch.autocast(depth.device.type, enabled=False):
-        predicted = rearrange(depth[:, newest], "b n d h w -> b n h w d")[known]
+        predicted = rearrange(depth[:, : bins.shape[1]], "b n d h w -> b n h w d")[known]
         predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
         wanted = F.one_hot(bins[known], geometry.depth_bins).to(predicted)
         return F.binary_cross_entropy(predicted, wanted, reduction="sum") / known.sum().clamp(min=1)
+
+
+def batch_depth_targets(views: CameraViews, lidar: Points, geometry: LiftGeometry) -> Int[Tensor, "b n h w"]:
+    """`depth_targets` of each sample of a batch, in the views of its newest keyframe."""
+    newest = slice(0, views.images.shape[1] // geometry.keyframes)
+    now = lidar.values[:, 4] <= NOW
+    return torch.stack(
+        [
+            depth_targets(lidar.values[now & (lidar.sample == number), :3], views[number, newest], geometry)
+            for number in range(len(views.images))
+        ]
+    )
 
 
 def depth_targets(points: Float[Tensor, "p 3"], views: CameraViews, geometry: LiftGeometry) -> Int[Tensor, "n h w"]:
