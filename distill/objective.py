@@ -170,20 +170,34 @@ class Objective(nn.Module):
             measure: Whether weights that set themselves take this batch into account.
             shares: Where the batch is a part of another, what it adds to the losses of that one (`detectors.shares`).
         """
-        student = self.student(batch)
-        detection = self.student.loss(student, batch, shares).terms
-        teacher = seen if seen is not None else self.teacher and self.teacher.observe(batch)
-        terms = dict(detection)
-        for name, term in self.terms.items():
-            terms[name] = _part(term, shares, name, student, teacher, batch)
+        terms, bev_low = self._terms(batch, seen, shares)
         given: dict[str, float | Tensor] = dict(self.weights)
         if self.balance is not None:
             if measure:
-                weighted = [self.reference[name] * value for name, value in detection.items()]
-                self.balance.measure(torch.stack(weighted).sum(), terms, student.bev_low)
+                self.balance.add(self._norms(self.balance, terms, bev_low))
             given |= self.balance.weights()
         weights = {name: (ramp if name in self.terms else 1.0) * given[name] for name in terms}
-        return ObjectiveOutput.of(terms, weights, student.bev_low)
+        return ObjectiveOutput.of(terms, weights, bev_low)
+
+    def gradient_norms(self, batch: Batch, seen: DetectorOutput | None, shares: Shares) -> Float[Tensor, " terms"]:
+        """What `measure` adds up, of a part of a batch. Squared, those of all parts add up to that of the batch."""
+        assert self.balance is not None, "only weights that set themselves measure gradients"
+        return self._norms(self.balance, *self._terms(batch, seen, shares))
+
+    def _norms(self, balance: Balance, terms: Mapping[str, Tensor], bev_low: Tensor) -> Float[Tensor, " terms"]:
+        weighted = [weight * terms[name] for name, weight in self.reference.items() if name in terms]
+        return balance.norms(torch.stack(weighted).sum(), terms, bev_low)
+
+    def _terms(
+        self, batch: Batch, seen: DetectorOutput | None, shares: Shares | None
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "b c y x"]]:
+        """Every term before its weight, and the student's low-level map."""
+        student = self.student(batch)
+        terms = dict(self.student.loss(student, batch, shares).terms)
+        teacher = seen if seen is not None else self.teacher and self.teacher.observe(batch)
+        for name, term in self.terms.items():
+            terms[name] = _part(term, shares, name, student, teacher, batch)
+        return terms, student.bev_low
 
     @torch.no_grad()
     def counts(self, batch: Batch) -> dict[str, Tensor]:

@@ -5,11 +5,13 @@ import math
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -17,20 +19,27 @@ from detectors.batch import Batch, ImageBatch
 from detectors.detector import Detector
 from detectors.outputs import DetectorOutput
 from detectors.segmenter import Segmenter
+from detectors.shares import Shares, shares_of
 from distill.balance import MEASURED_STEPS
 from distill.gradients import pulls
 from distill.objective import Objective, ObjectiveOutput, Teacher
-from harness.data.loader import SampleSet, training_batches
+from harness.data.loader import Parts, SampleSet, batch_indices, training_batches
 from harness.data.nuimages import ImageSet
 from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.runs.folder import RunFolder, atomic_write
 from harness.study.schedule import ScheduleSpec
+from harness.train.micro_batch import choose_micro
 from harness.train.optim import learning_rate, optimizer_of
 from harness.train.segmentation import SegmentationObjective
 from harness.train.streams import stream_seed
 
 SAVE_EVERY_SECONDS = 30.0
+"""At least so many seconds lie between two saved states."""
+SAVING_SHARE = 0.01
+"""The share of a training's time that saving may take: on a slow disk there are fewer saved states."""
+SKIPPED = "skipped updates"
+"""The name of the warning of left-out updates, in `Result.warnings`."""
 PULL_EVERY = 50
 """Steps between two measurements of the gradients of each term."""
 
@@ -52,6 +61,9 @@ class Training:
     ) -> None:
         self.objective, self.run = objective.to(machine.device).train(), run
         self._machine, self._schedule, self._seed = machine, schedule, stream_seed(seed, "training")
+        if machine.ranks.count > 1 and machine.device.type == "cuda":
+            # Statistics of the samples of all processes; torch has them on GPUs only.
+            self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
         trained = [p for p in objective.parameters() if p.requires_grad]
         self._optimizer = optimizer_of(trained, schedule)
         self._course = learning_rate(self._optimizer, schedule)
@@ -59,6 +71,10 @@ class Training:
         if schedule.ema is not None:
             model = self.objective.student
             self._average = AveragedModel(model, multi_avg_fn=self._draw_after, use_buffers=True)
+        self.skipped = 0
+        """Updates that were left out so far."""
+        self.micro = _micro(machine, schedule)
+        """Samples that are computed at once; None: yet to be found out, for a GPU may not have room for all."""
         self.next = self._restore()
         """The step that is next."""
 
@@ -67,36 +83,48 @@ class Training:
         """The detector, or the maps, that it learns from."""
         return self.objective.teacher if isinstance(self.objective, Objective) else None
 
-    def step(self, batch: Batch | ImageBatch, seen: DetectorOutput | None = None) -> dict[str, float | int]:
+    def step(self, parts: Sequence[Batch | ImageBatch], seen: Sequence[DetectorOutput] = ()) -> dict[str, float | int]:
         """Take the next step.
 
         Args:
-            batch: The step's, on the device.
-            seen: What the teacher makes of the batch, where that is known already.
+            parts: The step's batch, or this process's parts of it, on the device.
+            seen: What the teacher makes of each of them, where that is known already.
 
         Returns:
-            What the log says of the step, but for its time.
+            What the log says of the step, but for its time and the names of its samples.
 
         Raises:
-            FloatingPointError: A term, or the gradient, became NaN or infinite.
+            FloatingPointError: A term became NaN or infinite, or the gradient did once too often.
         """
-        step, schedule, optimizer = self.next, self._schedule, self._optimizer
-        # A function of seed and step: neither an interruption nor what trains beside it changes what is drawn.
-        torch.manual_seed((self._seed + step) % 2**63)
-        given: dict[str, Any] = {} if seen is None else {"seen": seen}
-        if isinstance(self.objective, Objective):
-            given["measure"] = step < MEASURED_STEPS
-        with self._machine.autocast():
-            output = self.objective(batch, _ramp(step, schedule), **given)
+        step, schedule, optimizer, ranks = self.next, self._schedule, self._optimizer, self._machine.ranks
+        self._seed_step()
+        shares = self._shares(parts)
+        self._measure_parts(parts, seen, shares)
         optimizer.zero_grad(set_to_none=True)
+        terms: list[Tensor] = []
+        names: list[str] = []
         pull: dict[str, float] = {}
-        if isinstance(self.objective, Objective) and len(self.objective.terms) and step % PULL_EVERY == 0:
-            pull = pulls(self.objective, output)
-        output.total.backward()
+        for number, part in enumerate(parts):
+            output = self._look(part, seen[number] if seen else None, shares[number])
+            if not number and isinstance(self.objective, Objective) and len(self.objective.terms):
+                pull = pulls(self.objective, output) if step % PULL_EVERY == 0 else {}
+            output.total.backward()
+            names, values = _terms(output)
+            terms.append(values)
+        ranks.add_up_gradients([p for group in optimizer.param_groups for p in group["params"]])
+        # Of one part, it is what it was.
+        total = torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+        ranks.add_up([total])
         norm = float(clip_grad_norm_(self.objective.parameters(), schedule.clip_norm))
+        line: dict[str, float | int] = {}
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient of step {step} is {norm}; all losses are finite")
+            self._skip(norm, parts, seen, shares)
+            line["skipped"], norm = 1, 0.0
+            # Without gradients an update changes nothing.
+            optimizer.zero_grad(set_to_none=True)
         optimizer.step()
+        if not _synchronises(self.objective):
+            ranks.follow_first([each for each in self.objective.buffers() if each.numel()])
         rate = self._course.get_last_lr()[0]
         self._course.step()
         if self._average is not None:
@@ -104,16 +132,111 @@ class Training:
         self.next += 1
         if self.next == min(MEASURED_STEPS, schedule.length):
             self.set_weights()
-        named = {"batch": batch_name(batch.tokens), **_terms(output), **pull}
-        return {**named, "lr": float(rate), "gradient_norm": norm}
+        return {**_with_shares(names, total), **pull, "lr": float(rate), "gradient_norm": norm, **line}
+
+    def _seed_step(self) -> None:
+        """Seed what is drawn in a step, such as dropped paths.
+
+        It is a function of seed, step and process: neither an interruption nor what trains beside it changes it.
+        """
+        torch.manual_seed((self._seed + self.next + 0x9E3779B97F4A7C15 * self._machine.ranks.number) % 2**63)
+
+    def _look(self, part: Batch | ImageBatch, seen: DetectorOutput | None, shares: Shares | None) -> ObjectiveOutput:
+        """The losses of a batch, or what a part adds to them."""
+        given: dict[str, Any] = {} if seen is None else {"seen": seen}
+        if isinstance(self.objective, Objective):
+            given["measure"] = shares is None and self.next < MEASURED_STEPS
+        if shares is not None:
+            given["shares"] = shares
+        with self._machine.autocast():
+            return self.objective(part, _ramp(self.next, self._schedule), **given)
+
+    def _shares(self, parts: Sequence[Batch | ImageBatch]) -> list[Shares | None]:
+        """The shares of parts of a batch, on all processes; none of a batch that is whole."""
+        ranks = self._machine.ranks
+        if len(parts) == 1 and ranks.count == 1:
+            return [None]
+        with self._machine.autocast(), torch.no_grad():
+            counts = [self.objective.counts(part) for part in parts]  # type: ignore[arg-type]
+        every = {name: torch.stack([each[name] for each in counts]).sum(0) for name in counts[0]}
+        ranks.add_up(list(every.values()))
+        return [shares_of(each, every) for each in counts]
+
+    def _measure_parts(
+        self, parts: Sequence[Batch | ImageBatch], seen: Sequence[DetectorOutput], shares: Sequence[Shares | None]
+    ) -> None:
+        """Let weights that set themselves take all parts of a batch into account before any of them is weighed."""
+        objective = self.objective
+        if not isinstance(objective, Objective) or objective.balance is None or self.next >= MEASURED_STEPS:
+            return
+        squares: list[Tensor] = []
+        with _kept_buffers(objective), self._machine.autocast():
+            for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
+                if share is not None:
+                    assert isinstance(part, Batch)
+                    observed = seen[number] if seen else None
+                    squares.append(objective.gradient_norms(part, observed, share).square())
+        if squares:
+            total = torch.stack(squares).sum(0)
+            self._machine.ranks.add_up([total])
+            objective.balance.add(total.sqrt())
+            self._seed_step()
+
+    def _skip(
+        self,
+        norm: float,
+        parts: Sequence[Batch | ImageBatch],
+        seen: Sequence[DetectorOutput],
+        shares: Sequence[Shares | None],
+    ) -> None:
+        """Count an update that is left out; raise FloatingPointError if there have been enough of them."""
+        self.skipped += 1
+        if self.skipped <= self._schedule.skip_non_finite:
+            if self._machine.ranks.is_first:
+                print(f"the gradient of step {self.next} is {norm}; its update is left out")
+            return
+        # Once more, term by term: the training ends here.
+        trained = [p for p in self.objective.parameters() if p.requires_grad]
+        guilty: dict[str, None] = {}
+        for number, part in enumerate(parts):
+            output = self._look(part, seen[number] if seen else None, shares[number])
+            for name, value in output.weighted.items():
+                if value.requires_grad:
+                    gradients = torch.autograd.grad(value, trained, retain_graph=True, allow_unused=True)
+                    if not all(each is None or each.isfinite().all() for each in gradients):
+                        guilty[name] = None
+        of = f" of {', '.join(map(repr, guilty))}" if guilty else ""
+        before = f"; {self.skipped - 1} updates were left out before" if self.skipped > 1 else ""
+        raise FloatingPointError(
+            f"the gradient{of} in step {self.next} is {norm}, and all losses are finite{before} "
+            f"(schedule.skip_non_finite: {self._schedule.skip_non_finite})"
+        )
+
+    @property
+    def together(self) -> int:
+        """Samples whose statistics batch norms take together."""
+        assert self.micro is not None, "found out before the first step"
+        return self.micro * (self._machine.ranks.count if _synchronises(self.objective) else 1)
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """What is doubtful of the training itself."""
+        if not self.skipped:
+            return {}
+        return {SKIPPED: f"{self.skipped} of {self.next} updates were left out, for their gradient was not finite"}
 
     def save(self) -> None:
-        """Write the state from which `Training` goes on."""
+        """Write the state from which `Training` goes on; the first process does, for all are alike."""
+        if not self._machine.ranks.is_first:
+            return
         state = {
             "objective": self.objective.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "learning_rate": self._course.state_dict(),
             "step": self.next,
+            "skipped": self.skipped,
+            "micro": self.micro,
+            "together": self.together,
         }
         if self._average is not None:
             state["average"] = self._average.state_dict()
@@ -158,8 +281,28 @@ class Training:
             if self._average is not None:
                 self._average.load_state_dict(state["average"], strict=True)
             step = state["step"]
-        self.run.rewind(step)
+            # Older states have none of these; their batches were whole.
+            self.skipped = state.get("skipped", 0)
+            self._go_on_with(state.get("micro", self._schedule.global_batch), state.get("together"))
+        if self._machine.ranks.is_first:
+            self.run.rewind(step)
         return step
+
+    def _go_on_with(self, micro: int, together: int | None) -> None:
+        """Compute as many samples at once as before, for norms take statistics of them; or raise InputError."""
+        ranks = self._machine.ranks
+        share = self._schedule.global_batch // ranks.count
+        if together is None or not _has_norms(self.objective):
+            self.micro = min(self.micro or micro, share)
+            return
+        wanted = together // (ranks.count if _synchronises(self.objective) else 1)
+        if not 1 <= wanted <= share or together % max(wanted, 1):
+            raise InputError(
+                f"{self.run.path} was begun with {together} samples in each batch statistic, which {ranks.count} "
+                f"GPUs a job cannot have of a batch of {self._schedule.global_batch}; go on with as many GPUs as "
+                "before (--gpus-per-job), or delete the folder to train anew"
+            )
+        self.micro = wanted
 
 
 def fit(
@@ -195,20 +338,35 @@ def fit(
     """
     going = list(trainings)
     saved = began = time.monotonic()
+    saving = 0.0
     cpu_began = time.process_time()
+    ranks = machine.ranks
     steps = range(min(training.next for training in going), schedule.length)
     variants = None if schedule.teacher_cache is None else schedule.teacher_cache.variants
     # Variants that are kept are those of all seeds, or each seed would need a cache of its own.
     order, augmentation = stream_seed(seed, "order"), stream_seed(seed if variants is None else 0, "augmentation")
-    batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers, variants)
-    for step, loaded in zip(steps, batches, strict=True):
-        batch = loaded.to(machine.device)
+    if any(training.micro is None for training in going):
+
+        def part(size: int) -> Batch | ImageBatch:
+            one = Parts(schedule.global_batch, size, ranks.number, ranks.count)
+            return next(training_batches(samples, one, steps[:1], order, augmentation, 0, variants)).to(machine.device)
+
+        found = choose_micro(machine, [each.objective for each in going], part, schedule.global_batch // ranks.count)
+        for training in going:
+            training.micro = found
+    micro = min(training.micro or schedule.global_batch for training in going)
+    cut = Parts(schedule.global_batch, micro, ranks.number, ranks.count)
+    batches = training_batches(samples, cut, steps, order, augmentation, loader_workers, variants)
+    for step in steps:
+        parts = [loaded.to(machine.device) for loaded in islice(batches, cut.each)]
+        tokens = [samples.tokens[i] for i in batch_indices(len(samples), schedule.global_batch, step, order)]
         due = [training for training in going if training.next == step]
-        seen = _seen(machine, due, batch) if len(due) > 1 else {}
+        seen = _seen(machine, due, parts) if len(due) > 1 else {}
         lines = []
         for training in due:
             try:
-                lines.append((training, training.step(batch, seen.get(id(training.teacher)))))
+                line = training.step(parts, seen.get(id(training.teacher), ()))
+                lines.append((training, {"batch": batch_name(tokens), **line}))
             except Exception:
                 if len(trainings) == 1:
                     raise
@@ -221,16 +379,18 @@ def fit(
         share = max(1, len(lines))
         seconds, cpu_seconds = (time.monotonic() - began) / share, (time.process_time() - cpu_began) / share
         began, cpu_began = time.monotonic(), time.process_time()
-        for training, line in lines:
+        for training, line in lines if ranks.is_first else ():
             training.run.log_step(step, {**line, "seconds": seconds, "cpu_seconds": cpu_seconds})
         for training in [each for each in going if dropped(each.run)]:
             training.save()
             going.remove(training)
-        stopping = stop() and step + 1 < schedule.length
-        if stopping or time.monotonic() - saved > SAVE_EVERY_SECONDS:
+        stopping = ranks.agree(stop()) and step + 1 < schedule.length
+        if stopping or time.monotonic() - saved > max(SAVE_EVERY_SECONDS, saving / SAVING_SHARE):
+            saving = time.monotonic()
             for training, _ in lines:
                 training.save()
             saved = time.monotonic()
+            saving = saved - saving
         if stopping:
             raise Interrupted(f"stopped after step {step + 1} of {schedule.length}")
         if not going:
@@ -242,13 +402,48 @@ def fit(
         training.save()
 
 
-def _seen(machine: Machine, trainings: Sequence[Training], batch: Batch | ImageBatch) -> dict[int, DetectorOutput]:
-    """What the teachers of these trainings make of a batch, by the id of each."""
+def _seen(
+    machine: Machine, trainings: Sequence[Training], parts: Sequence[Batch | ImageBatch]
+) -> dict[int, list[DetectorOutput]]:
+    """What the teachers of these trainings make of the parts of a batch, by the id of each."""
     teachers = {id(training.teacher): training.teacher for training in trainings if training.teacher is not None}
-    if not isinstance(batch, Batch):
-        return {}
     with machine.autocast():
-        return {key: teacher.observe(batch) for key, teacher in teachers.items()}
+        return {
+            key: [teacher.observe(part) for part in parts if isinstance(part, Batch)]
+            for key, teacher in teachers.items()
+        }
+
+
+def _micro(machine: Machine, schedule: ScheduleSpec) -> int | None:
+    """Samples that a process computes at once, as far as the schedule says it."""
+    share = schedule.global_batch // machine.ranks.count
+    match schedule.micro_batch:
+        case "auto":
+            return None if machine.device.type == "cuda" else share
+        case None:
+            return share
+        case micro:
+            return min(micro, share)
+
+
+def _has_norms(module: nn.Module) -> bool:
+    """Whether it takes statistics of a batch."""
+    return any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in module.modules())
+
+
+def _synchronises(module: nn.Module) -> bool:
+    """Whether these are statistics of the samples of all processes."""
+    return any(isinstance(each, nn.SyncBatchNorm) for each in module.modules())
+
+
+@contextmanager
+def _kept_buffers(module: nn.Module) -> Iterator[None]:
+    """Within, statistics may change; afterwards they are what they were."""
+    before = [each.clone() for each in module.buffers()]
+    yield
+    with torch.no_grad():
+        for each, value in zip(module.buffers(), before, strict=True):
+            each.copy_(value)
 
 
 def batch_name(tokens: Sequence[str]) -> int:
@@ -256,14 +451,20 @@ def batch_name(tokens: Sequence[str]) -> int:
     return zlib.crc32("\n".join(tokens).encode())
 
 
-def _terms(output: ObjectiveOutput) -> dict[str, float]:
-    """The loss, and each of its terms raw, weighted and as a share of it; one transfer to the host for all."""
+def _terms(output: ObjectiveOutput) -> tuple[list[str], Tensor]:
+    """The names of the loss and of each of its terms, raw and weighted; and their values."""
     named = {"loss": output.total}
     named |= {f"raw/{name}": value for name, value in output.raw.items()}
     named |= {f"weighted/{name}": value for name, value in output.weighted.items()}
-    values = dict(zip(named, torch.stack([value.detach() for value in named.values()]).tolist(), strict=True))
+    return list(named), torch.stack([value.detach() for value in named.values()])
+
+
+def _with_shares(names: Sequence[str], terms: Tensor) -> Mapping[str, float]:
+    """Named values, and of each weighted term its share of the loss; one transfer to the host for all."""
+    values = dict(zip(names, terms.tolist(), strict=True))
     loss = values["loss"] or math.nan  # nothing has no shares
-    return values | {f"share/{name}": values[f"weighted/{name}"] / loss for name in output.weighted}
+    weighted = [name for name in names if name.startswith("weighted/")]
+    return values | {f"share/{name.removeprefix('weighted/')}": values[name] / loss for name in weighted}
 
 
 def _ramp(step: int, schedule: ScheduleSpec) -> float:
