@@ -3,14 +3,15 @@
 from dataclasses import replace
 from typing import Annotated, ClassVar, Self
 
+from jaxtyping import Float
 from pydantic import Tag, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from detectors.batch import Batch, Inputs
 from detectors.encoders.bev_neck import BevNeckSpec
 from detectors.encoders.bev_trunk import ResNetFpnTrunkSpec, ResNetUpTrunkSpec
 from detectors.encoders.camera import CameraSpec
-from detectors.encoders.depth_supervision import depth_loss
+from detectors.encoders.depth_supervision import batch_depth_targets, depth_loss
 from detectors.encoders.fusion import FusionSpec
 from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.pillars import PillarSpec
@@ -21,9 +22,10 @@ from detectors.encoders.voxel_net import VoxelNetSpec
 from detectors.geometry.boxes import Boxes
 from detectors.geometry.grid import BevFrame, BevGrid
 from detectors.heads.center import CenterHeadSpec
-from detectors.heads.center_loss import DetectionLoss, center_targets, detection_loss
+from detectors.heads.center_loss import DetectionLoss, center_targets, detection_counts, detection_loss
 from detectors.heads.decoding import decode
 from detectors.outputs import DetectorOutput, SensorMaps
+from detectors.shares import SAMPLES, Shares, samples_count
 from detectors.spec import Spec, by_kind
 
 Lidar = Annotated[
@@ -159,17 +161,36 @@ class Detector(nn.Module):
             bev_low=maps[0] if self.fusion is None else self.fusion(maps),
         )
 
-    def loss(self, output: DetectorOutput, batch: Batch) -> DetectionLoss:
-        """What the output costs against the batch's annotations, and the camera's depths against its LiDAR returns."""
+    def loss(self, output: DetectorOutput, batch: Batch, shares: Shares | None = None) -> DetectionLoss:
+        """What the output costs against the batch's annotations, and the camera's depths against its LiDAR returns.
+
+        Args:
+            output: Of this detector.
+            batch: The batch.
+            shares: Where it is a part of a batch, those of its `counts`: it is then told what it adds to the losses.
+        """
         targets = center_targets(batch.boxes, batch.is_box, self.spec.head, self.spec.grid)
-        loss = detection_loss(output.head, targets, self.spec.head, self.spec.grid, self.head.loss_weights)
+        weights = self.head.loss_weights
+        loss = detection_loss(output.head, targets, self.spec.head, self.spec.grid, weights, shares=shares)
         if self.camera is None or not self.spec.training_inputs.lidar_for_loss:
             return loss
         batch.require(frozenset({"camera", "lidar"}))
         assert output.depth is not None
         assert batch.views is not None
         assert batch.lidar is not None
-        return replace(loss, lidar_depth=depth_loss(output.depth, batch.views, batch.lidar, self.camera.geometry))
+        depth = depth_loss(output.depth, batch.views, batch.lidar, self.camera.geometry)
+        return replace(loss, lidar_depth=depth if shares is None else depth * shares["lidar_depth"].squeeze())
+
+    def counts(self, batch: Batch) -> dict[str, Float[Tensor, " means"]]:
+        """What `loss` divides by, by the names of its terms; and the number of samples."""
+        targets = center_targets(batch.boxes, batch.is_box, self.spec.head, self.spec.grid)
+        counts = {SAMPLES: samples_count(len(batch), batch.is_box.device), **detection_counts(targets, self.spec.head)}
+        if self.camera is not None and self.spec.training_inputs.lidar_for_loss:
+            assert batch.views is not None
+            assert batch.lidar is not None
+            known = batch_depth_targets(batch.views, batch.lidar, self.camera.geometry) >= 0
+            counts["lidar_depth"] = known.sum().float()[None]
+        return counts
 
     def decode(self, output: DetectorOutput) -> list[Boxes]:
         """The boxes found in each sample, best first."""

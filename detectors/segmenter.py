@@ -2,18 +2,20 @@
 
 from typing import Self
 
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from pydantic import model_validator
 from torch import Tensor, nn
 
 from detectors.batch import Instances
 from detectors.encoders.image import ImageSpec
 from detectors.heads.instance_mask import (
+    UPSAMPLE,
     FoundInstances,
     InstanceDecodeSpec,
     InstanceLoss,
     InstanceMaps,
     InstanceMaskSpec,
+    instance_counts,
     instance_targets,
 )
 from detectors.spec import Spec
@@ -54,6 +56,12 @@ class Segmenter(nn.Module):
     def loss(self, maps: InstanceMaps, instances: Instances) -> InstanceLoss:
         """What the maps cost against annotations of the same images."""
         return self.head.loss(maps, instance_targets(instances, maps.size, self.spec.head))
+
+    def counts(self, instances: Instances) -> dict[str, Float[Tensor, "1"]]:
+        """What `loss` divides by, by the names of its terms."""
+        rows, columns = (size // self.spec.image.stride * UPSAMPLE for size in instances.owner.shape[-2:])
+        centers, masks = instance_counts(instance_targets(instances, (rows, columns), self.spec.head)).split(1)
+        return {"heatmap": centers, "masks": masks}
 
     def decode(self, maps: InstanceMaps) -> list[FoundInstances]:
         """The instances of each image, in its pixels, best first."""

@@ -33,13 +33,13 @@ class Balance(nn.Module):
         self.register_buffer("detection_norm", torch.zeros(()))
         self.register_buffer("term_norms", torch.zeros(len(pulls)))
 
-    def measure(
+    def norms(
         self,
         detection: Float[Tensor, ""],
         terms: Mapping[str, Float[Tensor, ""]],
         bev_low: Float[Tensor, "b c y x"],
-    ) -> None:
-        """Add the gradients of one step on the student's low-level BEV map.
+    ) -> Float[Tensor, " terms"]:
+        """The norms of the gradients on the student's low-level BEV map: detection's, then those of the losses.
 
         Args:
             detection: The detection loss, weighted.
@@ -48,8 +48,13 @@ class Balance(nn.Module):
         """
         # A backward pass has the types of its forward pass, and needs no autocast of its own.
         with torch.autocast(bev_low.device.type, enabled=False):
-            self.detection_norm += _gradient_norm(detection, bev_low)
-            self.term_norms += torch.stack([_gradient_norm(terms[name], bev_low) for name in self.pulls])
+            measured = [detection, *(terms[name] for name in self.pulls)]
+            return torch.stack([_gradient_norm(value, bev_low) for value in measured])
+
+    def add(self, norms: Float[Tensor, " terms"]) -> None:
+        """Take the norms of one step into account."""
+        self.detection_norm += norms[0]
+        self.term_norms += norms[1:]
 
     def weights(self) -> dict[str, Float[Tensor, ""]]:
         """The weights as they are now; 0 of a loss that has had no gradient so far."""

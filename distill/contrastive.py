@@ -1,5 +1,7 @@
 """Contrastive distillation: pull each point's feature towards the teacher's, and away from those of other points."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
 from distill.maps import TeacherMaps
-from distill.regions import Level, boxes_inside, level_channels, level_map, sample_keypoints
+from distill.regions import Level, boxes_inside, count_inside, level_channels, level_map, sample_keypoints
 
 
 def info_nce(
@@ -78,3 +80,7 @@ class ContrastiveTerm(nn.Module):
             vectors.append(project(rearrange(sample_keypoints(maps, batch.boxes, self.grid), "b k p c -> (b k p) c")))
         student_vectors, teacher_vectors = vectors
         return info_nce(student_vectors, teacher_vectors, repeat(inside, "b k -> (b k p)", p=9), self.spec.temperature)
+
+    def counts(self, teacher: Callable[[], DetectorOutput], batch: Batch) -> Float[Tensor, "1"]:
+        """Points inside the grid. Those of other parts of a batch are not told apart from these."""
+        return 9 * count_inside(batch.boxes, batch.is_box, self.grid)

@@ -1,5 +1,7 @@
 """Depth supervision: LiDAR returns in an image supervise the camera's depth."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
 from einops import rearrange
@@ -44,23 +46,28 @@ class DepthTerm(nn.Module):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
         """Mean over the features whose depth is known; 0 without any. Annotations and teacher's maps do not enter."""
         assert student.depth is not None
-        assert batch.views is not None
-        assert batch.lidar is not None
-        newest = slice(0, student.depth.shape[1] // self.geometry.keyframes)
-        clouds = batch.lidar.of_samples(len(batch))
-        views = [batch.views[number, newest] for number in range(len(batch))]
-        bins = torch.stack(
-            [
-                depth_bins(points[:, :3], seen, self.geometry, points[:, 4] <= NOW)
-                for points, seen in zip(clouds, views, strict=True)
-            ]
-        )
+        bins = self._bins(batch)
         with torch.autocast(bins.device.type, enabled=False):
-            depth = student.depth[:, newest].to(torch.promote_types(student.depth.dtype, torch.float32))
+            depth = student.depth[:, : bins.shape[1]].to(torch.promote_types(student.depth.dtype, torch.float32))
             chosen = depth.gather(2, rearrange(bins.clamp(min=0), "b n h w -> b n 1 h w"))[:, :, 0]
             # Of a bin that softmax has rounded to nothing there would be no gradient.
             errors = -chosen.clamp(min=torch.finfo(chosen.dtype).tiny).log()
         return errors.masked_fill(bins < 0, 0).sum() / (bins >= 0).sum().clamp(min=1)
+
+    def counts(self, teacher: Callable[[], DetectorOutput], batch: Batch) -> Float[Tensor, "1"]:
+        """The features whose depth is known."""
+        return (self._bins(batch) >= 0).sum().float()[None]
+
+    def _bins(self, batch: Batch) -> Int[Tensor, "b n h w"]:
+        """`depth_bins` of each sample, in the views of its newest keyframe."""
+        assert batch.views is not None
+        assert batch.lidar is not None
+        newest = slice(0, batch.views.images.shape[1] // self.geometry.keyframes)
+        known = [
+            depth_bins(points[:, :3], batch.views[number, newest], self.geometry, points[:, 4] <= NOW)
+            for number, points in enumerate(batch.lidar.of_samples(len(batch)))
+        ]
+        return torch.stack(known)
 
 
 def depth_bins(

@@ -1,5 +1,6 @@
 """Feature distillation: copy the teacher's BEV features, at nine points of every object or in a region."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, Self
 
@@ -120,15 +121,23 @@ class RegionTerm(nn.Module):
         """Mean gap over the cells of the region."""
         spec = self.spec
         wanted = level_map(teacher, spec.level).detach()
-        match spec.region:
-            case "gaussian":
-                region = center_gaussians(batch.boxes, batch.is_box, self.grid, spec.min_overlap)
-            case "foreground":
-                # Where the teacher has nothing at all, as between a LiDAR's returns, it has nothing to say.
-                region = scaled_foreground(batch.boxes, batch.is_box, self.grid) * wanted.any(dim=1)
-            case "active":
-                region = wanted.any(dim=1).to(wanted.dtype)
-            case _:
-                region = torch.ones_like(wanted[:, 0])
+        region = self._region(wanted, batch)
         gaps = feature_gap(self.adapter(level_map(student, spec.level)), wanted, region, 1, spec.norm, spec.normalise)
         return mean_over_region(gaps.mean(dim=1), region)
+
+    def counts(self, teacher: Callable[[], DetectorOutput], batch: Batch) -> Float[Tensor, "1"]:
+        """The sum over its region."""
+        return self._region(level_map(teacher(), self.spec.level), batch).sum().float()[None]
+
+    def _region(self, wanted: Float[Tensor, "b c y x"], batch: Batch) -> Float[Tensor, "b y x"]:
+        """The weight of each cell, given the teacher's map."""
+        match self.spec.region:
+            case "gaussian":
+                return center_gaussians(batch.boxes, batch.is_box, self.grid, self.spec.min_overlap)
+            case "foreground":
+                # Where the teacher has nothing at all, as between a LiDAR's returns, it has nothing to say.
+                return scaled_foreground(batch.boxes, batch.is_box, self.grid) * wanted.any(dim=1)
+            case "active":
+                return wanted.any(dim=1).to(wanted.dtype)
+            case _:
+                return torch.ones_like(wanted[:, 0])

@@ -9,7 +9,7 @@ from torch import Tensor
 from detectors.batch import Batch
 from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput
-from distill.regions import Level, PointOrder, boxes_inside, level_map, sample_keypoints
+from distill.regions import Level, PointOrder, boxes_inside, count_inside, level_map, sample_keypoints
 
 KeypointLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Student and teacher features ``b k p c``, and which of the ``b k`` boxes count, to a scalar."""
@@ -36,3 +36,7 @@ class KeypointTerm(nn.Module):
             sample_keypoints(level_map(teacher, self.level), batch.boxes, self.grid, self.points),
             boxes_inside(batch.boxes, batch.is_box, self.grid),
         )
+
+    def counts(self, teacher: Callable[[], DetectorOutput], batch: Batch) -> Float[Tensor, "1"]:
+        """Annotated boxes inside the grid."""
+        return count_inside(batch.boxes, batch.is_box, self.grid)

@@ -1,14 +1,18 @@
 """LossSpec: the interface of every distillation loss, for the two kinds of teachers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch.nn as nn
+from jaxtyping import Float
 from pydantic import Field, model_validator
+from torch import Tensor
 
+from detectors.batch import Batch
 from detectors.detector import DetectorSpec
+from detectors.outputs import DetectorOutput
 from detectors.spec import Spec
 from distill.maps import TeacherMaps
 
@@ -95,6 +99,19 @@ class ImageLossSpec(LossSpec):
     @abstractmethod
     def build(self, student: DetectorSpec) -> nn.Module:
         """The term of one student; ValueError where the loss has nothing to ask of it."""
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A term that is a mean over something else than samples, or the sum of several means.
+
+    Where a batch is computed in parts (`detectors.shares`), one that does not count is taken for a mean over samples.
+    One that is the sum of several means is called with their shares as a fourth argument then.
+    """
+
+    def counts(self, teacher: Callable[[], DetectorOutput], batch: Batch) -> Float[Tensor, " means"]:
+        """What it divides by on a batch; the teacher's outputs are computed if they are asked for."""
+        ...
 
 
 def build_term(loss: LossSpec, student: DetectorSpec, teacher: TeacherMaps | None) -> nn.Module:

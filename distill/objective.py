@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -18,6 +18,7 @@ from detectors.detector import Detector, DetectorSpec
 from detectors.folding import folded
 from detectors.names import named
 from detectors.outputs import DetectorOutput, HeadOutput
+from detectors.shares import SAMPLES, Shares
 from distill.activation import ActivationSpec
 from distill.adversarial import AdversarialSpec
 from distill.balance import Balance
@@ -26,7 +27,7 @@ from distill.contrastive import ContrastiveSpec
 from distill.depth import DepthSpec
 from distill.feature import FeatureSpec
 from distill.instance import InstanceSpec
-from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, PullSpec, build_term
+from distill.loss import Counted, DetectorLossSpec, ImageLossSpec, LossSpec, PullSpec, build_term
 from distill.maps import TeacherMaps
 from distill.output import OutputSpec
 from distill.relation import RelationSpec
@@ -159,7 +160,12 @@ class Objective(nn.Module):
         self.balance = Balance(pulls) if pulls else None
 
     def forward(
-        self, batch: Batch, ramp: float = 1.0, seen: DetectorOutput | None = None, measure: bool = False
+        self,
+        batch: Batch,
+        ramp: float = 1.0,
+        seen: DetectorOutput | None = None,
+        measure: bool = False,
+        shares: Shares | None = None,
     ) -> ObjectiveOutput:
         """The weighted sum of every term on one batch, the distillation terms' weights times ``ramp``.
 
@@ -168,19 +174,50 @@ class Objective(nn.Module):
             ramp: Factor of the weights of the distillation terms.
             seen: What the teacher makes of the batch, where somebody has asked it already.
             measure: Whether weights that set themselves take this batch into account.
+            shares: Where the batch is a part of another, what it adds to the losses of that one (`detectors.shares`).
         """
-        student = self.student(batch)
-        detection = self.student.loss(student, batch).terms
-        teacher = seen if seen is not None else self.teacher and self.teacher.observe(batch)
-        terms = detection | {name: term(student, teacher, batch) for name, term in self.terms.items()}
+        terms, bev_low = self._terms(batch, seen, shares)
         given: dict[str, float | Tensor] = dict(self.weights)
         if self.balance is not None:
             if measure:
-                weighted = [self.reference[name] * value for name, value in detection.items()]
-                self.balance.measure(torch.stack(weighted).sum(), terms, student.bev_low)
+                self.balance.add(self._norms(self.balance, terms, bev_low))
             given |= self.balance.weights()
         weights = {name: (ramp if name in self.terms else 1.0) * given[name] for name in terms}
-        return ObjectiveOutput.of(terms, weights, student.bev_low)
+        return ObjectiveOutput.of(terms, weights, bev_low)
+
+    def gradient_norms(self, batch: Batch, seen: DetectorOutput | None, shares: Shares) -> Float[Tensor, " terms"]:
+        """What `measure` adds up, of a part of a batch. Squared, those of all parts add up to that of the batch."""
+        assert self.balance is not None, "only weights that set themselves measure gradients"
+        return self._norms(self.balance, *self._terms(batch, seen, shares))
+
+    def _norms(self, balance: Balance, terms: Mapping[str, Tensor], bev_low: Tensor) -> Float[Tensor, " terms"]:
+        weighted = [weight * terms[name] for name, weight in self.reference.items() if name in terms]
+        return balance.norms(torch.stack(weighted).sum(), terms, bev_low)
+
+    def _terms(
+        self, batch: Batch, seen: DetectorOutput | None, shares: Shares | None
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "b c y x"]]:
+        """Every term before its weight, and the student's low-level map."""
+        student = self.student(batch)
+        terms = dict(self.student.loss(student, batch, shares).terms)
+        teacher = seen if seen is not None else self.teacher and self.teacher.observe(batch)
+        for name, term in self.terms.items():
+            terms[name] = _part(term, shares, name, student, teacher, batch)
+        return terms, student.bev_low
+
+    @torch.no_grad()
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """What the terms divide by on a batch, by their names, and the number of samples; the student is not asked."""
+        counts = self.student.counts(batch)
+
+        @cache
+        def seen() -> DetectorOutput:
+            assert self.teacher is not None
+            return self.teacher.observe(batch)
+
+        return counts | {
+            name: term.counts(seen, batch) for name, term in self.terms.items() if isinstance(term, Counted)
+        }
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Objective":
         """Do to the teacher, too, what is done to all tensors.
@@ -190,6 +227,14 @@ class Objective(nn.Module):
         if self.teacher is not None:
             self.teacher.move(fn, recurse)
         return super()._apply(fn, recurse)
+
+
+def _part(term: nn.Module, shares: Shares | None, name: str, *given: Any) -> Tensor:
+    """What a term is on a batch, or what a part of a batch adds to it."""
+    if shares is None:
+        return term(*given)
+    share = shares.get(name, shares[SAMPLES])
+    return term(*given) * share.squeeze() if len(share) == 1 else term(*given, share)
 
 
 class FrozenTeacher:

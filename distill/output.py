@@ -1,17 +1,20 @@
 """Output distillation: the teacher's confident boxes serve as annotations."""
 
+from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn as nn
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
 from detectors.batch import Batch
 from detectors.detector import DetectorSpec
+from detectors.geometry.boxes import Boxes
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import CenterHeadSpec
-from detectors.heads.center_loss import center_targets, detection_loss
+from detectors.heads.center_loss import center_targets, detection_counts, detection_loss
 from detectors.heads.decoding import decode_sure
 from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
@@ -61,11 +64,30 @@ class OutputTerm(nn.Module):
         self.teacher = teacher
         self.grid = grid
 
-    def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
+    def forward(
+        self,
+        student: DetectorOutput,
+        teacher: DetectorOutput,
+        batch: Batch,
+        shares: Float[Tensor, " means"] | None = None,
+    ) -> Float[Tensor, ""]:
         """Detection loss of the student against the teacher's sure boxes; the annotations do not enter."""
-        boxes, is_box = decode_sure(teacher.head, self.teacher, self.grid, self.spec.score_threshold)
-        head = self.student.head
-        targets = center_targets(boxes, is_box, head, self.student.grid)
+        boxes, is_box = self._sure(teacher)
+        head, grid = self.student.head, self.student.grid
+        targets = center_targets(boxes, is_box, head, grid)
         confidence = boxes.score.gather(1, targets.box) if self.spec.confidence == "boxes" else None
-        loss = detection_loss(student.head, targets, head, self.student.grid, confidence=confidence, beta=1.0)
+        named = None
+        if shares is not None:
+            named = dict(zip(("heatmap", "boxes"), shares.chunk(2), strict=True))
+        loss = detection_loss(student.head, targets, head, grid, confidence=confidence, beta=1.0, shares=named)
         return head.heatmap_weight * loss.heatmap + head.box_weight * loss.boxes
+
+    def counts(self, teacher: Callable[[], DetectorOutput], batch: Batch) -> Float[Tensor, " means"]:
+        """Those of the detection loss: of heatmaps, then of boxes."""
+        head = self.student.head
+        counts = detection_counts(center_targets(*self._sure(teacher()), head, self.student.grid), head)
+        return torch.cat([counts["heatmap"], counts["boxes"]])
+
+    def _sure(self, teacher: DetectorOutput) -> tuple[Boxes, Bool[Tensor, "b k"]]:
+        """The teacher's boxes above the threshold, padded, and which are none."""
+        return decode_sure(teacher.head, self.teacher, self.grid, self.spec.score_threshold)

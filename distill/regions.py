@@ -49,6 +49,11 @@ def boxes_inside(boxes: Boxes, is_box: Bool[Tensor, "b k"], grid: BevGrid) -> Bo
     return is_box & grid.contains(boxes.center[..., :2])
 
 
+def count_inside(boxes: Boxes, is_box: Bool[Tensor, "b k"], grid: BevGrid) -> Float[Tensor, "1"]:
+    """The number of those boxes."""
+    return boxes_inside(boxes, is_box, grid).sum().float()[None]
+
+
 def sample_keypoints(
     maps: Float[Tensor, "b c y x"], boxes: Boxes, grid: BevGrid, points: PointOrder = "on_box"
 ) -> Float[Tensor, "b k 9 c"]:

@@ -1,5 +1,6 @@
 """Response distillation: copy the teacher's head, class scores and box maps, around the objects."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from detectors.batch import Batch
 from detectors.detector import DetectorSpec
 from detectors.geometry.grid import BevGrid
 from detectors.outputs import DetectorOutput, HeadOutput
+from detectors.shares import samples_count
 from distill.loss import DetectorLossSpec, Reading
 from distill.maps import MapsSpec, TeacherMaps
 from distill.regions import center_gaussians, mean_over_region
@@ -109,8 +111,14 @@ class ResponseTerm(nn.Module):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, batch: Batch) -> Float[Tensor, ""]:
         """Response loss around the centres of the annotated boxes inside the grid, or everywhere."""
         spec = self.spec
-        if spec.region == "map":
-            region = torch.ones_like(student.head.heatmap[:, 0])
-        else:
-            region = center_gaussians(batch.boxes, batch.is_box, self.grid, spec.min_overlap)
+        region = torch.ones_like(student.head.heatmap[:, 0]) if spec.region == "map" else self._around_centers(batch)
         return response_loss(student.head, teacher.head, region, spec.teacher_temperature, spec.parts, spec.scores)
+
+    def counts(self, teacher: Callable[[], DetectorOutput], batch: Batch) -> Float[Tensor, "1"]:
+        """The sum over its region."""
+        if self.spec.region == "map":
+            return samples_count(len(batch) * self.grid.rows * self.grid.columns, batch.is_box.device)
+        return self._around_centers(batch).sum().float()[None]
+
+    def _around_centers(self, batch: Batch) -> Float[Tensor, "b y x"]:
+        return center_gaussians(batch.boxes, batch.is_box, self.grid, self.spec.min_overlap)

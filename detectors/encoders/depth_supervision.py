@@ -27,16 +27,9 @@ def depth_loss(
         lidar: Returns; those of older sweeps do not count.
         geometry: Of the camera.
     """
-    newest = slice(0, depth.shape[1] // geometry.keyframes)
-    clouds = lidar.of_samples(len(depth))
-    bins = torch.stack(
-        [
-            depth_targets(points[:, :3], views[number, newest], geometry, points[:, 4] <= NOW)
-            for number, points in enumerate(clouds)
-        ]
-    )
+    bins = batch_depth_targets(views, lidar, geometry)
     known = bins >= 0
-    predicted = rearrange(depth[:, newest], "b n d h w -> b n h w d")
+    predicted = rearrange(depth[:, : bins.shape[1]], "b n d h w -> b n h w d")
     count = known.sum().clamp(min=1)
     if known.device.type == "cpu":
         # The fewer the quicker; of a GPU the host would have to ask how many these are.
@@ -46,6 +39,18 @@ def depth_loss(
         wanted = F.one_hot(bins.clamp(min=0), geometry.depth_bins).to(predicted)
         costs = known[..., None].to(predicted)
         return F.binary_cross_entropy(predicted, wanted, costs, reduction="sum") / count
+
+
+def batch_depth_targets(views: CameraViews, lidar: Points, geometry: LiftGeometry) -> Int[Tensor, "b n h w"]:
+    """`depth_targets` of each sample of a batch, in the views of its newest keyframe."""
+    samples, every = views.images.shape[:2]
+    newest = slice(0, every // geometry.keyframes)
+    return torch.stack(
+        [
+            depth_targets(points[:, :3], views[number, newest], geometry, points[:, 4] <= NOW)
+            for number, points in enumerate(lidar.of_samples(samples))
+        ]
+    )
 
 
 def depth_targets(

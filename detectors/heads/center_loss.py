@@ -23,6 +23,7 @@ from detectors.heads.center import (
 from detectors.heads.nearest_targets import nearest_cells
 from detectors.heads.task_losses import iou_error, learned, of_tasks, overlap_loss
 from detectors.outputs import HeadOutput
+from detectors.shares import SAMPLES, Shares
 
 _ALPHA = 0.25
 """Of UniDistill's focal loss: the weight of positive cells, and 1 less it that of the others."""
@@ -193,6 +194,7 @@ def detection_loss(
     weights: Float[Tensor, " weights"] | None = None,
     confidence: Float[Tensor, "b k"] | None = None,
     beta: float = 0.0,
+    shares: Shares | None = None,
 ) -> DetectionLoss:
     """The losses of a batch, in float32 at least, whatever the head computes in.
 
@@ -204,6 +206,7 @@ def detection_loss(
         weights: Learned ones of heatmap, boxes and IoU; without them none is applied.
         confidence: As for `box_loss`.
         beta: As for `box_loss`.
+        shares: Of a part of a batch, those of `detection_counts` by the names of the losses, and that of its samples.
     """
     dtype = torch.promote_types(output.heatmap.dtype, torch.float32)
     predicted = gather_codes(output.boxes, targets.task, targets.row, targets.column).to(dtype)
@@ -211,25 +214,48 @@ def detection_loss(
     if spec.average == "batch":
         heatmap = focal_loss(output.heatmap.to(dtype), targets.heatmap, alpha)
         boxes = box_loss(predicted, targets.code, targets.is_target, confidence, beta, spec.code_weights)
+        if shares is not None:
+            heatmap, boxes = heatmap * shares["heatmap"].squeeze(), boxes * shares["boxes"].squeeze()
         return DetectionLoss(heatmap, boxes)
 
-    tasks = torch.arange(len(TASK_GROUPS), device=targets.task.device)
-    member = (targets.task[..., None] == tasks) & targets.is_target[..., None]
+    member = _task_members(targets)
     errors = box_errors(predicted, targets.code, targets.is_target, confidence, beta, spec.code_weights)
     of_boxes = of_tasks(errors, member)
-    costs = [focal_loss_of_tasks(output.heatmap.to(dtype), targets.heatmap, alpha), of_boxes]
+    costs = {"heatmap": focal_loss_of_tasks(output.heatmap.to(dtype), targets.heatmap, alpha), "boxes": of_boxes}
     target = targets.code.nan_to_num(0.0)
     overlap = None
     if spec.overlap_weight:
         sure = of_boxes.detach() < 1
-        overlap = (of_tasks(overlap_loss(predicted, target, grid.cell), member) * sure).sum()
+        overlaps = of_tasks(overlap_loss(predicted, target, grid.cell), member) * sure
+        overlap = (overlaps if shares is None else overlaps * shares["overlap"]).sum()
     if output.iou is not None:
         claimed = gather_codes(output.iou[:, :, None], targets.task, targets.row, targets.column).to(dtype)
-        costs.append(of_tasks(iou_error(claimed[..., 0], predicted, target, grid.cell), member))
+        costs["iou"] = of_tasks(iou_error(claimed[..., 0], predicted, target, grid.cell), member)
+    if shares is not None:
+        costs = {name: cost * shares[name] for name, cost in costs.items()}
     if weights is not None:
-        costs = [learned(cost, weight) for cost, weight in zip(costs, weights, strict=False)]
-    heatmap, boxes, *iou = (cost.sum() for cost in costs)
-    return DetectionLoss(heatmap, boxes, iou[0] if iou else None, overlap)
+        share = 1.0 if shares is None else shares[SAMPLES]
+        costs = {
+            name: learned(cost, weight, share) for (name, cost), weight in zip(costs.items(), weights, strict=False)
+        }
+    return DetectionLoss(**{name: cost.sum() for name, cost in costs.items()}, overlap=overlap)
+
+
+def detection_counts(targets: CenterTargets, spec: CenterHeadSpec) -> dict[str, Float[Tensor, " means"]]:
+    """What `detection_loss` divides by: centres and boxes of the batch, or of each of TASK_GROUPS, by loss."""
+    centers = reduce((targets.heatmap == 1).float(), "b classes y x -> classes", "sum")
+    if spec.average == "batch":
+        return {"heatmap": centers.sum()[None], "boxes": targets.is_target.sum().float()[None]}
+    boxes = _task_members(targets).sum(dim=(0, 1)).float()
+    member = F.one_hot(torch.tensor(TASK_OF_CLASS, device=centers.device)).to(centers)
+    others = {"iou": spec.iou, "overlap": spec.overlap_weight > 0}
+    return {"heatmap": centers @ member, "boxes": boxes} | {name: boxes for name, there in others.items() if there}
+
+
+def _task_members(targets: CenterTargets) -> Bool[Tensor, "b k tasks"]:
+    """Which task each target belongs to; what is no target, to none."""
+    tasks = torch.arange(len(TASK_GROUPS), device=targets.task.device)
+    return (targets.task[..., None] == tasks) & targets.is_target[..., None]
 
 
 def focal_loss(

@@ -241,6 +241,12 @@ def instance_targets(
     return InstanceTargets(heatmap, share, view, row, column, instances.score[view, number], counts)
 
 
+def instance_counts(targets: InstanceTargets) -> Float[Tensor, "2"]:
+    """What the two losses of a head divide by: centres, and masks."""
+    centers = (targets.heatmap == 1).sum()
+    return torch.stack([centers, targets.counts.sum()]).float()
+
+
 def dice_loss(drawn: Float[Tensor, "k h w"], target: Float[Tensor, "k h w"]) -> Float[Tensor, " k"]:
     """One minus the Dice coefficient of each mask (V-Net's, with squares below); 0 where they agree."""
     shared = 2 * (drawn * target).sum((1, 2))

@@ -44,9 +44,17 @@ def overlap_loss(
     return 1 - _iou(_extents(predicted, cell), _extents(target, cell))
 
 
-def learned(loss: Float[Tensor, " tasks"], weight: Float[Tensor, ""]) -> Float[Tensor, " tasks"]:
-    """The loss of each task with a learned weight: L / (2 s^2) + log(1 + s^2)."""
-    return loss / (2 * weight**2) + torch.log(1 + weight**2)
+def learned(
+    loss: Float[Tensor, " tasks"], weight: Float[Tensor, ""], share: float | Tensor = 1.0
+) -> Float[Tensor, " tasks"]:
+    """The loss of each task with a learned weight: L / (2 s^2) + log(1 + s^2).
+
+    Args:
+        loss: Of each task.
+        weight: The parameter s.
+        share: Of a part of a batch, the share of the second term, which the batch has once.
+    """
+    return loss / (2 * weight**2) + share * torch.log(1 + weight**2)
 
 
 Extents = Float[Tensor, "b k two axes"]

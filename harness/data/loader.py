@@ -78,16 +78,59 @@ def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> list[i
 
     Every sample is drawn once before any is drawn again; the order of each round has a generator of its own.
     """
+    return _indices(samples, range(step * batch_size, (step + 1) * batch_size), seed)
+
+
+def _indices(samples: int, positions: Iterable[int], seed: int) -> list[int]:
+    """Which samples stand at these positions of a training, counted from its beginning."""
     chosen: list[int] = []
-    for position in range(step * batch_size, (step + 1) * batch_size):
+    for position in positions:
         round_, within = divmod(position, samples)
         chosen.append(_order(samples, seed, round_)[within])
     return chosen
 
 
+@dataclass(frozen=True)
+class Parts:
+    """How the batches of a training are cut: which part of each is this process's, and how that is cut again."""
+
+    batch_size: int
+    """Samples of a whole batch."""
+    micro: int
+    """Samples of a part, at most."""
+    number: int = 0
+    """Of this process."""
+    count: int = 1
+    """Processes, each of which has as many samples as any other."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError where the samples cannot be shared."""
+        if self.batch_size % self.count:
+            raise InputError(
+                f"a batch of {self.batch_size} samples cannot be shared by {self.count} GPUs alike; "
+                "choose another --gpus-per-job or batch_size"
+            )
+
+    @property
+    def share(self) -> int:
+        """Samples of a batch that are this process's."""
+        return self.batch_size // self.count
+
+    @property
+    def each(self) -> int:
+        """Parts of a batch that are this process's."""
+        return -(-self.share // self.micro)
+
+    def positions(self, key: int) -> range:
+        """Of a part, counted over all batches, the positions in the training of its samples."""
+        step, part = divmod(key, self.each)
+        begin = step * self.batch_size + self.number * self.share
+        return range(begin + part * self.micro, begin + min((part + 1) * self.micro, self.share))
+
+
 def training_batches(
     samples: SampleSet | ImageSet,
-    batch_size: int,
+    batch_size: int | Parts,
     steps: range,
     order_seed: int,
     augment_seed: int,
@@ -96,19 +139,22 @@ def training_batches(
 ) -> Iterator[Batch | ImageBatch]:
     """The batches of the given steps; order and augmentation have separate seeds, processes load without changing them.
 
+    What is drawn at a position of the training does not depend on how batches are cut.
+
     Args:
         samples: To draw from.
-        batch_size: Samples a batch.
+        batch_size: Samples a batch; or the parts of each, which then come one after the other.
         steps: Of the training that are still to do.
         order_seed: Decides which samples make a batch.
         augment_seed: Decides how they are varied.
         workers: Processes that load ahead; 0 loads in this one.
         variants: Of each sample, one after the other and again from the first; None: never the same again.
     """
+    parts = batch_size if isinstance(batch_size, Parts) else Parts(batch_size, batch_size)
 
-    def batch(step: int) -> Batch | ImageBatch:
-        chosen = batch_indices(len(samples), batch_size, step, order_seed)
-        positions = range(step * batch_size, (step + 1) * batch_size)
+    def batch(key: int) -> Batch | ImageBatch:
+        positions = parts.positions(key)
+        chosen = _indices(len(samples), positions, order_seed)
         if variants is None:
             draws: Iterable[int] = positions
         else:
@@ -116,7 +162,7 @@ def training_batches(
             draws = (variant(index, round_, variants) for index, round_ in zip(chosen, rounds, strict=True))
         return samples.drawn_batch(chosen, [(augment_seed + draw) % 2**63 for draw in draws])
 
-    return _load(samples, batch, steps, workers)
+    return _load(samples, batch, range(steps.start * parts.each, steps.stop * parts.each), workers)
 
 
 def variant(index: int, round_: int, variants: int) -> int:

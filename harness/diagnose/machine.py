@@ -9,6 +9,7 @@ import torch
 from detectors.batch import Batch
 from detectors.detector import Detector
 from detectors.outputs import DetectorOutput
+from harness.diagnose.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Machine:
     """32-true, or bf16-mixed: forward passes under autocast, weights and their updates in float32."""
     threads: int = 1
     """Threads of an operation on the processor."""
+    ranks: Ranks = ALONE
+    """The processes that train together, each on a device of its own."""
 
     @property
     def name(self) -> str:

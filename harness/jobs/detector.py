@@ -165,7 +165,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         self, spec: DetectorJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1
     ) -> float:
         """Its steps, the teacher's forward passes, and the samples that are scored."""
-        batch_size = spec.schedule.batch_size if spec.schedule else SCORED_TOGETHER
+        batch_size = spec.schedule.global_batch if spec.schedule else SCORED_TOGETHER
         one = step(spec.detector, batch_size)
         scored = FORWARD_SHARE * one * samples(spec.data.eval_split) / batch_size
         if spec.schedule is None:
@@ -266,7 +266,7 @@ def _fill(begun: _Begun, teachers: Sequence[Teacher | None], stop: Callable[[], 
     """Let a teacher with a cache look at what a training will ask it."""
     teacher = next((each for each in teachers if isinstance(each, CachedTeacher)), None)
     if teacher is not None:
-        drawn = begun.schedule.length * begun.schedule.batch_size
+        drawn = begun.schedule.length * begun.schedule.global_batch
         teacher.fill(math.ceil(drawn / len(begun.samples)), stop)
 
 
@@ -298,9 +298,9 @@ def _train(
     losses = _losses(spec)
     _require_logged(folder, [*spec.detector.loss_weights, *losses])
     tokens = begun.samples.tokens
-    batches = _batches(folder, tokens, begun.schedule.batch_size)
+    batches = _batches(folder, tokens, begun.schedule.global_batch)
     began = {"weights": begun.weights, "batches": batches}
-    warnings = _warnings(folder, losses, math.ceil(len(tokens) / begun.schedule.batch_size))
+    warnings = _warnings(folder, losses, math.ceil(len(tokens) / begun.schedule.global_batch))
     scored = training.scored()
     assert isinstance(scored, Detector)
     return scored, began, warnings, training.set_weights()

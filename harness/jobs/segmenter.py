@@ -52,7 +52,7 @@ class SegmenterKind(Kind[SegmenterJobSpec]):
         self, spec: SegmenterJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1
     ) -> float:
         """Its steps; scoring takes little beside them."""
-        return spec.schedule.length * step(spec.segmenter, spec.schedule.batch_size)
+        return spec.schedule.length * step(spec.segmenter, spec.schedule.global_batch)
 
 
 def _images(source: Path | None) -> NuImagesRoot:

@@ -138,7 +138,7 @@ class Trainer:
         schedule = plan.detector_spec(row.job).schedule
         assert schedule is not None
         data = plan.detector_spec(row.job).data
-        each = math.ceil(self.planner.samples(data.train_split, data.train_share) / schedule.batch_size)
+        each = math.ceil(self.planner.samples(data.train_split, data.train_share) / schedule.global_batch)
         folder = RunFolder(self.site.runs / row.job)
         newest = folder.last_step()
         if newest is None or newest["step"] + 1 < (reported + 1) * each:

@@ -193,7 +193,6 @@ class ImageScheduleSpec(ScheduleSpec):
     """A schedule in single images. The defaults are those for the tiny segmenters."""
 
     steps: int | None = Field(default=1200, gt=0)
-    batch_size: int = Field(default=8, gt=0)
     lr: float = Field(default=3e-3, gt=0)
     """The highest learning rate."""
     weight_decay: float = Field(default=0.05, ge=0)

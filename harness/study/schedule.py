@@ -1,9 +1,19 @@
 """Specs of a training: length, learning rate and augmentation."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from detectors.spec import Spec
 
@@ -61,17 +71,40 @@ class TeacherCacheSpec(Spec):
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
+class BatchSpec(Spec):
+    """A batch that is computed in parts, whose gradients add up to that of the whole batch."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
+
+    samples: PositiveInt = Field(alias="global")
+    """Samples of a step, on all GPUs of a job together."""
+    micro: PositiveInt | Literal["auto"] | None = None
+    """Samples that a GPU computes at once; auto: as many as fit into its memory, or the whole batch on a CPU."""
+
+
+BatchSize = Annotated[
+    Annotated[PositiveInt, Tag("(number)")] | Annotated[BatchSpec, Tag("(parts)")],
+    Discriminator(lambda value: "(parts)" if isinstance(value, dict | BatchSpec) else "(number)"),
+]
+"""A number of samples, or that number and how many of them are computed at once."""
+
+
 class ScheduleSpec(Spec):
     """Length and learning rate of every training of the study, with AdamW."""
 
-    later = frozenset({"teacher_cache", "ema", "distillation_cooldown"})
+    later = frozenset(
+        {"teacher_cache", "ema", "distillation_cooldown", "lr_for_batch", "skip_non_finite", "deterministic"}
+    )
 
     steps: int | None = Field(default=None, gt=0)
     epochs: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
     """Number of passes over the training samples, instead of steps, rounded up to whole steps."""
-    batch_size: int = Field(default=8, gt=0)
+    batch_size: BatchSize = 8
+    """Samples of a step; or ``{global: 64, micro: 4}``, of which each GPU computes four at once, or ``micro: auto``."""
     lr: float = Field(default=2e-3, gt=0)
     """The highest learning rate."""
+    lr_for_batch: PositiveInt | None = None
+    """If given, ``lr`` is that of a batch of this size, and is scaled in proportion to the batch that there is."""
     policy: Literal["one_cycle", "multi_step"] = "one_cycle"
     """Course of the learning rate: up and down again, or divided by ten at each milestone."""
     milestones: tuple[Share, ...] = (0.7, 0.9)
@@ -79,10 +112,15 @@ class ScheduleSpec(Spec):
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=10.0, gt=0)
     """Largest allowed norm of all gradients together."""
+    skip_non_finite: int = Field(default=3, ge=0)
+    """Updates that a training may leave out because their gradient is NaN or infinite, before it stops."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay, a step, of the exponential moving average of weights and statistics that is scored in place of the last
     ones. In the first n steps it is at most (1 + n) / (10 + n), or the initial weights would weigh too much."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    deterministic: bool = False
+    """Whether a GPU uses only operations that give the same bits each time. No part of what a training is: whatever a
+    deterministic training gives, one without it may give, too."""
     distillation_warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of a distilled training in which the weights of its losses grow linearly from 0."""
     distillation_cooldown: float = Field(default=0.0, ge=0, lt=1)
@@ -90,6 +128,16 @@ class ScheduleSpec(Spec):
     augment: AugmentSpec = AugmentSpec()
     teacher_cache: TeacherCacheSpec | None = None
     """If given, samples have a fixed number of augmented variants, and what losses read of a teacher is kept."""
+
+    @field_validator("batch_size")
+    @classmethod
+    def _is_in_parts_or_a_number(cls, size: Any) -> Any:
+        # Equal batches have one identity, however they are written.
+        if isinstance(size, BatchSpec) and size.micro in (None, size.samples):
+            return size.samples
+        if isinstance(size, BatchSpec) and isinstance(size.micro, int) and size.micro > size.samples:
+            raise ValueError(f"micro is {size.micro}, more than the {size.samples} of global")
+        return size
 
     @model_validator(mode="after")
     def _length_is_given_once(self) -> Self:
@@ -101,11 +149,26 @@ class ScheduleSpec(Spec):
         """Return the same schedule in steps, for a training split with this number of samples."""
         if self.epochs is None:
             return self
-        return self.model_copy(update={"steps": math.ceil(self.epochs * samples / self.batch_size), "epochs": None})
+        return self.model_copy(update={"steps": math.ceil(self.epochs * samples / self.global_batch), "epochs": None})
 
     def without_distillation(self) -> Self:
         """Return the same schedule without what only distillation reads."""
         return self.model_copy(update={"distillation_warmup": 0.0, "distillation_cooldown": 0.0})
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of a step."""
+        return self.batch_size.samples if isinstance(self.batch_size, BatchSpec) else self.batch_size
+
+    @property
+    def micro_batch(self) -> int | Literal["auto"] | None:
+        """Samples that are computed at once; None: all of a step."""
+        return self.batch_size.micro if isinstance(self.batch_size, BatchSpec) else None
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate, of the batch that there is."""
+        return self.lr if self.lr_for_batch is None else self.lr * self.global_batch / self.lr_for_batch
 
     @property
     def length(self) -> int:

@@ -4,6 +4,7 @@ import torch
 
 from detectors.batch import ImageBatch
 from detectors.segmenter import Segmenter
+from detectors.shares import Counts, Shares
 from distill.objective import ObjectiveOutput
 
 
@@ -15,7 +16,14 @@ class SegmentationObjective(torch.nn.Module):
         self.student = student
         self.weights = {"heatmap": 1.0, "masks": student.spec.head.mask_weight}
 
-    def forward(self, batch: ImageBatch, ramp: float = 1.0) -> ObjectiveOutput:
-        """Both losses of a batch; no teacher, so no ramp."""
+    def forward(self, batch: ImageBatch, ramp: float = 1.0, shares: Shares | None = None) -> ObjectiveOutput:
+        """Both losses of a batch, or what a part of one adds to them; no teacher, so no ramp."""
         loss = self.student.loss(self.student(batch.images), batch.instances)
-        return ObjectiveOutput.of({"heatmap": loss.heatmap, "masks": loss.masks}, self.weights)
+        terms = {"heatmap": loss.heatmap, "masks": loss.masks}
+        if shares is not None:
+            terms = {name: value * shares[name].squeeze() for name, value in terms.items()}
+        return ObjectiveOutput.of(terms, self.weights)
+
+    def counts(self, batch: ImageBatch) -> Counts:
+        """What the losses of a batch divide by."""
+        return self.student.counts(batch.instances)

@@ -1,13 +1,12 @@
 """StepLog: what the steps of a training say, held on the device until one transfer fetches that of several steps."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from distill.objective import ObjectiveOutput
 from harness.runs.folder import RunFolder
 
 FETCH_EVERY = 20
@@ -15,6 +14,15 @@ FETCH_EVERY = 20
 
 NORM = "gradient_norm"
 Line = dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A step whose gradient is not finite, though its losses are."""
+
+    step: int
+    norm: float
+    """Of the gradient."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,11 @@ class StepLog:
     """The lines of a run's log, on their way from the device to the file.
 
     Args:
-        run: Whose log it is.
+        run: Whose log it is; None where another process writes it.
         every: Steps between two fetches.
     """
 
-    def __init__(self, run: RunFolder, every: int) -> None:
+    def __init__(self, run: RunFolder | None, every: int) -> None:
         self._run, self._every = run, every
         self._waiting: list[_Step] = []
         self._lines: list[tuple[int, Line]] = []
@@ -53,44 +61,46 @@ class StepLog:
         """Whether it is time to fetch."""
         return len(self._waiting) >= self._every
 
-    def add(self, step: int, known: Line, output: ObjectiveOutput, pull: Mapping[str, Tensor], norm: Tensor) -> None:
+    def add(
+        self, step: int, known: Line, names: Sequence[str], values: Tensor, pull: Mapping[str, Tensor], norm: Tensor
+    ) -> None:
         """Take what a step says.
 
         Args:
             step: Its number.
             known: What the host knows anyway.
-            output: Its terms.
+            names: The loss and its terms, as a log names them.
+            values: Theirs.
             pull: Gradients of the terms, where they were measured.
             norm: Of the whole gradient.
         """
-        named = {"loss": output.total}
-        named |= {f"raw/{name}": value for name, value in output.raw.items()}
-        named |= {f"weighted/{name}": value for name, value in output.weighted.items()}
-        named |= {**pull, NORM: norm}
-        dtype = output.total.dtype
-        values = torch.stack([value.detach().to(dtype) for value in named.values()])
-        self._waiting.append(_Step(step, known, tuple(named), values))
+        more = {**pull, NORM: norm}
+        measured = torch.stack([value.detach().to(values.dtype) for value in more.values()])
+        self._waiting.append(_Step(step, known, (*names, *more), torch.cat([values, measured])))
 
-    def fetch(self) -> None:
-        """Bring all that waits to the host, in one transfer.
+    def fetch(self) -> list[Broken]:
+        """Bring all that waits to the host, in one transfer; the steps among it whose gradient is not finite.
 
         Raises:
-            FloatingPointError: A term, or the gradient, of one of the steps is NaN or infinite; what came before it is
-                written.
+            FloatingPointError: A term of one of the steps is NaN or infinite; what came before it is written.
         """
         if not self._waiting:
-            return
+            return []
         values = torch.cat([each.values for each in self._waiting]).tolist()
         waiting, self._waiting = self._waiting, []
+        broken = []
         for each in waiting:
             of_step, values = values[: len(each.names)], values[len(each.names) :]
             line = dict(zip(each.names, of_step, strict=True))
             try:
                 _require_finite(each.step, line)
             except FloatingPointError:
-                self._write()
+                self.write()
                 raise
+            if not math.isfinite(line[NORM]):
+                broken.append(Broken(each.step, line[NORM]))
             self._lines.append((each.step, _ordered(line, each.known)))
+        return broken
 
     def timed(self, seconds: float, cpu_seconds: float) -> None:
         """Say how long the latest step took, and write what is fetched.
@@ -99,19 +109,15 @@ class StepLog:
         """
         self._seconds.append((seconds, cpu_seconds))
         if not self._waiting:
-            self._write()
+            self.write()
 
-    def flush(self) -> None:
-        """Fetch and write all; raises what `fetch` raises."""
-        self.fetch()
-        self._write()
-
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write all that is fetched and timed."""
         count = min(len(self._lines), len(self._seconds))
         if not count:
             return
         seconds, cpu_seconds = (sum(each) / len(self._seconds) for each in zip(*self._seconds, strict=True))
-        for step, line in self._lines[:count]:
+        for step, line in self._lines[:count] if self._run else ():
             self._run.log_step(step, {**line, "seconds": seconds, "cpu_seconds": cpu_seconds})
         self._lines, self._seconds = self._lines[count:], []
 
@@ -126,12 +132,10 @@ def _require_finite(step: int, values: Mapping[str, float]) -> None:
     if broken:
         terms = ", ".join(f"loss {name.removeprefix('raw/')!r} is {value}" for name, value in broken.items())
         raise FloatingPointError(f"{terms} in step {step}")
-    if not math.isfinite(values[NORM]):
-        raise FloatingPointError(f"the gradient of step {step} is {values[NORM]}; all losses are finite")
 
 
 def _ordered(values: Mapping[str, float], known: Line) -> Line:
-    """A line of the log: the terms, each also as a share of the loss, then the gradients."""
+    """A line of the log: the terms, each also as a share of the loss, the gradients, and whether it was skipped."""
     loss = values["loss"] or math.nan  # nothing has no shares
     is_term = {name: name == "loss" or name.startswith(("raw/", "weighted/")) for name in values}
     terms = {name: value for name, value in values.items() if is_term[name]}
@@ -139,4 +143,5 @@ def _ordered(values: Mapping[str, float], known: Line) -> Line:
     shares = {f"share/{name}": value / loss for name, value in weighted.items()}
     gradients = {name: value for name, value in values.items() if not is_term[name]}
     norm = gradients.pop(NORM)
-    return {"batch": known["batch"], **terms, **shares, **gradients, "lr": known["lr"], NORM: norm}
+    last: Line = {NORM: norm} if math.isfinite(norm) else {NORM: 0.0, "skipped": 1}
+    return {"batch": known["batch"], **terms, **shares, **gradients, "lr": known["lr"], **last}

@@ -4,12 +4,14 @@ import io
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -17,22 +19,29 @@ from detectors.batch import Batch, ImageBatch
 from detectors.detector import Detector
 from detectors.outputs import DetectorOutput
 from detectors.segmenter import Segmenter
+from detectors.shares import Shares, shares_of
 from distill.balance import MEASURED_STEPS
 from distill.gradients import pulls
-from distill.objective import Objective, Teacher
-from harness.data.loader import SampleSet, training_batches
+from distill.objective import Objective, ObjectiveOutput, Teacher
+from harness.data.loader import Parts, SampleSet, batch_indices, training_batches
 from harness.data.nuimages import ImageSet
 from harness.diagnose.machine import Machine
 from harness.errors import InputError
 from harness.runs.folder import RunFolder, atomic_write
 from harness.study.schedule import ScheduleSpec
 from harness.train.ahead import moved_ahead
+from harness.train.micro_batch import choose_micro
 from harness.train.optim import learning_rate, optimizer_of
 from harness.train.segmentation import SegmentationObjective
 from harness.train.step_log import FETCH_EVERY, StepLog, not_finite
 from harness.train.streams import stream_seed
 
 SAVE_EVERY_SECONDS = 30.0
+"""At least so many seconds lie between two saved states."""
+SAVING_SHARE = 0.01
+"""The share of a training's time that saving may take: on a slow disk there are fewer saved states."""
+SKIPPED = "skipped updates"
+"""The name of the warning of left-out updates, in `Result.warnings`."""
 PULL_EVERY = 50
 """Steps between two measurements of the gradients of each term."""
 
@@ -54,14 +63,21 @@ class Training:
     ) -> None:
         self.objective, self.run = objective.to(machine.device).train(), run
         self._machine, self._schedule, self._seed = machine, schedule, stream_seed(seed, "training")
+        if machine.ranks.count > 1 and machine.device.type == "cuda":
+            # Statistics of the samples of all processes; torch has them on GPUs only.
+            self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
         trained = [p for p in objective.parameters() if p.requires_grad]
         self._optimizer = optimizer_of(trained, schedule)
         self._course = learning_rate(self._optimizer, schedule)
-        self.log = StepLog(run, FETCH_EVERY if machine.device.type == "cuda" else 1)
+        self.log = StepLog(run if machine.ranks.is_first else None, FETCH_EVERY if machine.device.type == "cuda" else 1)
         self._average: AveragedModel | None = None
         if schedule.ema is not None:
             model = self.objective.student
             self._average = AveragedModel(model, multi_avg_fn=self._draw_after, use_buffers=True)
+        self.skipped = 0
+        """Updates that were left out so far."""
+        self.micro = _micro(machine, schedule)
+        """Samples that are computed at once; None: yet to be found out, for a GPU may not have room for all."""
         self.next = self._restore()
         """The step that is next."""
 
@@ -70,39 +86,50 @@ class Training:
         """The detector, or the maps, that it learns from."""
         return self.objective.teacher if isinstance(self.objective, Objective) else None
 
-    def step(self, batch: Batch | ImageBatch, seen: DetectorOutput | None = None) -> None:
+    def step(self, parts: Sequence[Batch | ImageBatch], name: int, seen: Sequence[DetectorOutput] = ()) -> None:
         """Take the next step; its log waits to hear how long it took.
 
         Args:
-            batch: The step's, on the device.
-            seen: What the teacher makes of the batch, where that is known already.
+            parts: The step's batch, or this process's parts of it, on the device.
+            name: Of the whole batch, for the log.
+            seen: What the teacher makes of each of the parts, where that is known already.
 
         Raises:
-            FloatingPointError: A term, or the gradient, became NaN or infinite; on a GPU also in one of the steps
-                since the last fetch. No weight has moved by such a gradient.
+            FloatingPointError: A term became NaN or infinite, or the gradient did once too often; on a GPU also in one
+                of the steps since the last fetch. No weight has moved by such a gradient.
         """
-        step, schedule, optimizer = self.next, self._schedule, self._optimizer
-        # A function of seed and step: neither an interruption nor what trains beside it changes what is drawn.
-        torch.manual_seed((self._seed + step) % 2**63)
-        given: dict[str, Any] = {} if seen is None else {"seen": seen}
-        if isinstance(self.objective, Objective):
-            given["measure"] = step < MEASURED_STEPS
-        with self._machine.autocast():
-            output = self.objective(batch, _ramp(step, schedule), **given)
+        step, schedule, optimizer, ranks = self.next, self._schedule, self._optimizer, self._machine.ranks
+        self._seed_step()
+        shares = self._shares(parts)
+        self._measure_parts(parts, seen, shares)
         optimizer.zero_grad(set_to_none=True)
+        terms: list[Tensor] = []
+        names: list[str] = []
         pull: dict[str, Tensor] = {}
-        if isinstance(self.objective, Objective) and len(self.objective.terms) and step % PULL_EVERY == 0:
-            pull = pulls(self.objective, output)
-        output.total.backward()
+        for number, part in enumerate(parts):
+            output = self._look(part, seen[number] if seen else None, shares[number])
+            if not number and isinstance(self.objective, Objective) and len(self.objective.terms):
+                pull = pulls(self.objective, output) if step % PULL_EVERY == 0 else {}
+            output.total.backward()
+            names, values = _terms(output)
+            terms.append(values)
+        ranks.add_up_gradients([p for group in optimizer.param_groups for p in group["params"]])
+        # Of one part, it is what it was.
+        total = torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+        ranks.add_up([total])
         norm = clip_grad_norm_(self.objective.parameters(), schedule.clip_norm)
-        known = {"batch": batch_name(batch.tokens), "lr": float(self._course.get_last_lr()[0])}
-        self.log.add(step, known, output, pull, norm)
+        self.log.add(step, {"batch": name, "lr": float(self._course.get_last_lr()[0])}, names, total, pull, norm)
         if self.log.is_full or step + 1 == schedule.length:
-            self.log.fetch()
+            self._fetch(lambda: self._terms_not_finite(parts, seen, shares))
         if not self.log.fetches_each:
             # Nobody has looked at the gradient yet: the device itself leaves the weights as they are.
             optimizer.found_inf = not_finite(norm)  # type: ignore[attr-defined]
+        elif not norm.isfinite():
+            # Without gradients an update changes nothing.
+            optimizer.zero_grad(set_to_none=True)
         optimizer.step()
+        if not _synchronises(self.objective):
+            ranks.follow_first([each for each in self.objective.buffers() if each.numel()])
         self._course.step()
         if self._average is not None:
             self._average.update_parameters(self.objective.student)
@@ -110,18 +137,128 @@ class Training:
         if self.next == min(MEASURED_STEPS, schedule.length):
             self.set_weights()
 
+    def flush(self) -> None:
+        """Write the log so far; raises what `step` raises."""
+        self._fetch()
+        self.log.write()
+
+    def _fetch(self, guilty: Callable[[], list[str]] = list) -> None:
+        """Look at the log of the last steps, and count those whose gradient was not finite.
+
+        Args:
+            guilty: The terms to blame for the latest step's.
+
+        Raises:
+            FloatingPointError: As for `step`.
+        """
+        for broken in self.log.fetch():
+            self.skipped += 1
+            if self.skipped <= self._schedule.skip_non_finite:
+                if self._machine.ranks.is_first:
+                    print(f"the gradient of step {broken.step} is {broken.norm}; its update is left out")
+                continue
+            # The terms of a step before the latest could only be asked again with its batch.
+            names = guilty() if broken.step == self.next else []
+            of = f" of {', '.join(map(repr, names))}" if names else ""
+            before = f"; {self.skipped - 1} updates were left out before" if self.skipped > 1 else ""
+            raise FloatingPointError(
+                f"the gradient{of} in step {broken.step} is {broken.norm}, and all losses are finite{before} "
+                f"(schedule.skip_non_finite: {self._schedule.skip_non_finite})"
+            )
+
+    def _terms_not_finite(
+        self, parts: Sequence[Batch | ImageBatch], seen: Sequence[DetectorOutput], shares: Sequence[Shares | None]
+    ) -> list[str]:
+        """The terms of this step whose gradient is not finite, each asked once more: the training ends here."""
+        trained = [p for p in self.objective.parameters() if p.requires_grad]
+        guilty: dict[str, None] = {}
+        for number, part in enumerate(parts):
+            output = self._look(part, seen[number] if seen else None, shares[number])
+            for name, value in output.weighted.items():
+                if value.requires_grad:
+                    gradients = torch.autograd.grad(value, trained, retain_graph=True, allow_unused=True)
+                    if not all(each is None or each.isfinite().all() for each in gradients):
+                        guilty[name] = None
+        return list(guilty)
+
+    def _seed_step(self) -> None:
+        """Seed what is drawn in a step, such as dropped paths.
+
+        It is a function of seed, step and process: neither an interruption nor what trains beside it changes it.
+        """
+        torch.manual_seed((self._seed + self.next + 0x9E3779B97F4A7C15 * self._machine.ranks.number) % 2**63)
+
+    def _look(self, part: Batch | ImageBatch, seen: DetectorOutput | None, shares: Shares | None) -> ObjectiveOutput:
+        """The losses of a batch, or what a part adds to them."""
+        given: dict[str, Any] = {} if seen is None else {"seen": seen}
+        if isinstance(self.objective, Objective):
+            given["measure"] = shares is None and self.next < MEASURED_STEPS
+        if shares is not None:
+            given["shares"] = shares
+        with self._machine.autocast():
+            return self.objective(part, _ramp(self.next, self._schedule), **given)
+
+    def _shares(self, parts: Sequence[Batch | ImageBatch]) -> list[Shares | None]:
+        """The shares of parts of a batch, on all processes; none of a batch that is whole."""
+        ranks = self._machine.ranks
+        if len(parts) == 1 and ranks.count == 1:
+            return [None]
+        with self._machine.autocast(), torch.no_grad():
+            counts = [self.objective.counts(part) for part in parts]  # type: ignore[arg-type]
+        every = {name: torch.stack([each[name] for each in counts]).sum(0) for name in counts[0]}
+        ranks.add_up(list(every.values()))
+        return [shares_of(each, every) for each in counts]
+
+    def _measure_parts(
+        self, parts: Sequence[Batch | ImageBatch], seen: Sequence[DetectorOutput], shares: Sequence[Shares | None]
+    ) -> None:
+        """Let weights that set themselves take all parts of a batch into account before any of them is weighed."""
+        objective = self.objective
+        if not isinstance(objective, Objective) or objective.balance is None or self.next >= MEASURED_STEPS:
+            return
+        squares: list[Tensor] = []
+        with _kept_buffers(objective), self._machine.autocast():
+            for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
+                if share is not None:
+                    assert isinstance(part, Batch)
+                    observed = seen[number] if seen else None
+                    squares.append(objective.gradient_norms(part, observed, share).square())
+        if squares:
+            total = torch.stack(squares).sum(0)
+            self._machine.ranks.add_up([total])
+            objective.balance.add(total.sqrt())
+            self._seed_step()
+
+    @property
+    def together(self) -> int:
+        """Samples whose statistics batch norms take together."""
+        assert self.micro is not None, "found out before the first step"
+        return self.micro * (self._machine.ranks.count if _synchronises(self.objective) else 1)
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """What is doubtful of the training itself."""
+        if not self.skipped:
+            return {}
+        return {SKIPPED: f"{self.skipped} of {self.next} updates were left out, for their gradient was not finite"}
+
     def save(self) -> None:
-        """Write the log so far, and the state from which `Training` goes on.
+        """Write the log so far, and the state from which `Training` goes on; the first process does, for all are alike.
 
         Raises:
             FloatingPointError: As for `step`; the state that was saved before stays.
         """
-        self.log.flush()
+        self.flush()
+        if not self._machine.ranks.is_first:
+            return
         state = {
             "objective": self.objective.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "learning_rate": self._course.state_dict(),
             "step": self.next,
+            "skipped": self.skipped,
+            "micro": self.micro,
+            "together": self.together,
         }
         if self._average is not None:
             state["average"] = self._average.state_dict()
@@ -166,8 +303,28 @@ class Training:
             if self._average is not None:
                 self._average.load_state_dict(state["average"], strict=True)
             step = state["step"]
-        self.run.rewind(step)
+            # Older states have none of these; their batches were whole.
+            self.skipped = state.get("skipped", 0)
+            self._go_on_with(state.get("micro", self._schedule.global_batch), state.get("together"))
+        if self._machine.ranks.is_first:
+            self.run.rewind(step)
         return step
+
+    def _go_on_with(self, micro: int, together: int | None) -> None:
+        """Compute as many samples at once as before, for norms take statistics of them; or raise InputError."""
+        ranks = self._machine.ranks
+        share = self._schedule.global_batch // ranks.count
+        if together is None or not _has_norms(self.objective):
+            self.micro = min(self.micro or micro, share)
+            return
+        wanted = together // (ranks.count if _synchronises(self.objective) else 1)
+        if not 1 <= wanted <= share or together % max(wanted, 1):
+            raise InputError(
+                f"{self.run.path} was begun with {together} samples in each batch statistic, which {ranks.count} "
+                f"GPUs a job cannot have of a batch of {self._schedule.global_batch}; go on with as many GPUs as "
+                "before (--gpus-per-job), or delete the folder to train anew"
+            )
+        self.micro = wanted
 
 
 def fit(
@@ -217,16 +374,34 @@ def fit(
         return True
 
     saved = began = time.monotonic()
+    saving = 0.0
     cpu_began = time.process_time()
+    ranks = machine.ranks
     steps = range(min(training.next for training in going), schedule.length)
     variants = None if schedule.teacher_cache is None else schedule.teacher_cache.variants
     # Variants that are kept are those of all seeds, or each seed would need a cache of its own.
     order, augmentation = stream_seed(seed, "order"), stream_seed(seed if variants is None else 0, "augmentation")
-    batches = training_batches(samples, schedule.batch_size, steps, order, augmentation, loader_workers, variants)
-    for step, batch in zip(steps, moved_ahead(batches, machine.device), strict=True):
+    if any(training.micro is None for training in going):
+
+        def part(size: int) -> Batch | ImageBatch:
+            one = Parts(schedule.global_batch, size, ranks.number, ranks.count)
+            return next(training_batches(samples, one, steps[:1], order, augmentation, 0, variants)).to(machine.device)
+
+        found = choose_micro(machine, [each.objective for each in going], part, schedule.global_batch // ranks.count)
+        for training in going:
+            training.micro = found
+    micro = min(training.micro or schedule.global_batch for training in going)
+    cut = Parts(schedule.global_batch, micro, ranks.number, ranks.count)
+    loaded = training_batches(samples, cut, steps, order, augmentation, loader_workers, variants)
+    batches = moved_ahead(loaded, machine.device)
+    for step in steps:
+        parts = list(islice(batches, cut.each))
+        tokens = [samples.tokens[i] for i in batch_indices(len(samples), schedule.global_batch, step, order)]
         due = [training for training in going if training.next == step]
-        seen = _seen(machine, due, batch) if len(due) > 1 else {}
-        steps_of = [(each, partial(each.step, batch, seen.get(id(each.teacher)))) for each in due]
+        seen = _seen(machine, due, parts) if len(due) > 1 else {}
+        steps_of = [
+            (each, partial(each.step, parts, batch_name(tokens), seen.get(id(each.teacher), ()))) for each in due
+        ]
         stepped = [training for training, take in steps_of if goes_on(training, take)]
         if not going:
             break
@@ -237,15 +412,17 @@ def fit(
         for training in stepped:
             training.log.timed(seconds, cpu_seconds)
         for training in [each for each in going if dropped(each.run)]:
-            if goes_on(training, training.log.flush):
+            if goes_on(training, training.flush):
                 training.save()
                 going.remove(training)
-        stopping = stop() and step + 1 < schedule.length
-        if stopping or time.monotonic() - saved > SAVE_EVERY_SECONDS:
+        stopping = ranks.agree(stop()) and step + 1 < schedule.length
+        if stopping or time.monotonic() - saved > max(SAVE_EVERY_SECONDS, saving / SAVING_SHARE):
+            saving = time.monotonic()
             for training in stepped:
-                if goes_on(training, training.log.flush):
+                if goes_on(training, training.flush):
                     training.save()
             saved = time.monotonic()
+            saving = saved - saving
         if stopping:
             raise Interrupted(f"stopped after step {step + 1} of {schedule.length}")
         if not going:
@@ -257,18 +434,61 @@ def fit(
         training.save()
 
 
-def _seen(machine: Machine, trainings: Sequence[Training], batch: Batch | ImageBatch) -> dict[int, DetectorOutput]:
-    """What the teachers of these trainings make of a batch, by the id of each."""
+def _seen(
+    machine: Machine, trainings: Sequence[Training], parts: Sequence[Batch | ImageBatch]
+) -> dict[int, list[DetectorOutput]]:
+    """What the teachers of these trainings make of the parts of a batch, by the id of each."""
     teachers = {id(training.teacher): training.teacher for training in trainings if training.teacher is not None}
-    if not isinstance(batch, Batch):
-        return {}
     with machine.autocast():
-        return {key: teacher.observe(batch) for key, teacher in teachers.items()}
+        return {
+            key: [teacher.observe(part) for part in parts if isinstance(part, Batch)]
+            for key, teacher in teachers.items()
+        }
+
+
+def _micro(machine: Machine, schedule: ScheduleSpec) -> int | None:
+    """Samples that a process computes at once, as far as the schedule says it."""
+    share = schedule.global_batch // machine.ranks.count
+    match schedule.micro_batch:
+        case "auto":
+            return None if machine.device.type == "cuda" else share
+        case None:
+            return share
+        case micro:
+            return min(micro, share)
+
+
+def _has_norms(module: nn.Module) -> bool:
+    """Whether it takes statistics of a batch."""
+    return any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in module.modules())
+
+
+def _synchronises(module: nn.Module) -> bool:
+    """Whether these are statistics of the samples of all processes."""
+    return any(isinstance(each, nn.SyncBatchNorm) for each in module.modules())
+
+
+@contextmanager
+def _kept_buffers(module: nn.Module) -> Iterator[None]:
+    """Within, statistics may change; afterwards they are what they were."""
+    before = [each.clone() for each in module.buffers()]
+    yield
+    with torch.no_grad():
+        for each, value in zip(module.buffers(), before, strict=True):
+            each.copy_(value)
 
 
 def batch_name(tokens: Sequence[str]) -> int:
     """A number by which a log names the samples of a batch, in their order."""
     return zlib.crc32("\n".join(tokens).encode())
+
+
+def _terms(output: ObjectiveOutput) -> tuple[list[str], Tensor]:
+    """The names of the loss and of each of its terms, raw and weighted; and their values."""
+    named = {"loss": output.total}
+    named |= {f"raw/{name}": value for name, value in output.raw.items()}
+    named |= {f"weighted/{name}": value for name, value in output.weighted.items()}
+    return list(named), torch.stack([value.detach() for value in named.values()])
 
 
 def _ramp(step: int, schedule: ScheduleSpec) -> float:

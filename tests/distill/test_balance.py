@@ -28,17 +28,17 @@ def _of(bev, first, second):
 def test_worked_by_hand(bev):
     balance = Balance({"a": 0.5, "b": 2.0})
     # Gradients of norm 5 of the detection loss, 10 of a and 0 of b, which met no object.
-    balance.measure(_of(bev, 3, 4), {"b": torch.zeros(()), "a": _of(bev, 6, -8)}, bev)
+    balance.add(balance.norms(_of(bev, 3, 4), {"b": torch.zeros(()), "a": _of(bev, 6, -8)}, bev))
     assert {name: float(weight) for name, weight in balance.weights().items()} == {"a": 0.25, "b": 0.0}
     # 15, 20 and 4 in the second step: w_a = 0.5 (5 + 15) / (10 + 20), and w_b = 2 (5 + 15) / (0 + 4).
-    balance.measure(_of(bev, 9, 12), {"b": _of(bev, 0, 4), "a": _of(bev, 12, 16)}, bev)
+    balance.add(balance.norms(_of(bev, 9, 12), {"b": _of(bev, 0, 4), "a": _of(bev, 12, 16)}, bev))
     assert {name: float(weight) for name, weight in balance.weights().items()} == pytest.approx({"a": 1 / 3, "b": 10.0})
     assert balance.frozen() == pytest.approx({"a": 1 / 3, "b": 10.0})
 
 
 def test_what_never_pulled_is_refused_by_name(bev):
     balance = Balance({"a": 0.5, "b": 2.0})
-    balance.measure(_of(bev, 3, 4), {"a": _of(bev, 6, 8), "b": torch.ones((), requires_grad=True) * 2}, bev)
+    balance.add(balance.norms(_of(bev, 3, 4), {"a": _of(bev, 6, 8), "b": torch.ones((), requires_grad=True) * 2}, bev))
     with pytest.raises(ValueError, match=r"weight \{pull: 2\} of loss 'b': in the first 50 steps it has no gradient"):
         balance.frozen()
 

@@ -87,9 +87,16 @@ def test_students_of_one_seed_start_from_the_same_weights_and_batches(order, tra
 
 def test_gradient_that_is_not_finite_stops_the_training(order, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "clip_grad_norm_", lambda *args: torch.tensor(float("nan")))
-    with pytest.raises(FloatingPointError, match="step 0"):
-        _train(order(), tmp_path / "broken")
+    with pytest.raises(FloatingPointError, match=r"step 2 is nan.* 2 updates were left out before"):
+        _train(_limited(order, 2), tmp_path / "broken")
     assert not (tmp_path / "broken" / "model.safetensors").exists()
+
+
+def _limited(order, limit):
+    """A job that may leave out so many updates."""
+    spec = order().spec
+    schedule = spec.schedule.model_copy(update={"skip_non_finite": limit})
+    return order(spec=spec.model_copy(update={"schedule": schedule}))
 
 
 def test_given_weights_are_scored_as_they_are(order, trained, tmp_path):
