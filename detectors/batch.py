@@ -28,7 +28,7 @@ class Inputs:
     image_size: tuple[int, int] | None = None
     """Height and width that images are resized and cropped to; None without cameras."""
     lifts: frozenset[LiftGeometry] = frozenset()
-    """How the detector carries those images into BEV; their plans come with the sample."""
+    """How the detector carries those images into BEV; these plans come with the sample."""
     keyframes: int = 1
     """Of the cameras: the newest, and the ones before it."""
     lidar_sweeps: int = 0
@@ -50,6 +50,10 @@ class Inputs:
     def lidar_read(self) -> int:
         """Sweeps of the LiDAR that come with a sample."""
         return max(self.lidar_sweeps, int(self.lidar_for_loss))
+
+    def read_for(self, device: torch.device) -> Self:
+        """What a sample has to bring to a device: a GPU makes the plans of lifts itself, in a millisecond."""
+        return self if device.type != "cuda" else replace(self, lifts=frozenset())
 
     def carried_by(self, other: Self) -> Self:
         """The same sensors in the frame of another detector's batches; plans of lifts hold in one frame alone."""
@@ -102,6 +106,11 @@ class CameraViews:
             if getattr(self, name) is None:
                 same = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like)
                 object.__setattr__(self, name, same)
+
+    @cached_property
+    def plans(self) -> dict[LiftGeometry, LiftPlan]:
+        """Plans of these views that did not come with the batch, so that detectors that look at it share them."""
+        return {}
 
     def __getitem__(self, index: Any) -> Self:
         """Index every field."""

@@ -144,7 +144,9 @@ def _score(detector: "Detector", root: Path, version: str, split: str, device: s
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
         machine = open_machine(device, "32-true", torch.get_num_threads())
-        predictions = predict(detector, SampleSet(opened, tokens, inputs), machine, loader_workers=0)
+        predictions = predict(
+            detector, SampleSet(opened, tokens, inputs.read_for(machine.device)), machine, loader_workers=0
+        )
         content = write_submission(run.predictions, opened, predictions, inputs.sensors, inputs.bev_frame)
         metrics = score(opened, split, content, config, run)
     say(console, f"{split} of {root} ({config}): mAP {100 * metrics['mAP']:.2f}, NDS {100 * metrics['NDS']:.2f}")

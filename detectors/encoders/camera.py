@@ -145,4 +145,6 @@ class CameraEncoder(nn.Module):
         return features, depth, context if self.aggregation is None else self.aggregation(context, depth)
 
     def _plan(self, views: CameraViews) -> LiftPlan:
-        return self.geometry.batch_plan(views.intrinsics, views.ego_from_camera)
+        if self.geometry not in views.plans:
+            views.plans[self.geometry] = self.geometry.batch_plan(views.intrinsics, views.ego_from_camera)
+        return views.plans[self.geometry]

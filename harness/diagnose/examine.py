@@ -43,7 +43,8 @@ def examine(
     """
     keep_analysis(folder.analysis, _analyse(folder, spec.data, root))
     if samples is None:
-        samples = some_samples(root, spec.data.eval_split, spec.detector.inputs, latency.SAMPLES)
+        inputs = spec.detector.inputs.read_for(machine.device)
+        samples = some_samples(root, spec.data.eval_split, inputs, latency.SAMPLES)
     keep_model(folder.latency, measure_latency(detector.to(machine.device).eval(), samples, machine))
 
 

@@ -28,7 +28,9 @@ def measure_latency(detector: Detector, samples: SampleSet, machine: Machine) ->
     """Time a detector in eval mode on each of these samples, after some warm-up passes."""
     batches = [batch.to(machine.device) for batch in evaluation_batches(samples, batch_size=1)]
     milliseconds = []
-    for batch in (*batches[:WARM_UP], *batches):
+    for seen in (*batches[:WARM_UP], *batches):
+        # Anew, without what an encoder has worked out from it before.
+        batch = seen.to(machine.device)
         machine.wait()
         began = time.perf_counter()
         detector.decode(machine.look(detector, batch))

@@ -117,7 +117,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         save_model(folder.model, student)
 
         scored = Timer()
-        samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
+        samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs.read_for(machine.device))
         predictions = predict(student, samples, machine, order.loader_workers)
         inputs = spec.detector.inputs
         content = write_submission(folder.predictions, root, predictions, inputs.sensors, inputs.bev_frame)
@@ -250,7 +250,7 @@ def _begin(
             if cache is not None and readings is not None and not spec.mirrored:
                 # The student's batches have its own sensors alone.
                 run = order.teacher_weights.parent
-                samples = SampleSet(root, tokens, seen, spec.schedule.augment)
+                samples = SampleSet(root, tokens, seen.read_for(machine.device), spec.schedule.augment)
                 asked = teacher or CachedTeacher(detector, readings, run, samples, cache.variants, machine, onto)
             else:
                 inputs = joined
@@ -258,7 +258,7 @@ def _begin(
     with seeded(spec.seed, "training_only"):
         objective = Objective(student, asked, losses)
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
-    samples = SampleSet(root, tokens, inputs, spec.schedule.augment, labels)
+    samples = SampleSet(root, tokens, inputs.read_for(machine.device), spec.schedule.augment, labels)
     return _Begun(objective, spec.schedule, samples, weights)
 
 

@@ -148,7 +148,8 @@ def _double(part):
     if part is None:
         return None
     tensors = {field.name: getattr(part, field.name) for field in fields(part)}
-    return replace(part, **{name: t.double() if t.is_floating_point() else t for name, t in tensors.items()})
+    floating = {name: t for name, t in tensors.items() if isinstance(t, torch.Tensor) and t.is_floating_point()}
+    return replace(part, **{name: t.double() for name, t in floating.items()})
 
 
 def test_numbers_are_those_of_this_results_version():
