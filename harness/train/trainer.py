@@ -23,7 +23,7 @@ from detectors.shares import Shares, shares_of
 from distill.balance import MEASURED_STEPS
 from distill.gradients import pulls
 from distill.objective import Objective, ObjectiveOutput, Teacher
-from harness.data.loader import Parts, SampleSet, batch_indices, training_batches
+from harness.data.loader import Parts, SampleSet, training_batches
 from harness.data.nuimages import ImageSet
 from harness.diagnose.machine import Machine
 from harness.errors import InputError
@@ -349,7 +349,8 @@ def fit(
 
         def part(size: int) -> Batch | ImageBatch:
             one = Parts(schedule.global_batch, size, ranks.number, ranks.count)
-            return next(training_batches(samples, one, steps[:1], order, augmentation, 0, variants)).to(machine.device)
+            first = training_batches(samples, one, steps[:1], order, augmentation, 0, variants)
+            return next(first).to(machine.device)
 
         found = choose_micro(machine, [each.objective for each in going], part, schedule.global_batch // ranks.count)
         for training in going:
@@ -359,7 +360,7 @@ def fit(
     batches = training_batches(samples, cut, steps, order, augmentation, loader_workers, variants)
     for step in steps:
         parts = [loaded.to(machine.device) for loaded in islice(batches, cut.each)]
-        tokens = [samples.tokens[i] for i in batch_indices(len(samples), schedule.global_batch, step, order)]
+        tokens = ranks.joined([token for part in parts for token in part.tokens])
         due = [training for training in going if training.next == step]
         seen = _seen(machine, due, parts) if len(due) > 1 else {}
         lines = []

@@ -87,7 +87,7 @@ def test_students_of_one_seed_start_from_the_same_weights_and_batches(order, tra
 
 def test_gradient_that_is_not_finite_stops_the_training(order, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "clip_grad_norm_", lambda *args: torch.tensor(float("nan")))
-    with pytest.raises(FloatingPointError, match="step 2 is nan.* 2 updates were left out before"):
+    with pytest.raises(FloatingPointError, match=r"step 2 is nan.* 2 updates were left out before"):
         _train(_limited(order, 2), tmp_path / "broken")
     assert not (tmp_path / "broken" / "model.safetensors").exists()
 
