@@ -27,7 +27,7 @@ from harness.data.loader import Parts, SampleSet, training_batches
 from harness.data.nuimages import ImageSet
 from harness.diagnose.machine import Machine
 from harness.errors import InputError
-from harness.runs.folder import RunFolder, atomic_write
+from harness.runs.folder import SKIPPED, RunFolder, atomic_write
 from harness.study.schedule import ScheduleSpec
 from harness.train.micro_batch import choose_micro
 from harness.train.optim import learning_rate, optimizer_of
@@ -38,8 +38,6 @@ SAVE_EVERY_SECONDS = 30.0
 """At least so many seconds lie between two saved states."""
 SAVING_SHARE = 0.01
 """The share of a training's time that saving may take: on a slow disk there are fewer saved states."""
-SKIPPED = "skipped updates"
-"""The name of the warning of left-out updates, in `Result.warnings`."""
 PULL_EVERY = 50
 """Steps between two measurements of the gradients of each term."""
 
@@ -219,6 +217,17 @@ class Training:
         return self.micro * (self._machine.ranks.count if _synchronises(self.objective) else 1)
 
     @property
+    def facts(self) -> dict[str, str]:
+        """How it was computed, for `Result.machine`; a batch that one GPU computes as a whole needs no words."""
+        ranks, schedule = self._machine.ranks, self._schedule
+        facts = {"gpus": str(ranks.count)} if ranks.count > 1 else {}
+        if self.micro is not None and self.micro * ranks.count < schedule.global_batch:
+            facts["micro_batch"] = str(self.micro)
+        if schedule.peak_lr != schedule.lr:
+            facts["lr"] = f"{schedule.peak_lr:g}"
+        return facts
+
+    @property
     def warnings(self) -> dict[str, str]:
         """What is doubtful of the training itself."""
         if not self.skipped:
@@ -352,9 +361,9 @@ def fit(
             first = training_batches(samples, one, steps[:1], order, augmentation, 0, variants)
             return next(first).to(machine.device)
 
-        found = choose_micro(machine, [each.objective for each in going], part, schedule.global_batch // ranks.count)
+        chosen = choose_micro(machine, [each.objective for each in going], part, schedule.global_batch // ranks.count)
         for training in going:
-            training.micro = found
+            training.micro = chosen
     micro = min(training.micro or schedule.global_batch for training in going)
     cut = Parts(schedule.global_batch, micro, ranks.number, ranks.count)
     batches = training_batches(samples, cut, steps, order, augmentation, loader_workers, variants)
