@@ -34,6 +34,9 @@ def main(
     ] = None,
     lockstep: flags.Lockstep = "auto",
     device: flags.Device = "auto",
+    gpus_per_job: Annotated[
+        int, typer.Option(min=1, help="GPUs on which one training runs, each with a part of every batch.")
+    ] = 1,
     columns: flags.Columns = None,
     page: Annotated[bool, typer.Option(help="Write report.html, which takes 5 to 10 CPU-seconds.")] = True,
     dry_run: Annotated[
@@ -57,7 +60,7 @@ def main(
     check_device(device)
     opened = open_study(asked, console)
     assert opened.root is not None, "of a study's file"
-    site = open_site(asked.runs_dir, opened.root, device, workers, loader_workers, together)
+    site = open_site(asked.runs_dir, opened.root, device, workers, loader_workers, together, gpus_per_job)
     todo = [job for job in opened.plan.jobs.values() if site.folder(job.id).result() is None]
     _introduce(opened, todo, asked.seeds)
     if dry_run:

@@ -78,13 +78,8 @@ def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> list[i
 
     Every sample is drawn once before any is drawn again; the order of each round has a generator of its own.
     """
-    return _indices(samples, range(step * batch_size, (step + 1) * batch_size), seed)
-
-
-def _indices(samples: int, positions: Iterable[int], seed: int) -> list[int]:
-    """Which samples stand at these positions of a training, counted from its beginning."""
     chosen: list[int] = []
-    for position in positions:
+    for position in range(step * batch_size, (step + 1) * batch_size):
         round_, within = divmod(position, samples)
         chosen.append(_order(samples, seed, round_)[within])
     return chosen
@@ -121,11 +116,11 @@ class Parts:
         """Parts of a batch that are this process's."""
         return -(-self.share // self.micro)
 
-    def positions(self, key: int) -> range:
-        """Of a part, counted over all batches, the positions in the training of its samples."""
+    def place(self, key: int) -> tuple[int, slice]:
+        """The step of a part, counted over all batches, and its samples among those of the step."""
         step, part = divmod(key, self.each)
-        begin = step * self.batch_size + self.number * self.share
-        return range(begin + part * self.micro, begin + min((part + 1) * self.micro, self.share))
+        begin = self.number * self.share
+        return step, slice(begin + part * self.micro, begin + min((part + 1) * self.micro, self.share))
 
 
 def training_batches(
@@ -153,8 +148,9 @@ def training_batches(
     parts = batch_size if isinstance(batch_size, Parts) else Parts(batch_size, batch_size)
 
     def batch(key: int) -> Batch | ImageBatch:
-        positions = parts.positions(key)
-        chosen = _indices(len(samples), positions, order_seed)
+        step, here = parts.place(key)
+        chosen = batch_indices(len(samples), parts.batch_size, step, order_seed)[here]
+        positions = range(step * parts.batch_size, (step + 1) * parts.batch_size)[here]
         if variants is None:
             draws: Iterable[int] = positions
         else:

@@ -1,5 +1,6 @@
 """Machine: the device on which models are trained, scored and examined, with its precision and threads."""
 
+import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -51,19 +52,35 @@ class Machine:
             torch.mps.synchronize()
 
 
-def open_machine(device: str, precision: str, threads: int) -> Machine:
+def open_machine(
+    device: str, precision: str, threads: int, ranks: Ranks = ALONE, deterministic: bool = False
+) -> Machine:
     """The machine of this process, whose threads it sets.
 
     Args:
         device: auto, cpu, cuda or mps. auto is the first GPU that this process may use, or else its processor.
         precision: As `Machine.precision`.
         threads: As `Machine.threads`.
+        ranks: As `Machine.ranks`. Of the GPUs that this process may use, each takes the one of its number.
+        deterministic: Whether only operations are used that give the same bits each time.
     """
     torch.set_num_threads(threads)
+    if deterministic:
+        _be_deterministic()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device != "cuda":
-        return Machine(torch.device(device), precision, threads)
-    first = torch.device("cuda", 0)
-    torch.cuda.set_device(first)
-    return Machine(first, precision, threads)
+        return Machine(torch.device(device), precision, threads, ranks)
+    ours = torch.device("cuda", ranks.number)
+    torch.cuda.set_device(ours)
+    return Machine(ours, precision, threads, ranks)
+
+
+def _be_deterministic() -> None:
+    """Let this process use only operations that give the same bits each time, as far as torch has them."""
+    # cuBLAS reads it when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # A warning names each operation that has no such form; some of ours, as reading maps at points, have none.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

@@ -58,6 +58,14 @@ class Ranks:
         dist.broadcast(word, 0)
         return bool(word)
 
+    def joined(self, texts: Sequence[str]) -> list[str]:
+        """The texts of all processes, one after the other."""
+        if self.count == 1:
+            return list(texts)
+        every: list[list[str]] = [[]] * self.count
+        dist.all_gather_object(every, list(texts))
+        return [text for each in every for text in each]
+
     def least(self, number: int) -> int:
         """The least of the numbers of all processes."""
         if self.count == 1:

@@ -10,7 +10,7 @@ import numpy as np
 from harness.evidence.effects import Group, foremost, gains, groups
 from harness.evidence.line import CLASS_AP, ERRORS, HEADLINE_METRICS, MASKS, Gain, Key, Line, Mean, Outcome, by_key
 from harness.evidence.runs import Run, StudyRuns
-from harness.runs.folder import Result
+from harness.runs.folder import SKIPPED, Result
 from harness.study.jobs import DetectorJobSpec
 from harness.study.papers import Metric, Paper, PublishedGain
 from harness.study.plan import Row
@@ -48,11 +48,16 @@ def _outcome(row: Row, runs: StudyRuns, papers: Sequence[Paper]) -> Outcome:
         published=_published(row, run, papers),
         missing=run.missing,
         unpaired=unpaired,
-        warning="; ".join(f"loss {name!r}: {text}" for name, text in result.warnings.items()) if result else "",
+        warning="; ".join(_warning(*each) for each in result.warnings.items()) if result else "",
         machine=_machine(result) if result else "",
         weights=result.weights if result else {},
         draws=run.draws if compared or row.role == "baseline" else None,
     )
+
+
+def _warning(name: str, text: str) -> str:
+    """A warning about the training itself, or about the loss of a name."""
+    return text if name == SKIPPED else f"loss {name!r}: {text}"
 
 
 def _published(row: Row, run: Run, papers: Sequence[Paper]) -> dict[str, PublishedGain]:

@@ -9,7 +9,7 @@ from threading import Lock
 
 from harness.execute.forecast import longest_chains
 from harness.execute.lockstep import Lockstep
-from harness.execute.site import Site, one_gpu
+from harness.execute.site import Site, gpus_of
 from harness.execute.state import JobState
 from harness.jobs.fork_server import CLOSED, ForkedJob, ForkServer
 from harness.jobs.kind import BUSY, DONE, FAILED, STOPPED, UNEXAMINED, JobOrder
@@ -231,6 +231,9 @@ def order_for(job: Job, plan: Plan, site: Site) -> JobOrder:
         device=site.device,
         threads=site.threads,
         loader_workers=site.loader_workers,
+        # What trains nothing has nothing to share.
+        gpus=site.gpus_per_job if job.spec.steps else 1,
+        deterministic=plan.deterministic,
         **kind_of(job.spec).order(job.spec, source, plan, site.folder),
     )
 
@@ -251,7 +254,9 @@ def _start(plan: Plan, jobs: Sequence[Job], site: Site, slot: int) -> _Worker:
         begun[job.id] = _Timed(steps_before=int(newest["step"]) + 1 if newest else 0)
     folders = [site.folder(id_) for id_ in begun]
     process = _fork_server(site.threads).start(
-        [folder.path for folder in folders], folders[0].log, one_gpu(site.device, site.first_slot + slot)
+        [folder.path for folder in folders],
+        folders[0].log,
+        gpus_of(site.device, site.first_slot + slot, site.gpus_per_job),
     )
     return _Worker(process, slot, begun)
 

@@ -27,6 +27,8 @@ class Site:
     """The first of the GPUs: where several walks share a machine, each begins with another one."""
     loader_workers: int = 0
     """Processes that load data for each training; none of them changes what is loaded."""
+    gpus_per_job: int = 1
+    """GPUs, or processes on a CPU, on which one training runs."""
     lockstep: int | None = None
     """Students that train side by side in one process, at most; None: as many as `Lockstep` finds sensible."""
 
@@ -53,6 +55,7 @@ def open_site(
     workers: int | None = None,
     loader_workers: int | None = None,
     lockstep: int | None = None,
+    gpus_per_job: int = 1,
 ) -> Site:
     """A site on this machine.
 
@@ -64,13 +67,20 @@ def open_site(
         loader_workers: Processes that load data for each of them. If None, some on GPUs, which outrun one process, and
             none on a CPU, where it is the training that takes the time.
         lockstep: Most students that train side by side in one process; 1: each has its own.
+        gpus_per_job: GPUs on which one training runs. On several, each student has processes of its own.
     """
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if gpus_per_job > 1:
+        lockstep = 1
+        if device == "mps" or gpus_per_job > (gpus or gpus_per_job):
+            raise InputError(f"--gpus-per-job {gpus_per_job}: this machine has {gpus or 1}; allowed: 1 to {gpus or 1}")
     if workers is None:
-        workers = 1 if device == "mps" else gpus or _cores()
+        workers = 1 if device == "mps" else max(1, (gpus or _cores()) // gpus_per_job)
     if loader_workers is None:
-        loader_workers = min(8, max(1, _cores() // workers)) if gpus else 0
-    return Site(runs, root, device, workers, loader_workers=loader_workers, lockstep=lockstep)
+        loader_workers = min(8, max(1, _cores() // (workers * gpus_per_job))) if gpus else 0
+    return Site(
+        runs, root, device, workers, loader_workers=loader_workers, lockstep=lockstep, gpus_per_job=gpus_per_job
+    )
 
 
 def _cores() -> int:
@@ -78,10 +88,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def one_gpu(device: str, slot: int) -> dict[str, str]:
-    """The variable that leaves a worker one of the GPUs that this process may use; nothing where there is none."""
+def gpus_of(device: str, slot: int, count: int = 1) -> dict[str, str]:
+    """The variable that leaves a worker some of the GPUs that this process may use; nothing where there is none."""
     if device in ("cpu", "mps") or not torch.cuda.device_count():
         return {}
     mask = os.environ.get("CUDA_VISIBLE_DEVICES")
     allowed = mask.split(",") if mask else [str(gpu) for gpu in range(torch.cuda.device_count())]
-    return {"CUDA_VISIBLE_DEVICES": allowed[slot % len(allowed)]}
+    ours = [allowed[(slot * count + number) % len(allowed)] for number in range(count)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(ours)}

@@ -108,12 +108,13 @@ class DetectorKind(Kind[DetectorJobSpec]):
         began: dict[str, str] = {}
         warnings: dict[str, str] = {}
         weights: dict[str, float] = {}
+        trained: dict[str, str] = {}
         if order.given_weights is not None:
             student = load_model(order.given_weights, spec.detector)
         elif spec.schedule is None:
             student = initial_detector(order, spec)
         else:
-            student, began, warnings, weights = _train(order, spec, root, machine, folder, stop)
+            student, began, warnings, weights, trained = _train(order, spec, root, machine, folder, stop)
         save_model(folder.model, student)
 
         scored = Timer()
@@ -123,7 +124,14 @@ class DetectorKind(Kind[DetectorJobSpec]):
         content = write_submission(folder.predictions, root, predictions, inputs.sensors, inputs.bev_frame)
         metrics = score(root, spec.data.eval_split, content, spec.data.detection_config, folder)
         diagnose = partial(examine, folder, spec, root, student, machine)
-        return Outcome(metrics, count_parameters(student), scored, warnings, began, weights, diagnose)
+        return Outcome(metrics, count_parameters(student), scored, warnings, began, weights, trained, diagnose)
+
+    def train_along(
+        self, order: JobOrder, spec: DetectorJobSpec, machine: Machine, folder: RunFolder, stop: Callable[[], bool]
+    ) -> None:
+        """The training alone."""
+        if order.given_weights is None and spec.schedule is not None:
+            _fit(order, spec, NuScenesRoot(order.root, order.version), machine, folder, stop)
 
     def lockstep_key(self, spec: DetectorJobSpec) -> str | None:
         """All but losses, their ramps and warm start: student, seed, data, schedule, teacher and pseudo labels."""
@@ -288,22 +296,35 @@ def _train(
     machine: Machine,
     folder: RunFolder,
     stop: Callable[[], bool],
-) -> tuple[Detector, dict[str, str], dict[str, str], dict[str, float]]:
-    """The trained detector, what it began with, what is doubtful, and weights that set themselves (`Result`)."""
-    begun = _begin(order, spec, root, machine, _readings([spec]))
-    training = Training(machine, begun.objective, begun.schedule, spec.seed, folder)
-    if training.next < begun.schedule.length:
-        _fill(begun, [begun.objective.teacher], stop)
-    fit(machine, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
+) -> tuple[Detector, dict[str, str], dict[str, str], dict[str, float], dict[str, str]]:
+    """The trained detector, what it began with, what is doubtful, weights that set themselves, and how (`Result`)."""
+    begun, training = _fit(order, spec, root, machine, folder, stop)
     losses = _losses(spec)
     _require_logged(folder, [*spec.detector.loss_weights, *losses])
     tokens = begun.samples.tokens
     batches = _batches(folder, tokens, begun.schedule.global_batch)
     began = {"weights": begun.weights, "batches": batches}
-    warnings = _warnings(folder, losses, math.ceil(len(tokens) / begun.schedule.global_batch))
+    warnings = training.warnings | _warnings(folder, losses, math.ceil(len(tokens) / begun.schedule.global_batch))
     scored = training.scored()
     assert isinstance(scored, Detector)
-    return scored, began, warnings, training.set_weights()
+    return scored, began, warnings, training.set_weights(), training.facts
+
+
+def _fit(
+    order: JobOrder,
+    spec: DetectorJobSpec,
+    root: NuScenesRoot,
+    machine: Machine,
+    folder: RunFolder,
+    stop: Callable[[], bool],
+) -> tuple[_Begun, Training]:
+    """A training that has come to its end."""
+    begun = _begin(order, spec, root, machine, _readings([spec]))
+    training = Training(machine, begun.objective, begun.schedule, spec.seed, folder)
+    if training.next < begun.schedule.length:
+        _fill(begun, [begun.objective.teacher], stop)
+    fit(machine, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
+    return begun, training
 
 
 def _warnings(folder: RunFolder, losses: Mapping[str, LossSpec], epoch: int) -> dict[str, str]:

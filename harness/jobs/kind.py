@@ -56,6 +56,10 @@ class JobOrder(Spec):
     device: str
     threads: int
     loader_workers: int
+    gpus: int = 1
+    """Processes that train it together, each on a GPU of its own."""
+    deterministic: bool = False
+    """Whether only operations are used that give the same bits each time."""
 
 
 class Timer:
@@ -86,6 +90,8 @@ class Outcome:
     warnings: dict[str, str] = field(default_factory=dict)
     began: dict[str, str] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    trained: dict[str, str] = field(default_factory=dict)
+    """How the training was computed; part of `Result.machine`."""
     diagnose: Callable[[], None] = lambda: None
     """The work after the result, such as diagnostics."""
 
@@ -120,6 +126,12 @@ class Kind(ABC, Generic[AJobSpec]):
             Interrupted: `stop` returned True; the state is saved.
             InputError: The user's input is wrong.
         """
+
+    def train_along(
+        self, order: JobOrder, spec: AJobSpec, machine: Machine, folder: RunFolder, stop: Callable[[], bool]
+    ) -> None:
+        """Take part in the training of `run` in another process of the job, which logs, saves and scores."""
+        return
 
     def lockstep_key(self, spec: AJobSpec) -> str | None:
         """Return a hash that jobs share which `train_together` can train; None for a job that trains by itself."""

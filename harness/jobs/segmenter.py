@@ -43,10 +43,18 @@ class SegmenterKind(Kind[SegmenterJobSpec]):
     ) -> Outcome:
         """Train and score."""
         root = _images(order.source)
-        segmenter = train_segmenter(spec, root, machine, folder, stop, order.loader_workers)
+        training = _fit(spec, root, machine, folder, stop, order.loader_workers)
+        segmenter = _trained(training, folder)
         scored = Timer()
         metrics = score_segmenter(segmenter, root, spec.data.eval_split, machine, stop)
-        return Outcome(metrics, count_parameters(segmenter), scored)
+        parameters = count_parameters(segmenter)
+        return Outcome(metrics, parameters, scored, warnings=training.warnings, trained=training.facts)
+
+    def train_along(
+        self, order: JobOrder, spec: SegmenterJobSpec, machine: Machine, folder: RunFolder, stop: Callable[[], bool]
+    ) -> None:
+        """The training alone."""
+        _fit(spec, _images(order.source), machine, folder, stop, order.loader_workers)
 
     def estimate(
         self, spec: SegmenterJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1
@@ -60,20 +68,25 @@ def _images(source: Path | None) -> NuImagesRoot:
     return NuImagesRoot(source)
 
 
-def train_segmenter(
+def _fit(
     spec: SegmenterJobSpec,
     root: NuImagesRoot,
     machine: Machine,
     folder: RunFolder,
     stop: Callable[[], bool],
     loader_workers: int,
-) -> Segmenter:
-    """The image teacher of a job, trained, or trained on where an earlier attempt stopped."""
+) -> Training:
+    """A training that has come to its end."""
     with seeded(spec.seed, "weights"):
         segmenter = spec.segmenter.build()
     images = ImageSet(root.images(spec.data.train_split), spec.segmenter.image_size, spec.schedule.augment)
     training = Training(machine, SegmentationObjective(segmenter), spec.schedule, spec.seed, folder)
     fit(machine, [training], images, spec.schedule, spec.seed, stop, loader_workers)
+    return training
+
+
+def _trained(training: Training, folder: RunFolder) -> Segmenter:
+    """The segmenter that a training comes to, saved."""
     scored = training.scored()
     assert isinstance(scored, Segmenter)
     save_model(folder.model, scored)

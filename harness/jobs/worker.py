@@ -18,7 +18,9 @@ import torch
 
 from detectors.presets import PRESETS
 from harness.diagnose.machine import Machine, open_machine
+from harness.diagnose.ranks import ALONE, Ranks
 from harness.errors import InputError
+from harness.jobs.companions import Companions, begin
 from harness.jobs.kind import BUSY, DONE, FAILED, STOPPED, UNEXAMINED, JobOrder
 from harness.jobs.kinds import kind_of
 from harness.program import settle
@@ -29,17 +31,17 @@ PARTS = ("detectors", "distill", "harness")
 """The packages whose code decides a result."""
 
 
-def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
+def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool], ranks: Ranks = ALONE) -> Result:
     """Train and score, or resume an earlier attempt; write the result, then the diagnostics."""
     commit = _commit()
-    machine = open_machine(order.device, order.spec.precision, order.threads)
+    machine = _open(order, ranks)
     outcome = kind_of(order.spec).run(order, order.spec, machine, folder, stop)
     steps = folder.steps()
     result = Result(
         metrics=outcome.metrics,
         parameters=outcome.parameters,
         seconds=sum(line["seconds"] for line in steps) + outcome.scored.seconds,
-        machine=_machine(machine, order) | {"commit": commit},
+        machine=_machine(machine, order) | outcome.trained | {"commit": commit},
         cpu_seconds=sum(line["cpu_seconds"] for line in steps) + outcome.scored.cpu_seconds,
         warnings=outcome.warnings,
         began=outcome.began,
@@ -49,6 +51,11 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     folder.complete(result)
     outcome.diagnose()
     return result
+
+
+def _open(order: JobOrder, ranks: Ranks) -> Machine:
+    """The machine of a job."""
+    return open_machine(order.device, order.spec.precision, order.threads, ranks, order.deterministic)
 
 
 def _machine(machine: Machine, order: JobOrder) -> dict[str, str]:
@@ -86,6 +93,11 @@ def main(paths: Sequence[Path]) -> int:
 
     A line of standard input names one of the folders, whose job nobody wants any more.
     """
+    ranks, companions = ALONE, None
+    if len(paths) == 1 and (count := _processes(RunFolder(paths[0]))) > 1:
+        folder = RunFolder(paths[0])
+        device = str(folder.job()["device"])
+        ranks, companions = begin(count, device, lambda ranks: _train_along(folder, ranks), folder.fail)
     gone = threading.Event()
     dropped: set[str] = set()
 
@@ -98,11 +110,31 @@ def main(paths: Sequence[Path]) -> int:
         gone.set()
 
     threading.Thread(target=listen_to_parent, daemon=True).start()
-    return work(paths, gone.is_set, lambda folder: str(folder.path) in dropped)
+    return work(paths, gone.is_set, lambda folder: str(folder.path) in dropped, ranks, companions)
+
+
+def _processes(folder: RunFolder) -> int:
+    """Processes of a folder's job; one where nothing is left to train."""
+    return 1 if folder.result() is not None else JobOrder.model_validate(folder.job()).gpus
+
+
+def _train_along(folder: RunFolder, ranks: Ranks) -> int:
+    """Be a further process of a job; the exit status."""
+    order = JobOrder.model_validate(folder.job())
+    try:
+        # The first process says when to stop.
+        kind_of(order.spec).train_along(order, order.spec, _open(order, ranks), folder, lambda: False)
+    except Interrupted:
+        return STOPPED
+    return DONE
 
 
 def work(
-    paths: Sequence[Path], stop: Callable[[], bool], dropped: Callable[[RunFolder], bool] = lambda folder: False
+    paths: Sequence[Path],
+    stop: Callable[[], bool],
+    dropped: Callable[[RunFolder], bool] = lambda folder: False,
+    ranks: Ranks = ALONE,
+    companions: Companions | None = None,
 ) -> int:
     """Run the jobs of some folders, all of one `Kind.lockstep_key` if there are several.
 
@@ -113,6 +145,8 @@ def work(
         paths: The folders.
         stop: Whether to save the states and stop.
         dropped: Whether to do that with one of them, and to go on with the others.
+        ranks: What this process is among those of the only folder's job.
+        companions: The others.
 
     Returns:
         DONE if that is true of all; else the exit status of the first of which it is not.
@@ -127,7 +161,7 @@ def work(
                 print(error)
                 busy = BUSY
         if len(folders) == 1:
-            return _attempt(folders[0], lambda: stop() or dropped(folders[0])) or busy
+            return _attempt(folders[0], lambda: stop() or dropped(folders[0]), ranks, companions) or busy
         together = _train_together(folders, stop, dropped)
         statuses = [together]
         for folder in folders if together == DONE else ():
@@ -155,7 +189,7 @@ def _train_together(
             log.write(f"trains side by side with {names}; what they print together is in {jobs[0][2].log}\n")
     order = jobs[0][0]
     try:
-        machine = open_machine(order.device, order.spec.precision, order.threads)
+        machine = _open(order, ALONE)
         kind_of(order.spec).train_together(jobs, machine, stop, dropped)
     except Interrupted as pause:
         print(pause)
@@ -177,11 +211,13 @@ def _attempt_with_log(folder: RunFolder, stop: Callable[[], bool]) -> int:
     return _attempt(folder, stop)
 
 
-def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
+def _attempt(
+    folder: RunFolder, stop: Callable[[], bool], ranks: Ranks = ALONE, companions: Companions | None = None
+) -> int:
     """Run the job of a folder that this process owns, and record the outcome."""
     try:
         if folder.result() is None:
-            run(JobOrder.model_validate(folder.job()), folder, stop)
+            run(JobOrder.model_validate(folder.job()), folder, stop, ranks)
     except Interrupted as pause:
         print(pause)
         return STOPPED
@@ -193,7 +229,9 @@ def _attempt(folder: RunFolder, stop: Callable[[], bool]) -> int:
         traceback.print_exc()
         if folder.result() is not None:
             return UNEXAMINED
-        folder.fail(f"{type(error).__name__}: {error}", wrong_input=False)
+        # That a partner is gone is a consequence.
+        reason = companions.reason() if companions is not None else None
+        folder.fail(*(reason or (f"{type(error).__name__}: {error}", False)))
         return FAILED
     return DONE
 

@@ -27,6 +27,7 @@ from harness.evidence.statistics import POWER
 from harness.report.render import BOLD, Cell, Sign, Table
 from harness.study.papers import MEANINGS, SIGNS, Metric, Paper, PublishedGain
 from harness.study.roles import StudentSpec, TeacherSpec
+from harness.study.schedule import ScheduleSpec
 from harness.study.spec import OTHERS, WARM_START, StudySpec, scored_range
 
 IMAGE_TEACHER = "image teacher"
@@ -286,7 +287,6 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
         if data.detection_config == "nuscenes"
         else f"nuScenes' metrics with class ranges cut at {scored_range(data.detection_config)} m"
     )
-    length = f"{schedule.steps} steps" if schedule.epochs is None else f"{schedule.epochs:g} epochs"
     of_scenes = "" if data.train_share == 1 else f"{data.train_share:.0%} of the scenes of "
     cache = ""
     if schedule.teacher_cache:
@@ -294,7 +294,7 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
         cache = f"; {variants} variants of each sample; what losses read of a teacher in float16"
     sentences = [
         f"Scored on {data.version} {data.eval_split}, trained on {of_scenes}{data.train_split}; {ranges}; students: "
-        f"{length} of batch {schedule.batch_size}, learning rate {schedule.lr:g}{cache}; "
+        f"{_length(schedule)}{cache}{_other_lengths(study)}; "
         f"seeds {', '.join(map(str, study.seeds))}.",
         " ".join(
             [
@@ -414,10 +414,26 @@ def _teacher(name: str, study: StudySpec) -> str:
 
 
 def _beginning(model: TeacherSpec | StudentSpec) -> str:
-    """Describe a detector's own share of the training scenes and the weights that it begins with; empty without."""
+    """Describe a detector's own share of the training scenes, weights to begin with and schedule; empty without."""
     share = "" if model.train_share is None else f", trained on {model.train_share:.0%} of the training scenes"
     backbone = model.init.image_backbone
-    return share + (f", its image backbone begins as that of {backbone}" if backbone else "")
+    begun = f", its image backbone begins as that of {backbone}" if backbone else ""
+    scheduled = f", with {', '.join(f'{key}: {value}' for key, value in model.schedule.items())}"
+    return share + begun + (scheduled if model.schedule else "")
+
+
+def _length(schedule: ScheduleSpec) -> str:
+    """Describe the length of a training, its batch and its learning rate."""
+    length = f"{schedule.steps} steps" if schedule.epochs is None else f"{schedule.epochs:g} epochs"
+    micro = schedule.micro_batch
+    parts = "" if micro is None else ", in parts that fit" if micro == "auto" else f", {micro} at once"
+    return f"{length} of batch {schedule.global_batch}{parts}, learning rate {schedule.peak_lr:g}"
+
+
+def _other_lengths(study: StudySpec) -> str:
+    """Describe those of students with a schedule of their own."""
+    others = {name: study.schedule_of(model) for name, model in study.students.items() if model.schedule}
+    return "".join(f"; {name}: {_length(schedule)}" for name, schedule in others.items())
 
 
 def _image_teacher(line: Line, study: StudySpec) -> str:

@@ -39,6 +39,10 @@ class Damaged(InputError):
         self.path = path
 
 
+SKIPPED = "skipped updates"
+"""In `Result.warnings`, in the place of a loss, the name of what is said of updates that were left out."""
+
+
 @dataclass(frozen=True)
 class Result:
     """The result of a finished job."""
@@ -53,11 +57,11 @@ class Result:
     seconds: _Seconds
     """Wall time of training and scoring, over all interruptions."""
     machine: dict[str, str]
-    """Device kind, torch version, threads, peak memory, commit of the code."""
+    """Device kind, torch version, threads, peak memory, commit of the code; on how many GPUs, and in what parts."""
     cpu_seconds: _Seconds | None = None
     """Like `seconds`, but processor time of the job's own process, all its threads together."""
     warnings: dict[str, str] = field(default_factory=dict)
-    """Warnings about the training, by the name of the loss."""
+    """Warnings about the training, by the name of the loss, or SKIPPED."""
     began: dict[str, str] = field(default_factory=dict)
     """Hash of a trained detector's initial weights, and names of its first batches: equal for all arms of a seed."""
     weights: dict[str, float] = field(default_factory=dict)

@@ -5,14 +5,17 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import InputError, unknown
 from harness.study.jobs import RESULTS_VERSION
 from harness.study.load import load_study
+from harness.study.roles import StudentSpec, TeacherSpec
 from harness.study.schedule import ScheduleSpec
 from harness.study.search_spec import SearchSpec, Value, arm_switch, overrides
 from harness.study.spec import StudySpec
+
+Model = TypeVar("Model", TeacherSpec, StudentSpec)
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,25 @@ class OpenedSearch:
         data = study.data.model_copy(
             update={"train_split": search.train_split, "eval_split": search.eval_split, "also_score": ()}
         )
-        return study.model_copy(update={"data": data, "seeds": search.seeds, "schedule": self._shortened(study)})
+        shorter = {
+            "schedule": self._shortened(study.schedule),
+            "teachers": {name: self._with_shorter(study, model) for name, model in study.teachers.items()},
+            "students": {name: self._with_shorter(study, model) for name, model in study.students.items()},
+        }
+        return study.model_copy(update={"data": data, "seeds": search.seeds, **shorter})
 
-    def _shortened(self, study: StudySpec) -> ScheduleSpec:
-        schedule = study.schedule
+    def _shortened(self, schedule: ScheduleSpec) -> ScheduleSpec:
         if schedule.epochs is not None:
             return schedule.model_copy(update={"epochs": schedule.epochs * self.search.share})
         return schedule.model_copy(update={"steps": math.ceil(schedule.length * self.search.share)})
+
+    def _with_shorter(self, study: StudySpec, model: Model) -> Model:
+        """A model with the share of a length that it names itself."""
+        lengths = {"steps", "epochs"} & model.schedule.keys()
+        if not lengths:
+            return model
+        short = self._shortened(study.schedule_of(model))
+        return model.model_copy(update={"schedule": model.schedule | {name: getattr(short, name) for name in lengths}})
 
     def identity(self, fingerprint: str) -> dict[str, Any]:
         """What makes the trials of two calls comparable; how many there are and who proposes them is no part of it."""

@@ -57,6 +57,8 @@ class Plan:
 
     jobs: dict[str, Job] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    deterministic: bool = False
+    """Whether jobs use only operations that give the same bits each time. No part of what they are."""
 
     @property
     def looped_trainings(self) -> int:
@@ -94,7 +96,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
         samples: Counts those of its training split; called where epochs have to become steps.
         images: Finds an image teacher's dataset; called for those that are trained here.
     """
-    plan = Plan()
+    plan = Plan(deterministic=study.schedule.deterministic)
     data = DataIdentity(
         fingerprint=fingerprint,
         train_split=study.data.train_split,
@@ -105,11 +107,15 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     segmenters = _Segmenters(plan, study, images)
     hashes: dict[Path, str] = {}
 
-    taught = study.schedule if study.schedule.epochs is None else study.schedule.for_samples(samples())
-    # What only distillation reads is no part of what a training without a teacher is.
-    plain = taught.without_distillation()
+    def taught(model: TeacherSpec | StudentSpec) -> ScheduleSpec:
+        schedule = study.schedule_of(model).model_copy(update={"deterministic": False})
+        return schedule if schedule.epochs is None else schedule.for_samples(samples())
 
-    def spec(model: TeacherSpec | StudentSpec, seed: int, schedule: ScheduleSpec = plain) -> DetectorJobSpec:
+    def plain(model: TeacherSpec | StudentSpec) -> ScheduleSpec:
+        # What only distillation reads is no part of what a training without a teacher is.
+        return taught(model).without_distillation()
+
+    def spec(model: TeacherSpec | StudentSpec, seed: int, schedule: ScheduleSpec | None = None) -> DetectorJobSpec:
         trained_on = data if model.train_share is None else data.model_copy(update={"train_share": model.train_share})
         backbone = segmenters.add(model.init.image_backbone) if model.init.image_backbone else None
         begun = model.init.image_weights
@@ -119,7 +125,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
             detector=model.detector_spec,
             seed=seed,
             data=trained_on,
-            schedule=schedule,
+            schedule=schedule or plain(model),
             image_backbone=backbone,
             image_weights=None if begun is None else hashes[begun],
         )
@@ -165,7 +171,8 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
         if (longer := study.students[name].longer_baseline) is None:
             continue
         # Rounded first, for 1.1 * 1000 is a little more than 1100.
-        schedule = plain.model_copy(update={"steps": math.ceil(round(longer * plain.length, 6))})
+        usual = plain(study.students[name])
+        schedule = usual.model_copy(update={"steps": math.ceil(round(longer * usual.length, 6))})
         arm = study.students[name].longer_arm
         for seed in study.seeds:
             begun = study.students[name].init.image_weights
@@ -191,8 +198,9 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
                     "warm_start": WARM_START in names,
                     "labels": labels[ends.image_teacher] if ends.image_teacher else None,
                 }
-                schedule = taught if losses else plain
-                job_spec = spec(study.students[ends.student], seed, schedule).model_copy(update=distilled)
+                learning = study.students[ends.student]
+                schedule = taught(learning) if losses else plain(learning)
+                job_spec = spec(learning, seed, schedule).model_copy(update=distilled)
                 folder = None if taught_by is None else taught_by.maps
                 begun = study.students[ends.student].init.image_weights
                 id_ = plan.add(Job(job_spec, f"{path} · {arm} · seed {seed}", folder, begun))
@@ -270,7 +278,7 @@ class _Segmenters:
             data=ImageDataIdentity(
                 fingerprint=fingerprint, train_split=teacher.data.train_split, eval_split=teacher.data.eval_split
             ),
-            schedule=teacher.schedule,
+            schedule=teacher.schedule.model_copy(update={"deterministic": False}),
         )
         self.ids[name] = self.plan.add(Job(spec, f"{name} · image teacher", root))
         self.plan.rows.append(Row("image teacher", name, "", "image teacher", (), teacher.seed, self.ids[name], None))

@@ -47,6 +47,8 @@ class InitSpec(Spec):
 
 
 class _Model(Spec):
+    later = frozenset({"schedule"})
+
     preset: Annotated[str, AfterValidator(_known_preset)] | None = None
     """A key of PRESETS, an entry point of the group crossbev.presets, or ``package.module:SPEC`` of your own."""
     detector: DetectorSpec | None = None
@@ -58,6 +60,9 @@ class _Model(Spec):
     init: InitSpec = InitSpec()
     train_share: float | None = Field(default=None, gt=0, le=1)
     """The share of the training scenes that this detector is trained on, if not the study's (`data.train_share`)."""
+    schedule: dict[str, Any] = Field(default={})
+    """Fields of the schedule that this detector has otherwise than the study, such as ``{epochs: 20, batch_size: 32}``.
+    A student's baselines have them, too."""
 
     @property
     def detector_spec(self) -> DetectorSpec:
@@ -152,10 +157,10 @@ class TeacherSpec(_Model):
             raise ValueError("a teacher from a checkpoint is the same for all students; its seed cannot be 'paired'")
         if self.checkpoint is not None and not self.trained:
             raise ValueError("checkpoint and trained: false exclude each other; leave one of them out")
-        if self.checkpoint is not None and (unused := self.model_fields_set & {"init", "train_share"}):
+        if self.checkpoint is not None and (unused := self.model_fields_set & {"init", "train_share", "schedule"}):
             raise ValueError(f"{min(unused)} has no effect on a teacher from a checkpoint, which is not trained")
-        if not self.trained and self.train_share is not None:
-            raise ValueError("train_share has no effect on a teacher that is not trained; leave it out")
+        if not self.trained and (unused := self.model_fields_set & {"train_share", "schedule"}):
+            raise ValueError(f"{min(unused)} has no effect on a teacher that is not trained; leave it out")
         return self
 
     def seed_for(self, student_seed: int) -> int:

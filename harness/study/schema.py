@@ -25,6 +25,11 @@ def study_schema() -> dict[str, Any]:
     parts = schema["$defs"]
     for role in ("TeacherSpec", "StudentSpec"):
         parts[role]["properties"]["preset"] |= {"anyOf": [{"enum": list(PRESETS)}, OWN, {"type": "null"}]}
+    of_schedule = parts["ScheduleSpec"]["properties"]
+    for role in ("TeacherSpec", "StudentSpec"):
+        parts[role]["properties"]["schedule"] |= {
+            "properties": {name: _undecided(each) for name, each in of_schedule.items()}
+        }
     parts["ImageTeacherSpec"]["properties"]["preset"] |= {"anyOf": [{"enum": list(SEGMENTERS)}, {"type": "null"}]}
     del parts["LossChoice"]
     for name, spec in LOSSES.items():
@@ -49,6 +54,11 @@ class _Described(GenerateJsonSchema):
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+
+def _undecided(field: Mapping[str, Any]) -> dict[str, Any]:
+    """A field without a default."""
+    return {key: each for key, each in field.items() if key != "default"}
 
 
 def _choice(name: str, spec: type[LossSpec]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,6 +15,7 @@ from distill.warm_start import require_same_backbone
 from distill.weights import PUBLISHED, published_weight
 from harness.errors import MistakeAt, unknown
 from harness.home import HomePath
+from harness.study.changes import changed
 from harness.study.controls import ControlSpec
 from harness.study.designs import expand
 from harness.study.roles import ImageTeacherSpec, StudentSpec, TeacherSpec
@@ -176,6 +177,20 @@ class StudySpec(Spec):
     search: SearchSpec | None = None
     """The fields that `harness.search` varies. `harness.run` ignores them."""
 
+    def schedule_of(self, model: TeacherSpec | StudentSpec) -> ScheduleSpec:
+        """Return the schedule of a teacher or student: the study's, but for what it says itself.
+
+        Raises:
+            ValueError: A key or a value is wrong.
+        """
+        given = model.schedule
+        if "deterministic" in given:
+            raise ValueError("deterministic: a study has it for all of its trainings; write it in its own schedule")
+        # A length in one way replaces that in the other.
+        replaced = {"steps": "epochs", "epochs": "steps"}
+        removed: dict[str, None] = {replaced[name]: None for name in replaced if given.get(name) is not None}
+        return changed(self.schedule, {**removed, **given})
+
     def kind(self, name: str) -> str:
         """Return the name for `loss_class` of a loss of the study."""
         return self.losses[name].loss or name
@@ -309,6 +324,16 @@ class StudySpec(Spec):
                     f"data.detection_config {self.data.detection_config!r} scores objects up to {scored} m; "
                     f"allowed: within_{int(reach)}m, or less",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _schedules_fit(self) -> Self:
+        for kind, models in (("teachers", self.teachers), ("students", self.students)):
+            for name, model in models.items():
+                try:
+                    self.schedule_of(model)
+                except ValueError as error:
+                    raise MistakeAt((kind, name, "schedule"), str(error)) from error
         return self
 
     @model_validator(mode="after")

@@ -23,11 +23,11 @@ from detectors.shares import Shares, shares_of
 from distill.balance import MEASURED_STEPS
 from distill.gradients import pulls
 from distill.objective import Objective, ObjectiveOutput, Teacher
-from harness.data.loader import Parts, SampleSet, batch_indices, training_batches
+from harness.data.loader import Parts, SampleSet, training_batches
 from harness.data.nuimages import ImageSet
 from harness.diagnose.machine import Machine
 from harness.errors import InputError
-from harness.runs.folder import RunFolder, atomic_write
+from harness.runs.folder import SKIPPED, RunFolder, atomic_write
 from harness.study.schedule import ScheduleSpec
 from harness.train.ahead import moved_ahead
 from harness.train.micro_batch import choose_micro
@@ -40,8 +40,6 @@ SAVE_EVERY_SECONDS = 30.0
 """At least so many seconds lie between two saved states."""
 SAVING_SHARE = 0.01
 """The share of a training's time that saving may take: on a slow disk there are fewer saved states."""
-SKIPPED = "skipped updates"
-"""The name of the warning of left-out updates, in `Result.warnings`."""
 PULL_EVERY = 50
 """Steps between two measurements of the gradients of each term."""
 
@@ -236,6 +234,17 @@ class Training:
         return self.micro * (self._machine.ranks.count if _synchronises(self.objective) else 1)
 
     @property
+    def facts(self) -> dict[str, str]:
+        """How it was computed, for `Result.machine`; a batch that one GPU computes as a whole needs no words."""
+        ranks, schedule = self._machine.ranks, self._schedule
+        facts = {"gpus": str(ranks.count)} if ranks.count > 1 else {}
+        if self.micro is not None and self.micro * ranks.count < schedule.global_batch:
+            facts["micro_batch"] = str(self.micro)
+        if schedule.peak_lr != schedule.lr:
+            facts["lr"] = f"{schedule.peak_lr:g}"
+        return facts
+
+    @property
     def warnings(self) -> dict[str, str]:
         """What is doubtful of the training itself."""
         if not self.skipped:
@@ -385,23 +394,22 @@ def fit(
 
         def part(size: int) -> Batch | ImageBatch:
             one = Parts(schedule.global_batch, size, ranks.number, ranks.count)
-            return next(training_batches(samples, one, steps[:1], order, augmentation, 0, variants)).to(machine.device)
+            first = training_batches(samples, one, steps[:1], order, augmentation, 0, variants)
+            return next(first).to(machine.device)
 
-        found = choose_micro(machine, [each.objective for each in going], part, schedule.global_batch // ranks.count)
+        chosen = choose_micro(machine, [each.objective for each in going], part, schedule.global_batch // ranks.count)
         for training in going:
-            training.micro = found
+            training.micro = chosen
     micro = min(training.micro or schedule.global_batch for training in going)
     cut = Parts(schedule.global_batch, micro, ranks.number, ranks.count)
     loaded = training_batches(samples, cut, steps, order, augmentation, loader_workers, variants)
     batches = moved_ahead(loaded, machine.device)
     for step in steps:
         parts = list(islice(batches, cut.each))
-        tokens = [samples.tokens[i] for i in batch_indices(len(samples), schedule.global_batch, step, order)]
+        name = batch_name(ranks.joined([token for part in parts for token in part.tokens]))
         due = [training for training in going if training.next == step]
         seen = _seen(machine, due, parts) if len(due) > 1 else {}
-        steps_of = [
-            (each, partial(each.step, parts, batch_name(tokens), seen.get(id(each.teacher), ()))) for each in due
-        ]
+        steps_of = [(each, partial(each.step, parts, name, seen.get(id(each.teacher), ()))) for each in due]
         stepped = [training for training, take in steps_of if goes_on(training, take)]
         if not going:
             break

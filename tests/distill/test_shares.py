@@ -40,7 +40,7 @@ def _double(part):
     return replace(part, **{name: t.double() for name, t in floating.items()})
 
 
-def _labelled(batch):
+def labelled(batch):
     """The batch with other numbers of instances in every view."""
     b, n, _, h, w = batch.views.images.shape
     owner = torch.zeros(b, n, h, w, dtype=torch.uint8)
@@ -111,7 +111,7 @@ def assert_parts_add_up(objective, batch, cut, tolerance=1e-6):
 
 @pytest.fixture(scope="module")
 def batch():
-    return _labelled(example(PRESETS["tiny_camera_lidar"]))
+    return labelled(example(PRESETS["tiny_camera_lidar"]))
 
 
 @pytest.fixture(scope="module")

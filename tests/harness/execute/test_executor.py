@@ -10,7 +10,7 @@ import harness.execute.site
 from harness.errors import InputError
 from harness.execute import executor
 from harness.execute.executor import _follow, _Timed, _Worker, execute
-from harness.execute.site import Site, check_device, one_gpu, open_site
+from harness.execute.site import Site, check_device, gpus_of, open_site
 from harness.execute.state import JobState
 from harness.jobs.fork_server import CLOSED, ForkedJob
 from harness.jobs.kind import DONE, FAILED, STOPPED
@@ -111,12 +111,12 @@ def test_default_is_a_worker_a_core_without_a_gpu(monkeypatch, smoke_root):
 def test_worker_gets_one_of_the_gpus_that_the_user_allowed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert [one_gpu("auto", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["5", "7", "5"]
+    assert [gpus_of("auto", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["5", "7", "5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert [one_gpu("cuda", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["0", "1"]
-    assert one_gpu("cpu", 0) == {}
+    assert [gpus_of("cuda", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["0", "1"]
+    assert gpus_of("cpu", 0) == {}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert one_gpu("auto", 0) == {}
+    assert gpus_of("auto", 0) == {}
 
 
 def test_device_that_is_not_there_is_refused(monkeypatch):

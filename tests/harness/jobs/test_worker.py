@@ -1,6 +1,7 @@
 """A job goes on where it stopped and ends with the same bits; its failures are told in its folder."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -224,7 +225,7 @@ def test_a_weight_that_sets_itself_is_measured_first_and_then_stays(order, train
 
 
 def test_a_loss_that_never_pulls_fails_with_its_name(order, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("distill.balance.Balance.measure", lambda *given: None)
+    monkeypatch.setattr("distill.balance.Balance.add", lambda *given: None)
     folder = RunFolder(tmp_path)
     asked = _taught(order, trained, {"response": {"weight": {"pull": 0.5}}})
     folder.write("job.json", asked.model_dump(mode="json"))
@@ -257,6 +258,7 @@ def test_training_killed_after_a_periodic_save_goes_on_from_it_to_the_same_bits(
     saved = []
     save = trainer.Training.save
     monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "SAVING_SHARE", math.inf)
     monkeypatch.setattr(trainer.Training, "save", lambda self: (save(self), saved.append(self.next)))
 
     class Killed(BaseException):
