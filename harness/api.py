@@ -117,12 +117,11 @@ class Study:
         from harness.execute.estimate import estimate
         from harness.execute.executor import execute
         from harness.execute.progress import progress
-        from harness.execute.site import check_device, open_site
+        from harness.execute.site import open_site
         from harness.jobs.kinds import check_inputs
         from harness.runs.claims import Claim, Claims
         from harness.runs.folder import make_folder
 
-        check_device(device)
         assert self.opened.root is not None, "of a study's file"
         site = open_site(self.asked.runs_dir, self.opened.root, device, workers, loader_workers, lockstep)
         make_folder(site.runs)

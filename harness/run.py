@@ -50,16 +50,19 @@ def main(
 
     first_look(asked.path, asked.overrides)
 
-    from harness.execute.site import check_device, open_site
+    from harness.execute.device import resolve_device
+    from harness.execute.site import open_site
     from harness.jobs.kinds import check_given
     from harness.opened import open_study
 
-    check_device(device)
+    device = resolve_device(device)
     opened = open_study(asked, console)
     assert opened.root is not None, "of a study's file"
     site = open_site(asked.runs_dir, opened.root, device, workers, loader_workers, together)
     todo = [job for job in opened.plan.jobs.values() if site.folder(job.id).result() is None]
     _introduce(opened, todo, asked.seeds)
+    if todo:
+        _say(site.text)
     if dry_run:
         check_given(todo)
         _show_plan(opened, todo, site)

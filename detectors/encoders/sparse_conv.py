@@ -4,10 +4,7 @@ A convolution goes along a table of (input row, output row) pairs for each kerne
 layout (out, kz, ky, kx, in).
 """
 
-import importlib
-import importlib.util
 import math
-from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 
 from detectors.checks import checking
 from detectors.conv_block import TORCH_NORM, NormSpec
+from detectors.encoders.sparse_library import cuda_library
 from detectors.encoders.sparse_tables import ConvTable, Triple
 
 
@@ -75,27 +73,6 @@ class SparseUnit(nn.Module):
     def forward(self, features: Float[Tensor, "v_in c_in"], table: ConvTable) -> Float[Tensor, "v_out c_out"]:
         """Features at the table's output sites."""
         return torch.relu(norm_rows(self.norm, self.conv(features, table)))
-
-
-SPCONV_LAST = (9, 0)
-"""The last compute capability that spconv's kernels are built for."""
-
-
-def spconv_is_for_cuda() -> bool:
-    """Whether spconv is there, and not as its build for CPUs, which may have been installed over one for CUDA."""
-    if importlib.util.find_spec("spconv") is None:
-        return False
-    return not importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD
-
-
-@cache
-def cuda_library() -> ModuleType | None:
-    """spconv, or spconv-triton, which has the same interface; None where neither is there for this GPU."""
-    if spconv_is_for_cuda() and torch.cuda.get_device_capability() <= SPCONV_LAST:
-        return importlib.import_module("spconv.pytorch")
-    if importlib.util.find_spec("spconv_triton"):
-        return importlib.import_module("spconv_triton.pytorch")
-    return None
 
 
 def spconv_sums(

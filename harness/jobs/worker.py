@@ -17,7 +17,7 @@ from typing import NoReturn
 import torch
 
 from detectors.presets import PRESETS
-from harness.diagnose.machine import Machine, open_machine
+from harness.diagnose.machine import open_machine
 from harness.errors import InputError
 from harness.jobs.kind import BUSY, DONE, FAILED, STOPPED, UNEXAMINED, JobOrder
 from harness.jobs.kinds import kind_of
@@ -39,7 +39,7 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
         metrics=outcome.metrics,
         parameters=outcome.parameters,
         seconds=sum(line["seconds"] for line in steps) + outcome.scored.seconds,
-        machine=_machine(machine, order) | {"commit": commit},
+        machine=machine.facts() | {"peak_memory_mb": str(round(_peak() / 2**20)), "commit": commit},
         cpu_seconds=sum(line["cpu_seconds"] for line in steps) + outcome.scored.cpu_seconds,
         warnings=outcome.warnings,
         began=outcome.began,
@@ -51,15 +51,10 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool]) -> Result:
     return result
 
 
-def _machine(machine: Machine, order: JobOrder) -> dict[str, str]:
+def _peak() -> int:
+    """The most memory of this process, in bytes."""
     # Kilobytes on Linux, bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
-        "device": machine.name,
-        "torch": torch.__version__,
-        "threads": str(order.threads),
-        "peak_memory_mb": str(round(peak / 2**20)),
-    }
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @cache

@@ -75,7 +75,8 @@ def main(
 
     first_look(asked.path, asked.overrides)
 
-    from harness.execute.site import check_device, open_site
+    from harness.execute.device import resolve_device
+    from harness.execute.site import open_site
     from harness.jobs.kinds import check_inputs
     from harness.opened import Planner
     from harness.runs.claims import Claim, Claims
@@ -91,7 +92,7 @@ def main(
     from harness.tracking.store import check_store
     from harness.world.roots import open_root
 
-    check_device(device)
+    device = resolve_device(device)
     chosen_study = found_study or asked.tables / f"{asked.name}_found.yaml"
     folder = searches_dir / asked.name
     opened = open_search(asked.path, asked.overrides)
@@ -100,6 +101,7 @@ def main(
     if confirm:
         open_root(opened.study.data, console)
     several = open_site(asked.runs_dir, planner.root, device, workers, lockstep=together)
+    _say(several.text)
     claims = Claims(asked.runs_dir)
 
     def claim(plan: Plan) -> None:
