@@ -12,7 +12,7 @@ import torch
 
 SPCONV_LAST = (9, 0)
 """The last compute capability that spconv's kernels are built for."""
-TRITON = "spconv-triton"
+TRITON, PLAIN = "spconv-triton", "plain torch"
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,20 @@ def cuda_library() -> ModuleType | None:
 def sparse_text(device: str) -> str:
     """Name what convolves sparse maps on a type of device, with its version: ``spconv-cu126 2.3.8``."""
     package = chosen_package() if device == "cuda" else None
-    return "plain torch" if package is None else f"{package} {version(package)}"
+    return PLAIN if package is None else f"{package} {version(package)}"
 
 
 def allows_tf32(dtype: torch.dtype) -> bool:
     """Whether the library may multiply in TF32 where features of this type are asked for.
 
-    TF32 has the range of float32 and ten bits of a mantissa. It takes in all of bfloat16 and float16; float32 it rounds,
-    which torch allows its own convolutions by `torch.backends.cudnn.allow_tf32`.
+    TF32 has float32's range and ten bits of mantissa: it holds every bfloat16 number. Float32 numbers it rounds, which
+    torch permits its own convolutions by `torch.backends.cudnn.allow_tf32`.
     """
     return dtype != torch.float32 or torch.backends.cudnn.allow_tf32
+
+
+def let_multiply_in_tf32(library: ModuleType, allowed: bool) -> None:
+    """Set whether a library multiplies float32 numbers in TF32, forward and backward, from the next call on."""
+    # Of the package, not of its module `pytorch`, which has constants of its own.
+    constants = importlib.import_module(library.__name__.partition(".")[0] + ".constants")
+    constants.SPCONV_ALLOW_TF32 = allowed

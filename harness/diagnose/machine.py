@@ -9,7 +9,7 @@ import torch
 
 from detectors.batch import Batch
 from detectors.detector import Detector
-from detectors.encoders.sparse_library import allows_tf32, sparse_text
+from detectors.encoders.sparse_library import PLAIN, allows_tf32, sparse_text
 from detectors.outputs import DetectorOutput
 
 
@@ -48,7 +48,8 @@ class Machine:
         known["sparse"] = sparse_text(self.device.type)
         if self.device.type == "cuda":
             cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-            in_sparse = allows_tf32(torch.float32 if self.precision == "32-true" else torch.bfloat16)
+            asked = torch.float32 if self.precision == "32-true" else torch.bfloat16
+            in_sparse = known["sparse"] != PLAIN and allows_tf32(asked)
             tf32 = {"convolutions": cudnn.allow_tf32, "matmul": matmul.allow_tf32, "sparse": in_sparse}
             fixed = {"torch": torch.are_deterministic_algorithms_enabled(), "cuDNN": cudnn.deterministic}
             known |= {"tf32": _those(tf32), "deterministic": _those(fixed)}

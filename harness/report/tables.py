@@ -321,7 +321,8 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
     if len(kinds) > 1:
         named = "; ".join(f"[{letter}] {kind}" for kind, letter in kinds.items())
         sentences.append(
-            f"The rows were made on different kinds of machines or with different settings, which changes numbers slightly: {named}."
+            "The rows were made on different kinds of machines or with different settings, which changes numbers "
+            f"slightly: {named}."
         )
     return sentences
 

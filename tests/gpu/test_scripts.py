@@ -5,9 +5,11 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+import torch
 
-from tests.gpu import run_all
-from tests.gpu.common import LARGE, cases, full_batch, large_batch, objective_of
+from detectors.encoders.sparse_conv import SparseConv
+from tests.gpu import run_all, sparse
+from tests.gpu.common import LARGE, cases, difference, full_batch, large_batch, objective_of
 
 
 def test_every_section_is_a_module():
@@ -45,3 +47,17 @@ def test_made_up_cloud_has_the_points_of_ten_sweeps(rng):
     batch = large_batch(spec, 2, rng)
     assert len(batch.lidar.values) == 2 * 10 * 34_700
     assert batch.lidar.sample.bincount().tolist() == [347_000, 347_000]
+
+
+def test_limits_of_sparse_convolution_in_bfloat16_hold_for_plain_torch(rng):
+    # On a card only the library may differ: that plain torch is within the limits shows what they are worth.
+    index = sparse.sites_near_ground(4000, (10, 64, 64), rng)
+    features = torch.randn(len(index), 16, generator=rng)
+    for make in sparse.TABLES.values():
+        table = make(index)
+        conv = SparseConv(16, 32, table.kernel)
+        expected = sparse.values(conv, features, table)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = sparse.values(conv, features, table)
+        apart = [difference(a, b) for a, b in zip(half, expected, strict=True)]
+        assert all(1e-4 < each < most for each, most in zip(apart, sparse.PRECISIONS["bf16"][1], strict=True)), apart
