@@ -117,6 +117,7 @@ class Study:
         from harness.execute.estimate import estimate
         from harness.execute.executor import execute
         from harness.execute.progress import progress
+        from harness.execute.shared_memory import shared_memory
         from harness.execute.site import open_site
         from harness.jobs.kinds import check_inputs
         from harness.runs.claims import Claim, Claims
@@ -127,6 +128,8 @@ class Study:
         make_folder(site.runs)
         todo = [job for job in self.plan.jobs.values() if site.folder(job.id).result() is None]
         check_inputs(todo, site.root)
+        if (memory := shared_memory(self.plan, todo, site)) is not None:
+            memory.check()
         Claims(site.runs).replace(Claim.now(self.asked.call, self.asked.path, self.plan.jobs))
         expected = estimate(self.plan, todo, site).by_job
         with progress(self.console, site.workers) as display:

@@ -109,12 +109,15 @@ def _count(number: int, what: str) -> str:
 def _show_plan(opened: "Opened", todo: "list[Job]", site: "Site") -> None:
     """Print every job, and the estimated time of those that are not finished."""
     from harness.execute.estimate import estimate
+    from harness.execute.shared_memory import shared_memory
 
     for job in opened.plan.jobs.values():
         _say(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}")
     if todo:
         needed = estimate(opened.plan, todo, site, _say)
         _say(estimate_text(needed.seconds, site.workers, needed.by_runs, len(todo) - needed.by_runs))
+    if (memory := shared_memory(opened.plan, todo, site)) is not None:
+        _say(memory.text)
     if opened.plan.looped_trainings > len(opened.plan.jobs):
         looped = opened.plan.looped_trainings
         _say(f"a loop that trains a teacher and a baseline for each row would need {looped} trainings")
@@ -133,6 +136,7 @@ def _run(
     from harness.execute.estimate import estimate
     from harness.execute.executor import execute
     from harness.execute.progress import progress
+    from harness.execute.shared_memory import shared_memory
     from harness.jobs.kinds import check_inputs
     from harness.report.write import rebuild
     from harness.runs.claims import Claim, Claims
@@ -142,6 +146,8 @@ def _run(
     for folder in (asked.runs_dir, asked.tables):
         make_folder(folder)
     check_inputs(todo, site.root)
+    if (memory := shared_memory(opened.plan, todo, site)) is not None:
+        memory.check()
     mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, asked.runs_dir, console)
     if todo or mirror.closed is None:
         mirror.open()

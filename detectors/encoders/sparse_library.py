@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions, version
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -83,5 +84,5 @@ def allows_tf32(dtype: torch.dtype) -> bool:
 def let_multiply_in_tf32(library: ModuleType, allowed: bool) -> None:
     """Set whether a library multiplies float32 numbers in TF32, forward and backward, from the next call on."""
     # Of the package, not of its module `pytorch`, which has constants of its own.
-    constants = importlib.import_module(library.__name__.partition(".")[0] + ".constants")
+    constants: Any = importlib.import_module(library.__name__.partition(".")[0] + ".constants")
     constants.SPCONV_ALLOW_TF32 = allowed

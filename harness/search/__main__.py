@@ -76,6 +76,7 @@ def main(
     first_look(asked.path, asked.overrides)
 
     from harness.execute.device import resolve_device
+    from harness.execute.shared_memory import shared_memory
     from harness.execute.site import open_site
     from harness.jobs.kinds import check_inputs
     from harness.opened import Planner
@@ -110,7 +111,10 @@ def main(
     trainer = Trainer(opened, planner, replace(several, workers=1), claim)
     trials = trials or opened.search.trials
     confirmed = trainer.planned(variant(opened, CURRENT, {})).jobs if confirm else {}
-    check_inputs([*trainer.plan({}).jobs.values(), *confirmed.values()], planner.root)
+    first = trainer.plan({})
+    check_inputs([*first.jobs.values(), *confirmed.values()], planner.root)
+    if (memory := shared_memory(first, list(first.jobs.values()), several)) is not None:
+        memory.check()
     for needed in (asked.runs_dir, asked.tables, chosen_study.parent):
         make_folder(needed)
     check_store(asked.tracking_uri, asked.name)
