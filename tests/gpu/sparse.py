@@ -1,12 +1,13 @@
 """Sparse convolution by spconv, by spconv-triton and in plain torch: the same numbers, and how long each takes."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import torch
 
 from detectors.encoders.sparse_conv import SparseConv
+from detectors.encoders.sparse_library import PLAIN
 from detectors.encoders.sparse_tables import ConvTable, Sites, Triple, strided_table, submanifold_table
 from tests.gpu.common import Rows, difference, libraries, milliseconds, sparse_by
 
@@ -42,8 +43,18 @@ def sites_near_ground(count: int, shape: Triple, rng: torch.Generator) -> Sites:
 
 
 def main() -> None:
-    """One row a level, kind of table, library and precision: fp32, fp32 with TF32 permitted, and bf16."""
-    rows, rng = Rows(), torch.Generator().manual_seed(0)
+    """The libraries with the algorithm in use."""
+    measure(Rows(), {name: partial(sparse_by, library) for name, library in libraries().items()})
+
+
+def measure(rows: Rows, ways: Mapping[str, Callable[[], AbstractContextManager[None]]]) -> None:
+    """One row a level, kind of table, way and precision: fp32, fp32 with TF32 permitted, and bf16.
+
+    Args:
+        rows: Where they go.
+        ways: By name, contexts in which sparse convolutions are computed.
+    """
+    rng = torch.Generator().manual_seed(0)
     for count, shape, ins, outs in LEVELS:
         index = sites_near_ground(count, shape, rng)
         features = torch.randn(len(index), ins, generator=rng)
@@ -55,11 +66,11 @@ def main() -> None:
             expected = values(conv, features, make(index))
             conv, given = conv.cuda(), features.cuda()
             took_table = milliseconds(partial(make, on_card))
-            for name, library in libraries().items():
+            for name, way in ways.items():
                 for precision, (tf32, most) in PRECISIONS.items():
-                    if library is None and tf32:
+                    if name == PLAIN and tf32:
                         continue  # it multiplies as matrix products do, which are not meant here
-                    with sparse_by(library), asking(precision, tf32):
+                    with way(), asking(precision, tf32):
                         mine = values(conv, given, table)
                         took = milliseconds(partial(_forward_backward, conv, given.clone().requires_grad_(), table))
                     apart = [difference(a, b) for a, b in zip(mine, expected, strict=True)]

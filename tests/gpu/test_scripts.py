@@ -1,5 +1,6 @@
 """What can be tested of the scripts for a card without one."""
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -61,3 +62,17 @@ def test_limits_of_sparse_convolution_in_bfloat16_hold_for_plain_torch(rng):
             half = sparse.values(conv, features, table)
         apart = [difference(a, b) for a, b in zip(half, expected, strict=True)]
         assert all(1e-4 < each < most for each, most in zip(apart, sparse.PRECISIONS["bf16"][1], strict=True)), apart
+
+
+def test_every_level_table_and_precision_of_sparse_convolution_is_measured_and_judged(monkeypatch, tmp_path):
+    # Tensors stay on the CPU here, where nothing is computed in bfloat16 as it is asked of a card.
+    monkeypatch.setattr(sparse, "LEVELS", [(400, (5, 16, 24), 7, 8)])
+    monkeypatch.setattr(sparse, "milliseconds", lambda call: call() and 0.0)
+    for part in (torch.Tensor, torch.nn.Module):
+        monkeypatch.setattr(part, "cuda", lambda self: self)
+    monkeypatch.setattr("sys.argv", ["sparse", str(tmp_path / "rows.jsonl")])
+    sparse.main()
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    plain = [(row["kind"], row["precision"]) for row in rows if row["by"] == "plain torch"]
+    assert plain == [(kind, precision) for kind in ("submanifold", "strided") for precision in ("fp32", "bf16")]
+    assert all(row["ok"] and row["apart, value"] < 1e-6 for row in rows)
