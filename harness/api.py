@@ -117,17 +117,19 @@ class Study:
         from harness.execute.estimate import estimate
         from harness.execute.executor import execute
         from harness.execute.progress import progress
-        from harness.execute.site import check_device, open_site
+        from harness.execute.shared_memory import shared_memory
+        from harness.execute.site import open_site
         from harness.jobs.kinds import check_inputs
         from harness.runs.claims import Claim, Claims
         from harness.runs.folder import make_folder
 
-        check_device(device)
         assert self.opened.root is not None, "of a study's file"
         site = open_site(self.asked.runs_dir, self.opened.root, device, workers, loader_workers, lockstep)
         make_folder(site.runs)
         todo = [job for job in self.plan.jobs.values() if site.folder(job.id).result() is None]
         check_inputs(todo, site.root)
+        if (memory := shared_memory(self.plan, todo, site)) is not None:
+            memory.check()
         Claims(site.runs).replace(Claim.now(self.asked.call, self.asked.path, self.plan.jobs))
         expected = estimate(self.plan, todo, site).by_job
         with progress(self.console, site.workers) as display:

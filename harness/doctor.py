@@ -6,16 +6,15 @@ import platform
 import re
 import shutil
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, distributions, requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import platformdirs
 import typer
@@ -23,17 +22,19 @@ from rich.console import Console
 
 from harness import flags
 from harness.console import print_table, say, size_text
+from harness.driver import CUDA_13_DRIVER, Gpu, are_hidden, gpus_of_driver, install_torch
 from harness.program import Program
+
+if TYPE_CHECKING:
+    from detectors.encoders.sparse_library import SparsePackages
 
 console = Console()
 _say = partial(say, console)
 app = Program()
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
-DRIVER_SECONDS = 20.0
 DATASET_BYTES = 200e6
 """Size of the embedded dataset of the included studies, with the images for image teachers."""
-INSTALL_TORCH = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl"
 OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 
@@ -134,28 +135,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU as reported by its driver."""
-
-    name: str
-    memory: str
-    driver: str
-
-
-def gpus_of_driver() -> list[Gpu]:
-    """The GPUs that the driver reports, even if torch cannot use them; none without a driver."""
-    if (program := shutil.which("nvidia-smi")) is None:
-        return []
-    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=DRIVER_SECONDS)
-    except subprocess.TimeoutExpired:  # a driver that hangs has no GPU to offer
-        return []
-    rows = [line.split(", ") for line in done.stdout.splitlines() if done.returncode == 0]
-    return [Gpu(*row) for row in rows if len(row) == 3]
-
-
 def _compute() -> Iterator[Finding]:
     """Check torch, its devices, the library for sparse convolution, and the numerical precision."""
     gpus = gpus_of_driver()
@@ -179,7 +158,9 @@ def _compute() -> Iterator[Finding]:
                 f"{device.name}, compute capability {device.major}.{device.minor}, {size_text(device.total_memory)}",
                 *_unknown_architecture(torch, capability),
             )
-    yield sparse_finding(capability, installed_spconv())
+    from detectors.encoders.sparse_library import installed_packages
+
+    yield sparse_finding(capability, installed_packages())
     overridden = [name for name in OVERRIDES if os.environ.get(name, "0") != "0"]
     yield Finding(
         "precision",
@@ -195,19 +176,11 @@ def torch_finding(torch: Any, gpus: list[Gpu]) -> Finding:
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     state = f"{torch.__version__}, built for {built}; sees {seen} CUDA devices"
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if seen or not gpus or hidden in ("", "-1"):
+    if seen or not gpus or are_hidden():
         return Finding("torch", state)
-    if not torch.version.cuda:
-        reason = (
-            f"the driver reports {len(gpus)} GPUs, but this build of torch is for CPUs: studies would train on the CPU"
-        )
-        return Finding("torch", state, reason, f"{INSTALL_TORCH}/cu126")
-    reason = (
-        f"the driver {gpus[0].driver} reports {len(gpus)} GPUs, but torch sees none: it is probably older than "
-        f"CUDA {torch.version.cuda} needs"
-    )
-    return Finding("torch", state, reason, f"{INSTALL_TORCH}/cu126  # or a newer driver")
+    from harness.execute.device import unseen
+
+    return Finding("torch", state, *unseen(torch.__version__, torch.version.cuda, gpus))
 
 
 def _unknown_architecture(torch: Any, capability: tuple[int, int]) -> tuple[str, str]:
@@ -218,61 +191,31 @@ def _unknown_architecture(torch: Any, capability: tuple[int, int]) -> tuple[str,
     if not built or any(one // 10 == capability[0] and one <= here for one in built):
         return "", ""
     wrong = f"torch was built for {', '.join(torch.cuda.get_arch_list())}, not for sm_{here}"
-    return wrong, f"{INSTALL_TORCH}/cu128"
+    return wrong, install_torch(torch.__version__, str(CUDA_13_DRIVER), capability)
 
 
-@dataclass(frozen=True)
-class Spconv:
-    """The installed packages for sparse convolution on CUDA."""
-
-    builds: tuple[str, ...] = ()
-    """Distributions of spconv, such as spconv-cu126; spconv alone is the build for CPUs."""
-    cpu_only: bool = False
-    """Whether the module spconv is the build for CPUs."""
-    triton: bool = False
-
-    @property
-    def for_cuda(self) -> tuple[str, ...]:
-        """The builds for CUDA."""
-        return tuple(name for name in self.builds if name != "spconv")
-
-
-def installed_spconv() -> Spconv:
-    """Detect the packages of this environment."""
-    names = sorted({re.sub(r"[-_.]+", "-", each.metadata["Name"] or "").lower() for each in distributions()})
-    builds = tuple(name for name in names if re.fullmatch(r"spconv(-cu\d+)?", name))
-    from detectors.encoders.sparse_conv import spconv_is_for_cuda
-
-    return Spconv(builds, not spconv_is_for_cuda(), find_spec("spconv_triton") is not None)
-
-
-def sparse_finding(capability: tuple[int, int] | None, spconv: Spconv) -> Finding:
-    """Check which library convolves sparse maps, and whether a faster one exists for the GPU."""
-    from detectors.encoders.sparse_conv import SPCONV_LAST
+def sparse_finding(capability: tuple[int, int] | None, packages: "SparsePackages") -> Finding:
+    """Check which library convolves sparse maps, and whether the one for the GPU is missing or overwritten."""
+    from detectors.encoders.sparse_library import SPCONV_LAST, TRITON
+    from harness.execute.device import overwritten
 
     what = "sparse convolution"
     if capability is None:
         return Finding(what, "plain torch, as there is no CUDA")
-    is_too_new = capability > SPCONV_LAST
-    builds = () if is_too_new else spconv.for_cuda
-    if builds and not spconv.cpu_only:
-        return Finding(what, builds[0])
-    state = "spconv-triton" if spconv.triton else "plain torch"
-    if builds:
-        return Finding(
-            what,
-            state,
-            f"spconv's build for CPUs, of the extra cpu, was installed over {', '.join(builds)}, of the extra "
-            "cuda, in the same folder",
-            f"pip uninstall -y {' '.join(spconv.builds)} && pip install --force-reinstall --no-deps {builds[0]}",
-        )
-    if spconv.triton:
-        return Finding(what, state)
-    reason, package, wanted = "no library for CUDA is installed", "spconv-cu126 'cumm-cu126<0.8'", "cuda"
-    if is_too_new:
-        reason, package, wanted = "spconv's own kernels end at sm_{}{}".format(*SPCONV_LAST), "spconv-triton", "triton"
-    reason += ", so that plain torch convolves, which is slow"
-    return Finding(what, state, reason, f"pip install {package}  # the extra {wanted}")
+    chosen = packages.choose(capability)
+    if packages.lacks_overwritten(capability):
+        return Finding(what, chosen or "plain torch", *overwritten(packages.builds))
+    if chosen:
+        return Finding(what, chosen)
+    reason, package, extra = "no library for CUDA is installed", "spconv-cu126 'cumm-cu126<0.8'", "cuda"
+    if capability > SPCONV_LAST:
+        reason, package, extra = "spconv's kernels end at sm_{}{}".format(*SPCONV_LAST), TRITON, "triton"
+    return Finding(
+        what,
+        "plain torch",
+        f"{reason}, so that plain torch convolves",
+        f"pip install {package}  # the extra {extra}",
+    )
 
 
 def _machine() -> Iterator[Finding]:

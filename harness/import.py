@@ -131,6 +131,7 @@ def _score(detector: "Detector", root: Path, version: str, split: str, device: s
     from harness.diagnose.machine import open_machine
     from harness.evaluate.detection import score
     from harness.evaluate.submission import write_submission
+    from harness.execute.device import resolve_device
     from harness.jobs.detector import predict
     from harness.runs.folder import RunFolder
 
@@ -143,10 +144,9 @@ def _score(detector: "Detector", root: Path, version: str, split: str, device: s
     config = "nuscenes" if reach >= 50 else f"within_{reach}m"
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
-        machine = open_machine(device, "32-true", torch.get_num_threads())
-        predictions = predict(
-            detector, SampleSet(opened, tokens, inputs.read_for(machine.device)), machine, loader_workers=0
-        )
+        machine = open_machine(resolve_device(device), "32-true", torch.get_num_threads())
+        samples = SampleSet(opened, tokens, inputs.read_for(machine.device))
+        predictions = predict(detector, samples, machine, loader_workers=0)
         content = write_submission(run.predictions, opened, predictions, inputs.sensors, inputs.bev_frame)
         metrics = score(opened, split, content, config, run)
     say(console, f"{split} of {root} ({config}): mAP {100 * metrics['mAP']:.2f}, NDS {100 * metrics['NDS']:.2f}")

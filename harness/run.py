@@ -53,16 +53,19 @@ def main(
 
     first_look(asked.path, asked.overrides)
 
-    from harness.execute.site import check_device, open_site
+    from harness.execute.device import resolve_device
+    from harness.execute.site import open_site
     from harness.jobs.kinds import check_given
     from harness.opened import open_study
 
-    check_device(device)
+    device = resolve_device(device)
     opened = open_study(asked, console)
     assert opened.root is not None, "of a study's file"
     site = open_site(asked.runs_dir, opened.root, device, workers, loader_workers, together, gpus_per_job)
     todo = [job for job in opened.plan.jobs.values() if site.folder(job.id).result() is None]
     _introduce(opened, todo, asked.seeds)
+    if todo:
+        _say(site.text)
     if dry_run:
         check_given(todo)
         _show_plan(opened, todo, site)
@@ -109,12 +112,15 @@ def _count(number: int, what: str) -> str:
 def _show_plan(opened: "Opened", todo: "list[Job]", site: "Site") -> None:
     """Print every job, and the estimated time of those that are not finished."""
     from harness.execute.estimate import estimate
+    from harness.execute.shared_memory import shared_memory
 
     for job in opened.plan.jobs.values():
         _say(f"  {job.id}  {'to run' if job in todo else 'done  '}  {job.label}")
     if todo:
         needed = estimate(opened.plan, todo, site, _say)
         _say(estimate_text(needed.seconds, site.workers, needed.by_runs, len(todo) - needed.by_runs))
+    if (memory := shared_memory(opened.plan, todo, site)) is not None:
+        _say(memory.text)
     if opened.plan.looped_trainings > len(opened.plan.jobs):
         looped = opened.plan.looped_trainings
         _say(f"a loop that trains a teacher and a baseline for each row would need {looped} trainings")
@@ -133,6 +139,7 @@ def _run(
     from harness.execute.estimate import estimate
     from harness.execute.executor import execute
     from harness.execute.progress import progress
+    from harness.execute.shared_memory import shared_memory
     from harness.jobs.kinds import check_inputs
     from harness.report.write import rebuild
     from harness.runs.claims import Claim, Claims
@@ -142,6 +149,8 @@ def _run(
     for folder in (asked.runs_dir, asked.tables):
         make_folder(folder)
     check_inputs(todo, site.root)
+    if (memory := shared_memory(opened.plan, todo, site)) is not None:
+        memory.check()
     mirror = Mirror(asked.tracking_uri, opened.name, opened.study, opened.plan, asked.runs_dir, console)
     if todo or mirror.closed is None:
         mirror.open()

@@ -19,7 +19,7 @@ HISTORIES = {"found", "told", "said", "own", "whole", "kept"}
 
 HOMES = {
     "transformers": {"detectors/encoders/image.py", "harness/train/pretrained.py"},
-    "spconv": {"detectors/encoders/sparse_conv.py"},
+    "spconv": {"detectors/encoders/sparse_library.py"},
     "mlflow": {"harness/tracking/"},
     "optuna": {"harness/search/"},
     "matplotlib": {

@@ -4,10 +4,7 @@ A convolution goes along a table of (input row, output row) pairs for each kerne
 layout (out, kz, ky, kx, in).
 """
 
-import importlib
-import importlib.util
 import math
-from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 
 from detectors.checks import checking
 from detectors.conv_block import TORCH_NORM, NormSpec
+from detectors.encoders.sparse_library import allows_tf32, cuda_library, let_multiply_in_tf32
 from detectors.encoders.sparse_tables import ConvTable, Triple
 
 
@@ -77,27 +75,6 @@ class SparseUnit(nn.Module):
         return torch.relu(norm_rows(self.norm, self.conv(features, table)))
 
 
-SPCONV_LAST = (9, 0)
-"""The last compute capability that spconv's kernels are built for."""
-
-
-def spconv_is_for_cuda() -> bool:
-    """Whether spconv is there, and not as its build for CPUs, which may have been installed over one for CUDA."""
-    if importlib.util.find_spec("spconv") is None:
-        return False
-    return not importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD
-
-
-@cache
-def cuda_library() -> ModuleType | None:
-    """spconv, or spconv-triton, which has the same interface; None where neither is there for this GPU."""
-    if spconv_is_for_cuda() and torch.cuda.get_device_capability() <= SPCONV_LAST:
-        return importlib.import_module("spconv.pytorch")
-    if importlib.util.find_spec("spconv_triton"):
-        return importlib.import_module("spconv_triton.pytorch")
-    return None
-
-
 def spconv_sums(
     library: ModuleType,
     features: Float[Tensor, "v_in c_in"],
@@ -106,12 +83,15 @@ def spconv_sums(
 ) -> Float[Tensor, "v_out c_out"]:
     """The convolution by spconv's own kernels, on our pairs, so that output rows come in our order.
 
-    In float32: under autocast spconv would compute in float16, whatever type was asked for. Not for spconv's build for
-    CPUs, which computes something else every time on two or more threads and cannot go backward.
+    Under autocast spconv would compute in float16, whatever type was asked for, and lose what float16 cannot hold. It
+    is given float32 instead, and multiplies in TF32 where that is asked for: of bfloat16 features TF32 loses nothing,
+    and uses the tensor cores. Not for spconv's build for CPUs, which computes something else every time on two or more
+    threads and cannot go backward.
     """
     pairs, counts = table.padded
     if not len(table.sites) or not pairs.shape[2]:  # spconv refuses to convolve nothing
         return features.new_zeros(len(table.sites), weight.shape[0]) + 0 * (features.sum() + weight.sum()).to(features)
+    let_multiply_in_tf32(library, allows_tf32(features.dtype))
     with torch.autocast(features.device.type, enabled=False):
         result: Tensor = library.functional.indice_conv(
             features.float(), weight.float(), pairs, counts, len(table.sites), library.ConvAlgo.Native

@@ -19,6 +19,8 @@ from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.study.schedule import AugmentSpec
 
+PREFETCH = 2
+"""Batches that each loading process works ahead."""
 Loaded = TypeVar("Loaded")
 
 
@@ -34,7 +36,7 @@ class SampleSet:
 
     def __post_init__(self) -> None:
         """Begin with nothing in memory."""
-        self.cache = Kept(self._decoded, _bytes)
+        self.cache = Kept(self._decoded, sample_bytes, len(self.tokens))
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -184,6 +186,7 @@ def _load(samples: SampleSet | ImageSet, batch: Callable[[int], Loaded], keys: r
         batch_size=None,
         sampler=keys,
         num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # its default would draw from the global one
         multiprocessing_context="fork" if workers else None,  # shares the opened tables
@@ -219,7 +222,8 @@ def _order(samples: int, seed: int, round_: int) -> list[int]:
     return torch.randperm(samples, generator=generator).tolist()
 
 
-def _bytes(sample: Sample) -> int:
+def sample_bytes(sample: Sample) -> int:
+    """The size of what is large in a sample."""
     images = None if sample.views is None else sample.views.images
     owners = None if sample.instances is None else sample.instances.owner
     tensors = [sample.lidar, sample.radar, images, owners]

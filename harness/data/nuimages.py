@@ -138,7 +138,7 @@ class ImageSet:
     def __post_init__(self) -> None:
         """Begin with nothing in memory."""
         self.tokens = [image.token for image in self.images]
-        self.cache = Kept(self._decoded, _bytes)
+        self.cache = Kept(self._decoded, annotated_bytes, len(self.images))
 
     def __len__(self) -> int:
         """Number of images."""
@@ -172,7 +172,8 @@ class ImageSet:
         return read_annotated(self.images[index], (round(self.size[0] * zoom), round(self.size[1] * zoom)))
 
 
-def _bytes(pair: tuple[torch.Tensor, Instances]) -> int:
+def annotated_bytes(pair: tuple[torch.Tensor, Instances]) -> int:
+    """The size of an image with its instances."""
     image, instances = pair
     return image.nbytes + instances.owner.nbytes
 

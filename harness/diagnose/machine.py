@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 
 from detectors.batch import Batch
 from detectors.detector import Detector
+from detectors.encoders.sparse_library import PLAIN, allows_tf32, sparse_text
 from detectors.outputs import DetectorOutput
 from harness.diagnose.ranks import ALONE, Ranks
 
@@ -44,6 +46,20 @@ class Machine:
         with torch.no_grad(), self.autocast():
             return detector(batch)
 
+    def facts(self) -> dict[str, str]:
+        """How it computes, beside its precision: what may change a result's numbers, as a result records it."""
+        known = {"device": self.name, "torch": torch.__version__, "threads": str(self.threads)}
+        known["sparse"] = sparse_text(self.device.type)
+        if self.device.type == "cuda":
+            cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+            asked = torch.float32 if self.precision == "32-true" else torch.bfloat16
+            in_sparse = known["sparse"] != PLAIN and allows_tf32(asked)
+            tf32 = {"convolutions": cudnn.allow_tf32, "matmul": matmul.allow_tf32, "sparse": in_sparse}
+            fixed = {"torch": torch.are_deterministic_algorithms_enabled(), "cuDNN": cudnn.deterministic}
+            known |= {"tf32": _those(tf32), "deterministic": _those(fixed)}
+            known["cudnn_benchmark"] = "on" if cudnn.benchmark else "off"
+        return known
+
     def wait(self) -> None:
         """Wait until the device has finished."""
         if self.device.type == "cuda":
@@ -52,13 +68,18 @@ class Machine:
             torch.mps.synchronize()
 
 
+def _those(flags: Mapping[str, bool]) -> str:
+    """The names of the flags that are set."""
+    return ", ".join(name for name, is_set in flags.items() if is_set) or "none"
+
+
 def open_machine(
     device: str, precision: str, threads: int, ranks: Ranks = ALONE, deterministic: bool = False
 ) -> Machine:
     """The machine of this process, whose threads it sets.
 
     Args:
-        device: auto, cpu, cuda or mps. auto is the first GPU that this process may use, or else its processor.
+        device: cpu, cuda or mps; cuda is the first GPU that this process may use.
         precision: As `Machine.precision`.
         threads: As `Machine.threads`.
         ranks: As `Machine.ranks`. Of the GPUs that this process may use, each takes the one of its number.
@@ -67,8 +88,6 @@ def open_machine(
     torch.set_num_threads(threads)
     if deterministic:
         _be_deterministic()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device != "cuda":
         return Machine(torch.device(device), precision, threads, ranks)
     ours = torch.device("cuda", ranks.number)

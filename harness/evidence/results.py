@@ -90,7 +90,14 @@ def _began(id_: str, runs: StudyRuns) -> dict[str, str]:
 
 def _machine(result: Result) -> str:
     known = {"device": "unknown", "torch": "unknown", "threads": "?"} | result.machine
-    return f"{known['device']}, torch {known['torch']}, {known['threads']} thread(s)"
+    text = f"{known['device']}, torch {known['torch']}, {known['threads']} thread(s)"
+    if not known["device"].startswith("cuda"):
+        return text
+    # What older versions of this code did not record may have been anything.
+    known = {"sparse": "unknown", "tf32": "unknown", "deterministic": "unknown"} | known
+    return (
+        f"{text}, sparse convolution: {known['sparse']}, TF32: {known['tf32']}, deterministic: {known['deterministic']}"
+    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import platformdirs
 import torch
 
 from detectors.detector import DetectorSpec
-from detectors.encoders.sparse_conv import cuda_library
+from detectors.encoders.sparse_library import sparse_text
 from detectors.segmenter import SegmenterSpec
 from harness.errors import InputError
 from harness.execute.forecast import makespan
@@ -83,13 +83,12 @@ def _kind(spec: dict[str, Any], teacher: dict[str, Any] | None) -> str:
 def _finished(site: Site) -> dict[str, list[float]]:
     """Seconds of the finished jobs in the runs folder that ran on such a device with as many threads, by kind."""
     by_kind: dict[str, list[float]] = {}
-    here = _torch_device(site.device)
     for folder in run_folders(site.runs):
         run = folder.peek()
         if run.order is None or run.result is None:
             continue
         machine = run.result.machine
-        if machine.get("device", "").split(" ")[0] == here and machine.get("threads") == str(site.threads):
+        if machine.get("device", "").split(" ")[0] == site.device and machine.get("threads") == str(site.threads):
             kind = _kind(run.order.spec, (run.order.teacher_spec or {}).get("detector"))
             by_kind.setdefault(kind, []).append(run.result.seconds)
     return by_kind
@@ -97,10 +96,9 @@ def _finished(site: Site) -> dict[str, list[float]]:
 
 def _timed(site: Site, tell: Callable[[str], None]) -> StepSeconds:
     """Seconds of a training step on random input; each model is timed once on a machine, and read from then on."""
-    device = _torch_device(site.device)
+    device = site.device
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor()
-    library = cuda_library() if device == "cuda" else None
-    here = [platform.node(), device, name, site.threads, torch.__version__, version("crossbev"), str(library)]
+    here = [platform.node(), device, name, site.threads, torch.__version__, version("crossbev"), sparse_text(device)]
 
     tell_once = cache(lambda: tell("timing a training step of each detector, once on this machine"))
 
@@ -146,7 +144,3 @@ def _step_times() -> dict[str, float]:
     except (OSError, ValueError):
         return {}
     return {key: value for key, value in times.items() if isinstance(value, float)} if isinstance(times, dict) else {}
-
-
-def _torch_device(device: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -78,6 +78,6 @@ def _parameters(spec: DetectorSpec) -> int:
 @cache
 def _memory(site: Site) -> float:
     """Bytes for one training of a site."""
-    if site.device in ("auto", "cuda") and torch.cuda.is_available():
+    if site.device == "cuda":
         return torch.cuda.get_device_properties(0).total_memory
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / site.workers

@@ -4,10 +4,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from harness.data.root import NuScenesRoot
-from harness.errors import InputError, unknown
+from harness.driver import MASK, visible
+from harness.errors import InputError
+from harness.execute.device import device_text, gpu_count, resolve_device
 from harness.runs.folder import RunFolder
 
 
@@ -18,7 +18,7 @@ class Site:
     runs: Path
     root: NuScenesRoot
     device: str
-    """auto, cpu, cuda or mps."""
+    """cpu, cuda or mps."""
     workers: int
     threads: int = 1
     """A training; one thread repeats to the bit, and two trainings side by side use two cores better than one does."""
@@ -32,20 +32,14 @@ class Site:
     lockstep: int | None = None
     """Students that train side by side in one process, at most; None: as many as `Lockstep` finds sensible."""
 
+    @property
+    def text(self) -> str:
+        """Where trainings run and how many at once, for people."""
+        return device_text(self.device, self.workers, self.loader_workers)
+
     def folder(self, job: str) -> RunFolder:
         """The run folder of a job id."""
         return RunFolder(self.runs / job)
-
-
-def check_device(device: str) -> None:
-    """Raise InputError for a device that is unknown or that this machine does not have."""
-    here = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device not in here:
-        raise InputError(f"--device: {unknown('device', device, here)}")
-    if not here[device]:
-        raise InputError(
-            f"--device {device}: this machine has no such device; allowed: {', '.join(d for d in here if here[d])}"
-        )
 
 
 def open_site(
@@ -62,14 +56,15 @@ def open_site(
     Args:
         runs: Run folders.
         root: The dataset.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda or mps, as `resolve_device`, whose errors it raises.
         workers: Trainings at once; if None, one a GPU, or one a core where there is none.
         loader_workers: Processes that load data for each of them. If None, some on GPUs, which outrun one process, and
             none on a CPU, where it is the training that takes the time.
         lockstep: Most students that train side by side in one process; 1: each has its own.
         gpus_per_job: GPUs on which one training runs. On several, each student has processes of its own.
     """
-    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    device = resolve_device(device)
+    gpus = gpu_count() if device == "cuda" else 0
     if gpus_per_job > 1:
         lockstep = 1
         if device == "mps" or gpus_per_job > (gpus or gpus_per_job):
@@ -90,9 +85,7 @@ def _cores() -> int:
 
 def gpus_of(device: str, slot: int, count: int = 1) -> dict[str, str]:
     """The variable that leaves a worker some of the GPUs that this process may use; nothing where there is none."""
-    if device in ("cpu", "mps") or not torch.cuda.device_count():
+    if device != "cuda" or not gpu_count():
         return {}
-    mask = os.environ.get("CUDA_VISIBLE_DEVICES")
-    allowed = mask.split(",") if mask else [str(gpu) for gpu in range(torch.cuda.device_count())]
-    ours = [allowed[(slot * count + number) % len(allowed)] for number in range(count)]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(ours)}
+    allowed = visible() or [str(gpu) for gpu in range(gpu_count())]
+    return {MASK: ",".join(allowed[(slot * count + number) % len(allowed)] for number in range(count))}

@@ -17,7 +17,7 @@ from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
 from distill.objective import FrozenTeacher, Objective, Teacher, fingerprint, loss_spec
 from distill.reading import readings_of
 from distill.warm_start import begin_as, inherit
-from harness.data.loader import SampleSet, evaluation_batches
+from harness.data.loader import SampleSet, evaluation_batches, sample_bytes
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.diagnose.machine import Machine
@@ -81,6 +81,18 @@ class DetectorKind(Kind[DetectorJobSpec]):
             assert folder is not None
             assert maps is not None
             check_maps(folder, maps.spec, root.tokens(split, share))
+
+    def batch_bytes(self, spec: DetectorJobSpec, source: Path | None, plan: Plan, root: NuScenesRoot) -> int:
+        """Of its training or its scoring."""
+        samples = SampleSet(root, root.tokens(spec.data.eval_split), spec.detector.inputs)
+        scoring = min(SCORED_TOGETHER, len(samples)) * sample_bytes(samples.plain(0))
+        if spec.schedule is None:
+            return scoring
+        inputs = spec.detector.training_inputs
+        if spec.teacher and spec.losses:
+            inputs = _shared(inputs, plan.detector_spec(spec.teacher).detector.inputs, spec)
+        samples = SampleSet(root, root.tokens(spec.data.train_split), inputs, spec.schedule.augment)
+        return max(scoring, spec.schedule.batch_size * sample_bytes(samples.drawn(0, seed=0)))
 
     def order(self, spec: DetectorJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
         """The teacher with its weights or maps, weights that are given or another job's, and labels of images."""
@@ -245,20 +257,17 @@ def _begin(
         there = teacher.detector if isinstance(teacher, FrozenTeacher) else None
         detector = there or load_model(order.teacher_weights, order.teacher_spec.detector)
         onto = spec.detector if spec.resample_teacher else None
-        seen = detector.spec.inputs if onto is None else detector.spec.inputs.carried_by(inputs)
         if spec.warm_start:
             inherit(student, detector)
         if any(isinstance(loss, DetectorLossSpec) for loss in losses.values()):
-            try:
-                joined = inputs.joined(seen)
-            except ValueError as error:
-                raise InputError(f"teacher and student cannot share a batch: {error}") from error
+            joined = _shared(inputs, detector.spec.inputs, spec)
             cache = spec.schedule.teacher_cache
             # What is kept of a teacher is what losses read of maps that are not mirrored.
             if cache is not None and readings is not None and not spec.mirrored:
                 # The student's batches have its own sensors alone.
                 run = order.teacher_weights.parent
-                samples = SampleSet(root, tokens, seen.read_for(machine.device), spec.schedule.augment)
+                read = _seen(inputs, detector.spec.inputs, spec).read_for(machine.device)
+                samples = SampleSet(root, tokens, read, spec.schedule.augment)
                 asked = teacher or CachedTeacher(detector, readings, run, samples, cache.variants, machine, onto)
             else:
                 inputs = joined
@@ -268,6 +277,19 @@ def _begin(
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
     samples = SampleSet(root, tokens, inputs.read_for(machine.device), spec.schedule.augment, labels)
     return _Begun(objective, spec.schedule, samples, weights)
+
+
+def _seen(student: Inputs, teacher: Inputs, spec: DetectorJobSpec) -> Inputs:
+    """What the teacher of a job reads of a sample: of the student's frame where its maps are resampled to that."""
+    return teacher.carried_by(student) if spec.resample_teacher else teacher
+
+
+def _shared(student: Inputs, teacher: Inputs, spec: DetectorJobSpec) -> Inputs:
+    """What the batches of both carry; raises InputError where they cannot share any."""
+    try:
+        return student.joined(_seen(student, teacher, spec))
+    except ValueError as error:
+        raise InputError(f"teacher and student cannot share a batch: {error}") from error
 
 
 def _fill(begun: _Begun, teachers: Sequence[Teacher | None], stop: Callable[[], bool]) -> None:

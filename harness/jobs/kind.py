@@ -112,6 +112,17 @@ class Kind(ABC, Generic[AJobSpec]):
         """Raise InputError for what is given to a job and cannot be used; of a dry run, too, so nothing of minutes."""
         return
 
+    def batch_bytes(self, spec: AJobSpec, source: Path | None, plan: Plan, root: NuScenesRoot) -> int:
+        """The size of the largest batch that a loading process makes for a job, by its first sample; 0 if it has none.
+
+        Args:
+            spec: The job.
+            source: As `Job.source`.
+            plan: The plan that it is of.
+            root: The dataset of the detectors.
+        """
+        return 0
+
     @abstractmethod
     def order(self, spec: AJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
         """Fields of the job's order: what other jobs have made, and what is given."""

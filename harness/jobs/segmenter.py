@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 
 from detectors.segmenter import Segmenter
-from harness.data.nuimages import ImageSet, NuImagesRoot
+from harness.data.nuimages import ImageSet, NuImagesRoot, annotated_bytes
 from harness.data.root import NuScenesRoot
 from harness.diagnose.machine import Machine
 from harness.evaluate.mask_ap import Found, Truth, mask_ap
@@ -33,6 +33,13 @@ class SegmenterKind(Kind[SegmenterJobSpec]):
         for spec, source in jobs:
             for split in (spec.data.train_split, spec.data.eval_split):
                 _images(source).check_files(split)
+
+    def batch_bytes(self, spec: SegmenterJobSpec, source: Path | None, plan: Plan, root: NuScenesRoot) -> int:
+        """Of its training."""
+        images = ImageSet(
+            _images(source).images(spec.data.train_split), spec.segmenter.image_size, spec.schedule.augment
+        )
+        return spec.schedule.batch_size * annotated_bytes(images.cache[0])
 
     def order(self, spec: SegmenterJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
         """Where its images lie."""

@@ -41,7 +41,10 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool], ranks: Ran
         metrics=outcome.metrics,
         parameters=outcome.parameters,
         seconds=sum(line["seconds"] for line in steps) + outcome.scored.seconds,
-        machine=_machine(machine, order) | outcome.trained | {"commit": commit},
+        machine=machine.facts()
+        | {"peak_memory_mb": str(round(_peak() / 2**20))}
+        | outcome.trained
+        | {"commit": commit},
         cpu_seconds=sum(line["cpu_seconds"] for line in steps) + outcome.scored.cpu_seconds,
         warnings=outcome.warnings,
         began=outcome.began,
@@ -58,15 +61,10 @@ def _open(order: JobOrder, ranks: Ranks) -> Machine:
     return open_machine(order.device, order.spec.precision, order.threads, ranks, order.deterministic)
 
 
-def _machine(machine: Machine, order: JobOrder) -> dict[str, str]:
+def _peak() -> int:
+    """The most memory of this process, in bytes."""
     # Kilobytes on Linux, bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
-        "device": machine.name,
-        "torch": torch.__version__,
-        "threads": str(order.threads),
-        "peak_memory_mb": str(round(peak / 2**20)),
-    }
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @cache

@@ -157,10 +157,10 @@ def _compare(differing: Sequence[str]) -> None:
 def _complete(opened: "Opened", device: str) -> bool:
     """Examine the finished jobs; return whether any examination failed."""
     from harness.evidence.runs import StudyRuns
-    from harness.execute.site import check_device
+    from harness.execute.device import resolve_device
     from harness.report.complete import complete
 
-    check_device(device)
+    device = resolve_device(device)
     assert opened.root is not None, "of a study, not of a bundle"
     # One thread, as a training has, so that latencies of then and now compare.
     runs = StudyRuns.open(opened.plan, opened.runs_dir)

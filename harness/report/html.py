@@ -69,7 +69,8 @@ class Page:
         """The shell commands that make all of it again: the code where one commit made all, the install, the study."""
         on_gpu = any("cuda" in run.result.machine.get("device", "") for run in self.runs.values() if run.result)
         checkout = [f"git checkout {commit}" for commit in self.commits if re.fullmatch(r"[0-9a-f]{7,40}", commit)]
-        install = f'pip install -c constraints.txt -e ".[{"cuda" if on_gpu else "cpu"}]"'
+        what = '".[cuda]"' if on_gpu else "."
+        install = f"pip install -c constraints.txt -e {what}"
         return [*(checkout if len(self.commits) == 1 else []), install, self.command]
 
 

@@ -320,7 +320,10 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
     kinds = _machines(lines)
     if len(kinds) > 1:
         named = "; ".join(f"[{letter}] {kind}" for kind, letter in kinds.items())
-        sentences.append(f"The rows were made on different kinds of machines, which changes numbers slightly: {named}.")
+        sentences.append(
+            "The rows were made on different kinds of machines or with different settings, which changes numbers "
+            f"slightly: {named}."
+        )
     return sentences
 
 

@@ -75,7 +75,9 @@ def main(
 
     first_look(asked.path, asked.overrides)
 
-    from harness.execute.site import check_device, open_site
+    from harness.execute.device import resolve_device
+    from harness.execute.shared_memory import shared_memory
+    from harness.execute.site import open_site
     from harness.jobs.kinds import check_inputs
     from harness.opened import Planner
     from harness.runs.claims import Claim, Claims
@@ -91,7 +93,7 @@ def main(
     from harness.tracking.store import check_store
     from harness.world.roots import open_root
 
-    check_device(device)
+    device = resolve_device(device)
     chosen_study = found_study or asked.tables / f"{asked.name}_found.yaml"
     folder = searches_dir / asked.name
     opened = open_search(asked.path, asked.overrides)
@@ -100,6 +102,7 @@ def main(
     if confirm:
         open_root(opened.study.data, console)
     several = open_site(asked.runs_dir, planner.root, device, workers, lockstep=together)
+    _say(several.text)
     claims = Claims(asked.runs_dir)
 
     def claim(plan: Plan) -> None:
@@ -108,7 +111,10 @@ def main(
     trainer = Trainer(opened, planner, replace(several, workers=1), claim)
     trials = trials or opened.search.trials
     confirmed = trainer.planned(variant(opened, CURRENT, {})).jobs if confirm else {}
-    check_inputs([*trainer.plan({}).jobs.values(), *confirmed.values()], planner.root)
+    first = trainer.plan({})
+    check_inputs([*first.jobs.values(), *confirmed.values()], planner.root)
+    if (memory := shared_memory(first, list(first.jobs.values()), several)) is not None:
+        memory.check()
     for needed in (asked.runs_dir, asked.tables, chosen_study.parent):
         make_folder(needed)
     check_store(asked.tracking_uri, asked.name)

@@ -22,6 +22,7 @@ from detectors.encoders.camera import CameraSpec
 from detectors.encoders.image import ImageSpec
 from detectors.encoders.lidar import LidarSpec
 from detectors.encoders.resnet import ResNetSpec
+from detectors.encoders.sparse_library import PLAIN
 from detectors.geometry.grid import BevGrid
 from detectors.geometry.lift import join_plans
 from detectors.presets import PRESETS, TINY_PRESETS
@@ -164,7 +165,7 @@ def libraries(*, compiling: bool = False) -> dict[str, ModuleType | None]:
     Args:
         compiling: Also spconv-triton, which compiles and tunes each size for minutes on first use.
     """
-    there: dict[str, ModuleType | None] = {"plain torch": None}
+    there: dict[str, ModuleType | None] = {PLAIN: None}
     if importlib.util.find_spec("spconv") and not importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD:
         there["spconv"] = importlib.import_module("spconv.pytorch")
     if compiling and importlib.util.find_spec("spconv_triton"):

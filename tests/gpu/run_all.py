@@ -15,6 +15,7 @@ SECTIONS = {
     "machine": 40,
     "steps": 110,
     "sparse": 50,
+    "implicit_gemm": 40,
     "waits": 45,
     "pooling": 60,
     "speed": 80,

@@ -1,13 +1,27 @@
 """Sparse convolution by spconv, by spconv-triton and in plain torch: the same numbers, and how long each takes."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
 import torch
 
 from detectors.encoders.sparse_conv import SparseConv
+from detectors.encoders.sparse_library import PLAIN
 from detectors.encoders.sparse_tables import ConvTable, Sites, Triple, strided_table, submanifold_table
 from tests.gpu.common import Rows, difference, libraries, milliseconds, sparse_by
 
-APART = 1e-5
-"""Norm of the difference over the norm, of values and gradients in fp32."""
+PRECISIONS = {
+    "fp32": (False, (1e-5, 1e-5, 1e-5)),
+    "fp32, TF32": (True, (2e-3, 2e-3, 2e-3)),
+    "bf16": (False, (4e-3, 1.5e-2, 1.5e-2)),
+}
+"""Whether convolutions may use TF32; and the limits of the norm of the difference over the norm, against plain torch on
+a CPU in fp32: of values, of gradients, and of gradients of weights."""
+TABLES: dict[str, Callable[[Sites], ConvTable]] = {
+    "submanifold": partial(submanifold_table, kernel=(3, 3, 3)),
+    "strided": partial(strided_table, kernel=(2, 2, 2), stride=(2, 2, 2), padding=(0, 0, 0)),
+}
 LEVELS: list[tuple[int, Triple, int, int]] = [
     (120_000, (40, 1024, 1024), 16, 16),
     (60_000, (20, 512, 512), 32, 32),
@@ -29,46 +43,62 @@ def sites_near_ground(count: int, shape: Triple, rng: torch.Generator) -> Sites:
 
 
 def main() -> None:
-    """One row a level, kind of table and library."""
-    rows, rng = Rows(), torch.Generator().manual_seed(0)
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """The libraries with the algorithm in use."""
+    measure(Rows(), {name: partial(sparse_by, library) for name, library in libraries().items()})
+
+
+def measure(rows: Rows, ways: Mapping[str, Callable[[], AbstractContextManager[None]]]) -> None:
+    """One row a level, kind of table, way and precision: fp32, fp32 with TF32 permitted, and bf16.
+
+    Args:
+        rows: Where they go.
+        ways: By name, contexts in which sparse convolutions are computed.
+    """
+    rng = torch.Generator().manual_seed(0)
     for count, shape, ins, outs in LEVELS:
         index = sites_near_ground(count, shape, rng)
         features = torch.randn(len(index), ins, generator=rng)
         on_card = Sites(index.index.cuda(), shape)
-        tables = {
-            "submanifold": lambda sites: submanifold_table(sites, (3, 3, 3)),
-            "strided": lambda sites: strided_table(sites, (2, 2, 2), (2, 2, 2), (0, 0, 0)),
-        }
-        for kind, make in tables.items():
+        for kind, make in TABLES.items():
             table = make(on_card)
             torch.manual_seed(0)
             conv = SparseConv(ins, outs, table.kernel)
-            expected = _values(conv, features, make(index))
+            expected = values(conv, features, make(index))
             conv, given = conv.cuda(), features.cuda()
-            took_table = milliseconds(lambda make=make, on_card=on_card: make(on_card))
-            for name, library in libraries().items():
-                with sparse_by(library):
-                    values = _values(conv, given, table)
-                    apart = [difference(a, b) for a, b in zip(values, expected, strict=True)]
-                    given_here = given.clone().requires_grad_()
-
-                    def forward_backward(conv=conv, given=given_here, table=table) -> None:
-                        conv(given, table).square().sum().backward()
-
-                    took = milliseconds(forward_backward)
-                    with torch.autocast("cuda", dtype=torch.bfloat16):
-                        took_bf16 = milliseconds(forward_backward)
-                        in_bf16 = difference(conv(given, table), expected[0])
-                rows.add(
-                    sites=len(index), channels=f"{ins}->{outs}", kind=kind, by=name, ok=max(apart) < APART,
-                    **{"apart, value": apart[0], "gradient": apart[1], "gradient of weights": apart[2]},
-                    **{"apart, bf16": in_bf16, "table, ms": took_table},
-                    **{"forward + backward, ms": took, "in bf16, ms": took_bf16},
-                )  # fmt: skip
+            took_table = milliseconds(partial(make, on_card))
+            for name, way in ways.items():
+                for precision, (tf32, most) in PRECISIONS.items():
+                    if name == PLAIN and tf32:
+                        continue  # it multiplies as matrix products do, which are not meant here
+                    with way(), asking(precision, tf32):
+                        mine = values(conv, given, table)
+                        took = milliseconds(partial(_forward_backward, conv, given.clone().requires_grad_(), table))
+                    apart = [difference(a, b) for a, b in zip(mine, expected, strict=True)]
+                    rows.add(
+                        sites=len(index), channels=f"{ins}->{outs}", kind=kind, by=name, precision=precision,
+                        ok=all(a < b for a, b in zip(apart, most, strict=True)),
+                        **{"apart, value": apart[0], "gradient": apart[1], "gradient of weights": apart[2]},
+                        **{"table, ms": took_table, "forward + backward, ms": took},
+                    )  # fmt: skip
 
 
-def _values(conv: SparseConv, features: torch.Tensor, table: ConvTable) -> list[torch.Tensor]:
+@contextmanager
+def asking(precision: str, tf32: bool) -> Iterator[None]:
+    """Compute in a precision, with TF32 permitted to convolutions or not."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def _forward_backward(conv: SparseConv, given: torch.Tensor, table: ConvTable) -> None:
+    conv(given, table).square().sum().backward()
+
+
+def values(conv: SparseConv, features: torch.Tensor, table: ConvTable) -> list[torch.Tensor]:
     """The output, and the gradients of a function of it by features and weights."""
     given = features.clone().requires_grad_()
     result = conv(given, table)

@@ -1,13 +1,16 @@
 """What can be tested of the scripts for a card without one."""
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
+import torch
 
-from tests.gpu import run_all
-from tests.gpu.common import LARGE, cases, full_batch, large_batch, objective_of
+from detectors.encoders.sparse_conv import SparseConv
+from tests.gpu import run_all, sparse
+from tests.gpu.common import LARGE, cases, difference, full_batch, large_batch, objective_of
 
 
 def test_every_section_is_a_module():
@@ -45,3 +48,31 @@ def test_made_up_cloud_has_the_points_of_ten_sweeps(rng):
     batch = large_batch(spec, 2, rng)
     assert len(batch.lidar.values) == 2 * 10 * 34_700
     assert batch.lidar.sample.bincount().tolist() == [347_000, 347_000]
+
+
+def test_limits_of_sparse_convolution_in_bfloat16_hold_for_plain_torch(rng):
+    # On a card only the library may differ: that plain torch is within the limits shows what they are worth.
+    index = sparse.sites_near_ground(4000, (10, 64, 64), rng)
+    features = torch.randn(len(index), 16, generator=rng)
+    for make in sparse.TABLES.values():
+        table = make(index)
+        conv = SparseConv(16, 32, table.kernel)
+        expected = sparse.values(conv, features, table)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = sparse.values(conv, features, table)
+        apart = [difference(a, b) for a, b in zip(half, expected, strict=True)]
+        assert all(1e-4 < each < most for each, most in zip(apart, sparse.PRECISIONS["bf16"][1], strict=True)), apart
+
+
+def test_every_level_table_and_precision_of_sparse_convolution_is_measured_and_judged(monkeypatch, tmp_path):
+    # Tensors stay on the CPU here, where nothing is computed in bfloat16 as it is asked of a card.
+    monkeypatch.setattr(sparse, "LEVELS", [(400, (5, 16, 24), 7, 8)])
+    monkeypatch.setattr(sparse, "milliseconds", lambda call: call() and 0.0)
+    for part in (torch.Tensor, torch.nn.Module):
+        monkeypatch.setattr(part, "cuda", lambda self: self)
+    monkeypatch.setattr("sys.argv", ["sparse", str(tmp_path / "rows.jsonl")])
+    sparse.main()
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    plain = [(row["kind"], row["precision"]) for row in rows if row["by"] == "plain torch"]
+    assert plain == [(kind, precision) for kind in ("submanifold", "strided") for precision in ("fp32", "bf16")]
+    assert all(row["ok"] and row["apart, value"] < 1e-6 for row in rows)

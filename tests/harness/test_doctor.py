@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from detectors.encoders.sparse_library import SparsePackages
 from harness import doctor
-from harness.doctor import Finding, Gpu, Spconv, app, disk_finding, migrations, sparse_finding, torch_finding
+from harness.doctor import Finding, app, disk_finding, migrations, sparse_finding, torch_finding
+from harness.driver import Gpu
 
 A_GPU = [Gpu("NVIDIA H100", "81559 MiB", "570.86")]
 H100, B200 = (9, 0), (10, 0)
@@ -59,7 +61,7 @@ def test_what_is_wrong_is_said_with_its_command_and_ends_in_status_1(monkeypatch
         (torch_of("12.6", 1), A_GPU, ""),
         (torch_of(None), [], ""),
         (torch_of(None), A_GPU, "this build of torch is for CPUs"),
-        (torch_of("13.0"), A_GPU, "the driver 570.86 reports 1 GPUs, but torch sees none"),
+        (torch_of("13.0"), A_GPU, "the driver 570.86 reports 1 GPU (NVIDIA H100), but torch sees none"),
     ],
 )
 def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch, torch, gpus, words):
@@ -74,17 +76,23 @@ def test_gpus_that_are_hidden_on_purpose_are_not_wrong(monkeypatch):
     assert not torch_finding(torch_of("12.6"), A_GPU).wrong
 
 
-CPU_OVER_CUDA = Spconv(("spconv", "spconv-cu126"), cpu_only=True)
+CPU_OVER_CUDA = SparsePackages(("spconv", "spconv-cu126"), cpu_only=True)
 
 
 @pytest.mark.parametrize(
-    ("capability", "spconv", "state", "wrong", "mend"),
+    ("capability", "packages", "state", "wrong", "mend"),
     [
         (None, CPU_OVER_CUDA, "plain torch, as there is no CUDA", "", ""),
-        (H100, Spconv(("spconv-cu126",)), "spconv-cu126", "", ""),
-        (H100, Spconv(triton=True), "spconv-triton", "", ""),
-        (H100, Spconv(), "plain torch", "no library for CUDA", "pip install spconv-cu126"),
-        (H100, Spconv(("spconv",), cpu_only=True), "plain torch", "no library for CUDA", "pip install spconv-cu126"),
+        (H100, SparsePackages(("spconv-cu126",)), "spconv-cu126", "", ""),
+        (H100, SparsePackages(triton=True), "spconv-triton", "", ""),
+        (H100, SparsePackages(), "plain torch", "no library for CUDA", "pip install spconv-cu126"),
+        (
+            H100,
+            SparsePackages(("spconv",), cpu_only=True),
+            "plain torch",
+            "no library for CUDA",
+            "pip install spconv-cu126",
+        ),
         (
             H100,
             CPU_OVER_CUDA,
@@ -92,12 +100,13 @@ CPU_OVER_CUDA = Spconv(("spconv", "spconv-cu126"), cpu_only=True)
             "was installed over spconv-cu126",
             "pip uninstall -y spconv spconv-cu126",
         ),
-        (B200, Spconv(("spconv-cu126",)), "plain torch", "kernels end at sm_90", "pip install spconv-triton"),
-        (B200, Spconv(("spconv-cu126",), triton=True), "spconv-triton", "", ""),
+        (B200, SparsePackages(("spconv-cu126",)), "plain torch", "kernels end at sm_90", "pip install spconv-triton"),
+        (B200, SparsePackages(("spconv-cu126",), triton=True), "spconv-triton", "", ""),
+        (B200, SparsePackages(("spconv", "spconv-cu126"), cpu_only=True, triton=True), "spconv-triton", "", ""),
     ],
 )
-def test_what_convolves_sparse_maps_and_what_would_be_faster(capability, spconv, state, wrong, mend):
-    finding = sparse_finding(capability, spconv)
+def test_what_convolves_sparse_maps_and_what_would_be_faster(capability, packages, state, wrong, mend):
+    finding = sparse_finding(capability, packages)
     assert finding.state == state
     assert wrong in finding.wrong
     assert mend in finding.mend

@@ -1,7 +1,8 @@
 """Sparse convolution equals a dense one at its sites, in values and in gradients."""
 
 import copy
-from types import ModuleType
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -253,6 +254,72 @@ def test_spconv_is_not_asked_to_convolve_nothing(make_conv):
     result.sum().backward()
     assert result.shape == (0, 6)
     assert not conv.weight.grad.any()
+
+
+def _in_tf32(values):
+    """Rounded to the ten bits of mantissa of TF32; the gradient passes."""
+    rounded = ((values.detach().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+    return values + (rounded - values).detach()
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """What stands in for spconv: its demands are asserted, and its flag for TF32 is obeyed."""
+    package, pytorch, constants = (ModuleType(f"standin{part}") for part in ("", ".pytorch", ".constants"))
+    constants.SPCONV_ALLOW_TF32 = None
+    for module in (package, pytorch, constants):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    def indice_conv(features, filters, pairs, counts, sites, algorithm):
+        assert not torch.is_autocast_enabled("cpu"), "it would compute in float16"
+        assert all(each.is_contiguous() for each in (features, filters, pairs, counts))
+        assert features.dtype == filters.dtype == torch.float32
+        assert pairs.dtype == counts.dtype == torch.int32
+        assert algorithm == "native"
+        if constants.SPCONV_ALLOW_TF32:
+            features, filters = _in_tf32(features), _in_tf32(filters)
+        result = features.new_zeros(sites, len(filters))
+        weights = filters.flatten(1, 3).unbind(1)
+        for weight, (ins, outs), number in zip(weights, pairs.unbind(1), counts.tolist(), strict=True):
+            assert (ins[number:] == -1).all()
+            assert (outs[number:] == -1).all()
+            result = result.index_add(0, outs[:number].long(), features[ins[:number].long()] @ weight.T)
+        return result
+
+    pytorch.functional = SimpleNamespace(indice_conv=indice_conv)
+    pytorch.ConvAlgo = SimpleNamespace(Native="native")
+    return pytorch
+
+
+@pytest.mark.parametrize("kind", ["submanifold", "strided"])
+@pytest.mark.parametrize("tf32", [False, True])
+def test_library_multiplies_float32_as_torch_permits_its_convolutions(rng, make_conv, library, monkeypatch, kind, tf32):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    _, features, tables = _scene(rng, 2000, 8)
+    conv, table = make_conv((3, 3, 3), 8, 12), tables[kind]
+    features.requires_grad_()
+    exact, mine = conv(features, table), spconv_sums(library, features, conv.weight, table)
+    exact_grads, grads = (torch.autograd.grad(each.sin().sum(), (features, conv.weight)) for each in (exact, mine))
+    assert sys.modules["standin.constants"].SPCONV_ALLOW_TF32 is tf32
+    apart = [((a - b).norm() / b.norm()).item() for a, b in zip((mine, *grads), (exact, *exact_grads), strict=True)]
+    assert all(1e-5 < each < 0.02 for each in apart) if tf32 else max(apart) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["submanifold", "strided"])
+def test_library_is_closer_in_bfloat16_than_plain_torch(rng, make_conv, library, monkeypatch, kind):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    _, features, tables = _scene(rng, 2000, 8)
+    conv, table = make_conv((3, 3, 3), 8, 12), tables[kind]
+    features = (1e6 * features).bfloat16()  # beyond the range of float16
+    with torch.no_grad():
+        exact = conv(features.float(), table)
+        plain, mine = conv(features, table), spconv_sums(library, features, conv.weight, table)
+    assert sys.modules["standin.constants"].SPCONV_ALLOW_TF32 is True
+    assert plain.dtype == mine.dtype == torch.bfloat16
+    plain_apart, apart = ((each.float() - exact).norm() / exact.norm() for each in (plain, mine))
+    # What is left is the rounding of the sum to eight bits.
+    assert apart < 2**-8
+    assert apart < plain_apart
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -4,13 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 import harness.execute.site
-from harness.errors import InputError
 from harness.execute import executor
 from harness.execute.executor import _follow, _Timed, _Worker, execute
-from harness.execute.site import Site, check_device, gpus_of, open_site
+from harness.execute.site import Site, open_site
 from harness.execute.state import JobState
 from harness.jobs.fork_server import CLOSED, ForkedJob
 from harness.jobs.kind import DONE, FAILED, STOPPED
@@ -93,39 +91,19 @@ def test_what_another_study_has_trained_meanwhile_is_not_started(site, plan, mon
 
 
 def test_default_is_a_worker_a_core_without_a_gpu(monkeypatch, smoke_root):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(harness.execute.site, "resolve_device", lambda device: device)
     monkeypatch.setattr(harness.execute.site, "_cores", lambda: 3)
 
     def on(device, **given):
         opened = open_site(Path("runs"), smoke_root, device, **given)
         return opened.workers, opened.loader_workers
 
-    assert on("auto") == (3, 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert on("auto") == (2, 1)
-    assert on("auto", workers=1) == (1, 3)
+    assert on("cpu") == (3, 0)
+    monkeypatch.setattr(harness.execute.site, "gpu_count", lambda: 2)
+    assert on("cuda") == (2, 1)
+    assert on("cuda", workers=1) == (1, 3)
     assert on("cpu") == (3, 0)
     assert on("cpu", workers=2, loader_workers=4) == (2, 4)
-
-
-def test_worker_gets_one_of_the_gpus_that_the_user_allowed(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert [gpus_of("auto", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["5", "7", "5"]
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert [gpus_of("cuda", slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["0", "1"]
-    assert gpus_of("cpu", 0) == {}
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert gpus_of("auto", 0) == {}
-
-
-def test_device_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    check_device("auto")
-    with pytest.raises(InputError, match="this machine has no such device"):
-        check_device("cuda")
-    with pytest.raises(InputError, match="unknown device 'gpu'"):
-        check_device("gpu")
 
 
 @pytest.mark.slow

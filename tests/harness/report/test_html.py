@@ -183,19 +183,19 @@ def test_the_page_tells_jobs_from_trainings(page):
 @pytest.mark.parametrize(
     ("machines", "lines"),
     [
-        ([{"commit": "0123456789ab", "device": "cpu"}] * 2, ["git checkout 0123456789ab", "cpu"]),
-        ([{"commit": "0123456789ab", "device": "cuda (H200)"}], ["git checkout 0123456789ab", "cuda"]),
+        ([{"commit": "0123456789ab", "device": "cpu"}] * 2, ["git checkout 0123456789ab", "."]),
+        ([{"commit": "0123456789ab", "device": "cuda (H200)"}], ["git checkout 0123456789ab", '".[cuda]"']),
         # What was changed, or is no commit, cannot be checked out, and two commits cannot at once.
-        ([{"commit": "0123456789ab+", "device": "cpu"}], ["cpu"]),
-        ([{"commit": "version 0.2.0"}], ["cpu"]),
-        ([{"commit": "0123456789ab"}, {"commit": "ba9876543210"}], ["cpu"]),
+        ([{"commit": "0123456789ab+", "device": "cpu"}], ["."]),
+        ([{"commit": "version 0.2.0"}], ["."]),
+        ([{"commit": "0123456789ab"}, {"commit": "ba9876543210"}], ["."]),
     ],
 )
 def test_what_repeats_a_study_begins_with_its_code(page, machines, lines):
     results = [Result({"NDS": 0.5}, 5, 180.0, machine) for machine in machines]
     runs = {id_: replace(page.runs[id_], result=each) for id_, each in zip(JOBS, results, strict=False)}
-    *checkout, extra = lines
-    install = f'pip install -c constraints.txt -e ".[{extra}]"'
+    *checkout, what = lines
+    install = f"pip install -c constraints.txt -e {what}"
     assert replace(page, runs=runs, command="crossbev run").commands == [*checkout, install, "crossbev run"]
 
 

@@ -289,11 +289,32 @@ def test_rows_of_several_kinds_of_machines_are_marked(plan, study, finish):
     text = markdown(summary(outcomes(StudyRuns.open(plan, runs))), study)
     assert "| camera baseline [b] |" in text
     assert "| lidar->camera feature [a, b] |" in text
-    assert "[a] cuda (H200), torch 2.11, 1 thread(s)" in text
+    assert "[a] cuda (H200), torch 2.11, 1 thread(s), sparse convolution: unknown, TF32: unknown" in text
     out = io.StringIO()
     print_table(summary(outcomes(StudyRuns.open(plan, runs))), study, Console(file=out, width=200))
     assert "camera baseline [b]" in out.getvalue()
     assert "[a] cuda (H200)" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("fact", "other"),
+    [("sparse", "plain torch"), ("tf32", "convolutions, sparse"), ("deterministic", "torch, cuDNN")],
+)
+def test_rows_of_one_gpu_with_other_settings_are_marked(plan, study, finish, fact, other):
+    runs = finish()
+    machine = {"device": "cuda (H200)", "torch": "2.13.0", "threads": "1", "sparse": "spconv-cu126 2.3.8"}
+    machine |= {"tf32": "convolutions", "deterministic": "none"}
+    for number, row in enumerate(plan.rows):
+        folder = RunFolder(runs / row.job)
+        folder.complete(dataclasses.replace(folder.result(), machine=machine | ({} if number else {fact: other})))
+    text = markdown(summary(outcomes(StudyRuns.open(plan, runs))), study)
+    assert "on different kinds of machines or with different settings" in text
+    assert other in text
+    # On a processor none of them is used.
+    for row in plan.rows:
+        folder = RunFolder(runs / row.job)
+        folder.complete(dataclasses.replace(folder.result(), machine=folder.result().machine | {"device": "cpu"}))
+    assert "different settings" not in markdown(summary(outcomes(StudyRuns.open(plan, runs))), study)
 
 
 @pytest.mark.parametrize(("what", "said"), [("weights", "initial weights"), ("batches", "batches differ")])
