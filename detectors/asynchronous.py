@@ -9,12 +9,12 @@ from torch import Tensor
 Numbers = tuple[int | float, ...] | tuple[tuple[int | float, ...], ...]
 
 
-def constant(numbers: Numbers, like: Tensor) -> Tensor:
-    """These numbers in the type and on the device of a tensor; nobody may write to the result.
+def constant(numbers: Numbers, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """These numbers on the device of a tensor, and in its type or another; nobody may write to the result.
 
     They are made once for each device. If they were sent to a GPU in every step, the host would wait for each of them.
     """
-    return _made(numbers, like.dtype, like.device)
+    return _made(numbers, dtype or like.dtype, like.device)
 
 
 @lru_cache(maxsize=1024)

@@ -80,7 +80,9 @@ def crossbev(workplace):
     """Run `python -m harness.run study.yaml` there, or another command."""
     from harness.run import app
 
-    return lambda *flags, command=app: CliRunner().invoke(command, ["study.yaml", *flags] if command is app else flags)
+    return lambda *flags, command=app: CliRunner().invoke(
+        command, ["study.yaml", "--device", "cpu", *flags] if command is app else flags
+    )
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def crossbev(workplace):
     def run(*flags, path=(ROOT, workplace / "site")):
         environment = {"XDG_CACHE_HOME": str(workplace / "cache"), "PYTHONPATH": os.pathsep.join(map(str, path))}
         return subprocess.run(
-            [sys.executable, "-m", "harness.run", "study.yaml", *flags],
+            [sys.executable, "-m", "harness.run", "study.yaml", "--device", "cpu", *flags],
             cwd=workplace,
             env=os.environ | environment,
             capture_output=True,

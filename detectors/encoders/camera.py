@@ -17,6 +17,7 @@ from detectors.encoders.image import ImageSpec
 from detectors.encoders.view_transform import splat, splat_frustum
 from detectors.geometry.grid import BevGrid
 from detectors.geometry.lift import Frustum, LiftGeometry, LiftPlan
+from detectors.precision import unrounded
 from detectors.spec import Spec
 
 
@@ -140,7 +141,8 @@ class CameraEncoder(nn.Module):
         features = self.image(views)
         numbers = None if calibration is None else rearrange(calibration, "b n numbers -> (b n) numbers")
         depth_logits, context = self.lift(features, numbers).split(self.split, dim=1)
-        depth = torch.softmax(depth_logits, dim=1)
+        with unrounded(depth_logits):
+            depth = torch.softmax(depth_logits.to(torch.promote_types(depth_logits.dtype, torch.float32)), dim=1)
         features, depth, context = (unpack(maps, packed, "* c h w")[0] for maps in (features, depth, context))
         return features, depth, context if self.aggregation is None else self.aggregation(context, depth)
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from detectors.conv_block import conv_norm_relu
-from detectors.encoders.depth_net import unrounded
+from detectors.precision import unrounded
 
 
 class DepthAggregation(nn.Module):

@@ -1,6 +1,5 @@
 """Depth nets: features of an image to logits of its depth bins and to the context that is lifted along them."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Literal
 
 import torch
@@ -14,6 +13,7 @@ from detectors.batch import CameraViews
 from detectors.conv_block import conv_norm_relu
 from detectors.encoders.deformable import DeformableConv
 from detectors.encoders.resnet import BasicBlock
+from detectors.precision import unrounded
 from detectors.spec import Spec
 
 CALIBRATION = 27
@@ -163,12 +163,6 @@ def calibration_numbers(views: CameraViews, keyframes: int = 1) -> Float[Tensor,
     world = [moved[..., row, column] for row, column in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 2))]
     hung = [mount[..., row, column] for row in (0, 1, 2) for column in (0, 1, 2, 3)]
     return torch.stack([*lens, *image, *world, *hung], dim=-1)
-
-
-def unrounded(tensor: Tensor) -> AbstractContextManager:
-    """Inside, autocast does not round what is computed where this tensor is; the meta device has no autocast."""
-    kind = tensor.device.type
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 def _mlp(width: int) -> nn.Sequential:

@@ -10,10 +10,12 @@ from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from detectors.asynchronous import constant
 from detectors.conv_block import conv_norm_relu
 from detectors.geometry.boxes import CLASSES, Boxes
 from detectors.geometry.grid import BevGrid
 from detectors.outputs import HeadOutput
+from detectors.precision import unrounded
 from detectors.spec import Spec
 
 TASK_GROUPS = (
@@ -181,7 +183,11 @@ class CenterHeadSpec(Spec):
 
 
 class CenterHead(nn.Module):
-    """One shared convolution, or two, then one for the heatmaps and one for the box maps of all task groups."""
+    """One shared convolution, or two, then one for the heatmaps and one for the box maps of all task groups.
+
+    It computes in float32 at least, also under autocast: rounded to 8 bits, the two best cells of an object often score
+    the same, and both become boxes.
+    """
 
     def __init__(self, spec: CenterHeadSpec, in_channels: int) -> None:
         super().__init__()
@@ -195,6 +201,10 @@ class CenterHead(nn.Module):
 
     def forward(self, bev_high: Float[Tensor, "b c_high y x"]) -> HeadOutput:
         """Raw maps: logits and codes."""
+        with unrounded(bev_high):
+            return self._maps(bev_high.to(self.heatmap.weight.dtype))
+
+    def _maps(self, bev_high: Float[Tensor, "b c_high y x"]) -> HeadOutput:
         if self.box_features is not None:
             codes = self.boxes(self.box_features(bev_high))
             return HeadOutput(self.heatmap(self.shared(bev_high)), _by_task(codes))
@@ -215,7 +225,10 @@ LEARNED_WEIGHTS = len(BOX_CODE) + 2
 
 
 class TaskHeads(nn.Module):
-    """One shared convolution, then for each task a branch of two 3x3 convolutions for each of its maps."""
+    """One shared convolution, then for each task a branch of two 3x3 convolutions for each of its maps.
+
+    It computes in float32 at least, as `CenterHead` does.
+    """
 
     def __init__(self, spec: CenterHeadSpec, in_channels: int) -> None:
         super().__init__()
@@ -232,13 +245,14 @@ class TaskHeads(nn.Module):
         self.loss_weights = nn.Parameter(torch.ones(LEARNED_WEIGHTS)) if spec.learned_weights else None
         # Of each class, where its channel is among those of all tasks.
         listed = [name for group in TASK_GROUPS for name in group]
-        self.order = [listed.index(name) for name in CLASSES]
+        self.order = tuple(listed.index(name) for name in CLASSES)
 
     def forward(self, bev_high: Float[Tensor, "b c_high y x"]) -> HeadOutput:
         """Raw maps: logits, codes and, where the head has them, overlaps."""
-        features = self.shared(bev_high)
-        maps = [{name: branch(features) for name, branch in task.items()} for task in self.tasks]  # type: ignore[operator]
-        heatmap = torch.cat([task["heatmap"] for task in maps], dim=1)[:, self.order]
+        with unrounded(bev_high):
+            features = self.shared(bev_high.to(self.shared[0].weight.dtype))  # type: ignore[arg-type]
+            maps = [{name: branch(features) for name, branch in task.items()} for task in self.tasks]  # type: ignore[operator]
+        heatmap = torch.cat([task["heatmap"] for task in maps], dim=1)[:, constant(self.order, bev_high, torch.long)]
         boxes = torch.stack([torch.cat([task[name] for name in BRANCHES], dim=1) for task in maps], dim=1)
         iou = torch.cat([task["iou"] for task in maps], dim=1) if "iou" in maps[0] else None
         return HeadOutput(heatmap, boxes, iou)

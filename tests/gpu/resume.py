@@ -1,8 +1,10 @@
 """A job on the card that is stopped and goes on, against one that is not, and against itself on a CPU."""
 
 import contextlib
+import sys
 import tempfile
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from harness.train.trainer import Interrupted
 from tests.gpu.common import Rows, difference
 
 STEPS, STOP = 12, 5
+LOADER_WORKERS = 0
 
 
 def train(site: Site, plan, job, path: Path, stop_after: int | None = None) -> None:
@@ -27,7 +30,8 @@ def train(site: Site, plan, job, path: Path, stop_after: int | None = None) -> N
     folder.write("job.json", order.model_dump(mode="json"))
     if stop_after is not None:
         with contextlib.suppress(Interrupted):
-            run(order, folder, lambda: len(folder.steps()) >= stop_after)
+            calls = count(1)  # it is asked after every step
+            run(order, folder, lambda: next(calls) >= stop_after)
         assert len(folder.steps()) == stop_after, "it did not stop"
     run(order, folder, lambda: False)
 
@@ -36,12 +40,12 @@ def main() -> None:
     """One row a precision and pair of trainings."""
     rows = Rows()
     out = Path(tempfile.mkdtemp())
-    for precision in ("32-true",):
+    for precision in sys.argv[2:] or ("32-true",):
         changes = [f"schedule.steps={STEPS}", f"schedule.precision={precision}"]
         asked = Asked(Path("studies/smoke.yaml"), set_=changes, runs_dir=out / precision)
         opened = open_study(asked, Console())
         assert opened.root is not None
-        site = open_site(asked.runs_dir, opened.root, "cuda", 1, loader_workers=0)
+        site = open_site(asked.runs_dir, opened.root, "cuda", 1, loader_workers=LOADER_WORKERS)
         jobs = sorted(opened.plan.jobs.values(), key=lambda job: len(job.spec.needs))
         weights = {}
         for job in jobs:

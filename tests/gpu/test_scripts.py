@@ -17,6 +17,11 @@ def test_every_section_is_a_module():
     assert all(find_spec(f"tests.gpu.{section}") for section in run_all.SECTIONS)
 
 
+def test_every_section_that_can_be_pretended_is_one_of_these_or_lies_beside_the_device():
+    for section in run_all.PRETENDED:
+        assert section in run_all.SECTIONS or find_spec(f"tests.gpu.pretend.{section}")
+
+
 def test_section_that_fails_is_told_and_ends_with_1(tmp_path):
     # No card here, so that the driver's own program or CUDA is missing.
     command = [sys.executable, "-m", "tests.gpu.run_all", str(tmp_path), "machine"]

@@ -4,26 +4,28 @@ import sys
 
 from tests.gpu.pretend.device import Log, pretend_cuda  # isort: skip
 
-import importlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from tests.gpu import waits
+from tests.gpu import resume, steps, waits
+from tests.gpu.pretend import contract
 
-SECTIONS = ("steps", "waits", "contract", "job")
-"""What can be pretended: sections of a card's, and of this folder's own."""
+SECTIONS = {"steps": steps, "waits": waits, "contract": contract, "resume": resume}
+"""What can be pretended."""
 
 
 def main() -> None:
     """Run one section, whose rows go to a file."""
     section = sys.argv.pop(1)
     torch.set_num_threads(1)
+    # A process that loads samples, and a training of few steps.
+    resume.STEPS, resume.STOP, resume.LOADER_WORKERS = 4, 2, 1
     with pretend_cuda() as log:
         waits.counted = lambda: _counted(log)
-        importlib.import_module(f"tests.gpu.{'' if section in ('steps', 'waits') else 'pretend.'}{section}").main()
+        SECTIONS[section].main()
 
 
 @contextmanager

@@ -258,7 +258,7 @@ class _ToList(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.Tensor.tolist and isinstance(args[0], PretendTensor):
-            return args[0].to("cpu").tolist()
+            return args[0].detach().to("cpu").tolist()
         return func(*args, **(kwargs or {}))
 
 

@@ -503,7 +503,7 @@ def test_a_study_claims_its_runs_before_they_begin_and_frees_them_when_it_is_edi
     from harness.run import app
 
     path, given = study
-    given = [*given, "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    given = [*given, "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--device", "cpu"]
     assert CliRunner().invoke(app, [str(path), *given, "--dry-run"]).exit_code == 0
     assert place.claims.read() == {}
     done = CliRunner().invoke(app, [str(path), *given])
@@ -526,7 +526,7 @@ def test_a_search_claims_its_trials_baseline_and_confirmation(study, place, tmp_
     from harness.search.__main__ import app
 
     path, given = study
-    words = [str(path), *given, "--searches-dir", str(tmp_path / "searches")]
+    words = [str(path), *given, "--searches-dir", str(tmp_path / "searches"), "--device", "cpu"]
     # Absolute: MLflow keeps a store for each URI, whatever folder the process is in later.
     words += ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
     done = CliRunner().invoke(app, words)
