@@ -80,7 +80,8 @@ def test_gpus_that_are_hidden_on_purpose_are_not_wrong(monkeypatch):
 
 
 def test_device_of_a_study_is_told_and_a_problem_once(monkeypatch):
-    assert doctor.device_finding(False) == Finding("device of a study", "cpu")
+    monkeypatch.setattr(device, "resolve_device", lambda asked: "cuda")
+    assert doctor.device_finding(False) == Finding("device of a study", "cuda")
 
     def refuse(asked):
         raise InputError("CUDA ignores what follows -1")
