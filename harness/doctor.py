@@ -22,7 +22,8 @@ from rich.console import Console
 
 from harness import flags
 from harness.console import print_table, say, size_text
-from harness.driver import CUDA_13_DRIVER, Gpu, are_hidden, gpus_of_driver, install_torch
+from harness.driver import CUDA_13_DRIVER, MASK, Gpu, are_hidden, gpus_of_driver, install_torch
+from harness.errors import InputError
 from harness.program import Program
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app = Program()
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 DATASET_BYTES = 200e6
 """Size of the embedded dataset of the included studies, with the images for image teachers."""
+SHARED = Path("/dev/shm")
 OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 
@@ -78,7 +80,10 @@ def examine(tracking_uri: str) -> Iterator[Finding]:
     """Yield all findings in the order of the table."""
     yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
     yield from _packages()
-    yield from _compute()
+    computing = [*_compute()]
+    yield from computing
+    if find_spec("torch") is not None:
+        yield device_finding(any(each.wrong for each in computing))
     yield from _machine()
     yield _database(tracking_uri)
 
@@ -158,17 +163,33 @@ def _compute() -> Iterator[Finding]:
                 f"{device.name}, compute capability {device.major}.{device.minor}, {size_text(device.total_memory)}",
                 *_unknown_architecture(torch, capability),
             )
-    from detectors.encoders.sparse_library import installed_packages
+    from detectors.encoders.sparse_library import allows_tf32, installed_packages
 
     yield sparse_finding(capability, installed_packages())
+    in_sparse = "on" if allows_tf32(torch.float32) else "off"
     overridden = [name for name in OVERRIDES if os.environ.get(name, "0") != "0"]
     yield Finding(
         "precision",
         f"float32 matmul {torch.get_float32_matmul_precision()}, TF32 in matmul "
         f"{'on' if torch.backends.cuda.matmul.allow_tf32 else 'off'}, in cuDNN "
-        f"{'on' if torch.backends.cudnn.allow_tf32 else 'off'}"
+        f"{'on' if torch.backends.cudnn.allow_tf32 else 'off'}, in sparse convolution {in_sparse}"
         + (f"; overridden by {', '.join(overridden)}" if overridden else ""),
     )
+
+
+def device_finding(is_told: bool) -> Finding:
+    """Check which device a study would use that asks for none.
+
+    Args:
+        is_told: Whether another finding says already what is wrong with the GPUs.
+    """
+    from harness.execute.device import resolve_device
+
+    what = "device of a study"
+    try:
+        return Finding(what, resolve_device("auto"))
+    except InputError as error:
+        return Finding(what, "none by default", *(("", "") if is_told else (str(error), f"unset {MASK}")))
 
 
 def torch_finding(torch: Any, gpus: list[Gpu]) -> Finding:
@@ -223,6 +244,9 @@ def _machine() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield Finding("processor", f"{cores} cores for this process, {platform.machine()}, {size_text(memory)} of memory")
+    if SHARED.is_dir():
+        free = size_text(shutil.disk_usage(SHARED).free)
+        yield Finding("shared memory", f"{free} free in {SHARED}, through which loading processes hand over batches")
     cache = platformdirs.user_cache_path("crossbev")
     yield disk_finding("cache folder", cache, "export XDG_CACHE_HOME=FOLDER")
     yield disk_finding("this folder", Path.cwd(), "cd FOLDER")

@@ -35,18 +35,8 @@ def start(world):
     def start(folder):
         folder.mkdir(exist_ok=True)
         return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "harness.run",
-                str(STUDY),
-                "--set",
-                f"schedule.steps={STEPS}",
-                "--workers",
-                "2",
-                "--device",
-                "cpu",
-            ],
+            [sys.executable, "-m", "harness.run", str(STUDY), "--set", f"schedule.steps={STEPS}", "--workers", "2"]
+            + ["--device", "cpu"],  # where a training repeats to the bit
             cwd=folder,
             env=os.environ | {"XDG_CACHE_HOME": str(world), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,

@@ -92,7 +92,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
         if spec.teacher and spec.losses:
             inputs = _shared(inputs, plan.detector_spec(spec.teacher).detector.inputs, spec)
         samples = SampleSet(root, root.tokens(spec.data.train_split), inputs, spec.schedule.augment)
-        return max(scoring, spec.schedule.batch_size * sample_bytes(samples.drawn(0, seed=0)))
+        return max(scoring, spec.schedule.loaded_together * sample_bytes(samples.drawn(0, seed=0)))
 
     def order(self, spec: DetectorJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
         """The teacher with its weights or maps, weights that are given or another job's, and labels of images."""

@@ -39,7 +39,7 @@ class SegmenterKind(Kind[SegmenterJobSpec]):
         images = ImageSet(
             _images(source).images(spec.data.train_split), spec.segmenter.image_size, spec.schedule.augment
         )
-        return spec.schedule.batch_size * annotated_bytes(images.cache[0])
+        return spec.schedule.loaded_together * annotated_bytes(images.cache[0])
 
     def order(self, spec: SegmenterJobSpec, source: Path | None, plan: Plan, folders: Folders) -> dict[str, Any]:
         """Where its images lie."""

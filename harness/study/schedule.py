@@ -176,6 +176,11 @@ class ScheduleSpec(Spec):
         return self.batch_size.micro if isinstance(self.batch_size, BatchSpec) else None
 
     @property
+    def loaded_together(self) -> int:
+        """Samples that a loading process makes one batch of, at most."""
+        return self.micro_batch if isinstance(self.micro_batch, int) else self.global_batch
+
+    @property
     def peak_lr(self) -> float:
         """The highest learning rate, of the batch that there is."""
         return self.lr if self.lr_for_batch is None else self.lr * self.global_batch / self.lr_for_batch

@@ -117,8 +117,9 @@ class StepLog:
         if not count:
             return
         seconds, cpu_seconds = (sum(each) / len(self._seconds) for each in zip(*self._seconds, strict=True))
-        for step, line in self._lines[:count] if self._run else ():
-            self._run.log_step(step, {**line, "seconds": seconds, "cpu_seconds": cpu_seconds})
+        if self._run is not None:
+            for step, line in self._lines[:count]:
+                self._run.log_step(step, {**line, "seconds": seconds, "cpu_seconds": cpu_seconds})
         self._lines, self._seconds = self._lines[count:], []
 
 

@@ -12,6 +12,8 @@ from detectors.encoders.sparse_library import SparsePackages
 from harness import doctor
 from harness.doctor import Finding, app, disk_finding, migrations, sparse_finding, torch_finding
 from harness.driver import Gpu
+from harness.errors import InputError
+from harness.execute import device
 
 A_GPU = [Gpu("NVIDIA H100", "81559 MiB", "570.86")]
 H100, B200 = (9, 0), (10, 0)
@@ -38,6 +40,7 @@ def test_all_of_this_machine_is_looked_at(folder, monkeypatch):
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
     findings = {each["what"]: each for each in json.loads(done.output)}
     assert {"Python", "crossbev", "torch", "GPU driver", "sparse convolution", "precision"} <= set(findings)
+    assert "device of a study" in findings
     assert {"processor", "cache folder", "this folder", "MLflow"} <= set(findings)
     assert done.exit_code == int(any(each["wrong"] for each in findings.values()))
     assert list(folder.iterdir()) == []
@@ -74,6 +77,19 @@ def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch, torch, gpus, words)
 def test_gpus_that_are_hidden_on_purpose_are_not_wrong(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not torch_finding(torch_of("12.6"), A_GPU).wrong
+
+
+def test_device_of_a_study_is_told_and_a_problem_once(monkeypatch):
+    monkeypatch.setattr(device, "resolve_device", lambda asked: "cuda")
+    assert doctor.device_finding(False) == Finding("device of a study", "cuda")
+
+    def refuse(asked):
+        raise InputError("CUDA ignores what follows -1")
+
+    monkeypatch.setattr(device, "resolve_device", refuse)
+    finding = doctor.device_finding(False)
+    assert (finding.wrong, finding.mend) == ("CUDA ignores what follows -1", "unset CUDA_VISIBLE_DEVICES")
+    assert not doctor.device_finding(True).wrong
 
 
 CPU_OVER_CUDA = SparsePackages(("spconv", "spconv-cu126"), cpu_only=True)
