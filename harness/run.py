@@ -72,6 +72,8 @@ def _introduce(opened: "Opened", todo: "list[Job]", seeds: str | None) -> None:
     if seeds is not None and seeds.isdecimal() and int(seeds) > 1:
         _say(f"--seeds {seeds} is one seed, number {seeds}; --seeds 0-{int(seeds) - 1} are {seeds} seeds")
     _say(f"{opened.name}: {introduction(plan, len(todo))}")
+    if opened.plan.plain_epochs is not None:
+        _say(f"class-balanced epochs (CBGS): each has the samples of {opened.plan.plain_epochs:.2f} plain ones")
     for what, names in (
         ("teachers that no arm uses", opened.study.unused_teachers),
         ("students without a path", opened.study.unused_students),

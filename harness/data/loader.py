@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detectors.batch import Batch, ImageBatch, Inputs, Sample, collate
 from harness.data.augment import augment
+from harness.data.balance import ClassBalance
 from harness.data.kept import CACHE_BYTES, Kept
 from harness.data.nuimages import ImageSet
 from harness.data.nuscenes import read
@@ -31,6 +32,8 @@ class SampleSet:
     inputs: Inputs
     augmentation: AugmentSpec | None = None
     labels: PseudoLabels | None = None
+    balance: ClassBalance | None = None
+    """How a training draws an epoch; None: every sample once."""
 
     def __post_init__(self) -> None:
         """Begin with nothing in memory."""
@@ -73,14 +76,16 @@ class SampleSet:
         return self._planned(sample) if self.augmentation is None else sample
 
 
-def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> list[int]:
+def batch_indices(samples: int | ClassBalance, batch_size: int, step: int, seed: int) -> list[int]:
     """Which samples make the batch of a step: a pure function, so a resumed training sees what it would have seen.
 
-    Every sample is drawn once before any is drawn again; the order of each round has a generator of its own.
+    Of a number of samples, each is drawn once before any is drawn again. Each round over them, and each balanced epoch,
+    has a generator of its own.
     """
+    epoch = samples if isinstance(samples, int) else len(samples)
     chosen: list[int] = []
     for position in range(step * batch_size, (step + 1) * batch_size):
-        round_, within = divmod(position, samples)
+        round_, within = divmod(position, epoch)
         chosen.append(_order(samples, seed, round_)[within])
     return chosen
 
@@ -106,8 +111,11 @@ def training_batches(
         variants: Of each sample, one after the other and again from the first; None: never the same again.
     """
 
+    balance = samples.balance if isinstance(samples, SampleSet) else None
+    drawn_from = len(samples) if balance is None else balance
+
     def batch(step: int) -> Batch | ImageBatch:
-        chosen = batch_indices(len(samples), batch_size, step, order_seed)
+        chosen = batch_indices(drawn_from, batch_size, step, order_seed)
         positions = range(step * batch_size, (step + 1) * batch_size)
         if variants is None:
             draws: Iterable[int] = positions
@@ -172,8 +180,10 @@ def _begin_worker(_: int) -> None:
 
 
 @lru_cache(maxsize=2)
-def _order(samples: int, seed: int, round_: int) -> list[int]:
+def _order(samples: int | ClassBalance, seed: int, round_: int) -> list[int]:
     generator = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * round_) % 2**63)
+    if isinstance(samples, ClassBalance):
+        return samples.epoch(generator)
     return torch.randperm(samples, generator=generator).tolist()
 
 

@@ -17,6 +17,7 @@ from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
 from distill.objective import FrozenTeacher, Objective, Teacher, fingerprint, loss_spec
 from distill.reading import readings_of
 from distill.warm_start import begin_as, inherit
+from harness.data.balance import class_balance
 from harness.data.loader import SampleSet, evaluation_batches
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
@@ -258,7 +259,8 @@ def _begin(
     with seeded(spec.seed, "training_only"):
         objective = Objective(student, asked, losses)
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
-    samples = SampleSet(root, tokens, inputs, spec.schedule.augment, labels)
+    balance = class_balance(root, tokens) if spec.schedule.class_balanced else None
+    samples = SampleSet(root, tokens, inputs, spec.schedule.augment, labels, balance)
     return _Begun(objective, spec.schedule, samples, weights)
 
 

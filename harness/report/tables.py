@@ -53,8 +53,17 @@ ONE_SEED = "One seed: the interval covers the choice of validation scenes only."
 SYNTHETIC = "These are numbers of the embedded synthetic world, not of nuScenes."
 
 
-def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str] = ()) -> Table:
-    """Build the table of all rows of the study in the form of papers, with further details below the legend."""
+def results_table(
+    lines: Sequence[Line], study: StudySpec, details: Sequence[str] = (), plain_epochs: float | None = None
+) -> Table:
+    """Build the table of all rows of the study in the form of papers, with further details below the legend.
+
+    Args:
+        lines: The rows.
+        study: Whose they are.
+        details: Sentences.
+        plain_epochs: As in `Plan`.
+    """
     papers = list(dict.fromkeys(name for line in lines for name in line.published))
     published = [f"{paper} gain {metric}" for paper in papers for metric in HEADLINE_METRICS]
     gained = [f"gain {metric}" for metric in HEADLINE_METRICS]
@@ -93,7 +102,7 @@ def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str
             ]
         rows.append([*cells, number_cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
     more = [*run_details(lines, study), *details]
-    return Table.of("results", "Results", header, rows, legend(lines, study), more, groups, signs=_SIGNS)
+    return Table.of("results", "Results", header, rows, legend(lines, study, plain_epochs), more, groups, signs=_SIGNS)
 
 
 def _mean_cell(line: Line, metric: str, form: str, best: set[tuple[Key, str]]) -> Cell:
@@ -278,8 +287,8 @@ def cost_table(costs: Sequence[Cost]) -> Table:
     return Table.of("cost", "Cost", header, rows, notes, group="cost")
 
 
-def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
-    """Return the sentences below the table, which apply to all of its numbers."""
+def legend(lines: Sequence[Line], study: StudySpec, plain_epochs: float | None = None) -> list[str]:
+    """Return the sentences below the table, which apply to all of its numbers (`plain_epochs` is that of `Plan`)."""
     data, schedule = study.data, study.schedule
     ranges = (
         "nuScenes' class ranges (50, 40, 30 m)"
@@ -287,6 +296,11 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
         else f"nuScenes' metrics with class ranges cut at {scored_range(data.detection_config)} m"
     )
     length = f"{schedule.steps} steps" if schedule.epochs is None else f"{schedule.epochs:g} epochs"
+    if schedule.class_balanced:
+        each = "" if plain_epochs is None else f", each of {plain_epochs:.2f} plain ones"
+        length += f" of class-balanced samples (CBGS{each}),"
+    else:
+        length += " of"
     of_scenes = "" if data.train_share == 1 else f"{data.train_share:.0%} of the scenes of "
     cache = ""
     if schedule.teacher_cache:
@@ -294,7 +308,7 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
         cache = f"; {variants} variants of each sample; what losses read of a teacher in float16"
     sentences = [
         f"Scored on {data.version} {data.eval_split}, trained on {of_scenes}{data.train_split}; {ranges}; students: "
-        f"{length} of batch {schedule.batch_size}, learning rate {schedule.lr:g}{cache}; "
+        f"{length} batch {schedule.batch_size}, learning rate {schedule.lr:g}{cache}; "
         f"seeds {', '.join(map(str, study.seeds))}.",
         " ".join(
             [

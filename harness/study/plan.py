@@ -57,6 +57,8 @@ class Plan:
 
     jobs: dict[str, Job] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    plain_epochs: float | None = None
+    """Plain epochs in a class-balanced one of its schedule; None where no epoch is one."""
 
     @property
     def looped_trainings(self) -> int:
@@ -85,7 +87,13 @@ class Plan:
         return job.id
 
 
-def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], images: ImageData | None = None) -> Plan:
+def plan_study(
+    study: StudySpec,
+    fingerprint: str,
+    samples: Callable[[], int],
+    images: ImageData | None = None,
+    balanced: Callable[[], int] | None = None,
+) -> Plan:
     """The smallest set of trainings that answers the study.
 
     Args:
@@ -93,6 +101,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
         fingerprint: Identity of the dataset, `NuScenesRoot.fingerprint`.
         samples: Counts those of its training split; called where epochs have to become steps.
         images: Finds an image teacher's dataset; called for those that are trained here.
+        balanced: Counts the samples of a class-balanced epoch of its training split, for a study with such epochs.
     """
     plan = Plan()
     data = DataIdentity(
@@ -105,7 +114,13 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
     segmenters = _Segmenters(plan, study, images)
     hashes: dict[Path, str] = {}
 
-    taught = study.schedule if study.schedule.epochs is None else study.schedule.for_samples(samples())
+    taught = study.schedule
+    if taught.epochs is not None:
+        epoch = samples()
+        if taught.class_balanced:
+            assert balanced is not None, "a study with class-balanced epochs has to be told how long they are"
+            plan.plain_epochs, epoch = balanced() / epoch, balanced()
+        taught = taught.for_samples(epoch)
     # What only distillation reads is no part of what a training without a teacher is.
     plain = taught.without_distillation()
 

@@ -64,11 +64,14 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class ScheduleSpec(Spec):
     """Length and learning rate of every training of the study, with AdamW."""
 
-    later = frozenset({"teacher_cache", "ema", "distillation_cooldown"})
+    later = frozenset({"teacher_cache", "ema", "distillation_cooldown", "class_balanced"})
 
     steps: int | None = Field(default=None, gt=0)
     epochs: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
-    """Number of passes over the training samples, instead of steps, rounded up to whole steps."""
+    """Number of passes over the training samples, or of class-balanced epochs, instead of steps, rounded up to whole
+    steps."""
+    class_balanced: bool = False
+    """Draw samples so that each class is drawn equally often (CBGS), instead of each sample once."""
     batch_size: int = Field(default=8, gt=0)
     lr: float = Field(default=2e-3, gt=0)
     """The highest learning rate."""
@@ -97,8 +100,17 @@ class ScheduleSpec(Spec):
             raise ValueError("give exactly one of steps and epochs")
         return self
 
+    @model_validator(mode="after")
+    def _a_cached_sample_is_drawn_once_an_epoch(self) -> Self:
+        if self.class_balanced and self.teacher_cache:
+            raise ValueError(
+                "class_balanced draws a sample several times in an epoch, each time varied in another way, and "
+                "teacher_cache has one variant of it for an epoch; leave one of them out"
+            )
+        return self
+
     def for_samples(self, samples: int) -> Self:
-        """Return the same schedule in steps, for a training split with this number of samples."""
+        """Return the same schedule in steps, for epochs of this number of samples."""
         if self.epochs is None:
             return self
         return self.model_copy(update={"steps": math.ceil(self.epochs * samples / self.batch_size), "epochs": None})
