@@ -70,8 +70,8 @@ class SampleSet:
         return replace(sample, lifts=plans)
 
     def _decoded(self, index: int) -> Sample:
-        zoom = None if self.augmentation is None else self.augmentation.image.zoom[1]
-        sample = read(self.root, self.tokens[index], self.inputs, zoom, self.labels)
+        cropped_later = None if self.augmentation is None else self.augmentation.image
+        sample = read(self.root, self.tokens[index], self.inputs, cropped_later, self.labels)
         # With augmentation each draw moves the cameras anew.
         return self._planned(sample) if self.augmentation is None else sample
 

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from detectors.spec import Spec
 
@@ -20,12 +20,35 @@ _Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered
 class ImageAugmentSpec(Spec):
     """Augmentation of each image by itself."""
 
+    later = frozenset({"resize"})
+
     zoom: _Bounds = (1.0, 1.0)
     """Smallest and largest size, relative to the size that just covers the detector's input. The rest is cropped."""
+    resize: _Bounds | None = None
+    """Instead of `zoom`, as papers have it: smallest and largest ratio of resized to file pixels. Of what is larger
+    than the input, the bottom rows stay, and columns from a random one on. Where it is smaller, the image is black at
+    the top and on the right."""
     rotation_degrees: float = Field(default=0.0, ge=0, le=45)
     """Largest rotation in either direction, degrees."""
     flip_probability: float = Field(default=0.0, ge=0, le=1)
     """Probability of mirroring one image without its scene. Orientations then become ambiguous."""
+
+    @model_validator(mode="after")
+    def _size_is_given_once(self) -> Self:
+        if self.resize is not None and self.zoom != type(self).model_fields["zoom"].default:
+            raise ValueError("zoom and resize are two ways to give the size of an image; leave one of them out")
+        return self
+
+    def largest(self, file: tuple[int, ...], size: tuple[int, int]) -> float:
+        """The largest factor that an image is resized by.
+
+        Args:
+            file: Height and width of the image.
+            size: Height and width that it is cropped to.
+        """
+        if self.resize is not None:
+            return self.resize[1]
+        return max(size[0] / file[0], size[1] / file[1]) * self.zoom[1]
 
 
 class AugmentSpec(Spec):
@@ -34,6 +57,8 @@ class AugmentSpec(Spec):
     Only mirrored unless a study says more: in the few epochs of the tiny studies more variation hides the training
     scenes from a detector and does nothing for other ones.
     """
+
+    later = frozenset({"shift_std"})
 
     mirror_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability of mirroring the whole scene with its images."""
@@ -45,6 +70,8 @@ class AugmentSpec(Spec):
     """Probability of x becoming -x, and of y becoming -y, in the BEV frame; images stay as they are."""
     shift: float = Field(default=0.0, ge=0)
     """Largest shift of the BEV frame along x and along y, in either direction, metres."""
+    shift_std: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.0, 0.0, 0.0)
+    """Standard deviation of a normal shift of the BEV frame along x, y and z, metres, on top of `shift`."""
     image: ImageAugmentSpec = ImageAugmentSpec()
 
 

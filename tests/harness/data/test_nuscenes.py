@@ -21,6 +21,7 @@ from detectors.geometry.lift import LiftGeometry
 from harness.data.nuscenes import annotations, global_from_bev, read
 from harness.data.root import CAMERAS, RADARS, NuScenesRoot
 from harness.errors import InputError
+from harness.study.schedule import ImageAugmentSpec
 
 # Counted independently of this project in the full images (depth above 1 m).
 POINTS_IN_REAL_IMAGES = {
@@ -115,7 +116,7 @@ def test_real_points_fill_the_voxels_and_pillars_that_were_counted(real_root, re
 
 def test_resizing_moves_pixels_and_intrinsics_together(real_root, real_sample):
     small = read(real_root, real_sample.token, Inputs(image_size=(64, 176)))
-    whole = read(real_root, real_sample.token, Inputs(image_size=(64, 176)), uncropped_zoom=2.0)
+    whole = read(real_root, real_sample.token, Inputs(image_size=(64, 176)), ImageAugmentSpec(zoom=(1.0, 2.0)))
     assert whole.views.images.shape == (6, 3, 198, 352)
     for camera in range(6):
         u, v, depth = _pixels(real_sample.views, real_sample.lidar, camera)
