@@ -11,8 +11,8 @@ class SweepSpec(Spec):
     """How the sweeps before a keyframe are read. At the defaults: the nearest ones, as many as there are."""
 
     pool: int = Field(default=0, ge=0)
-    """In training, the sweeps are drawn at random from so many nearest ones, anew each time (mmdetection3d: 10). 0: they
-    are the nearest. After training they always are."""
+    """In training, the sweeps are drawn at random from so many nearest ones, anew each time (mmdetection3d: 10). 0:
+    they are the nearest. After training they always are."""
     fill: bool = False
     """Whether the oldest sweep is repeated where a scene has too few before a keyframe (CenterPoint, UniDistill)."""
     near: bool = False

@@ -53,6 +53,16 @@ def augment(
     return move_bev(sample, matrix)
 
 
+def draw_sweeps(sample: Sample, sweeps: int, generator: torch.Generator) -> Sample:
+    """The sample with the LiDAR keyframe and others at random, so that they are `sweeps`, of those that it has."""
+    assert sample.lidar is not None
+    ages, lengths = sample.lidar[:, 4].unique_consecutive(return_counts=True)
+    earlier = (ages > 0).nonzero()[:, 0]
+    stays = ages <= 0
+    stays[earlier[torch.randperm(len(earlier), generator=generator)[: sweeps - 1]]] = True
+    return replace(sample, lidar=sample.lidar[stays.repeat_interleave(lengths)])
+
+
 def augment_image(
     image: UInt8[Tensor, "3 h_in w_in"],
     instances: Instances,

@@ -10,11 +10,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detectors.batch import Batch, ImageBatch, Inputs, Sample, collate
-from harness.data.augment import augment
+from harness.data.augment import augment, draw_sweeps
 from harness.data.balance import ClassBalance
 from harness.data.kept import CACHE_BYTES, Kept
 from harness.data.nuimages import ImageSet
 from harness.data.nuscenes import read
+from harness.data.objects import Objects
+from harness.data.paste import paste
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
@@ -34,6 +36,8 @@ class SampleSet:
     labels: PseudoLabels | None = None
     balance: ClassBalance | None = None
     """How a training draws an epoch; None: every sample once."""
+    objects: Objects | None = None
+    """To paste, where `augmentation` says so."""
 
     def __post_init__(self) -> None:
         """Begin with nothing in memory."""
@@ -43,9 +47,9 @@ class SampleSet:
         """Number of samples."""
         return len(self.tokens)
 
-    def drawn_batch(self, indices: list[int], seeds: list[int]) -> Batch:
-        """Samples as a training sees them, collated."""
-        batch = collate([self.drawn(index, seed) for index, seed in zip(indices, seeds, strict=True)])
+    def drawn_batch(self, indices: list[int], seeds: list[int], share: float = 0.0) -> Batch:
+        """Samples as a training sees them of which such a share is over, collated."""
+        batch = collate([self.drawn(index, seed, share) for index, seed in zip(indices, seeds, strict=True)])
         return replace(batch, draws=tuple(seeds))
 
     def plain(self, index: int) -> Sample:
@@ -54,12 +58,16 @@ class SampleSet:
             raise RuntimeError("samples of a set with augmentation cannot be had as they are")
         return self.cache[index]
 
-    def drawn(self, index: int, seed: int) -> Sample:
-        """Return a sample for training, augmented by the draw of a seed."""
+    def drawn(self, index: int, seed: int, share: float = 0.0) -> Sample:
+        """Return a sample for training, augmented by the draw of a seed, where such a share of the training is over."""
         sample = self.cache[index]
         if self.augmentation is None:
             return sample
         generator = torch.Generator().manual_seed(seed)
+        if self.inputs.lidar_pool:
+            sample = draw_sweeps(sample, self.inputs.lidar_sweeps, generator)
+        if self.objects is not None and self.augmentation.paste and share < self.augmentation.paste.until:
+            sample = paste(sample, self.augmentation.paste, self.objects, generator)
         return self._planned(augment(sample, self.augmentation, self.inputs.image_size, generator))
 
     def _planned(self, sample: Sample) -> Sample:
@@ -104,7 +112,7 @@ def training_batches(
     Args:
         samples: To draw from.
         batch_size: Samples a batch.
-        steps: Of the training that are still to do.
+        steps: Of the training that are still to do, up to its end.
         order_seed: Decides which samples make a batch.
         augment_seed: Decides how they are varied.
         workers: Processes that load ahead; 0 loads in this one.
@@ -122,7 +130,10 @@ def training_batches(
         else:
             rounds = (position // len(samples) for position in positions)
             draws = (variant(index, round_, variants) for index, round_ in zip(chosen, rounds, strict=True))
-        return samples.drawn_batch(chosen, [(augment_seed + draw) % 2**63 for draw in draws])
+        seeds = [(augment_seed + draw) % 2**63 for draw in draws]
+        if isinstance(samples, ImageSet):
+            return samples.drawn_batch(chosen, seeds)
+        return samples.drawn_batch(chosen, seeds, share=step / steps.stop)
 
     return _load(samples, batch, steps, workers)
 

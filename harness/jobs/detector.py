@@ -19,6 +19,7 @@ from distill.reading import readings_of
 from distill.warm_start import begin_as, inherit
 from harness.data.balance import class_balance
 from harness.data.loader import SampleSet, evaluation_batches
+from harness.data.objects import Objects
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.diagnose.machine import Machine
@@ -44,7 +45,7 @@ from harness.train.image_weights import fill_image_backbone
 from harness.train.map_teacher import MapTeacher
 from harness.train.streams import seeded
 from harness.train.teacher_cache import CachedTeacher
-from harness.train.trainer import Training, batch_name, fit
+from harness.train.trainer import Interrupted, Training, batch_name, fit
 
 FIRST_BATCHES = 8
 """How many a result remembers, to tell whether two trainings saw the same."""
@@ -260,12 +261,15 @@ def _begin(
         objective = Objective(student, asked, losses)
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
     balance = class_balance(root, tokens) if spec.schedule.class_balanced else None
-    samples = SampleSet(root, tokens, inputs, spec.schedule.augment, labels, balance)
+    objects = Objects(root, tokens, inputs) if spec.schedule.augment.paste else None
+    samples = SampleSet(root, tokens, inputs, spec.schedule.augment, labels, balance, objects)
     return _Begun(objective, spec.schedule, samples, weights)
 
 
 def _fill(begun: _Begun, teachers: Sequence[Teacher | None], stop: Callable[[], bool]) -> None:
-    """Let a teacher with a cache look at what a training will ask it."""
+    """Make what a training will ask for: objects to paste, and what a teacher with a cache sees."""
+    if begun.samples.objects is not None and not begun.samples.objects.make(stop):
+        raise Interrupted("stopped while objects to paste were read")
     teacher = next((each for each in teachers if isinstance(each, CachedTeacher)), None)
     if teacher is not None:
         drawn = begun.schedule.length * begun.schedule.batch_size

@@ -217,12 +217,32 @@ def plan_study(
                     Row("student", ends.student, path, arm, names, seed, id_, untaught, published_as=known_as)
                 )
 
+    _check_pasting(plan)
     for row in [row for row in plan.rows if row.role != "image teacher"]:
         for split in study.data.also_score:
             scored = plan.add(_scored_on(plan.jobs[row.job], split))
             baseline = row.baseline and plan.add(_scored_on(plan.jobs[row.baseline], split))
             plan.rows.append(replace(row, job=scored, baseline=baseline, split=split, published_as=""))
     return plan
+
+
+def _check_pasting(plan: Plan) -> None:
+    """Raise InputError for a training with GT-paste, one of whose models would not see all of what is pasted."""
+    for job in plan.jobs.values():
+        spec = job.spec
+        if not isinstance(spec, DetectorJobSpec) or spec.schedule is None or spec.schedule.augment.paste is None:
+            continue
+        pastes = f"{job.label}: schedule.augment.paste puts LiDAR returns into samples"
+        models = {"it": spec.detector}
+        if spec.teacher and spec.losses:
+            models["its teacher"] = plan.detector_spec(spec.teacher).detector
+        for which, detector in models.items():
+            if others := sorted(detector.inputs.sensors - {"lidar"}):
+                raise InputError(
+                    f"{pastes}, and {which} has a {' and a '.join(others)}, which would see nothing there; leave it out"
+                )
+        if spec.maps and spec.losses:
+            raise InputError(f"{pastes}, and its teacher's maps were made without them; leave it out")
 
 
 def _ground(spec: DetectorSpec) -> list[Any]:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from detectors.geometry.boxes import CLASSES
+from detectors.names import unknown
 from detectors.spec import Spec
 
 
@@ -51,6 +53,40 @@ class ImageAugmentSpec(Spec):
         return max(size[0] / file[0], size[1] / file[1]) * self.zoom[1]
 
 
+def _counts_of_classes(counts: dict[str, int]) -> dict[str, int]:
+    for name in counts:
+        if name not in CLASSES:
+            raise ValueError(unknown("class", name, CLASSES))
+    return counts
+
+
+class PasteSpec(Spec):
+    """GT-paste: annotated objects of other training samples are put into the points of detectors with LiDAR alone.
+
+    An object is put where it stood. It is left out where it would overlap another one, seen from above.
+    """
+
+    counts: Annotated[dict[str, PositiveInt], AfterValidator(_counts_of_classes)] = Field(
+        default={
+            "car": 2,
+            "truck": 3,
+            "construction_vehicle": 7,
+            "bus": 4,
+            "trailer": 6,
+            "barrier": 2,
+            "motorcycle": 6,
+            "bicycle": 6,
+            "pedestrian": 2,
+            "traffic_cone": 2,
+        }
+    )
+    """Of a class, so many objects are drawn as a sample has fewer than this. The default is CenterPoint's."""
+    min_points: PositiveInt = 5
+    """Least number of LiDAR returns of an object, of all sweeps that the detector reads."""
+    until: float = Field(default=1.0, gt=0, le=1)
+    """Share of the training after which nothing is pasted any more (0.75: 15 of 20 epochs, as BEVFusion)."""
+
+
 class AugmentSpec(Spec):
     """How training samples are varied; teacher and student see the same variant.
 
@@ -58,7 +94,7 @@ class AugmentSpec(Spec):
     scenes from a detector and does nothing for other ones.
     """
 
-    later = frozenset({"shift_std"})
+    later = frozenset({"shift_std", "paste"})
 
     mirror_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability of mirroring the whole scene with its images."""
@@ -73,6 +109,8 @@ class AugmentSpec(Spec):
     shift_std: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.0, 0.0, 0.0)
     """Standard deviation of a normal shift of the BEV frame along x, y and z, metres, on top of `shift`."""
     image: ImageAugmentSpec = ImageAugmentSpec()
+    paste: PasteSpec | None = None
+    """Objects that are put into LiDAR points before all else; none by default."""
 
 
 class TeacherCacheSpec(Spec):
@@ -125,6 +163,15 @@ class ScheduleSpec(Spec):
     def _length_is_given_once(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _a_cached_teacher_sees_what_students_see(self) -> Self:
+        if self.augment.paste and self.teacher_cache:
+            raise ValueError(
+                "augment.paste puts objects into samples, which a teacher with a teacher_cache has not seen; leave one "
+                "of them out"
+            )
         return self
 
     @model_validator(mode="after")
