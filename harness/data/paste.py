@@ -66,11 +66,21 @@ def paste(sample: Sample, spec: PasteSpec, objects: Objects, generator: torch.Ge
 
 def _is_free(candidates: Boxes, scene: Boxes) -> Bool[Tensor, " k"]:
     """Which boxes overlap none of a scene's, and none before them that is free itself."""
-    is_free = ~(bev_iou(candidates, scene) > 0).any(dim=1)
-    overlaps = bev_iou(candidates, candidates) > 0
+    is_free = ~_overlaps(candidates, scene).any(dim=1)
+    overlaps = _overlaps(candidates, candidates)
     for index in range(len(candidates)):
         is_free[index] &= not (overlaps[index, :index] & is_free[:index]).any()
     return is_free
+
+
+def _overlaps(boxes: Boxes, others: Boxes) -> Bool[Tensor, "k m"]:
+    """Which pairs share some ground."""
+    reach, further = (each.size[:, :2].norm(dim=1) / 2 for each in (boxes, others))
+    overlaps = torch.cdist(boxes.center[:, :2], others.center[:, :2]) <= reach[:, None] + further + 1e-3
+    # Of the few pairs whose circles meet.
+    first, second = overlaps.nonzero().unbind(dim=1)
+    overlaps[first, second] = bev_iou(boxes[first[:, None]], others[second[:, None]])[:, 0, 0] > 0
+    return overlaps
 
 
 def _joined(first: Columns, second: Columns) -> Columns:

@@ -18,7 +18,7 @@ from harness.data.augment import bev_matrix, draw_sweeps, move_bev
 from harness.data.loader import SampleSet, training_batches
 from harness.data.nuscenes import read
 from harness.data.objects import Objects, returns_in
-from harness.data.paste import paste
+from harness.data.paste import _overlaps, paste
 from harness.study.schedule import AugmentSpec, PasteSpec, ScheduleSpec
 
 INPUTS = Inputs(lidar_sweeps=2)
@@ -143,6 +143,18 @@ def test_of_two_that_overlap_the_first_is_pasted():
     spec = PasteSpec(counts={"car": 1, "truck": 1, "bus": 1}, min_points=1)
     pasted = paste(_sample(_boxes(), (0, 0, 0)), spec, _Few(chain), _rng())
     assert pasted.boxes.label.tolist() == [0, 2]
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(-9, 9), st.floats(-9, 9), st.floats(0.3, 12), st.floats(0.3, 4), st.floats(-3, 3)),
+        max_size=9,
+    ),
+    st.integers(0, 9),
+)
+def test_pairs_that_are_far_apart_are_rightly_skipped(rows, cut):
+    first, second = _boxes(*rows[:cut]), _boxes(*rows[cut:])
+    assert torch.equal(_overlaps(first, second), bev_iou(first, second) > 0)
 
 
 def test_the_database_has_every_annotated_object_with_its_returns(smoke_root, objects):

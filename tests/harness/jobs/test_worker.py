@@ -62,11 +62,12 @@ def test_a_balanced_training_with_pasted_objects_goes_on_where_it_stopped_and_op
         raise AssertionError("the devkit was opened")
 
     monkeypatch.setattr(nuscenes.nuscenes, "NuScenes", fail)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     paste = {"counts": {"pedestrian": 30, "car": 30}, "min_points": 1, "until": 0.5}
     schedule = {"steps": 4, "batch_size": 2, "class_balanced": True, "augment": {"paste": paste}}
     asked = order(schedule=schedule)
     with pytest.raises(Interrupted, match="while objects to paste were read"):
-        run(asked, RunFolder(tmp_path / "at once"), lambda: True)
+        _train(asked, tmp_path / "at once", stop_after=0)
     with pytest.raises(Interrupted, match="after step 2 of 4"):
         _train(asked, tmp_path / "parts", stop_after=2)
     folder, result = _train(asked, tmp_path / "parts")
