@@ -3,11 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from detectors.batch import Batch, ImageBatch, Inputs, Sample, collate
 from harness.data.augment import augment, draw_sweeps
@@ -17,9 +15,9 @@ from harness.data.nuimages import ImageSet
 from harness.data.nuscenes import read
 from harness.data.objects import Objects
 from harness.data.paste import paste
+from harness.data.processes import made
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
-from harness.errors import InputError
 from harness.study.schedule import AugmentSpec
 
 Loaded = TypeVar("Loaded")
@@ -156,38 +154,7 @@ def _load(samples: SampleSet | ImageSet, batch: Callable[[int], Loaded], keys: r
     if workers:
         # Every process has a cache of its own.
         samples.cache.limit = CACHE_BYTES // workers
-    loader = DataLoader(
-        _Made(batch),
-        batch_size=None,
-        sampler=keys,
-        num_workers=workers,
-        worker_init_fn=_begin_worker,
-        generator=torch.Generator(),  # its default would draw from the global one
-        multiprocessing_context="fork" if workers else None,  # shares the opened tables
-    )
-    for loaded in loader:
-        if isinstance(loaded, InputError):
-            raise loaded
-        yield loaded
-
-
-class _Made(Dataset):
-    """Whole batches by key."""
-
-    def __init__(self, batch: Callable[[int], Any]) -> None:
-        self._batch = batch
-
-    def __getitem__(self, key: int) -> Any:
-        try:
-            return self._batch(key)
-        except InputError as error:
-            # As a value: raised in another process it would come back with that process's traceback as its message.
-            return error
-
-
-def _begin_worker(_: int) -> None:
-    # Processes are the parallelism; threads of each would only get into each other's way.
-    cv2.setNumThreads(0)
+    yield from made(batch, keys, workers)
 
 
 @lru_cache(maxsize=2)

@@ -22,6 +22,7 @@ from detectors.batch import Inputs
 from detectors.geometry.boxes import Boxes
 from harness.data.index.array_file import map_arrays, new_arrays
 from harness.data.nuscenes import read
+from harness.data.processes import made
 from harness.data.root import NuScenesRoot
 from harness.errors import input_error_on_os_error
 from harness.runs.folder import atomic_write
@@ -93,11 +94,12 @@ class Objects:
         self._name = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:24]
         self._folder = platformdirs.user_cache_path("crossbev") / "objects" / self._name
 
-    def make(self, stop: Callable[[], bool] = lambda: False) -> bool:
-        """Read the samples, where that was not done before; one process does it, and others wait.
+    def make(self, stop: Callable[[], bool] = lambda: False, workers: int = 0) -> bool:
+        """Read the samples, where that was not done before; one training does it, and others wait.
 
         Args:
             stop: Asked between parts. What is there by then is not read again.
+            workers: Processes that read; 0: this one does.
 
         Returns:
             Whether the database is there; False if `stop` said so.
@@ -109,9 +111,8 @@ class Objects:
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self._folder / "lock"):
                 if not self._is_there():
-                    for number in range(self._parts):
-                        if map_arrays(self._path(number), self._header(number)) is None:
-                            self._write(number)
+                    missing = [number for number in range(self._parts) if self._arrays(number) is None]
+                    for _ in made(self._write, missing, workers):
                         if stop():
                             return False
                     counts = np.bincount(self._small[1]).tolist()
@@ -130,6 +131,10 @@ class Objects:
     def _header(self, number: int) -> dict[str, Any]:
         return {"name": self._name, "part": number}
 
+    def _arrays(self, number: int) -> dict[str, memoryview] | None:
+        """A part, mapped; None where it is not there, or torn."""
+        return map_arrays(self._path(number), self._header(number))
+
     def _is_there(self) -> bool:
         try:
             manifest = json.loads((self._folder / _MANIFEST).read_bytes())
@@ -137,11 +142,11 @@ class Objects:
             return False
         # A part may have been torn or deleted since.
         return bool(manifest.get("parts") == self._parts) and all(
-            map_arrays(self._path(number), self._header(number)) is not None for number in range(self._parts)
+            self._arrays(number) is not None for number in range(self._parts)
         )
 
-    def _write(self, number: int) -> None:
-        """Read some samples and write their objects."""
+    def _write(self, number: int) -> int:
+        """Read some samples and write their objects; return the number of the part."""
         with new_arrays(self._path(number), self._header(number)) as writer:
             writer.append_lists("returns", np.empty(0, "f"), [])
             for name, kind in (("box", "f"), ("label", "q")):
@@ -158,12 +163,13 @@ class Objects:
                         writer.append_lists("returns", lidar[inside].ravel(), [_COLUMNS * len(inside)])
                         writer.append("box", row)
                         writer.append("label", boxes.label[index : index + 1].numpy())
+        return number
 
     @cached_property
     def _mapped(self) -> list[_Part]:
         parts = []
         for number in range(self._parts):
-            arrays = map_arrays(self._path(number), self._header(number))
+            arrays = self._arrays(number)
             assert arrays is not None, f"{self._path(number)} has not been made"
             read_ = {name: np.asarray(array) for name, array in arrays.items()}
             parts.append(

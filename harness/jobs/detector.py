@@ -157,7 +157,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
             Training(machine, one.objective, one.schedule, spec.seed, folder)
             for one, (_, spec, folder) in zip(begun, jobs, strict=True)
         ]
-        _fill(begun[0], [one.objective.teacher for one in begun], stop)
+        _fill(begun[0], [one.objective.teacher for one in begun], stop, jobs[0][0].loader_workers)
         # One that asks its teacher for nothing reads less than the others.
         samples = replace(begun[0].samples, inputs=reduce(Inputs.joined, (one.samples.inputs for one in begun)))
         seed, loader_workers = jobs[0][1].seed, jobs[0][0].loader_workers
@@ -266,9 +266,9 @@ def _begin(
     return _Begun(objective, spec.schedule, samples, weights)
 
 
-def _fill(begun: _Begun, teachers: Sequence[Teacher | None], stop: Callable[[], bool]) -> None:
+def _fill(begun: _Begun, teachers: Sequence[Teacher | None], stop: Callable[[], bool], loader_workers: int) -> None:
     """Make what a training will ask for: objects to paste, and what a teacher with a cache sees."""
-    if begun.samples.objects is not None and not begun.samples.objects.make(stop):
+    if begun.samples.objects is not None and not begun.samples.objects.make(stop, loader_workers):
         raise Interrupted("stopped while objects to paste were read")
     teacher = next((each for each in teachers if isinstance(each, CachedTeacher)), None)
     if teacher is not None:
@@ -299,7 +299,7 @@ def _train(
     begun = _begin(order, spec, root, machine, _readings([spec]))
     training = Training(machine, begun.objective, begun.schedule, spec.seed, folder)
     if training.next < begun.schedule.length:
-        _fill(begun, [begun.objective.teacher], stop)
+        _fill(begun, [begun.objective.teacher], stop, order.loader_workers)
     fit(machine, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
     losses = _losses(spec)
     _require_logged(folder, [*spec.detector.loss_weights, *losses])

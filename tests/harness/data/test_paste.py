@@ -19,6 +19,7 @@ from harness.data.loader import SampleSet, training_batches
 from harness.data.nuscenes import read
 from harness.data.objects import Objects, returns_in
 from harness.data.paste import _overlaps, paste
+from harness.errors import InputError
 from harness.study.schedule import AugmentSpec, PasteSpec, ScheduleSpec
 
 INPUTS = Inputs(lidar_sweeps=2)
@@ -274,6 +275,26 @@ def test_a_database_is_read_once_and_goes_on_where_it_stopped(parts, objects, tm
     assert opened().make()
     assert len(tokens_read) == 6
     assert _content(made) == _content(objects)
+
+
+@pytest.mark.slow
+def test_processes_read_the_same_database(parts, objects):
+    opened, tokens_read = parts
+    made = opened()
+    assert made.make(workers=2)
+    assert not tokens_read  # here
+    assert _content(made) == _content(objects)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_sweep_is_one_message_whoever_reads_it(parts, monkeypatch, workers):
+    def broken(*_):
+        raise InputError("sweeps/LIDAR_TOP/a.pcd.bin is truncated")
+
+    monkeypatch.setattr(objects_module, "read", broken)
+    with pytest.raises(InputError) as caught:
+        parts[0]().make(workers=workers)
+    assert str(caught.value) == "sweeps/LIDAR_TOP/a.pcd.bin is truncated"
 
 
 @pytest.mark.parametrize("damage", ["torn", "deleted", "manifest"])
