@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,7 +108,7 @@ class Objects:
         Raises:
             InputError: The cache folder cannot be written to; or a sensor file is missing or damaged.
         """
-        with input_error_on_os_error(f"objects to paste cannot be stored in {self._folder}"):
+        with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self._folder / "lock"):
                 if not self._is_there():
@@ -120,6 +121,9 @@ class Objects:
                     atomic_write(self._folder / _MANIFEST, json.dumps(manifest).encode())
         _ = self.boxes  # before processes are forked, which then share it
         return True
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return input_error_on_os_error(f"objects to paste cannot be stored in {self._folder}")
 
     @property
     def _parts(self) -> int:
@@ -147,7 +151,7 @@ class Objects:
 
     def _write(self, number: int) -> int:
         """Read some samples and write their objects; return the number of the part."""
-        with new_arrays(self._path(number), self._header(number)) as writer:
+        with self._writing(), new_arrays(self._path(number), self._header(number)) as writer:
             writer.append_lists("returns", np.empty(0, "f"), [])
             for name, kind in (("box", "f"), ("label", "q")):
                 writer.append(name, np.empty(0, kind))

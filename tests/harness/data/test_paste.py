@@ -297,6 +297,19 @@ def test_a_broken_sweep_is_one_message_whoever_reads_it(parts, monkeypatch, work
     assert str(caught.value) == "sweeps/LIDAR_TOP/a.pcd.bin is truncated"
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_is_one_message(parts, monkeypatch, workers):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(objects_module, "new_arrays", full)
+    with pytest.raises(
+        InputError, match=r"objects to paste cannot be stored in .*/objects/\w+: No space left"
+    ) as caught:
+        parts[0]().make(workers=workers)
+    assert "Traceback" not in str(caught.value)
+
+
 @pytest.mark.parametrize("damage", ["torn", "deleted", "manifest"])
 def test_a_damaged_database_is_made_again_where_it_is_damaged(parts, objects, tmp_path, damage):
     opened, tokens_read = parts
