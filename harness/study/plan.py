@@ -114,13 +114,14 @@ def plan_study(
     segmenters = _Segmenters(plan, study, images)
     hashes: dict[Path, str] = {}
 
-    taught = study.schedule
-    if taught.epochs is not None:
-        epoch = samples()
-        if taught.class_balanced:
-            assert balanced is not None, "a study with class-balanced epochs has to be told how long they are"
-            plan.plain_epochs, epoch = balanced() / epoch, balanced()
-        taught = taught.for_samples(epoch)
+    def in_steps(schedule: ScheduleSpec) -> ScheduleSpec:
+        if schedule.epochs is None or not schedule.class_balanced:
+            return schedule if schedule.epochs is None else schedule.for_samples(samples())
+        assert balanced is not None, "a study with class-balanced epochs has to be told how long they are"
+        plan.plain_epochs = balanced() / samples()
+        return schedule.for_samples(balanced())
+
+    taught = in_steps(study.schedule)
     # What only distillation reads is no part of what a training without a teacher is.
     plain = taught.without_distillation()
 
