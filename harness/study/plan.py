@@ -115,8 +115,10 @@ def plan_study(
     hashes: dict[Path, str] = {}
 
     def in_steps(schedule: ScheduleSpec) -> ScheduleSpec:
-        if schedule.epochs is None or not schedule.class_balanced:
-            return schedule if schedule.epochs is None else schedule.for_samples(samples())
+        if schedule.epochs is None:
+            return schedule
+        if not schedule.class_balanced:
+            return schedule.for_samples(samples())
         assert balanced is not None, "a study with class-balanced epochs has to be told how long they are"
         plan.plain_epochs = balanced() / samples()
         return schedule.for_samples(balanced())
