@@ -33,6 +33,13 @@ class Inputs:
     """Of the cameras: the newest, and the ones before it."""
     lidar_sweeps: int = 0
     """The keyframe's, and the ones before it."""
+    lidar_pool: int = 0
+    """So many nearest sweeps before the keyframe's come with a sample, of which a training draws those that it sees; 0:
+    only as many as `lidar_sweeps` says."""
+    lidar_fill: bool = False
+    """Whether the oldest sweep is repeated where a scene has too few."""
+    lidar_near: bool = False
+    """Whether returns within a metre of the sensor stay, of sweeps before the keyframe's."""
     lidar_for_loss: bool = False
     """Whether a loss wants the returns of the LiDAR's keyframe, which the detector itself may not read."""
     radar_sweeps: int = 0
@@ -49,7 +56,7 @@ class Inputs:
     @property
     def lidar_read(self) -> int:
         """Sweeps of the LiDAR that come with a sample."""
-        return max(self.lidar_sweeps, int(self.lidar_for_loss))
+        return max(self.lidar_sweeps, int(self.lidar_for_loss), self.lidar_pool and 1 + self.lidar_pool)
 
     def read_for(self, device: torch.device) -> Self:
         """What a sample has to bring to a device: a GPU makes the plans of lifts itself, in a millisecond."""
@@ -67,11 +74,18 @@ class Inputs:
             "bev_frame": self.bev_frame,
             "lifts": self.lifts | other.lifts,  # a batch may carry several plans
             "lidar_for_loss": self.lidar_for_loss or other.lidar_for_loss,
+            # One that is trained shows its teacher the sweeps that were drawn for it.
+            "lidar_pool": max(self.lidar_pool, other.lidar_pool),
         }
         # Some say nothing of a sensor that is not read.
-        of = {"keyframes": "image_size", "radar_states": "radar_sweeps"}
-        for name in ("image_size", "keyframes", "lidar_sweeps", "radar_sweeps", "radar_states"):
-            reads = of.get(name, name)
+        of = {
+            **{name: name for name in ("image_size", "lidar_sweeps", "radar_sweeps")},
+            "keyframes": "image_size",
+            "lidar_fill": "lidar_sweeps",
+            "lidar_near": "lidar_sweeps",
+            "radar_states": "radar_sweeps",
+        }
+        for name, reads in of.items():
             wanted = [getattr(each, name) for each in (self, other) if getattr(each, reads)]
             if len(set(wanted)) > 1:
                 raise ValueError(f"one detector needs {name} {wanted[0]}, the other {wanted[1]}")

@@ -107,7 +107,7 @@ def example_batch(spec: DetectorSpec, batch_size: int) -> Batch:
         return torch.cat([xyz, torch.rand(count, columns - 3, generator=rng)], dim=1)
 
     def returns() -> torch.Tensor:
-        cloud = points(LIDAR_POINTS * inputs.lidar_read, 5)
+        cloud = points(LIDAR_POINTS * max(1, inputs.lidar_sweeps), 5)
         if not inputs.lidar_sweeps:  # a loss wants those of the keyframe
             cloud[:, 4] = 0
         return cloud

@@ -72,6 +72,9 @@ class DetectorSpec(Spec):
         stride = self.neck.stride if isinstance(self.neck, SecondNeckSpec) else 1
         if self.low_per_cell != stride:
             raise ValueError(f"the neck has a stride of {stride:g}; maps before it have {self.low_per_cell} in a cell")
+        if self.lidar is not None and 0 < self.lidar.earlier.pool < self.lidar.sweeps - 1:
+            drawn = self.lidar.sweeps - 1
+            raise ValueError(f"lidar.earlier.pool is {self.lidar.earlier.pool}, from which {drawn} sweeps are drawn")
         if self.low_per_cell > 1 and len(names) > 1:
             raise ValueError(f"lidar.pillars_per_cell is {self.low_per_cell}; maps to be fused need 1")
         return self
@@ -90,6 +93,8 @@ class DetectorSpec(Spec):
             keyframes=1 if self.camera is None else self.camera.keyframes,
             lifts=frozenset() if self.camera is None else frozenset({self.camera.lift(self.grid)}),
             lidar_sweeps=0 if self.lidar is None else self.lidar.sweeps,
+            lidar_fill=self.lidar is not None and self.lidar.earlier.fill,
+            lidar_near=self.lidar is not None and self.lidar.earlier.near,
             radar_sweeps=0 if self.radar is None else self.radar.sweeps,
             radar_states=self.radar is not None and self.radar.states,
         )
@@ -97,7 +102,11 @@ class DetectorSpec(Spec):
     @property
     def training_inputs(self) -> Inputs:
         """What a batch must carry for `Detector.loss`."""
-        return replace(self.inputs, lidar_for_loss=self.camera is not None and self.camera.depth_weight > 0)
+        return replace(
+            self.inputs,
+            lidar_for_loss=self.camera is not None and self.camera.depth_weight > 0,
+            lidar_pool=0 if self.lidar is None else self.lidar.earlier.pool,
+        )
 
     @property
     def sensor_channels(self) -> tuple[int, ...]:

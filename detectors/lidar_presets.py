@@ -14,11 +14,15 @@ from detectors.encoders.second_neck import SecondNeckSpec
 from detectors.encoders.voxel_net import VoxelNetSpec
 from detectors.geometry.grid import BevGrid
 from detectors.heads.center import BOX_CODE, CenterHeadSpec, TaskDecodingSpec
+from detectors.sweeps import SweepSpec
 
 MM = "MM"
 """open-mmlab/mmdetection3d@fe25f7a (v1.4), configs/centerpoint and what they inherit."""
 CP = "CP"
 """tianweiy/CenterPoint@3cf7d87, configs/nusc/voxelnet."""
+
+# Of the ten sweeps before a keyframe that its files name, nine.
+_DRAWN = SweepSpec(pool=10)
 
 _NEAR = BevGrid(x_range=(-51.2, 51.2), y_range=(-51.2, 51.2), z_range=(-5.0, 3.0), cell=0.8)
 _FAR = UNIDISTILL_GRID
@@ -63,7 +67,7 @@ _UNIDISTILL_HEAD = CenterHeadSpec(
         overlap=(0.1, 0.1, 0.1, 0.1, 0.1, 0.1),
     ),
 )
-_UNIDISTILL_LIDAR = VoxelNetSpec(most_voxels=(120_000, 160_000), bias=True)
+_UNIDISTILL_LIDAR = VoxelNetSpec(most_voxels=(120_000, 160_000), bias=True, earlier=SweepSpec(fill=True, near=True))
 
 _RADAR = RadarPillarSpec()
 _RADAR_TRUNK = ResNetUpTrunkSpec(widths=(128, 256, 512), depths=(2, 2, 2), strides=(2, 2, 2), channels=256)
@@ -71,15 +75,15 @@ _RADAR_HEAD = _CENTERPOINT_HEAD.model_copy(update=_VELOCITY_COUNTS_FULLY)
 
 LIDAR_PRESETS = {
     "centerpoint_pillar02": DetectorSpec(
-        grid=_NEAR, bev_frame="lidar", lidar=PillarSpec(), neck=_SECOND_OF_PILLARS, head=_CENTERPOINT_HEAD
+        grid=_NEAR, bev_frame="lidar", lidar=PillarSpec(earlier=_DRAWN), neck=_SECOND_OF_PILLARS, head=_CENTERPOINT_HEAD
     ),
     "centerpoint_voxel01": DetectorSpec(
-        grid=_NEAR, bev_frame="lidar", lidar=VoxelNetSpec(), neck=_SECOND, head=_CENTERPOINT_HEAD
+        grid=_NEAR, bev_frame="lidar", lidar=VoxelNetSpec(earlier=_DRAWN), neck=_SECOND, head=_CENTERPOINT_HEAD
     ),
     "centerpoint_voxel0075": DetectorSpec(
         grid=_FAR,
         bev_frame="lidar",
-        lidar=VoxelNetSpec(most_voxels=(120_000, 160_000)),
+        lidar=VoxelNetSpec(most_voxels=(120_000, 160_000), earlier=_DRAWN),
         neck=_SECOND,
         head=_CENTERPOINT_HEAD,
     ),

@@ -161,7 +161,7 @@ def studies(studies_dir: StudiesDir = None, as_json: Json = False) -> None:
     for file in _files(studies_dir):
         # The number of jobs does not depend on the dataset.
         study = load_study(file)
-        plan = plan_study(study, "", lambda: 1, lambda data: (Path(), ""))
+        plan = plan_study(study, "", lambda: 1, lambda data: (Path(), ""), lambda: 1)
         rows.append(
             {
                 "study": file.stem,

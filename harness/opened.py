@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.data.balance import class_balance
 from harness.data.root import NuScenesRoot
 from harness.flags import Asked
 from harness.study.load import load_study
@@ -41,12 +42,14 @@ class Planner:
         self.fingerprint = root.fingerprint()
         self.samples = cache(root.count)
         """Counts the samples of a split, or of a share of its scenes."""
+        self._balanced = cache(lambda *which: len(class_balance(root, root.tokens(*which))))
         self._images = cache(find_images(console))
 
     def plan(self, study: StudySpec) -> Plan:
         """Plan a study on this dataset."""
-        samples = partial(self.samples, study.data.train_split, study.data.train_share)
-        return plan_study(study, self.fingerprint, samples, self._images)
+        which = study.data.train_split, study.data.train_share
+        samples, balanced = partial(self.samples, *which), partial(self._balanced, *which)
+        return plan_study(study, self.fingerprint, samples, self._images, balanced)
 
 
 def open_study(asked: Asked, console: Console) -> Opened:

@@ -89,12 +89,14 @@ def _introduce(opened: "Opened", todo: "list[Job]", seeds: str | None) -> None:
 
 
 def introduction(plan: "Plan", todo: int) -> str:
-    """Tell the size of a plan, and how many of its jobs are still to run."""
+    """Tell the size of a plan, how many of its jobs are still to run, and how long its epochs are if not plain."""
     trainings = sum(job.spec.steps > 0 for job in plan.jobs.values())
     trained = "" if trainings == len(plan.jobs) else f" ({_count(trainings, 'training')})"
     left = {0: "all are done", 1: "1 is still to run"}.get(todo, f"{todo} are still to run")
     need = "needs" if len(plan.rows) == 1 else "need"
-    return f"{_count(len(plan.rows), 'row')} of the table {need} {_count(len(plan.jobs), 'job')}{trained}; {left}"
+    balanced = "" if plan.plain_epochs is None else f"; a class-balanced epoch is {plan.plain_epochs:.2f} plain ones"
+    rows, jobs = _count(len(plan.rows), "row"), _count(len(plan.jobs), "job")
+    return f"{rows} of the table {need} {jobs}{trained}; {left}{balanced}"
 
 
 def estimate_text(seconds: float, workers: int, by_runs: int, by_steps: int) -> str:

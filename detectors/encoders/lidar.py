@@ -14,6 +14,7 @@ from detectors.encoders.sparse_tables import ConvTable, Triple, dense, strided_t
 from detectors.encoders.voxels import VOXEL_FEATURES, voxelise
 from detectors.geometry.grid import BevGrid
 from detectors.spec import Spec
+from detectors.sweeps import SweepSpec
 
 _AROUND: Triple = (3, 3, 3)
 
@@ -24,11 +25,13 @@ class LidarSpec(Spec):
     Each level after the first halves the height, and the plane too until a voxel is as wide as a BEV cell.
     """
 
-    later = frozenset({"kind", "age_unit"})
+    later = frozenset({"kind", "age_unit", "earlier"})
 
     kind: Literal["sparse"] = "sparse"
     sweeps: int = Field(default=1, ge=1)
     """Sweeps of the keyframe and before it. Every point has its age."""
+    earlier: SweepSpec = SweepSpec()
+    """How the sweeps before the keyframe are read."""
     age_unit: float = Field(default=1.0, gt=0)
     """Seconds of the ages that the encoder reads; in a unit of 1 they are small beside a voxel's other features."""
     voxels_per_cell: int = Field(ge=1)

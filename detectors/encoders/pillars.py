@@ -14,6 +14,7 @@ from detectors.encoders.sparse_tables import dense
 from detectors.encoders.voxels import Groups, group_points
 from detectors.geometry.grid import BevGrid
 from detectors.spec import Spec
+from detectors.sweeps import SweepSpec
 
 
 class PillarSpec(Spec):
@@ -23,9 +24,13 @@ class PillarSpec(Spec):
     from the middle of the pillar.
     """
 
+    later = frozenset({"earlier"})
+
     kind: Literal["pillars"] = "pillars"
     sweeps: int = Field(default=10, ge=1)
     """Sweeps of the keyframe and before it. Every point has its age."""
+    earlier: SweepSpec = SweepSpec()
+    """How the sweeps before the keyframe are read."""
     pillars_per_cell: int = Field(default=4, ge=1)
     """Along x and along y: the map has as many more rows and columns than the grid, which the neck's strides undo."""
     most_points: int = Field(default=20, ge=1)

@@ -15,6 +15,7 @@ from detectors.encoders.sparse_tables import ConvTable, Triple, dense, strided_t
 from detectors.encoders.voxels import group_points
 from detectors.geometry.grid import BevGrid
 from detectors.spec import Spec
+from detectors.sweeps import SweepSpec
 
 _AROUND: Triple = (3, 3, 3)
 _HALVE: Triple = (2, 2, 2)
@@ -27,9 +28,13 @@ POINT_FEATURES = 5
 class VoxelNetSpec(Spec):
     """SECOND's sparse encoder (Yan et al., 2018) with residual blocks, as in CenterPoint (Yin et al., 2021)."""
 
+    later = frozenset({"earlier"})
+
     kind: Literal["voxel_net"] = "voxel_net"
     sweeps: int = Field(default=10, ge=1)
     """Sweeps of the keyframe and before it. Every point has its age."""
+    earlier: SweepSpec = SweepSpec()
+    """How the sweeps before the keyframe are read."""
     voxels_per_cell: int = Field(default=8, ge=1)
     """Along x and along y: what the strided convolutions, one less than widths, bring down to 1."""
     height_bins: int = Field(default=40, ge=1)

@@ -20,12 +20,16 @@ def augment(
     """A variant of a sample; the BEV part of the draw is the same for any set of sensors.
 
     Args:
-        sample: Its images are whole, at `spec.image.zoom[1]` times the size that just covers `image_size`.
+        sample: Its images are whole, resized by `spec.image.largest`.
         spec: The ranges to draw from.
         image_size: Height and width of the resulting images.
         generator: Draws.
     """
     chance = torch.rand(7, generator=generator).tolist()
+    shift = [spec.shift * (2 * share - 1) for share in chance[5:]]
+    if any(spec.shift_std):
+        normal = torch.randn(3, generator=generator).tolist()
+        shift = [by + std * far for by, std, far in zip([*shift, 0.0], spec.shift_std, normal, strict=True)]
     mirrored = chance[0] < spec.mirror_probability
     sideways_is_x = sample.frames is not None and sample.frames.bev_frame == "lidar"
     matrix = bev_matrix(
@@ -34,7 +38,7 @@ def augment(
         # A mirrored world is one that is flipped sideways together with its images.
         flip_x=(chance[3] < spec.flip_probability) != (mirrored and sideways_is_x),
         flip_y=(chance[4] < spec.flip_probability) != (mirrored and not sideways_is_x),
-        shift=(spec.shift * (2 * chance[5] - 1), spec.shift * (2 * chance[6] - 1)),
+        shift=tuple(shift),
     )
     if sample.views is not None and image_size is not None:
         draws = torch.rand(len(sample.views.age), 4, generator=generator).tolist()
@@ -47,6 +51,16 @@ def augment(
             instances=sample.instances and warp_instances(sample.instances, matrices, image_size),
         )
     return move_bev(sample, matrix)
+
+
+def draw_sweeps(sample: Sample, sweeps: int, generator: torch.Generator) -> Sample:
+    """The sample with the LiDAR keyframe and others at random, so that they are `sweeps`, of those that it has."""
+    assert sample.lidar is not None
+    ages, lengths = sample.lidar[:, 4].unique_consecutive(return_counts=True)
+    earlier = (ages > 0).nonzero()[:, 0]
+    stays = ages <= 0
+    stays[earlier[torch.randperm(len(earlier), generator=generator)[: sweeps - 1]]] = True
+    return replace(sample, lidar=sample.lidar[stays.repeat_interleave(lengths)])
 
 
 def augment_image(
@@ -77,14 +91,14 @@ def bev_matrix(
     scale: float = 1.0,
     flip_x: bool = False,
     flip_y: bool = False,
-    shift: tuple[float, float] = (0.0, 0.0),
+    shift: tuple[float, ...] = (0.0, 0.0),
 ) -> Float[Tensor, "4 4"]:
-    """Flips x and y to -x and -y, turns counter-clockwise (radians), scales, then shifts along x and y (metres)."""
+    """Flips x and y to -x and -y, turns counter-clockwise (radians), scales, then shifts along x, y and z (metres)."""
     cos, sin = math.cos(angle), math.sin(angle)
     matrix = torch.eye(4)
     matrix[:2, :2] = torch.tensor([[cos, -sin], [sin, cos]]) * torch.tensor([1 - 2.0 * flip_x, 1 - 2.0 * flip_y])
     matrix[:3, :3] *= scale
-    matrix[:2, 3] = torch.tensor(shift)
+    matrix[: len(shift), 3] = torch.tensor(shift)
     return matrix
 
 
@@ -168,11 +182,15 @@ def _cropped(image: UInt8[np.ndarray, "c h_in w_in"], matrix: np.ndarray, size: 
 def _image_matrix(
     spec: AugmentSpec, source_size: Sequence[int], size: tuple[int, int], mirrored: bool, draw: Sequence[float]
 ) -> Float[np.ndarray, "3 3"]:
-    """Zoom, crop (the sky before the road), turn about the middle, flip: pixels after from pixels before."""
+    """Resize, crop (the sky before the road), turn about the middle, flip: pixels after from pixels before."""
     zoom_share, turn_share, crop_share, flip_chance = draw
     height, width = size
-    zoom = _between(spec.image.zoom, zoom_share) / spec.image.zoom[1]
+    bounds = spec.image.resize or spec.image.zoom
+    zoom = _between(bounds, zoom_share) / bounds[1]
     left, top = crop_share * (source_size[1] * zoom - width), source_size[0] * zoom - height
+    if spec.image.resize is not None:
+        # As papers have it: a whole column; what is too narrow begins at the left border.
+        left = math.floor(max(0.0, left))
     crop = np.array([[zoom, 0, -left], [0, zoom, -top], [0, 0, 1]])
     angle = math.radians(spec.image.rotation_degrees) * (2 * turn_share - 1)
     cos, sin = math.cos(angle), math.sin(angle)

@@ -3,24 +3,23 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from detectors.batch import Batch, ImageBatch, Inputs, Sample, collate
-from harness.data.augment import augment
+from harness.data.augment import augment, draw_sweeps
+from harness.data.balance import ClassBalance
 from harness.data.kept import CACHE_BYTES, Kept
 from harness.data.nuimages import ImageSet
 from harness.data.nuscenes import read
+from harness.data.objects import Objects
+from harness.data.paste import paste
+from harness.data.processes import made
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
-from harness.errors import InputError
 from harness.study.schedule import AugmentSpec
 
-PREFETCH = 2
-"""Batches that each loading process works ahead."""
 Loaded = TypeVar("Loaded")
 
 
@@ -33,6 +32,10 @@ class SampleSet:
     inputs: Inputs
     augmentation: AugmentSpec | None = None
     labels: PseudoLabels | None = None
+    balance: ClassBalance | None = None
+    """How a training draws an epoch; None: every sample once."""
+    objects: Objects | None = None
+    """To paste, where `augmentation` says so."""
 
     def __post_init__(self) -> None:
         """Begin with nothing in memory."""
@@ -42,9 +45,9 @@ class SampleSet:
         """Number of samples."""
         return len(self.tokens)
 
-    def drawn_batch(self, indices: list[int], seeds: list[int]) -> Batch:
-        """Samples as a training sees them, collated."""
-        batch = collate([self.drawn(index, seed) for index, seed in zip(indices, seeds, strict=True)])
+    def drawn_batch(self, indices: list[int], seeds: list[int], share: float = 0.0) -> Batch:
+        """Samples as a training sees them of which such a share is over, collated."""
+        batch = collate([self.drawn(index, seed, share) for index, seed in zip(indices, seeds, strict=True)])
         return replace(batch, draws=tuple(seeds))
 
     def plain(self, index: int) -> Sample:
@@ -53,12 +56,16 @@ class SampleSet:
             raise RuntimeError("samples of a set with augmentation cannot be had as they are")
         return self.cache[index]
 
-    def drawn(self, index: int, seed: int) -> Sample:
-        """Return a sample for training, augmented by the draw of a seed."""
+    def drawn(self, index: int, seed: int, share: float = 0.0) -> Sample:
+        """Return a sample for training, augmented by the draw of a seed, where such a share of the training is over."""
         sample = self.cache[index]
         if self.augmentation is None:
             return sample
         generator = torch.Generator().manual_seed(seed)
+        if self.inputs.lidar_pool:
+            sample = draw_sweeps(sample, self.inputs.lidar_sweeps, generator)
+        if self.objects is not None and self.augmentation.paste and share < self.augmentation.paste.until:
+            sample = paste(sample, self.augmentation.paste, self.objects, generator)
         return self._planned(augment(sample, self.augmentation, self.inputs.image_size, generator))
 
     def _planned(self, sample: Sample) -> Sample:
@@ -69,20 +76,22 @@ class SampleSet:
         return replace(sample, lifts=plans)
 
     def _decoded(self, index: int) -> Sample:
-        zoom = None if self.augmentation is None else self.augmentation.image.zoom[1]
-        sample = read(self.root, self.tokens[index], self.inputs, zoom, self.labels)
+        cropped_later = None if self.augmentation is None else self.augmentation.image
+        sample = read(self.root, self.tokens[index], self.inputs, cropped_later, self.labels)
         # With augmentation each draw moves the cameras anew.
         return self._planned(sample) if self.augmentation is None else sample
 
 
-def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> list[int]:
+def batch_indices(samples: int | ClassBalance, batch_size: int, step: int, seed: int) -> list[int]:
     """Which samples make the batch of a step: a pure function, so a resumed training sees what it would have seen.
 
-    Every sample is drawn once before any is drawn again; the order of each round has a generator of its own.
+    Of a number of samples, each is drawn once before any is drawn again. Each round over them, and each balanced epoch,
+    has a generator of its own.
     """
+    epoch = samples if isinstance(samples, int) else len(samples)
     chosen: list[int] = []
     for position in range(step * batch_size, (step + 1) * batch_size):
-        round_, within = divmod(position, samples)
+        round_, within = divmod(position, epoch)
         chosen.append(_order(samples, seed, round_)[within])
     return chosen
 
@@ -141,7 +150,7 @@ def training_batches(
     Args:
         samples: To draw from.
         batch_size: Samples a batch; or the parts of each, which then come one after the other.
-        steps: Of the training that are still to do.
+        steps: Of the training that are still to do, up to its end.
         order_seed: Decides which samples make a batch.
         augment_seed: Decides how they are varied.
         workers: Processes that load ahead; 0 loads in this one.
@@ -149,16 +158,22 @@ def training_batches(
     """
     parts = batch_size if isinstance(batch_size, Parts) else Parts(batch_size, batch_size)
 
+    balance = samples.balance if isinstance(samples, SampleSet) else None
+    drawn_from = len(samples) if balance is None else balance
+
     def batch(key: int) -> Batch | ImageBatch:
         step, here = parts.place(key)
-        chosen = batch_indices(len(samples), parts.batch_size, step, order_seed)[here]
+        chosen = batch_indices(drawn_from, parts.batch_size, step, order_seed)[here]
         positions = range(step * parts.batch_size, (step + 1) * parts.batch_size)[here]
         if variants is None:
             draws: Iterable[int] = positions
         else:
             rounds = (position // len(samples) for position in positions)
             draws = (variant(index, round_, variants) for index, round_ in zip(chosen, rounds, strict=True))
-        return samples.drawn_batch(chosen, [(augment_seed + draw) % 2**63 for draw in draws])
+        seeds = [(augment_seed + draw) % 2**63 for draw in draws]
+        if isinstance(samples, ImageSet):
+            return samples.drawn_batch(chosen, seeds)
+        return samples.drawn_batch(chosen, seeds, share=step / steps.stop)
 
     return _load(samples, batch, range(steps.start * parts.each, steps.stop * parts.each), workers)
 
@@ -181,44 +196,14 @@ def _load(samples: SampleSet | ImageSet, batch: Callable[[int], Loaded], keys: r
     if workers:
         # Every process has a cache of its own.
         samples.cache.limit = CACHE_BYTES // workers
-    loader = DataLoader(
-        _Made(batch),
-        batch_size=None,
-        sampler=keys,
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
-        worker_init_fn=_begin_worker,
-        generator=torch.Generator(),  # its default would draw from the global one
-        multiprocessing_context="fork" if workers else None,  # shares the opened tables
-    )
-    for loaded in loader:
-        if isinstance(loaded, InputError):
-            raise loaded
-        yield loaded
-
-
-class _Made(Dataset):
-    """Whole batches by key."""
-
-    def __init__(self, batch: Callable[[int], Any]) -> None:
-        self._batch = batch
-
-    def __getitem__(self, key: int) -> Any:
-        try:
-            return self._batch(key)
-        except InputError as error:
-            # As a value: raised in another process it would come back with that process's traceback as its message.
-            return error
-
-
-def _begin_worker(_: int) -> None:
-    # Processes are the parallelism; threads of each would only get into each other's way.
-    cv2.setNumThreads(0)
+    yield from made(batch, keys, workers)
 
 
 @lru_cache(maxsize=2)
-def _order(samples: int, seed: int, round_: int) -> list[int]:
+def _order(samples: int | ClassBalance, seed: int, round_: int) -> list[int]:
     generator = torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15 * round_) % 2**63)
+    if isinstance(samples, ClassBalance):
+        return samples.epoch(generator)
     return torch.randperm(samples, generator=generator).tolist()
 
 

@@ -22,6 +22,7 @@ from detectors.geometry.grid import BevFrame
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import LIDAR, RADARS, NuScenesRoot
 from harness.data.sensor_files import open_image, read_lidar, read_radar
+from harness.study.schedule import ImageAugmentSpec
 
 _CLOSE = 1.0
 """Metres along x and y of a sensor: returns of earlier sweeps that are nearer come from the ego car and would smear."""
@@ -34,7 +35,7 @@ def read(
     root: NuScenesRoot,
     token: str,
     inputs: Inputs,
-    uncropped_zoom: float | None = None,
+    cropped_later: ImageAugmentSpec | None = None,
     labels: PseudoLabels | None = None,
 ) -> Sample:
     """One keyframe, and what came before it as far as the inputs ask for it.
@@ -43,8 +44,8 @@ def read(
         root: The dataset.
         token: Of the sample table.
         inputs: Which sensors, how many keyframes and sweeps.
-        uncropped_zoom: Where given, images are whole and so many times larger than to be cropped to
-            `inputs.image_size`: for an augmentation that crops them itself.
+        cropped_later: Where given, images are whole and as large as this augmentation wants them, which crops them to
+            `inputs.image_size` itself.
         labels: An image teacher's, of every image that is read here; they come with the sample.
 
     Raises:
@@ -56,8 +57,8 @@ def read(
     place = _Place(root, root.sweeps(token, LIDAR, 1)[0], inputs.bev_frame)
     return Sample(
         token=token,
-        views=_views(place, token, inputs, uncropped_zoom),
-        instances=None if labels is None else _instances(root, token, inputs, uncropped_zoom, labels),
+        views=_views(place, token, inputs, cropped_later),
+        instances=None if labels is None else _instances(root, token, inputs, cropped_later, labels),
         lidar=_lidar(place, token, inputs) if inputs.lidar_read else None,
         radar=_radar(place, token, inputs) if inputs.radar_sweeps else None,
         boxes=boxes[seen],
@@ -145,7 +146,7 @@ class _Place:
         return (self.now["timestamp"] - record["timestamp"]) * _MICROSECONDS
 
 
-def _views(place: _Place, token: str, inputs: Inputs, uncropped_zoom: float | None) -> CameraViews | None:
+def _views(place: _Place, token: str, inputs: Inputs, cropped_later: ImageAugmentSpec | None) -> CameraViews | None:
     if inputs.image_size is None:
         return None
     root = place.root
@@ -153,7 +154,7 @@ def _views(place: _Place, token: str, inputs: Inputs, uncropped_zoom: float | No
     for record in root.images(token, inputs.keyframes):
         file = open_image(root.path / record["filename"])
         file.check_size(record)
-        fit = _Fit.of(file.size, inputs.image_size, uncropped_zoom)
+        fit = _Fit.of(file.size, inputs.image_size, cropped_later)
         sensor = root.index.get("calibrated_sensor", record["calibrated_sensor_token"])
         images.append(fit.cut(file.resized(*fit.full)))
         fits.append(fit.matrix)
@@ -171,7 +172,7 @@ def _views(place: _Place, token: str, inputs: Inputs, uncropped_zoom: float | No
 
 
 def _instances(
-    root: NuScenesRoot, token: str, inputs: Inputs, uncropped_zoom: float | None, labels: PseudoLabels
+    root: NuScenesRoot, token: str, inputs: Inputs, cropped_later: ImageAugmentSpec | None, labels: PseudoLabels
 ) -> Instances:
     """An image teacher's labels of the images that `_views` reads, fitted as these are."""
     assert inputs.image_size is not None, "labels of images are for detectors that see some"
@@ -179,7 +180,7 @@ def _instances(
     for record in root.images(token, inputs.keyframes):
         seen = labels.instances(record["filename"])
         owner = seen.owner.numpy()
-        fit = _Fit.of(owner.shape, inputs.image_size, uncropped_zoom)
+        fit = _Fit.of(owner.shape, inputs.image_size, cropped_later)
         owner = cv2.resize(owner, fit.full[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         fitted.append(replace(seen, owner=torch.from_numpy(np.ascontiguousarray(fit.cut(owner)))))
     instances = stack_instances(fitted)
@@ -189,8 +190,10 @@ def _instances(
 
 def _lidar(place: _Place, token: str, inputs: Inputs) -> Tensor:
     rows = place.root.sweeps(token, LIDAR, inputs.lidar_read)
+    if inputs.lidar_fill:
+        rows += rows[-1:] * (inputs.lidar_read - len(rows))
     clouds = [read_lidar(place.root.path / record["filename"]) for record in rows]
-    for i, cloud in enumerate(clouds[1:], start=1):
+    for i, cloud in enumerate(clouds[1:] if not inputs.lidar_near else (), start=1):
         is_far = (np.abs(cloud[:, 0]) >= _CLOSE) | (np.abs(cloud[:, 1]) >= _CLOSE)
         clouds[i] = cloud.take(np.flatnonzero(is_far), axis=0)  # several times as fast as by the mask
     points = np.empty((sum(map(len, clouds)), 5), np.float32)
@@ -282,12 +285,14 @@ class _Fit:
     """From its pixels before to its pixels after. Pixel (0, 0) has its edge at 0."""
 
     @classmethod
-    def of(cls, image: tuple[int, ...], size: tuple[int, int], uncropped_zoom: float | None) -> Self:
-        """How an image of a height and width is made to fit, or only resized where there is an `uncropped_zoom`."""
-        scale = max(size[0] / image[0], size[1] / image[1]) * (uncropped_zoom or 1.0)
-        full = max(size[0], round(image[0] * scale)), max(size[1], round(image[1] * scale))
+    def of(cls, image: tuple[int, ...], size: tuple[int, int], cropped_later: ImageAugmentSpec | None) -> Self:
+        """How an image of a height and width is made to fit, or only resized where it is cropped later."""
+        scale = (cropped_later or ImageAugmentSpec()).largest(image, size)
+        full = round(image[0] * scale), round(image[1] * scale)
+        if cropped_later is None or cropped_later.resize is None:
+            full = max(size[0], full[0]), max(size[1], full[1])
         matrix = np.diag([full[1] / image[1], full[0] / image[0], 1.0])
-        if uncropped_zoom is not None:
+        if cropped_later is not None:
             return cls(full, 0, 0, full, matrix)
         top, left = full[0] - size[0], (full[1] - size[1]) // 2
         matrix[:2, 2] = -left, -top

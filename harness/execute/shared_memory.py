@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.console import size_text
-from harness.data.loader import PREFETCH
+from harness.data.processes import PREFETCH
 from harness.data.root import NuScenesRoot
 from harness.errors import InputError
 from harness.execute.site import Site

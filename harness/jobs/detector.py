@@ -17,7 +17,9 @@ from distill.loss import DetectorLossSpec, ImageLossSpec, LossSpec, Reading
 from distill.objective import FrozenTeacher, Objective, Teacher, fingerprint, loss_spec
 from distill.reading import readings_of
 from distill.warm_start import begin_as, inherit
+from harness.data.balance import class_balance
 from harness.data.loader import SampleSet, evaluation_batches, sample_bytes
+from harness.data.objects import Objects
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
 from harness.diagnose.machine import Machine
@@ -43,7 +45,7 @@ from harness.train.image_weights import fill_image_backbone
 from harness.train.map_teacher import MapTeacher
 from harness.train.streams import seeded
 from harness.train.teacher_cache import CachedTeacher
-from harness.train.trainer import Training, batch_name, fit
+from harness.train.trainer import Interrupted, Training, batch_name, fit
 
 FIRST_BATCHES = 8
 """How many a result remembers, to tell whether two trainings saw the same."""
@@ -175,7 +177,7 @@ class DetectorKind(Kind[DetectorJobSpec]):
             Training(machine, one.objective, one.schedule, spec.seed, folder)
             for one, (_, spec, folder) in zip(begun, jobs, strict=True)
         ]
-        _fill(begun[0], [one.objective.teacher for one in begun], stop)
+        _fill(begun[0], [one.objective.teacher for one in begun], stop, jobs[0][0].loader_workers)
         # One that asks its teacher for nothing reads less than the others.
         samples = replace(begun[0].samples, inputs=reduce(Inputs.joined, (one.samples.inputs for one in begun)))
         seed, loader_workers = jobs[0][1].seed, jobs[0][0].loader_workers
@@ -275,7 +277,10 @@ def _begin(
     with seeded(spec.seed, "training_only"):
         objective = Objective(student, asked, losses)
     labels = None if order.labels is None else PseudoLabels(order.labels, _least_score(losses))
-    samples = SampleSet(root, tokens, inputs.read_for(machine.device), spec.schedule.augment, labels)
+    balance = class_balance(root, tokens) if spec.schedule.class_balanced else None
+    objects = Objects(root, tokens, inputs) if spec.schedule.augment.paste else None
+    read = inputs.read_for(machine.device)
+    samples = SampleSet(root, tokens, read, spec.schedule.augment, labels, balance, objects)
     return _Begun(objective, spec.schedule, samples, weights)
 
 
@@ -292,8 +297,10 @@ def _shared(student: Inputs, teacher: Inputs, spec: DetectorJobSpec) -> Inputs:
         raise InputError(f"teacher and student cannot share a batch: {error}") from error
 
 
-def _fill(begun: _Begun, teachers: Sequence[Teacher | None], stop: Callable[[], bool]) -> None:
-    """Let a teacher with a cache look at what a training will ask it."""
+def _fill(begun: _Begun, teachers: Sequence[Teacher | None], stop: Callable[[], bool], loader_workers: int) -> None:
+    """Make what a training will ask for: objects to paste, and what a teacher with a cache sees."""
+    if begun.samples.objects is not None and not begun.samples.objects.make(stop, loader_workers):
+        raise Interrupted("stopped while objects to paste were read")
     teacher = next((each for each in teachers if isinstance(each, CachedTeacher)), None)
     if teacher is not None:
         drawn = begun.schedule.length * begun.schedule.global_batch
@@ -344,7 +351,7 @@ def _fit(
     begun = _begin(order, spec, root, machine, _readings([spec]))
     training = Training(machine, begun.objective, begun.schedule, spec.seed, folder)
     if training.next < begun.schedule.length:
-        _fill(begun, [begun.objective.teacher], stop)
+        _fill(begun, [begun.objective.teacher], stop, order.loader_workers)
     fit(machine, [training], begun.samples, begun.schedule, spec.seed, stop, order.loader_workers)
     return begun, training
 

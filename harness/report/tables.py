@@ -54,8 +54,17 @@ ONE_SEED = "One seed: the interval covers the choice of validation scenes only."
 SYNTHETIC = "These are numbers of the embedded synthetic world, not of nuScenes."
 
 
-def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str] = ()) -> Table:
-    """Build the table of all rows of the study in the form of papers, with further details below the legend."""
+def results_table(
+    lines: Sequence[Line], study: StudySpec, details: Sequence[str] = (), plain_epochs: float | None = None
+) -> Table:
+    """Build the table of all rows of the study in the form of papers, with further details below the legend.
+
+    Args:
+        lines: The rows.
+        study: Whose they are.
+        details: Sentences.
+        plain_epochs: As in `Plan`.
+    """
     papers = list(dict.fromkeys(name for line in lines for name in line.published))
     published = [f"{paper} gain {metric}" for paper in papers for metric in HEADLINE_METRICS]
     gained = [f"gain {metric}" for metric in HEADLINE_METRICS]
@@ -94,7 +103,7 @@ def results_table(lines: Sequence[Line], study: StudySpec, details: Sequence[str
             ]
         rows.append([*cells, number_cell(_plain(line.parameters, "{:,.0f}"), line.parameters)])
     more = [*run_details(lines, study), *details]
-    return Table.of("results", "Results", header, rows, legend(lines, study), more, groups, signs=_SIGNS)
+    return Table.of("results", "Results", header, rows, legend(lines, study, plain_epochs), more, groups, signs=_SIGNS)
 
 
 def _mean_cell(line: Line, metric: str, form: str, best: set[tuple[Key, str]]) -> Cell:
@@ -279,8 +288,8 @@ def cost_table(costs: Sequence[Cost]) -> Table:
     return Table.of("cost", "Cost", header, rows, notes, group="cost")
 
 
-def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
-    """Return the sentences below the table, which apply to all of its numbers."""
+def legend(lines: Sequence[Line], study: StudySpec, plain_epochs: float | None = None) -> list[str]:
+    """Return the sentences below the table, which apply to all of its numbers (`plain_epochs` is that of `Plan`)."""
     data, schedule = study.data, study.schedule
     ranges = (
         "nuScenes' class ranges (50, 40, 30 m)"
@@ -294,7 +303,7 @@ def legend(lines: Sequence[Line], study: StudySpec) -> list[str]:
         cache = f"; {variants} variants of each sample; what losses read of a teacher in float16"
     sentences = [
         f"Scored on {data.version} {data.eval_split}, trained on {of_scenes}{data.train_split}; {ranges}; students: "
-        f"{_length(schedule)}{cache}{_other_lengths(study)}; "
+        f"{_length(schedule, plain_epochs)}{cache}{_other_lengths(study, plain_epochs)}; "
         f"seeds {', '.join(map(str, study.seeds))}.",
         " ".join(
             [
@@ -425,18 +434,24 @@ def _beginning(model: TeacherSpec | StudentSpec) -> str:
     return share + begun + (scheduled if model.schedule else "")
 
 
-def _length(schedule: ScheduleSpec) -> str:
-    """Describe the length of a training, its batch and its learning rate."""
+def _length(schedule: ScheduleSpec, plain_epochs: float | None) -> str:
+    """Describe the length of a training, its batch, its learning rate and the optimizer if it is not the papers'."""
     length = f"{schedule.steps} steps" if schedule.epochs is None else f"{schedule.epochs:g} epochs"
+    if schedule.class_balanced:
+        each = "" if plain_epochs is None else f", each of {plain_epochs:.2f} plain ones"
+        length += f" of class-balanced samples (CBGS{each}),"
+    else:
+        length += " of"
     micro = schedule.micro_batch
     parts = "" if micro is None else ", in parts that fit" if micro == "auto" else f", {micro} at once"
-    return f"{length} of batch {schedule.global_batch}{parts}, learning rate {schedule.peak_lr:g}"
+    optimizer = "" if schedule.optimizer == "adamw" else f" ({schedule.optimizer.capitalize()})"
+    return f"{length} batch {schedule.global_batch}{parts}, learning rate {schedule.peak_lr:g}{optimizer}"
 
 
-def _other_lengths(study: StudySpec) -> str:
+def _other_lengths(study: StudySpec, plain_epochs: float | None) -> str:
     """Describe those of students with a schedule of their own."""
     others = {name: study.schedule_of(model) for name, model in study.students.items() if model.schedule}
-    return "".join(f"; {name}: {_length(schedule)}" for name, schedule in others.items())
+    return "".join(f"; {name}: {_length(schedule, plain_epochs)}" for name, schedule in others.items())
 
 
 def _image_teacher(line: Line, study: StudySpec) -> str:

@@ -68,7 +68,7 @@ def rebuild(
     lines, spent, ascribed = summary(trained, compared), costs(runs), attributions(compared, study)
     judged = judge_all(lines, study)
     results = [
-        results_table(lines, study, commit_lines(runs)),
+        results_table(lines, study, commit_lines(runs), opened.plan.plain_epochs),
         verdicts_table(lines, study, unlike(compared)),
         attribution_table(ascribed),
         class_table(lines),

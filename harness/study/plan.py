@@ -59,6 +59,8 @@ class Plan:
     rows: list[Row] = field(default_factory=list)
     deterministic: bool = False
     """Whether jobs use only operations that give the same bits each time. No part of what they are."""
+    plain_epochs: float | None = None
+    """Plain epochs in a class-balanced one of a schedule; None where no epoch is one."""
 
     @property
     def looped_trainings(self) -> int:
@@ -87,7 +89,13 @@ class Plan:
         return job.id
 
 
-def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], images: ImageData | None = None) -> Plan:
+def plan_study(
+    study: StudySpec,
+    fingerprint: str,
+    samples: Callable[[], int],
+    images: ImageData | None = None,
+    balanced: Callable[[], int] | None = None,
+) -> Plan:
     """The smallest set of trainings that answers the study.
 
     Args:
@@ -95,6 +103,7 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
         fingerprint: Identity of the dataset, `NuScenesRoot.fingerprint`.
         samples: Counts those of its training split; called where epochs have to become steps.
         images: Finds an image teacher's dataset; called for those that are trained here.
+        balanced: Counts the samples of a class-balanced epoch of its training split, for a study with such epochs.
     """
     plan = Plan(deterministic=study.schedule.deterministic)
     data = DataIdentity(
@@ -109,7 +118,13 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
 
     def taught(model: TeacherSpec | StudentSpec) -> ScheduleSpec:
         schedule = study.schedule_of(model).model_copy(update={"deterministic": False})
-        return schedule if schedule.epochs is None else schedule.for_samples(samples())
+        if schedule.epochs is None:
+            return schedule
+        if not schedule.class_balanced:
+            return schedule.for_samples(samples())
+        assert balanced is not None, "a study with class-balanced epochs has to be told how long they are"
+        plan.plain_epochs = balanced() / samples()
+        return schedule.for_samples(balanced())
 
     def plain(model: TeacherSpec | StudentSpec) -> ScheduleSpec:
         # What only distillation reads is no part of what a training without a teacher is.
@@ -210,12 +225,32 @@ def plan_study(study: StudySpec, fingerprint: str, samples: Callable[[], int], i
                     Row("student", ends.student, path, arm, names, seed, id_, untaught, published_as=known_as)
                 )
 
+    _check_pasting(plan)
     for row in [row for row in plan.rows if row.role != "image teacher"]:
         for split in study.data.also_score:
             scored = plan.add(_scored_on(plan.jobs[row.job], split))
             baseline = row.baseline and plan.add(_scored_on(plan.jobs[row.baseline], split))
             plan.rows.append(replace(row, job=scored, baseline=baseline, split=split, published_as=""))
     return plan
+
+
+def _check_pasting(plan: Plan) -> None:
+    """Raise InputError for a training with GT-paste, one of whose models would not see all of what is pasted."""
+    for job in plan.jobs.values():
+        spec = job.spec
+        if not isinstance(spec, DetectorJobSpec) or spec.schedule is None or spec.schedule.augment.paste is None:
+            continue
+        pastes = f"{job.label}: schedule.augment.paste puts LiDAR returns into samples"
+        models = {"it": spec.detector}
+        if spec.teacher and spec.losses:
+            models["its teacher"] = plan.detector_spec(spec.teacher).detector
+        for which, detector in models.items():
+            if others := sorted(detector.inputs.sensors - {"lidar"}):
+                raise InputError(
+                    f"{pastes}, and {which} has a {' and a '.join(others)}, which would see nothing there; leave it out"
+                )
+        if spec.maps and spec.losses:
+            raise InputError(f"{pastes}, and its teacher's maps were made without them; leave it out")
 
 
 def _ground(spec: DetectorSpec) -> list[Any]:

@@ -14,14 +14,17 @@ class _Job(Spec):
 
 
 class _Plan(Spec):
+    later = frozenset({"plain_epochs"})
+
     jobs: dict[str, _Job]
     rows: tuple[Row, ...]
+    plain_epochs: float | None = None
 
 
 def plan_json(plan: Plan) -> str:
     """All of a plan but where what is given to its jobs lies, which is another place elsewhere."""
     jobs = {id_: _Job(label=job.label, spec=job.spec) for id_, job in plan.jobs.items()}
-    return _Plan(jobs=jobs, rows=tuple(plan.rows)).model_dump_json(indent=1)
+    return _Plan(jobs=jobs, rows=tuple(plan.rows), plain_epochs=plan.plain_epochs).model_dump_json(indent=1)
 
 
 def read_plan(text: bytes) -> Plan:
@@ -30,7 +33,7 @@ def read_plan(text: bytes) -> Plan:
         stored = _Plan.model_validate_json(text)
     except ValidationError as error:
         raise ValueError(first_mistake(error)) from error
-    plan = Plan()
+    plan = Plan(plain_epochs=stored.plain_epochs)
     for id_, stored_job in stored.jobs.items():
         job = Job(stored_job.spec, stored_job.label)
         if job.id != id_:

@@ -215,6 +215,12 @@ class ImageScheduleSpec(ScheduleSpec):
         for name in ("distillation_warmup", "distillation_cooldown"):
             if getattr(self, name):
                 raise ValueError(f"{name} has no effect on an image teacher, which has no teacher; leave it out")
+        if self.class_balanced:
+            raise ValueError("class_balanced has no effect on an image teacher, which has no boxes; leave it out")
+        if self.augment.image.resize is not None:
+            raise ValueError(
+                "an image teacher resizes images to its own size, whatever theirs is; give augment.image.zoom"
+            )
         of_images = {name: getattr(self.augment, name) for name in ("mirror_probability", "image")}
         if self.augment != AugmentSpec(**of_images):
             raise ValueError(

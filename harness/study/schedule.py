@@ -8,6 +8,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Tag,
@@ -15,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from detectors.geometry.boxes import CLASSES
+from detectors.names import unknown
 from detectors.spec import Spec
 
 
@@ -30,12 +33,69 @@ _Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered
 class ImageAugmentSpec(Spec):
     """Augmentation of each image by itself."""
 
+    later = frozenset({"resize"})
+
     zoom: _Bounds = (1.0, 1.0)
     """Smallest and largest size, relative to the size that just covers the detector's input. The rest is cropped."""
+    resize: _Bounds | None = None
+    """Instead of `zoom`, as papers have it: smallest and largest ratio of resized to file pixels. Of what is larger
+    than the input, the bottom rows stay, and columns from a random one on. Where it is smaller, the image is black at
+    the top and on the right."""
     rotation_degrees: float = Field(default=0.0, ge=0, le=45)
     """Largest rotation in either direction, degrees."""
     flip_probability: float = Field(default=0.0, ge=0, le=1)
     """Probability of mirroring one image without its scene. Orientations then become ambiguous."""
+
+    @model_validator(mode="after")
+    def _size_is_given_once(self) -> Self:
+        if self.resize is not None and self.zoom != type(self).model_fields["zoom"].default:
+            raise ValueError("zoom and resize are two ways to give the size of an image; leave one of them out")
+        return self
+
+    def largest(self, file: tuple[int, ...], size: tuple[int, int]) -> float:
+        """The largest factor that an image is resized by.
+
+        Args:
+            file: Height and width of the image.
+            size: Height and width that it is cropped to.
+        """
+        if self.resize is not None:
+            return self.resize[1]
+        return max(size[0] / file[0], size[1] / file[1]) * self.zoom[1]
+
+
+def _counts_of_classes(counts: dict[str, int]) -> dict[str, int]:
+    for name in counts:
+        if name not in CLASSES:
+            raise ValueError(unknown("class", name, CLASSES))
+    return counts
+
+
+class PasteSpec(Spec):
+    """GT-paste: annotated objects of other training samples are put into the points of detectors with LiDAR alone.
+
+    An object is put where it stood. It is left out where it would overlap another one, seen from above.
+    """
+
+    counts: Annotated[dict[str, PositiveInt], AfterValidator(_counts_of_classes)] = Field(
+        default={
+            "car": 2,
+            "truck": 3,
+            "construction_vehicle": 7,
+            "bus": 4,
+            "trailer": 6,
+            "barrier": 2,
+            "motorcycle": 6,
+            "bicycle": 6,
+            "pedestrian": 2,
+            "traffic_cone": 2,
+        }
+    )
+    """Of a class, so many objects are drawn as a sample has fewer than this. The default is CenterPoint's."""
+    min_points: PositiveInt = 5
+    """Least number of LiDAR returns of an object, of all sweeps that the detector reads."""
+    until: float = Field(default=1.0, gt=0, le=1)
+    """Share of the training after which nothing is pasted any more (0.75: 15 of 20 epochs, as BEVFusion)."""
 
 
 class AugmentSpec(Spec):
@@ -44,6 +104,8 @@ class AugmentSpec(Spec):
     Only mirrored unless a study says more: in the few epochs of the tiny studies more variation hides the training
     scenes from a detector and does nothing for other ones.
     """
+
+    later = frozenset({"shift_std", "paste"})
 
     mirror_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability of mirroring the whole scene with its images."""
@@ -55,7 +117,11 @@ class AugmentSpec(Spec):
     """Probability of x becoming -x, and of y becoming -y, in the BEV frame; images stay as they are."""
     shift: float = Field(default=0.0, ge=0)
     """Largest shift of the BEV frame along x and along y, in either direction, metres."""
+    shift_std: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.0, 0.0, 0.0)
+    """Standard deviation of a normal shift of the BEV frame along x, y and z, metres, on top of `shift`."""
     image: ImageAugmentSpec = ImageAugmentSpec()
+    paste: PasteSpec | None = None
+    """Objects that are put into LiDAR points before all else; none by default."""
 
 
 class TeacherCacheSpec(Spec):
@@ -101,12 +167,16 @@ class ScheduleSpec(Spec):
             "skip_non_finite",
             "deterministic",
             "optimizer",
+            "class_balanced",
         }
     )
 
     steps: int | None = Field(default=None, gt=0)
     epochs: PositiveFloat | None = Field(default=None, allow_inf_nan=False)
-    """Number of passes over the training samples, instead of steps, rounded up to whole steps."""
+    """Number of passes over the training samples, or of class-balanced epochs, instead of steps, rounded up to whole
+    steps."""
+    class_balanced: bool = False
+    """Draw samples so that each class is drawn equally often (CBGS), instead of each sample once."""
     batch_size: BatchSize = 8
     """Samples of a step; or ``{global: 64, micro: 4}``, of which each GPU computes four at once, or ``micro: auto``."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -155,8 +225,26 @@ class ScheduleSpec(Spec):
             raise ValueError("give exactly one of steps and epochs")
         return self
 
+    @model_validator(mode="after")
+    def _a_cached_teacher_sees_what_students_see(self) -> Self:
+        if self.augment.paste and self.teacher_cache:
+            raise ValueError(
+                "augment.paste puts objects into samples, which a teacher with a teacher_cache has not seen; leave one "
+                "of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_cached_sample_is_drawn_once_an_epoch(self) -> Self:
+        if self.class_balanced and self.teacher_cache:
+            raise ValueError(
+                "class_balanced draws a sample several times in an epoch, each time varied in another way, and "
+                "teacher_cache has one variant of it for an epoch; leave one of them out"
+            )
+        return self
+
     def for_samples(self, samples: int) -> Self:
-        """Return the same schedule in steps, for a training split with this number of samples."""
+        """Return the same schedule in steps, for epochs of this number of samples."""
         if self.epochs is None:
             return self
         return self.model_copy(update={"steps": math.ceil(self.epochs * samples / self.global_batch), "epochs": None})

@@ -9,12 +9,16 @@ import multiprocessing
 import os
 import random
 import shutil
+import sys
 import time
 import zlib
 from pathlib import Path
 
 import pytest
+import torch
 
+from detectors.batch import Inputs
+from harness.data.balance import class_balance
 from harness.data.root import CAMERAS, LIDAR, RADARS, NuScenesRoot
 
 VERSION = "v1.0-trainval"
@@ -24,6 +28,7 @@ SMALL = {table: max(4, count // 500) for table, count in FULL.items()}
 SUFFIXES = {"CAM": "jpg", "LID": "pcd.bin", "RAD": "pcd"}
 CHANNELS = (*CAMERAS, LIDAR, *RADARS)
 PROCESSES = 8
+IS_MEASURED = "--benchmark-enable" in sys.argv
 
 
 def _token(table, number):
@@ -217,22 +222,83 @@ def _measure(way, path):
     }
 
 
+INPUTS = Inputs(image_size=(256, 704), lidar_sweeps=10)
+"""Six images and ten sweeps of a sample: what a detector with cameras and LiDAR reads."""
+EPOCH_SECONDS, EPOCH_MB = 60, 3 * 1024
+"""Of the processor and of memory, of all processes together."""
+
+
+def _pss():
+    """MB of this process, where what it shares counts by its part."""
+    return int(Path("/proc/self/smaps_rollup").read_text().split("Pss:")[1].split()[0]) / 1024
+
+
+def _list_files(root, tokens, barrier, results):
+    """The files of some samples; how many there are, CPU-seconds, and MB while all processes have done as much."""
+    began = time.process_time()
+    files = sum(1 for token in tokens for _ in root.files(token, INPUTS))
+    seconds = time.process_time() - began
+    barrier.wait()
+    results.put((files, seconds, _pss()))
+    barrier.wait()
+
+
+def _list_epoch(path, results):
+    """As a training does: one process opens the root, and others, which are forked from it, share the samples."""
+    root = NuScenesRoot(path, VERSION)
+    began = time.process_time()
+    tokens = root.index.column("sample", "token")
+    epoch = class_balance(root, tokens).epoch(torch.Generator().manual_seed(0))
+    seconds = time.process_time() - began
+    fork = multiprocessing.get_context("fork")
+    barrier, theirs = fork.Barrier(PROCESSES + 1), fork.Queue()
+    workers = [
+        fork.Process(target=_list_files, args=(root, tokens[first::PROCESSES], barrier, theirs))
+        for first in range(PROCESSES)
+    ]
+    for worker in workers:
+        worker.start()
+    barrier.wait()
+    files, spent, memory = zip(*(theirs.get() for _ in workers), strict=True)
+    results.put(
+        {
+            "samples": len(tokens),
+            "of a balanced epoch": len(epoch),
+            "files": sum(files),
+            "CPU-seconds, balance": round(seconds, 2),
+            "CPU-seconds, files": round(sum(spent), 1),
+            "MB": round(sum(memory) + _pss()),
+        }
+    )
+    barrier.wait()
+    for worker in workers:
+        worker.join()
+
+
 def _in_processes(count, way, path):
     with multiprocessing.get_context("spawn").Pool(count) as pool:
         return pool.starmap(_measure, [(way, path)] * count, chunksize=1)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a root of tables, and a cache that is empty."""
+    folder = tmp_path_factory.mktemp("index")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        write_tables(folder / "root", FULL if IS_MEASURED else SMALL)
+        yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
-def path(benchmark, tmp_path, monkeypatch):
-    """A root of tables, and a cache that is empty."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    write_tables(tmp_path / "root", FULL if benchmark.enabled else SMALL)
-    yield tmp_path / "root"
-    shutil.rmtree(tmp_path / "root")
+def path(folder):
+    """That root."""
+    return folder / "root"
 
 
 @pytest.mark.timeout(3600)
-def test_an_index_against_the_devkit(benchmark, path, tmp_path):
+def test_an_index_against_the_devkit(benchmark, path, folder):
     if not benchmark.enabled:
         index, devkit = _open("index", path), _open("devkit", path)
         for table in devkit.table_names:
@@ -246,10 +312,41 @@ def test_an_index_against_the_devkit(benchmark, path, tmp_path):
             f"index, opened by {PROCESSES}": _in_processes(PROCESSES, "index", path),
             "devkit": _in_processes(1, "devkit", path),
         }
-        size = sum(each.stat().st_size for each in (tmp_path / "cache").rglob("*.columns"))
+        size = sum(each.stat().st_size for each in (folder / "cache").rglob("*.columns"))
         results["MB of JSON"] = round(sum(each.stat().st_size for each in path.rglob("*.json")) / 2**20)
         results["MB of the index"] = round(size / 2**20)
         print(json.dumps(results, indent=1))
         benchmark.extra_info |= results
     # Opening reads nothing but the description at the end of the file.
     benchmark(lambda: NuScenesRoot(path, VERSION).index)
+
+
+@pytest.mark.timeout(3600)
+def test_an_epoch_of_samples_with_ten_sweeps_in_eight_processes(path):
+    tables_before = {each.name: each.stat().st_mtime_ns for each in path.rglob("*")}
+    root = NuScenesRoot(path, VERSION)
+    tokens = root.index.column("sample", "token")
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    process = spawn.Process(target=_list_epoch, args=(path, results))
+    process.start()
+    listed = results.get()
+    process.join()
+    assert process.exitcode == 0
+    print(json.dumps(listed, indent=1))
+    assert listed["samples"] == len(tokens)
+    # Only at the start of a scene are there fewer than ten sweeps.
+    assert 10 * len(tokens) < listed["files"] <= 16 * len(tokens)
+    assert listed["CPU-seconds, balance"] + listed["CPU-seconds, files"] < EPOCH_SECONDS
+    assert listed["MB"] < EPOCH_MB
+    # The root is never written to.
+    assert {each.name: each.stat().st_mtime_ns for each in path.rglob("*")} == tables_before
+    if not IS_MEASURED:
+        devkit = _open("devkit", path)
+        for token in tokens:
+            row = devkit.get("sample_data", devkit.get("sample", token)["data"][LIDAR])
+            chain = [row]
+            while len(chain) < 10 and row["prev"]:
+                row = devkit.get("sample_data", row["prev"])
+                chain.append(row)
+            assert [each["token"] for each in root.sweeps(token, LIDAR, 10)] == [each["token"] for each in chain]

@@ -71,6 +71,17 @@ def test_inputs_of_two_detectors_are_joined_unless_they_differ():
         states.joined(Inputs(radar_sweeps=2))
 
 
+def test_a_teacher_sees_the_sweeps_that_are_drawn_for_its_student():
+    student, teacher = Inputs(lidar_sweeps=10, lidar_pool=12), Inputs(lidar_sweeps=10)
+    assert student.joined(teacher) == teacher.joined(student) == student
+    assert student.lidar_read == 13
+    assert teacher.lidar_read == 10
+    for field in ("lidar_fill", "lidar_near"):
+        with pytest.raises(ValueError, match=f"one detector needs {field} False, the other True"):
+            teacher.joined(Inputs(lidar_sweeps=10, **{field: True}))
+        assert getattr(Inputs(lidar_sweeps=10, **{field: True}).joined(Inputs(image_size=(32, 48))), field)
+
+
 def test_returns_for_a_loss_come_with_any_sweeps():
     camera, lidar = Inputs(image_size=(32, 48), lidar_for_loss=True), Inputs(lidar_sweeps=3)
     assert camera.sensors == {"camera"}

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from detectors.detector import DetectorSpec
 from detectors.lidar_presets import LIDAR_PRESETS, LIDAR_SOURCES
+from detectors.presets import PRESETS
 
 # Derived from the published configurations, parameter by parameter; 12 of UniDistill's are weights of its losses.
 PARAMETERS = {
@@ -68,3 +70,33 @@ def test_voxels_are_as_large_as_their_names_say(name, cells):
     assert spec.grid.cell / spec.lidar.voxels_per_cell == pytest.approx(size)
     assert (spec.grid.rows, spec.grid.columns) == (cells, cells)
     assert (spec.grid.z_range[1] - spec.grid.z_range[0]) / spec.lidar.height_bins == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name", ["centerpoint_pillar02", "centerpoint_voxel01", "centerpoint_voxel0075"])
+def test_centerpoint_draws_nine_of_ten_sweeps_in_training_alone(name):
+    spec = PRESETS[name]
+    assert (spec.training_inputs.lidar_sweeps, spec.training_inputs.lidar_pool) == (10, 10)
+    assert spec.training_inputs.lidar_read == 11
+    assert spec.inputs.lidar_read == 10
+    assert not spec.inputs.lidar_near
+    assert not spec.inputs.lidar_fill
+
+
+@pytest.mark.parametrize("name", ["unidistill_lidar", "unidistill_camera_lidar"])
+def test_unidistill_fills_short_lists_of_sweeps_and_keeps_near_returns(name):
+    for inputs in (PRESETS[name].training_inputs, PRESETS[name].inputs):
+        assert inputs.lidar_fill
+        assert inputs.lidar_near
+        assert inputs.lidar_read == 10
+
+
+def test_fewer_sweeps_to_draw_from_than_are_drawn_are_refused():
+    spec = PRESETS["centerpoint_voxel01"]
+    fields = spec.model_dump() | {"lidar": spec.lidar.model_dump() | {"earlier": {"pool": 8}}}
+    with pytest.raises(ValueError, match=r"lidar.earlier.pool is 8, from which 9 sweeps are drawn"):
+        DetectorSpec.model_validate(fields)
+
+
+def test_sweeps_as_they_were_read_before_leave_no_trace_in_a_detector():
+    assert "earlier" not in PRESETS["tiny_lidar"].model_dump()["lidar"]
+    assert "earlier" not in PRESETS["bevfusion_camera_lidar"].model_dump()["lidar"]

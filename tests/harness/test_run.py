@@ -31,6 +31,13 @@ def test_the_introduction_tells_rows_jobs_and_trainings_apart(study, changes, to
     assert introduction(plan, todo) == text
 
 
+def test_the_introduction_tells_how_long_class_balanced_epochs_are():
+    changes = ["schedule.class_balanced=true", "schedule.steps=null", "schedule.epochs=1"]
+    study = load_study(STUDIES / "smoke.yaml", changes)
+    plan = plan_study(study, "data", lambda: 28_130, None, lambda: 123_580)
+    assert introduction(plan, 3).endswith("; 3 are still to run; a class-balanced epoch is 4.39 plain ones")
+
+
 @pytest.mark.parametrize(
     ("workers", "by_runs", "by_steps", "text"),
     [

@@ -75,6 +75,12 @@ class Index:
         """A value of every row."""
         return list(map(self._columns[table][key], range(self.count(table))))
 
+    def numbers(self, table: str, key: str) -> np.ndarray:
+        """A column of numbers, or of the row numbers that its tokens lead to (-1: to none), of every row at once."""
+        rule = COLUMNS[table][key]
+        assert not rule.many if isinstance(rule, Reference) else rule.stored == "q", f"{table}.{key} has no numbers"
+        return np.asarray(self._arrays[f"{table}.{key}"])
+
     def rows_of(self, table: str, key: str, tokens: Collection[str]) -> list[dict[str, Any]]:
         """The rows that refer to one of these tokens, in the order of their table."""
         rule = COLUMNS[table][key]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from detectors.batch import CameraViews, Inputs, Sample
-from harness.data.augment import _cropped, _is_crop, _warped, augment, bev_matrix, move_bev, warp_images
+from harness.data.augment import _cropped, _image_matrix, _is_crop, _warped, augment, bev_matrix, move_bev, warp_images
 from harness.data.nuscenes import read
 from harness.study.schedule import AugmentSpec
 
@@ -49,6 +49,7 @@ MOVES = {
     "turn far": {"angle": -2.0},
     "scale": {"scale": 0.9},
     "shift": {"shift": (2.0, -3.0)},
+    "shift up": {"shift": (0.5, 1.0, -0.75)},
     "flip x": {"flip_x": True},
     "flip y": {"flip_y": True},
     "all": {"angle": 0.7, "scale": 1.1, "flip_y": True, "shift": (-1.0, 0.5)},
@@ -68,8 +69,10 @@ def test_moving_the_bev_frame_moves_points_boxes_and_cameras_together(sample, mo
     assert_close(along_after, along, atol=1e-3, rtol=1e-4)
     assert_close(left_after, -left if mirrored else left, atol=1e-3, rtol=1e-4)
     # Heights scale about the ground of the ego car.
-    scale = move.get("scale", 1.0)
-    assert_close(moved.boxes.center[:, 2], sample.boxes.center[:, 2] * scale)
+    scale, up = move.get("scale", 1.0), move.get("shift", ())[2:]
+    assert_close(moved.boxes.center[:, 2], sample.boxes.center[:, 2] * scale + sum(up))
+    height, height_after = (s.lidar[None, :, 2] - s.boxes.center[:, None, 2] for s in (sample, moved))
+    assert_close(height_after, height * scale, atol=1e-5, rtol=1e-5)
     assert_close(moved.boxes.size, sample.boxes.size * scale)
     assert (moved.boxes.yaw.abs() <= math.pi).all()
 
@@ -202,7 +205,9 @@ def test_every_knob_turns_something(sample):
         AugmentSpec(mirror_probability=0, rotation_degrees=0, scale=(0.8, 0.9), image={"zoom": (1, 1)}),
         AugmentSpec(mirror_probability=0, rotation_degrees=0, scale=(1, 1), shift=1, image={"zoom": (1, 1)}),
         AugmentSpec(mirror_probability=0, rotation_degrees=0, scale=(1, 1), flip_probability=1, image={"zoom": (1, 1)}),
+        AugmentSpec(mirror_probability=0, rotation_degrees=0, scale=(1, 1), shift_std=(0, 0, 1)),
         _still(zoom=(0.9, 1.0)),
+        AugmentSpec(mirror_probability=0, image={"resize": (0.9, 1.0)}),
         _still(rotation_degrees=5),
         _still(flip_probability=1),
     ]
@@ -212,13 +217,16 @@ def test_every_knob_turns_something(sample):
         assert not any(torch.equal(one, other) for other in drawn[:i])
 
 
+@pytest.mark.parametrize("size", [{"zoom": (0.9, 1.2)}, {"resize": (0.386, 0.55)}], ids=["zoom", "resize"])
 @pytest.mark.parametrize("root", ["smoke_root", "real_root"])
-def test_projection_commutes_with_augmentation_in_both_worlds(root, request):
+def test_projection_commutes_with_augmentation_in_both_worlds(root, size, request):
     root = request.getfixturevalue(root)
     inputs = Inputs(image_size=(64, 176), lidar_sweeps=1, radar_sweeps=1)
     token = root.tokens("mini_train" if root.version == "v1.0-mini" else "synthetic_val")[0]
-    spec = AugmentSpec(flip_probability=0.5, shift=2.0, image={"zoom": (0.9, 1.2), "rotation_degrees": 5.4})
-    whole = read(root, token, inputs, uncropped_zoom=1.2)
+    spec = AugmentSpec(
+        flip_probability=0.5, shift=2.0, shift_std=(0.5, 0.5, 0.5), image={**size, "rotation_degrees": 5.4}
+    )
+    whole = read(root, token, inputs, spec.image)
     shown = 0
     for seed in range(4):
         moved = augment(whole, spec, inputs.image_size, torch.Generator().manual_seed(seed))
@@ -244,6 +252,107 @@ def test_projection_commutes_with_augmentation_in_both_worlds(root, request):
 def _at(image, pixels):
     column, row = pixels.long().unbind(dim=1)
     return image[:, row, column].float().mean(dim=0)
+
+
+FULL, INPUT = (900, 1600), (256, 704)
+BEVDEPTH = AugmentSpec(mirror_probability=0, image={"resize": (0.386, 0.55)})
+
+
+def _from_file(zoom_share, crop_share, spec=BEVDEPTH, size=INPUT):
+    """Pixels of the input from pixels of a file of nuScenes, at two of the four draws."""
+    largest = spec.image.resize[1]
+    read_at = (round(FULL[0] * largest), round(FULL[1] * largest))
+    matrix = _image_matrix(spec, read_at, size, False, [zoom_share, 0.5, crop_share, 0.9])
+    return matrix @ np.diag([largest, largest, 1.0])
+
+
+def test_the_papers_crop_by_hand():
+    # At 0.55 the image has 495 x 880 pixels: the bottom 256 rows, and 704 columns from the 88th of 0 to 176 on.
+    np.testing.assert_allclose(_from_file(1.0, 0.5), [[0.55, 0, -88], [0, 0.55, -239], [0, 0, 1]], atol=1e-9)
+    # A whole column: half of a column less.
+    np.testing.assert_allclose(_from_file(1.0, 0.503)[0], [0.55, 0, -88], atol=1e-9)
+    # At 0.386 it has 347.4 x 617.6: it begins at the left border, and its bottom row is the input's.
+    np.testing.assert_allclose(_from_file(0.0, 0.7), [[0.386, 0, 0], [0, 0.386, -91.4], [0, 0, 1]], atol=1e-9)
+    # At 0.44 it is as wide as the input, whatever the offset.
+    share = (0.44 - 0.386) / (0.55 - 0.386)
+    np.testing.assert_allclose(_from_file(share, 0.99), [[0.44, 0, 0], [0, 0.44, -140], [0, 0, 1]], atol=1e-9)
+
+
+def test_what_a_resized_image_does_not_cover_is_black_on_the_right_and_at_the_top():
+    spec = AugmentSpec(mirror_probability=0, image={"resize": (0.5, 0.5)})
+    white = np.full((3, 20, 30), 255, np.uint8)  # of a file of 40 x 60
+    matrix = _image_matrix(spec, (20, 30), (24, 36), False, [0.0, 0.5, 0.5, 0.9])
+    shown = _warped(white, matrix, (24, 36), cv2.INTER_LINEAR)
+    expected = np.zeros((3, 24, 36), np.uint8)
+    expected[:, 4:, :30] = 255
+    assert np.array_equal(shown, expected)
+
+
+@given(zoom=st.floats(0, 1), crop=st.floats(0, 1, exclude_max=True))
+def test_any_crop_of_the_papers_keeps_the_bottom_rows_and_stays_within_the_columns(zoom, crop):
+    matrix = _from_file(zoom, crop)
+    scale = matrix[0, 0]
+    assert 0.386 - 1e-9 <= scale <= 0.55 + 1e-9
+    assert matrix[1, 1] == pytest.approx(scale)
+    assert (matrix @ [0, FULL[0], 1])[1] == pytest.approx(INPUT[0])
+    (left, _, _), (right, _, _) = matrix @ [0, 0, 1], matrix @ [FULL[1], 0, 1]
+    assert left == round(left)
+    assert left <= 0
+    assert right >= min(INPUT[1], scale * FULL[1]) - 1e-9
+
+
+def test_images_are_read_as_large_as_the_largest_resize(smoke_root):
+    token = smoke_root.tokens("synthetic_train")[0]
+    inputs = Inputs(image_size=(32, 48))
+    file = read(smoke_root, token, inputs, AugmentSpec(image={"resize": (0.5, 1.0)}).image)
+    height, width = file.views.images.shape[-2:]
+    assert torch.equal(file.views.from_file[0], torch.eye(3))
+    half = read(smoke_root, token, inputs, AugmentSpec(image={"resize": (0.1, 0.5)}).image)
+    assert half.views.images.shape[-2:] == (round(height / 2), round(width / 2))
+
+
+def test_a_normal_shift_has_the_deviations_that_were_asked_for(sample):
+    spec = AugmentSpec(mirror_probability=0, shift_std=(0.5, 1.0, 2.0))
+    moved = [augment(replace(sample, views=None), spec, None, torch.Generator().manual_seed(n)) for n in range(800)]
+    shifts = torch.stack([each.boxes.center[0] - sample.boxes.center[0] for each in moved])
+    # Of 800 draws, the deviation has one of 2.5 %, and the mean one of 3.5 % of it.
+    assert_close(shifts.std(dim=0), torch.tensor([0.5, 1.0, 2.0]), rtol=0.1, atol=0)
+    assert (shifts.mean(dim=0).abs() < 0.15 * torch.tensor([0.5, 1.0, 2.0])).all()
+
+
+# As they were before there was a normal shift or a resize ratio.
+FORMER_DRAWS = {
+    "rotation": AugmentSpec(mirror_probability=0, rotation_degrees=90),
+    "shift": AugmentSpec(mirror_probability=0, shift=2.0),
+}
+
+
+@pytest.mark.parametrize("name", FORMER_DRAWS)
+def test_former_draws_are_the_same_bit_for_bit(sample, name):
+    chance = torch.rand(7, generator=torch.Generator().manual_seed(5)).tolist()
+    spec = FORMER_DRAWS[name]
+    expected = bev_matrix(
+        angle=math.radians(spec.rotation_degrees) * (2 * chance[1] - 1),
+        shift=(spec.shift * (2 * chance[5] - 1), spec.shift * (2 * chance[6] - 1)),
+    )
+    drawn = augment(sample, spec, SIZE, torch.Generator().manual_seed(5))
+    assert torch.equal(drawn.boxes.center, sample.boxes.moved(expected).center)
+    # The images' draws come next.
+    generator = torch.Generator().manual_seed(5)
+    torch.rand(7, generator=generator)
+    warps = [
+        _image_matrix(spec, (64, 96), SIZE, False, draw) for draw in torch.rand(2, 4, generator=generator).tolist()
+    ]
+    assert_close(drawn.views.from_file, torch.tensor(np.stack(warps)).float(), rtol=0, atol=0)
+
+
+def test_zoom_and_resize_are_one_too_many():
+    with pytest.raises(ValueError, match="zoom and resize are two ways"):
+        AugmentSpec(image={"zoom": (1.0, 1.2), "resize": (0.4, 0.5)})
+    assert "resize" not in AugmentSpec().model_dump()["image"]
+    assert "shift_std" not in AugmentSpec().model_dump()
+    given = AugmentSpec(image={"resize": (0.4, 0.5)}, shift_std=(1, 1, 0))
+    assert AugmentSpec.model_validate(given.model_dump(mode="json")) == given
 
 
 def test_views_remember_how_they_were_changed(sample):

@@ -78,6 +78,26 @@ def test_a_resumed_training_goes_on_with_the_same_batches(samples):
     assert _same(whole[4:], resumed)
 
 
+def test_a_training_sees_sweeps_that_its_draw_chooses(smoke_root):
+    tokens = smoke_root.tokens("synthetic_train")
+    pool = Inputs(lidar_sweeps=2, lidar_pool=4)
+
+    def ages(steps, seed=2):
+        batches = training_batches(SampleSet(smoke_root, tokens, pool, AugmentSpec()), 3, steps, 1, seed)
+        return [[each[:, 4].unique().tolist() for each in _by_sample(batch.lidar)] for batch in batches]
+
+    drawn = ages(range(8))
+    assert {len(each) for batch in drawn for each in batch} == {2}
+    assert {each[0] for batch in drawn for each in batch} == {0}
+    assert len({each[1] for batch in drawn for each in batch}) > 2
+    assert ages(range(5, 8)) == drawn[5:]
+    assert ages(range(8), seed=3) != drawn
+
+
+def _by_sample(points):
+    return [points.values[points.sample == index] for index in points.sample.unique()]
+
+
 def test_samples_of_a_set_with_augmentation_are_not_had_as_they_are(samples):
     with pytest.raises(RuntimeError, match="with augmentation"):
         samples(AugmentSpec()).plain(0)

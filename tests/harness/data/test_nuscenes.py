@@ -11,6 +11,7 @@ from nuscenes.utils.geometry_utils import transform_matrix
 from pyquaternion import Quaternion
 from torch.testing import assert_close
 
+import harness.data.nuscenes
 from detectors.batch import RADAR_STATES, CameraViews, Inputs, Points
 from detectors.encoders.depth_net import calibration_numbers
 from detectors.encoders.depth_supervision import depth_targets
@@ -20,7 +21,9 @@ from detectors.geometry.grid import BevGrid
 from detectors.geometry.lift import LiftGeometry
 from harness.data.nuscenes import annotations, global_from_bev, read
 from harness.data.root import CAMERAS, RADARS, NuScenesRoot
+from harness.data.sensor_files import read_lidar
 from harness.errors import InputError
+from harness.study.schedule import ImageAugmentSpec
 
 # Counted independently of this project in the full images (depth above 1 m).
 POINTS_IN_REAL_IMAGES = {
@@ -115,7 +118,7 @@ def test_real_points_fill_the_voxels_and_pillars_that_were_counted(real_root, re
 
 def test_resizing_moves_pixels_and_intrinsics_together(real_root, real_sample):
     small = read(real_root, real_sample.token, Inputs(image_size=(64, 176)))
-    whole = read(real_root, real_sample.token, Inputs(image_size=(64, 176)), uncropped_zoom=2.0)
+    whole = read(real_root, real_sample.token, Inputs(image_size=(64, 176)), ImageAugmentSpec(zoom=(1.0, 2.0)))
     assert whole.views.images.shape == (6, 3, 198, 352)
     for camera in range(6):
         u, v, depth = _pixels(real_sample.views, real_sample.lidar, camera)
@@ -196,6 +199,30 @@ def test_lidar_sweeps_lie_where_the_devkit_puts_them(smoke_root):
     torch.testing.assert_close(points[:, 4].double(), torch.tensor(ages[0]), atol=1e-6, rtol=0)
     assert len(points[:, 4].unique()) == 3
     assert 0 <= points[:, 3].min() <= points[:, 3].max() <= 1
+
+
+def test_a_short_list_of_sweeps_is_filled_with_the_oldest(smoke_root):
+    first, second = smoke_root.tokens("synthetic_val")[:2]
+    for token in (first, second):
+        left = read(smoke_root, token, Inputs(lidar_sweeps=9)).lidar
+        filled = read(smoke_root, token, Inputs(lidar_sweeps=9, lidar_fill=True)).lidar
+        ages, counts = left[:, 4].unique(return_counts=True)
+        missing = 9 - len(smoke_root.sweeps(token, "LIDAR_TOP", 9))
+        assert missing > 0
+        oldest = left[left[:, 4] == ages[-1]]
+        assert len(filled) == len(left) + missing * int(counts[-1])
+        assert torch.equal(filled, torch.cat([left, *[oldest] * missing]))
+
+
+def test_near_returns_of_earlier_sweeps_stay_where_they_are_asked_for(smoke_root, monkeypatch):
+    token = smoke_root.tokens("synthetic_val")[-1]
+    close = read_lidar(smoke_root.path / smoke_root.sweeps(token, "LIDAR_TOP", 2)[1]["filename"]).copy()
+    close[:5, :3] = torch.tensor([0.5, -0.5, 0.0])
+    monkeypatch.setattr(harness.data.nuscenes, "read_lidar", lambda path: close)
+    stay, go = (read(smoke_root, token, Inputs(lidar_sweeps=3, lidar_near=near)).lidar for near in (True, False))
+    assert len(stay) == 3 * len(close)
+    # Of both sweeps before the keyframe, but not of that.
+    assert len(stay) - len(go) == 2 * int(((close[:, 0] ** 2 < 1) & (close[:, 1] ** 2 < 1)).sum()) >= 10
 
 
 def test_radar_sweeps_lie_where_the_devkit_puts_them(smoke_root):

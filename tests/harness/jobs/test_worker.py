@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import nuscenes.nuscenes
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -52,6 +53,34 @@ def test_interrupted_training_ends_with_the_same_bits(order, trained, tmp_path, 
     assert result.metrics == pytest.approx(expected.metrics, nan_ok=True)
     assert result.weights == expected.weights
     assert set(result.weights) == ({"feature"} if kind == "camera taught by lidar" else set())
+
+
+@pytest.mark.slow
+def test_a_balanced_training_with_pasted_objects_goes_on_where_it_stopped_and_opens_no_devkit(
+    order, tmp_path, monkeypatch
+):
+    def fail(**_):
+        raise AssertionError("the devkit was opened")
+
+    monkeypatch.setattr(nuscenes.nuscenes, "NuScenes", fail)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    paste = {"counts": {"pedestrian": 30, "car": 30}, "min_points": 1, "until": 0.5}
+    schedule = {"steps": 4, "batch_size": 2, "class_balanced": True, "augment": {"paste": paste}}
+    asked = order(schedule=schedule)
+    with pytest.raises(Interrupted, match="while objects to paste were read"):
+        _train(asked, tmp_path / "at once", stop_after=0)
+    with pytest.raises(Interrupted, match="after step 2 of 4"):
+        _train(asked, tmp_path / "parts", stop_after=2)
+    folder, result = _train(asked, tmp_path / "parts")
+    at_once, expected = _train(asked, tmp_path / "at once")
+    assert folder.model.read_bytes() == at_once.model.read_bytes()
+    assert result.metrics == pytest.approx(expected.metrics, nan_ok=True)
+    # Something was pasted, and only in the first half.
+    plain = order(schedule={**schedule, "augment": {}})
+    without, _ = _train(plain, tmp_path / "without")
+    lines = [[line["batch"] for line in each.steps()] for each in (folder, without)]
+    assert lines[0] == lines[1]
+    assert folder.steps()[0]["loss"] != without.steps()[0]["loss"]
 
 
 def test_job_leaves_nuscenes_files_and_all_metrics(trained, smoke_root):

@@ -433,6 +433,20 @@ def test_verdicts_are_explained_in_the_words_that_are_printed(study, verdict, wo
     assert not any(f"{other}:" in text or f"{other}," in text for other in others for text in printed.values())
 
 
+def test_the_legend_tells_plain_from_class_balanced_epochs(plan, study, finish):
+    lines = summary(outcomes(StudyRuns.open(plan, finish())))
+    steps = study.schedule.steps
+    assert f"students: {steps} steps of batch" in results_table(lines, study).notes[0]
+    in_epochs = {"steps": None, "epochs": 20.0, "class_balanced": True}
+    balanced = study.model_copy(update={"schedule": study.schedule.model_copy(update=in_epochs)})
+    expected = "students: 20 epochs of class-balanced samples (CBGS, each of 4.39 plain ones), batch"
+    assert expected in results_table(lines, balanced, plain_epochs=4.3932).notes[0]
+    in_steps = study.model_copy(
+        update={"schedule": study.schedule.model_copy(update={"class_balanced": True, "steps": steps})}
+    )
+    assert f"students: {steps} steps of class-balanced samples (CBGS), batch" in results_table(lines, in_steps).notes[0]
+
+
 def test_the_legend_speaks_only_of_what_is_shown(plan, study, finish):
     table = results_table(summary(outcomes(StudyRuns.open(plan, finish()))), study)
 

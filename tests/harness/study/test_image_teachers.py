@@ -398,6 +398,18 @@ MISTAKES = {
         [f"{IMAGES}.schedule={{augment: {{rotation_degrees: 10}}}}"],
         [f"{IMAGES}.schedule", "only mirror_probability and image affect an image teacher"],
     ),
+    "objects in points": (
+        [f"{IMAGES}.schedule={{augment: {{paste: {{}}}}}}"],
+        [f"{IMAGES}.schedule", "only mirror_probability and image affect an image teacher"],
+    ),
+    "sizes of files": (
+        [f"{IMAGES}.schedule={{augment: {{image: {{resize: [0.4, 0.5]}}}}}}"],
+        [f"{IMAGES}.schedule", "resizes images to its own size, whatever theirs is; give augment.image.zoom"],
+    ),
+    "classes of boxes": (
+        [f"{IMAGES}.schedule={{class_balanced: true}}"],
+        [f"{IMAGES}.schedule", "class_balanced has no effect on an image teacher, which has no boxes"],
+    ),
     "schedule of what is not trained": (
         [f"{IMAGES}={{model: some/model, schedule: {{steps: 2}}}}"],
         [IMAGES, "schedule applies only to an image teacher with a preset"],

@@ -9,6 +9,7 @@ from harness.errors import InputError
 from harness.study.jobs import DetectorJobSpec
 from harness.study.load import load_study
 from harness.study.plan import plan_study
+from harness.study.plan_file import plan_json, read_plan
 
 STUDY = """\
 schedule: {steps: 1000, batch_size: 4}
@@ -188,6 +189,42 @@ def test_epochs_are_steps_of_the_training_split(study):
     assert {job.spec.schedule.steps for job in _plan(in_epochs, samples=11).jobs.values()} == {7}  # 27.5 samples / 4
     in_steps = study("schedule={steps: 7, batch_size: 4}", "paths=[lidar->camera]")
     assert _plan(in_epochs, samples=11).jobs.keys() == _plan(in_steps, samples=11).jobs.keys()
+
+
+def test_class_balanced_epochs_are_as_long_as_the_classes_make_them(study):
+    balanced = study("schedule={epochs: 2, batch_size: 4, class_balanced: true}", "paths=[lidar->camera]")
+    plan = plan_study(balanced, "data", lambda: 10, None, lambda: 44)
+    assert {job.spec.schedule.steps for job in plan.jobs.values()} == {22}
+    assert plan.plain_epochs == 4.4
+    assert read_plan(plan_json(plan).encode()) == plan
+    # The same number of steps over plain epochs are other trainings.
+    in_steps = study("schedule={steps: 22, batch_size: 4}", "paths=[lidar->camera]")
+    assert not plan.jobs.keys() & _plan(in_steps).jobs.keys()
+    assert _plan(in_steps).plain_epochs is None
+
+
+PASTE = "schedule.augment.paste={until: 0.75}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["paths=[lidar->camera]"], "camera · baseline · seed 0: .* and it has a camera, which would see nothing"),
+        (["teachers={}", "paths=[]", "arms={}", "students={radar: {preset: tiny_radar}}"], "it has a radar, which"),
+        (["paths=[camera->lidar]"], "camera · teacher: .* it has a camera, which"),
+        (["teachers.camera.trained=false", "paths=[camera->lidar]"], "camera->lidar .* and its teacher has a camera,"),
+    ],
+)
+def test_pasting_is_refused_for_models_that_would_not_see_it(study, overrides, message):
+    with pytest.raises(InputError, match=message):
+        _plan(study(PASTE, *overrides))
+
+
+def test_pasting_is_for_lidar_and_no_part_of_other_trainings(study):
+    only_lidar = ["teachers={lidar: {preset: tiny_lidar, seed: 7}}", "paths=[lidar->lidar]"]
+    pasting, plain = _plan(study(PASTE, *only_lidar)), _plan(study(*only_lidar))
+    assert len(pasting.jobs) == len(plain.jobs) == 3
+    assert not pasting.jobs.keys() & plain.jobs.keys()
 
 
 @pytest.mark.parametrize("ramp", ["warmup", "cooldown"])

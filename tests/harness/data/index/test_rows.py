@@ -87,6 +87,17 @@ def test_every_row_is_the_devkits(any_root):
     _assert_as_the_devkit(any_root.index, any_root.devkit)
 
 
+def test_columns_of_numbers_are_those_of_the_rows(any_root):
+    index = any_root.index
+    for table, key in (("sample_annotation", "num_lidar_pts"), ("sample", "timestamp")):
+        assert index.numbers(table, key).tolist() == index.column(table, key)
+    tokens = np.array(["", *index.column("sample", "token")])
+    # Row -1 is none.
+    assert tokens[index.numbers("sample", "prev") + 1].tolist() == index.column("sample", "prev")
+    with pytest.raises(AssertionError, match=r"log\.logfile has no numbers"):
+        index.numbers("log", "logfile")
+
+
 def test_every_velocity_is_the_devkits_to_the_last_bit(any_root):
     listed = [each for token in any_root.index.column("sample", "token") for each in any_root.annotations(token)]
     assert len(listed) == len(any_root.devkit.sample_annotation)
