@@ -18,6 +18,7 @@ from harness.data.paste import paste
 from harness.data.processes import made
 from harness.data.pseudo_labels import PseudoLabels
 from harness.data.root import NuScenesRoot
+from harness.errors import InputError
 from harness.study.schedule import AugmentSpec
 
 Loaded = TypeVar("Loaded")
