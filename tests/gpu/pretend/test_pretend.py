@@ -46,6 +46,9 @@ def pretended(tmp_path_factory):
         folder = tmp_path_factory.mktemp(section)
         command = [sys.executable, "-m", "tests.gpu.pretend", section, str(folder / "rows"), *arguments]
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+        # Checks of indices wait for their answers.
+        env |= {"CROSSBEV_CHECK": "0", "NUMBA_BOUNDSCHECK": "0"}
+        env.pop("NUMBA_CACHE_DIR", None)
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in (folder / "rows").read_text().splitlines()]
@@ -69,7 +72,7 @@ def test_a_step_waits_as_often_as_is_stated_and_not_once_more(pretended, names):
     assert wrong == {}
 
 
-STEPS = [[*QUICK[::2]], [*QUICK[1::2], *_others()]]
+STEPS = [[*QUICK[:3:2]], [QUICK[1], *QUICK[3:], *_others()]]
 
 
 @pytest.mark.parametrize("names", mostly_slow(STEPS, 0), ids=("some", "others"))

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slow
 
 STEPS, BATCH = 60, 2
 FIELDS = {"output": {"score_threshold": 0.1}}
-LEAST = {"output": 0.8}
-"""Least cosine of the student's gradients; of X-OD, whose boxes depend on what the teacher is sure of, less."""
+LEAST, LEAST_OF = 0.97, {None: 0.9, "output": 0.9}
+"""Least cosine of the student's gradients; less of the detection loss, and of X-OD, which is one on the teacher's boxes."""
 
 
 @pytest.fixture(scope="module")
@@ -52,5 +52,4 @@ def test_gradients_in_bf16_point_where_those_in_fp32_do(trained, name):
         (output.total if name is None else output.weighted[name]).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]))
     cosine = float(F.cosine_similarity(*gradients, dim=0))
-    print(f"{name}: {cosine:.4f}")
-    assert cosine > LEAST.get(name, 0.9)
+    assert cosine > LEAST_OF.get(name, LEAST)
