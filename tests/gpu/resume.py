@@ -4,7 +4,7 @@ import contextlib
 import sys
 import tempfile
 from dataclasses import replace
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 
 import torch
@@ -37,12 +37,17 @@ def train(site: Site, plan, job, path: Path, stop_after: int | None = None) -> N
 
 
 def main() -> None:
-    """One row a precision and pair of trainings."""
+    """One row a precision, with deterministic operations or without, and pair of trainings."""
     rows = Rows()
-    out = Path(tempfile.mkdtemp())
-    for precision in sys.argv[2:] or ("32-true",):
-        changes = [f"schedule.steps={STEPS}", f"schedule.precision={precision}"]
-        asked = Asked(Path("studies/smoke.yaml"), set_=changes, runs_dir=out / precision)
+    # Deterministic ones last: what they set stays set.
+    for deterministic, precision in product((False, True), sys.argv[2:] or ("32-true",)):
+        out = Path(tempfile.mkdtemp())
+        changes = [
+            f"schedule.steps={STEPS}",
+            f"schedule.precision={precision}",
+            f"schedule.deterministic={str(deterministic).lower()}",
+        ]
+        asked = Asked(Path("studies/smoke.yaml"), set_=changes, runs_dir=out / "runs")
         opened = open_study(asked, Console())
         assert opened.root is not None
         site = open_site(asked.runs_dir, opened.root, "cuda", 1, loader_workers=LOADER_WORKERS)
@@ -57,13 +62,14 @@ def main() -> None:
             ("stopped and resumed", "cuda", STOP),
             ("on a CPU", "cpu", None),
         ):
-            train(replace(site, device=where), opened.plan, last, out / precision / name, stop)
-            weights[name] = load_file(out / precision / name / "model.safetensors")
+            train(replace(site, device=where), opened.plan, last, out / name, stop)
+            weights[name] = load_file(out / name / "model.safetensors")
         first = load_file(site.folder(last.id).model)
         for name, other in weights.items():
             apart = difference(*(torch.cat([w.flatten().double() for w in ws.values()]) for ws in (other, first)))
             equal = all(torch.equal(first[key], other[key]) for key in first)
-            rows.add(precision=precision, job=last.label, against=name, **{"bit-equal": equal, "weights apart": apart})
+            known = {"precision": precision, "deterministic": deterministic, "job": last.label, "against": name}
+            rows.add(**known, **{"bit-equal": equal, "weights apart": apart})
 
 
 if __name__ == "__main__":
