@@ -17,7 +17,8 @@ def stream_seed(seed: int, stream: Stream) -> int:
 
 @contextmanager
 def seeded(seed: int, stream: Stream) -> Iterator[None]:
-    """Within, torch's global generator is the stream's; afterwards it is what it was."""
-    with torch.random.fork_rng():
+    """Within, torch's global generator is the stream's; afterwards the CPU's, which makes models, is what it was."""
+    # With the GPUs' states, a training on a CPU would take memory on every GPU that there is.
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, stream))
         yield

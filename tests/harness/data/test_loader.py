@@ -147,6 +147,14 @@ def test_a_batch_brings_the_plan_that_the_detector_would_make(smoke_root, augmen
     assert torch.equal(ahead.cell, here.cell)
 
 
+def test_a_gpu_gets_no_plan_and_a_cpu_does(smoke_root):
+    inputs = PRESETS["tiny_camera"].inputs
+    assert inputs.read_for(torch.device("cpu")) == inputs
+    for_gpu = inputs.read_for(torch.device("cuda", 0))
+    assert for_gpu.sensors == inputs.sensors
+    assert not SampleSet(smoke_root, smoke_root.tokens("synthetic_val"), for_gpu).plain(0).lifts
+
+
 def test_without_augmentation_a_plan_is_made_once(smoke_root):
     samples = SampleSet(smoke_root, smoke_root.tokens("synthetic_val"), PRESETS["tiny_camera"].inputs)
     assert samples.plain(0).lifts

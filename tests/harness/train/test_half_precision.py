@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 STEPS, BATCH = 60, 2
 FIELDS = {"output": {"score_threshold": 0.1}}
 LEAST, LEAST_OF = 0.97, {None: 0.9, "output": 0.9}
-"""Least cosine of the gradients; less of the detection loss, and of X-OD, which is one on the teacher's boxes."""
+"""Least cosine of the student's gradients; less of the detection loss, which X-OD is, too, on the teacher's boxes."""
 
 
 @pytest.fixture(scope="module")
