@@ -48,7 +48,7 @@ from harness.train.trainer import Training, batch_name, fit
 FIRST_BATCHES = 8
 """How many a result remembers, to tell whether two trainings saw the same."""
 SCORED_TOGETHER = 8
-"""Samples."""
+"""Samples, at most."""
 
 
 class DetectorKind(Kind[DetectorJobSpec]):
@@ -360,9 +360,19 @@ def predict(detector: Detector, samples: SampleSet, machine: Machine, loader_wor
     """The boxes found in each sample, by its token; the detector is taken to the machine and into eval mode."""
     detector.to(machine.device).eval()
     predictions: dict[str, Boxes] = {}
-    for batch in evaluation_batches(samples, batch_size=SCORED_TOGETHER, workers=loader_workers):
-        with machine.autocast():
-            output = detector(batch.to(machine.device))
-        for token, boxes in zip(batch.tokens, detector.decode(output), strict=True):
-            predictions[token] = boxes.to("cpu")
+    done, size = 0, SCORED_TOGETHER
+    while done < len(samples):
+        try:
+            for batch in evaluation_batches(samples, size, loader_workers, begin=done):
+                with machine.autocast():
+                    output = detector(batch.to(machine.device))
+                for token, boxes in zip(batch.tokens, detector.decode(output), strict=True):
+                    predictions[token] = boxes.to("cpu")
+                done += len(batch)
+        except torch.OutOfMemoryError:
+            # As in a training, half as many fit, or half of these.
+            if size == 1:
+                raise
+            size //= 2
+            torch.cuda.empty_cache()
     return predictions

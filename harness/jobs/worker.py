@@ -59,14 +59,23 @@ def _open(order: JobOrder, ranks: Ranks) -> Machine:
 
 
 def _machine(machine: Machine, order: JobOrder) -> dict[str, str]:
+    facts = {"device": machine.name, "torch": torch.__version__, "threads": str(order.threads)}
+    if order.deterministic:
+        facts["deterministic"] = "yes"
+    return facts | _memory(machine, order)
+
+
+def _memory(machine: Machine, order: JobOrder) -> dict[str, str]:
+    """Peak memory in MiB: of the GPU where there is one, and of the host, what loads data included."""
     # Kilobytes on Linux, bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
-        "device": machine.name,
-        "torch": torch.__version__,
-        "threads": str(order.threads),
-        "peak_memory_mb": str(round(peak / 2**20)),
-    }
+    unit = 1 if sys.platform == "darwin" else 1024
+    # The children's is that of the largest: each has as much, of which some is shared with this process.
+    ours, largest = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    host = str(round((ours + order.loader_workers * largest) * unit / 2**20))
+    if machine.device.type != "cuda":
+        return {"peak_memory_mb": host}
+    peak = torch.cuda.max_memory_allocated(machine.device)
+    return {"peak_memory_mb": str(round(peak / 2**20)), "host_memory_mb": host}
 
 
 @cache
