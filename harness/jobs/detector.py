@@ -32,6 +32,7 @@ from harness.jobs.kind import (
     StepSeconds,
     Timer,
     count_parameters,
+    step_seconds,
 )
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec, SegmenterJobSpec, spec_hash
@@ -173,13 +174,14 @@ class DetectorKind(Kind[DetectorJobSpec]):
         self, spec: DetectorJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1
     ) -> float:
         """Its steps, the teacher's forward passes, and the samples that are scored."""
-        batch_size = spec.schedule.global_batch if spec.schedule else SCORED_TOGETHER
-        one = step(spec.detector, batch_size)
-        scored = FORWARD_SHARE * one * samples(spec.data.eval_split) / batch_size
+        to_score = samples(spec.data.eval_split)
         if spec.schedule is None:
-            return scored
+            return FORWARD_SHARE * step(spec.detector, SCORED_TOGETHER) * to_score / SCORED_TOGETHER
+        one = step_seconds(step, spec.detector, spec.schedule)
+        scored = FORWARD_SHARE * one * to_score / spec.schedule.global_batch
         if spec.losses and spec.teacher:
-            one += FORWARD_SHARE * step(plan.detector_spec(spec.teacher).detector, batch_size) / together
+            teacher = plan.detector_spec(spec.teacher).detector
+            one += FORWARD_SHARE * step_seconds(step, teacher, spec.schedule) / together
         return spec.schedule.length * one + scored
 
 

@@ -47,13 +47,15 @@ CUTS = [(1, 2), (1, 4), (2, 1), (2, 2)]
     + [pytest.param("pulled", cut, marks=pytest.mark.slow) for cut in ((1, 2), (2, 2))],
 )
 def test_parts_and_processes_train_as_one_does(case, cut, at_once, tmp_path):
+    # Weights that set themselves are quotients of norms in single precision, of thousands of cells.
+    precision = 1e-5 if case == "pulled" else 1e-6
     wanted, reached = at_once(case), _after_steps(case, *cut, tmp_path / "cut.pt")
     for line, expected in zip(reached["lines"], wanted["lines"], strict=True):
         for name, value in expected.items():
             if not name.startswith(("map_", "weight_")):  # measured on the first part alone
-                assert line[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
+                assert line[name] == pytest.approx(value, rel=precision, abs=1e-9), name
     for name, tensor in wanted["weights"].items():
-        assert_close(reached["weights"][name], tensor, rtol=1e-6, atol=1e-6)
+        assert_close(reached["weights"][name], tensor, rtol=precision, atol=precision)
     assert len(wanted["lines"]) == steps_of_ranks.STEPS
 
 
