@@ -1,5 +1,6 @@
 """Jobs whose batches are computed in parts, whose updates are left out, and whose training draws numbers."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -153,3 +154,27 @@ def test_a_state_that_takes_long_to_save_is_saved_less_often(order, tmp_path, mo
 def test_the_learning_rate_is_that_of_the_batch():
     assert ScheduleSpec(steps=1, lr=1e-3, batch_size=64, lr_for_batch=16).peak_lr == pytest.approx(4e-3)
     assert ScheduleSpec(steps=1, lr=1e-3, batch_size=64).peak_lr == 1e-3
+
+
+@pytest.fixture
+def restored_switches(monkeypatch):
+    """What a deterministic job sets in its process is set back."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.deterministic
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    cudnn.benchmark, cudnn.deterministic = before[1:]
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def test_a_deterministic_job_sets_the_switches_and_changes_no_bit_of_a_cpu(order, tmp_path, restored_switches):
+    plain, result = _train(order("tiny_radar"), tmp_path / "plain")
+    assert "deterministic" not in result.machine
+    fixed, result = _train(order("tiny_radar", deterministic=True), tmp_path / "fixed")
+    assert result.machine["deterministic"] == "yes"
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert fixed.model.read_bytes() == plain.model.read_bytes()
