@@ -353,6 +353,15 @@ def test_models_have_schedules_of_their_own(study):
     assert students[0] == students[1]
 
 
+def test_a_model_may_change_a_batch_in_parts(study):
+    other = study("schedule.batch_size={global: 64, micro: 4}", "students.camera.schedule={batch_size: {global: 32}}")
+    schedules = [other.schedule_of(model) for model in (*other.teachers.values(), *other.students.values())]
+    batches = [(schedule.global_batch, schedule.micro_batch) for schedule in schedules]
+    assert batches == [(64, 4), (64, 4), (32, 4), (64, 4)]
+    plain = study("schedule.batch_size={global: 64, micro: 4}", "students.camera.schedule={batch_size: 16}")
+    assert plain.schedule_of(plain.students["camera"]).batch_size == 16
+
+
 def test_a_schedule_that_says_what_the_study_says_changes_no_identity(study):
     same = study("teachers.lidar.schedule={steps: 1000}", "students.camera.schedule={batch_size: {global: 4}}")
     assert _plan(same).jobs.keys() == _plan(study()).jobs.keys()
