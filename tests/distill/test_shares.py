@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectors.batch import Batch, Instances
+from detectors.batch import Batch, Instances, Points
 from detectors.cost import example_batch
 from detectors.heads.center import CenterHeadSpec
 from detectors.presets import PRESETS
@@ -35,8 +35,9 @@ def example(spec, counts=(30, 7, 0, 13)):
 def _double(part):
     if part is None:
         return None
-    tensors = {field.name: getattr(part, field.name) for field in fields(part)}
-    return replace(part, **{name: t.double() if t.is_floating_point() else t for name, t in tensors.items()})
+    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    return replace(part, **{name: each.double() for name, each in tensors.items() if each.is_floating_point()})
 
 
 def labelled(batch):
@@ -56,7 +57,7 @@ def part_of(batch, first, last):
 
     def points(cloud):
         is_here = (cloud.sample >= first) & (cloud.sample < last)
-        return replace(cloud, values=cloud.values[is_here], sample=cloud.sample[is_here] - first)
+        return Points(cloud.values[is_here], cloud.sample[is_here] - first)
 
     instances = batch.instances
     return Batch(
