@@ -9,6 +9,7 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from detectors.batch import Batch
 from detectors.detector import DetectorSpec
@@ -17,6 +18,9 @@ from detectors.outputs import DetectorOutput
 from distill.loss import DetectorLossSpec
 from distill.maps import TeacherMaps
 from distill.regions import Level, boxes_inside, count_inside, level_channels, level_map, sample_keypoints
+
+AT_ONCE = 2**25
+"""Similarities that are there at the same time: 128 MiB, and several times that in the backward pass."""
 
 
 def info_nce(
@@ -34,10 +38,27 @@ def info_nce(
         student_units, teacher_units = (
             F.normalize(v.to(torch.promote_types(v.dtype, torch.float32)), dim=-1) for v in (student, teacher)
         )
-        logits = einsum(student_units, teacher_units, "i c, j c -> i j") / temperature
-    logits = logits.masked_fill(~counts, torch.finfo(logits.dtype).min)
-    errors = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction="none")
+    if len(counts) ** 2 <= AT_ONCE:
+        errors = _errors(student_units, teacher_units, counts, 0, temperature)
+    else:
+        rows = max(1, AT_ONCE // len(counts))
+        # Computed anew in the backward pass, for which otherwise all of them would stay.
+        some = [
+            checkpoint(_errors, units, teacher_units, counts, number * rows, temperature, use_reentrant=False)
+            for number, units in enumerate(student_units.split(rows))
+        ]
+        errors = torch.cat(some)
     return errors.masked_fill(~counts, 0).sum() / counts.sum().clamp(min=1)
+
+
+def _errors(
+    student: Float[Tensor, "i c"], teacher: Float[Tensor, "n c"], counts: Bool[Tensor, " n"], first: int, scale: float
+) -> Float[Tensor, " i"]:
+    """Cross entropy of each of some of the student's vectors, from the first on; `scale` is the temperature."""
+    with torch.autocast(student.device.type, enabled=False):
+        logits = einsum(student, teacher, "i c, j c -> i j") / scale
+    logits = logits.masked_fill(~counts, torch.finfo(logits.dtype).min)
+    return F.cross_entropy(logits, first + torch.arange(len(logits), device=logits.device), reduction="none")
 
 
 class ContrastiveSpec(DetectorLossSpec):

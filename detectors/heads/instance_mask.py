@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ from detectors.spec import Spec
 
 UPSAMPLE = 2
 """How much finer the head's maps are than the features, for small objects."""
+
+MASKS_AT_ONCE = 16
+"""Masks that are there in an image's full resolution at the same time: each takes five bytes a pixel."""
 
 
 class InstanceMaskSpec(Spec):
@@ -210,8 +213,8 @@ def instance_targets(
     labelled = instances.label >= 0
     count = int(labelled.sum()) if instances.count is None else instances.count
     view, number = unravelled(places(labelled.flatten(), count), labelled.shape)
-    mask = instances.owner.index_select(0, view) == rearrange(number + 1, "k -> k 1 1")
-    share = reduce(mask.float(), "k (h dh) (w dw) -> k h w", "mean", h=rows, w=columns)
+    some = zip(view.split(MASKS_AT_ONCE), number.split(MASKS_AT_ONCE), strict=True)
+    share = torch.cat([_covered(instances.owner, *each, cells) for each in some])
     counts = share.sum((1, 2)) >= spec.min_cells
     if is_sure is not None:
         counts = counts & is_sure[view, number]
@@ -239,6 +242,14 @@ def instance_targets(
         padded(row), padded(column), padded(radius), instances.label.clamp(min=0), padded(counts), cells
     )
     return InstanceTargets(heatmap, share, view, row, column, instances.score[view, number], counts)
+
+
+def _covered(
+    owner: UInt8[Tensor, "v h_in w_in"], view: Int[Tensor, " k"], number: Int[Tensor, " k"], cells: tuple[int, int]
+) -> Float[Tensor, "k h w"]:
+    """The share of each cell that the instances of these views and numbers cover."""
+    mask = owner.index_select(0, view) == rearrange(number + 1, "k -> k 1 1")
+    return reduce(mask.float(), "k (h dh) (w dw) -> k h w", "mean", h=cells[0], w=cells[1])
 
 
 def instance_counts(targets: InstanceTargets) -> Float[Tensor, "2"]:

@@ -184,13 +184,13 @@ def variant(index: int, round_: int, variants: int) -> int:
     return index * variants + round_ % variants
 
 
-def evaluation_batches(samples: SampleSet, batch_size: int, workers: int = 0) -> Iterator[Batch]:
-    """Every sample once, in order."""
+def evaluation_batches(samples: SampleSet, batch_size: int, workers: int = 0, begin: int = 0) -> Iterator[Batch]:
+    """Every sample from a number on once, in order."""
 
     def batch(first: int) -> Batch:
         return collate([samples.plain(index) for index in range(first, min(first + batch_size, len(samples)))])
 
-    return _load(samples, batch, range(0, len(samples), batch_size), workers)
+    return _load(samples, batch, range(begin, len(samples), batch_size), workers)
 
 
 def _load(samples: SampleSet | ImageSet, batch: Callable[[int], Loaded], keys: range, workers: int) -> Iterator[Loaded]:

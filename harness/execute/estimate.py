@@ -63,7 +63,9 @@ def estimate(plan: Plan, todo: list[Job], site: Site, tell: Callable[[str], None
             by_job[job.id] = mean(known[kind])
             by_runs += 1
         else:
-            by_job[job.id] = kind_of(job.spec).estimate(job.spec, plan, samples, step, together[job.id])
+            alone = kind_of(job.spec).estimate(job.spec, plan, samples, step, together[job.id])
+            # Nearly all of a training is shared.
+            by_job[job.id] = alone / site.gpus_per_job if job.spec.steps else alone
     waiting = {job.id: job for job in todo}
     return Estimate(by_job, makespan(waiting, by_job, site.workers), by_runs)
 
@@ -88,7 +90,8 @@ def _finished(site: Site) -> dict[str, list[float]]:
         if run.order is None or run.result is None:
             continue
         machine = run.result.machine
-        if machine.get("device", "").split(" ")[0] == site.device and machine.get("threads") == str(site.threads):
+        alike = machine.get("threads") == str(site.threads) and machine.get("gpus", "1") == str(site.gpus_per_job)
+        if machine.get("device", "").split(" ")[0] == site.device and alike:
             kind = _kind(run.order.spec, (run.order.teacher_spec or {}).get("detector"))
             by_kind.setdefault(kind, []).append(run.result.seconds)
     return by_kind

@@ -34,6 +34,7 @@ from harness.jobs.kind import (
     StepSeconds,
     Timer,
     count_parameters,
+    step_seconds,
 )
 from harness.runs.folder import RunFolder
 from harness.study.jobs import DetectorJobSpec, SegmenterJobSpec, spec_hash
@@ -50,7 +51,7 @@ from harness.train.trainer import Interrupted, Training, batch_name, fit
 FIRST_BATCHES = 8
 """How many a result remembers, to tell whether two trainings saw the same."""
 SCORED_TOGETHER = 8
-"""Samples."""
+"""Samples, at most."""
 
 
 class DetectorKind(Kind[DetectorJobSpec]):
@@ -187,13 +188,14 @@ class DetectorKind(Kind[DetectorJobSpec]):
         self, spec: DetectorJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1
     ) -> float:
         """Its steps, the teacher's forward passes, and the samples that are scored."""
-        batch_size = spec.schedule.global_batch if spec.schedule else SCORED_TOGETHER
-        one = step(spec.detector, batch_size)
-        scored = FORWARD_SHARE * one * samples(spec.data.eval_split) / batch_size
+        to_score = samples(spec.data.eval_split)
         if spec.schedule is None:
-            return scored
+            return FORWARD_SHARE * step(spec.detector, SCORED_TOGETHER) * to_score / SCORED_TOGETHER
+        one = step_seconds(step, spec.detector, spec.schedule)
+        scored = FORWARD_SHARE * one * to_score / spec.schedule.global_batch
         if spec.losses and spec.teacher:
-            one += FORWARD_SHARE * step(plan.detector_spec(spec.teacher).detector, batch_size) / together
+            teacher = plan.detector_spec(spec.teacher).detector
+            one += FORWARD_SHARE * step_seconds(step, teacher, spec.schedule) / together
         return spec.schedule.length * one + scored
 
 
@@ -389,9 +391,19 @@ def predict(detector: Detector, samples: SampleSet, machine: Machine, loader_wor
     """The boxes found in each sample, by its token; the detector is taken to the machine and into eval mode."""
     detector.to(machine.device).eval()
     predictions: dict[str, Boxes] = {}
-    for batch in evaluation_batches(samples, batch_size=SCORED_TOGETHER, workers=loader_workers):
-        with machine.autocast():
-            output = detector(batch.to(machine.device))
-        for token, boxes in zip(batch.tokens, detector.decode(output), strict=True):
-            predictions[token] = boxes.to("cpu")
+    done, size = 0, SCORED_TOGETHER
+    while done < len(samples):
+        try:
+            for batch in evaluation_batches(samples, size, loader_workers, begin=done):
+                with machine.autocast():
+                    output = detector(batch.to(machine.device))
+                for token, boxes in zip(batch.tokens, detector.decode(output), strict=True):
+                    predictions[token] = boxes.to("cpu")
+                done += len(batch)
+        except torch.OutOfMemoryError:
+            # As in a training, half as many fit, or half of these.
+            if size == 1:
+                raise
+            size //= 2
+            torch.cuda.empty_cache()
     return predictions

@@ -17,6 +17,7 @@ from harness.diagnose.machine import Machine
 from harness.runs.folder import RunFolder
 from harness.study.jobs import AnyJobSpec, JobSpec
 from harness.study.plan import Plan
+from harness.study.schedule import ScheduleSpec
 
 FORWARD_SHARE = 1 / 3
 """The share of the forward pass in a training step; the backward pass takes about twice the forward one."""
@@ -176,6 +177,17 @@ class Kind(ABC, Generic[AJobSpec]):
             step: Times steps.
             together: Jobs that share a process with it, itself included; what they share is divided among them.
         """
+
+
+TRIED_TOGETHER = 4
+"""Samples that are timed at once where it is the GPU's memory that decides how many will be."""
+
+
+def step_seconds(step: StepSeconds, model: DetectorSpec | SegmenterSpec, schedule: ScheduleSpec) -> float:
+    """Estimate the seconds of a step of one process, which computes its batch in parts or at once."""
+    batch = schedule.global_batch
+    at_once = min(batch, TRIED_TOGETHER) if schedule.micro_batch == "auto" else schedule.micro_batch or batch
+    return step(model, at_once) * batch / at_once
 
 
 def count_parameters(model: torch.nn.Module) -> int:

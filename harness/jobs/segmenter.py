@@ -12,7 +12,17 @@ from harness.data.nuimages import ImageSet, NuImagesRoot, annotated_bytes
 from harness.data.root import NuScenesRoot
 from harness.diagnose.machine import Machine
 from harness.evaluate.mask_ap import Found, Truth, mask_ap
-from harness.jobs.kind import Folders, JobOrder, Kind, Outcome, Samples, StepSeconds, Timer, count_parameters
+from harness.jobs.kind import (
+    Folders,
+    JobOrder,
+    Kind,
+    Outcome,
+    Samples,
+    StepSeconds,
+    Timer,
+    count_parameters,
+    step_seconds,
+)
 from harness.runs.folder import RunFolder
 from harness.study.jobs import SegmenterJobSpec
 from harness.study.plan import Plan
@@ -67,7 +77,7 @@ class SegmenterKind(Kind[SegmenterJobSpec]):
         self, spec: SegmenterJobSpec, plan: Plan, samples: Samples, step: StepSeconds, together: int = 1
     ) -> float:
         """Its steps; scoring takes little beside them."""
-        return spec.schedule.length * step(spec.segmenter, spec.schedule.global_batch)
+        return spec.schedule.length * step_seconds(step, spec.segmenter, spec.schedule)
 
 
 def _images(source: Path | None) -> NuImagesRoot:

@@ -41,10 +41,7 @@ def run(order: JobOrder, folder: RunFolder, stop: Callable[[], bool], ranks: Ran
         metrics=outcome.metrics,
         parameters=outcome.parameters,
         seconds=sum(line["seconds"] for line in steps) + outcome.scored.seconds,
-        machine=machine.facts()
-        | {"peak_memory_mb": str(round(_peak() / 2**20))}
-        | outcome.trained
-        | {"commit": commit},
+        machine=machine.facts() | _memory(machine, order) | outcome.trained | {"commit": commit},
         cpu_seconds=sum(line["cpu_seconds"] for line in steps) + outcome.scored.cpu_seconds,
         warnings=outcome.warnings,
         began=outcome.began,
@@ -61,10 +58,17 @@ def _open(order: JobOrder, ranks: Ranks) -> Machine:
     return open_machine(order.device, order.spec.precision, order.threads, ranks, order.deterministic)
 
 
-def _peak() -> int:
-    """The most memory of this process, in bytes."""
+def _memory(machine: Machine, order: JobOrder) -> dict[str, str]:
+    """Peak memory in MiB: of the GPU where there is one, and of the host, what loads data included."""
     # Kilobytes on Linux, bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    # The children's is that of the largest: each has as much, of which some is shared with this process.
+    ours, largest = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    host = str(round((ours + order.loader_workers * largest) * unit / 2**20))
+    if machine.device.type != "cuda":
+        return {"peak_memory_mb": host}
+    peak = torch.cuda.max_memory_allocated(machine.device)
+    return {"peak_memory_mb": str(round(peak / 2**20)), "host_memory_mb": host}
 
 
 @cache

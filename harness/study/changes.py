@@ -34,7 +34,8 @@ def changed(spec: S, changes: Mapping[str, Any]) -> S:
 def _all_fields(value: Any) -> Any:
     """A spec and those in it as dicts, with the fields that an identity leaves out."""
     if isinstance(value, Spec):
-        return {name: _all_fields(getattr(value, name)) for name in type(value).model_fields}
+        names = {name: field.alias or name for name, field in type(value).model_fields.items()}
+        return {written: _all_fields(getattr(value, name)) for name, written in names.items()}
     return value
 
 

@@ -140,7 +140,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class BatchSpec(Spec):
     """A batch that is computed in parts, whose gradients add up to that of the whole batch."""
 
-    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True)
 
     samples: PositiveInt = Field(alias="global")
     """Samples of a step, on all GPUs of a job together."""

@@ -9,11 +9,25 @@ from torch import nn
 from detectors.batch import Batch, ImageBatch
 from harness.diagnose.machine import Machine
 from harness.errors import InputError
+from harness.study.schedule import ScheduleSpec
+from harness.train.norms import norms_of
 
 ROOM = 0.9
 """The share of a GPU's memory that may be used: other batches have more objects and returns than the one tried out."""
 LATER_BYTES = 12
 """A trained parameter's: AdamW's two moments, which are made at the first step, and its place in a sum over GPUs."""
+
+
+def given_micro(machine: Machine, schedule: ScheduleSpec) -> int | None:
+    """Samples that a process computes at once, as far as the schedule says it; None where a GPU has to be asked."""
+    share = schedule.global_batch // machine.ranks.count
+    match schedule.micro_batch:
+        case "auto":
+            return None if machine.device.type == "cuda" else share
+        case None:
+            return share
+        case micro:
+            return min(micro, share)
 
 
 def choose_micro(
@@ -72,9 +86,7 @@ def _fits(machine: Machine, objective: nn.Module, part: Batch | ImageBatch) -> b
 
 def rehearse(machine: Machine, objective: nn.Module, part: Batch | ImageBatch) -> None:
     """Forward and backward pass of some samples, of which nothing remains: norms keep their statistics."""
-    norms = [
-        each for each in objective.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.training
-    ]
+    norms = [each for each in norms_of(objective) if each.training]
     for norm in norms:
         norm.eval()
     try:

@@ -4,14 +4,13 @@ import io
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -30,7 +29,8 @@ from harness.errors import InputError
 from harness.runs.folder import SKIPPED, RunFolder, atomic_write
 from harness.study.schedule import ScheduleSpec
 from harness.train.ahead import moved_ahead
-from harness.train.micro_batch import choose_micro
+from harness.train.micro_batch import choose_micro, given_micro
+from harness.train.norms import is_synchronised, kept_buffers, norms_of, synchronised
 from harness.train.optim import learning_rate, optimizer_of
 from harness.train.segmentation import SegmentationObjective
 from harness.train.step_log import FETCH_EVERY, StepLog, not_finite
@@ -59,11 +59,8 @@ class Training:
         seed: int,
         run: RunFolder,
     ) -> None:
-        self.objective, self.run = objective.to(machine.device).train(), run
+        self.objective, self.run = synchronised(objective.to(machine.device).train(), machine), run
         self._machine, self._schedule, self._seed = machine, schedule, stream_seed(seed, "training")
-        if machine.ranks.count > 1 and machine.device.type == "cuda":
-            # Statistics of the samples of all processes; torch has them on GPUs only.
-            self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
         trained = [p for p in objective.parameters() if p.requires_grad]
         self._optimizer = optimizer_of(trained, schedule)
         self._course = learning_rate(self._optimizer, schedule)
@@ -74,7 +71,7 @@ class Training:
             self._average = AveragedModel(model, multi_avg_fn=self._draw_after, use_buffers=True)
         self.skipped = 0
         """Updates that were left out so far."""
-        self.micro = _micro(machine, schedule)
+        self.micro = given_micro(machine, schedule)
         """Samples that are computed at once; None: yet to be found out, for a GPU may not have room for all."""
         self.next = self._restore()
         """The step that is next."""
@@ -126,7 +123,7 @@ class Training:
             # Without gradients an update changes nothing.
             optimizer.zero_grad(set_to_none=True)
         optimizer.step()
-        if not _synchronises(self.objective):
+        if not is_synchronised(self.objective):
             ranks.follow_first([each for each in self.objective.buffers() if each.numel()])
         self._course.step()
         if self._average is not None:
@@ -214,24 +211,25 @@ class Training:
         objective = self.objective
         if not isinstance(objective, Objective) or objective.balance is None or self.next >= MEASURED_STEPS:
             return
+        if shares[0] is None:  # then it does so by itself
+            return
         squares: list[Tensor] = []
-        with _kept_buffers(objective), self._machine.autocast():
+        with kept_buffers(objective), self._machine.autocast():
             for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
-                if share is not None:
-                    assert isinstance(part, Batch)
-                    observed = seen[number] if seen else None
-                    squares.append(objective.gradient_norms(part, observed, share).square())
-        if squares:
-            total = torch.stack(squares).sum(0)
-            self._machine.ranks.add_up([total])
-            objective.balance.add(total.sqrt())
-            self._seed_step()
+                assert isinstance(part, Batch)
+                assert share is not None, "a batch in parts has shares"
+                observed = seen[number] if seen else None
+                squares.append(objective.gradient_norms(part, observed, share).square())
+        total = torch.stack(squares).sum(0)
+        self._machine.ranks.add_up([total])
+        objective.balance.add(total.sqrt())
+        self._seed_step()
 
     @property
     def together(self) -> int:
         """Samples whose statistics batch norms take together."""
         assert self.micro is not None, "found out before the first step"
-        return self.micro * (self._machine.ranks.count if _synchronises(self.objective) else 1)
+        return self.micro * (self._machine.ranks.count if is_synchronised(self.objective) else 1)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -323,10 +321,10 @@ class Training:
         """Compute as many samples at once as before, for norms take statistics of them; or raise InputError."""
         ranks = self._machine.ranks
         share = self._schedule.global_batch // ranks.count
-        if together is None or not _has_norms(self.objective):
+        if together is None or not norms_of(self.objective):
             self.micro = min(self.micro or micro, share)
             return
-        wanted = together // (ranks.count if _synchronises(self.objective) else 1)
+        wanted = together // (ranks.count if is_synchronised(self.objective) else 1)
         if not 1 <= wanted <= share or together % max(wanted, 1):
             raise InputError(
                 f"{self.run.path} was begun with {together} samples in each batch statistic, which {ranks.count} "
@@ -452,38 +450,6 @@ def _seen(
             key: [teacher.observe(part) for part in parts if isinstance(part, Batch)]
             for key, teacher in teachers.items()
         }
-
-
-def _micro(machine: Machine, schedule: ScheduleSpec) -> int | None:
-    """Samples that a process computes at once, as far as the schedule says it."""
-    share = schedule.global_batch // machine.ranks.count
-    match schedule.micro_batch:
-        case "auto":
-            return None if machine.device.type == "cuda" else share
-        case None:
-            return share
-        case micro:
-            return min(micro, share)
-
-
-def _has_norms(module: nn.Module) -> bool:
-    """Whether it takes statistics of a batch."""
-    return any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in module.modules())
-
-
-def _synchronises(module: nn.Module) -> bool:
-    """Whether these are statistics of the samples of all processes."""
-    return any(isinstance(each, nn.SyncBatchNorm) for each in module.modules())
-
-
-@contextmanager
-def _kept_buffers(module: nn.Module) -> Iterator[None]:
-    """Within, statistics may change; afterwards they are what they were."""
-    before = [each.clone() for each in module.buffers()]
-    yield
-    with torch.no_grad():
-        for each, value in zip(module.buffers(), before, strict=True):
-            each.copy_(value)
 
 
 def batch_name(tokens: Sequence[str]) -> int:

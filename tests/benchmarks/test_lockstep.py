@@ -106,7 +106,7 @@ def _together(trainings, teacher, draw):
         batch = draw()
         seen = teacher.observe(batch)
         for training in trainings:
-            training.step(batch, seen)
+            training.step([batch], [seen])
 
     return step
 
@@ -125,7 +125,7 @@ def test_side_by_side_against_one_after_the_other(path, benchmark, students):
         "together": together,
         "d": draw,
         "t": lambda: teacher.observe(batch),
-        "s": lambda: student.step(batch, seen),
+        "s": lambda: student.step([batch], [seen]),
     }
     seconds = _times(ways, rounds=12 if benchmark.enabled else 1)
     for kind, take in (("minima", min), ("medians", statistics.median)):
@@ -146,7 +146,7 @@ def test_distilled_step_over_a_plain_one(path, benchmark):
     cached.fill(VARIANTS, lambda: False)
     plain_training, plain_draw = path["training"](), path["own"]()
     ways = {
-        "plain": lambda: plain_training.step(plain_draw()),
+        "plain": lambda: plain_training.step([plain_draw()]),
         "online": _together([path["training"](live)], live, path["shared"]()),
         "lockstep of 4": _together([path["training"](live) for _ in range(4)], live, path["shared"]()),
         "cached": _together([path["training"](cached)], cached, path["own"]()),

@@ -123,6 +123,20 @@ def test_info_nce_by_hand():
     assert nothing == 0
 
 
+def test_info_nce_of_many_points_is_that_of_all_at_once(rng, monkeypatch):
+    values = []
+    counts = torch.rand(13, generator=rng) < 0.7
+    student, teacher = (torch.randn(13, 4, generator=rng, dtype=torch.float64) for _ in "st")
+    for at_once in (13**2, 30, 1):
+        monkeypatch.setattr("distill.contrastive.AT_ONCE", at_once)
+        leaf = student.clone().requires_grad_()
+        loss = info_nce(leaf, teacher, counts, 0.3)
+        loss.backward()
+        values.append((loss.detach(), leaf.grad))
+    for other in values[1:]:
+        torch.testing.assert_close(other, values[0])
+
+
 def test_contrastive_compares_the_nine_points_of_every_box(maps, scene, detector_spec, read_keypoints):
     torch.manual_seed(0)
     term = ContrastiveSpec(weight=1.0, temperature=0.5).build(detector_spec, detector_spec).double()

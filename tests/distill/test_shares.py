@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectors.batch import Batch, Instances
+from detectors.batch import Batch, Instances, Points
 from detectors.cost import example_batch
 from detectors.heads.center import CenterHeadSpec
 from detectors.presets import PRESETS
@@ -36,8 +36,8 @@ def _double(part):
     if part is None:
         return None
     values = {field.name: getattr(part, field.name) for field in fields(part)}
-    floating = {name: t for name, t in values.items() if isinstance(t, torch.Tensor) and t.is_floating_point()}
-    return replace(part, **{name: t.double() for name, t in floating.items()})
+    tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    return replace(part, **{name: each.double() for name, each in tensors.items() if each.is_floating_point()})
 
 
 def labelled(batch):
@@ -57,7 +57,7 @@ def part_of(batch, first, last):
 
     def points(cloud):
         is_here = (cloud.sample >= first) & (cloud.sample < last)
-        return replace(cloud, values=cloud.values[is_here], sample=cloud.sample[is_here] - first, lengths=None)
+        return Points(cloud.values[is_here], cloud.sample[is_here] - first)
 
     instances = batch.instances
     return Batch(

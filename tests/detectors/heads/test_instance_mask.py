@@ -136,6 +136,17 @@ def test_target_of_a_rectangle_by_hand(spec):
     assert heatmap.count_nonzero() == heatmap[BUS, 3:8, 8:13].count_nonzero() == 25
 
 
+def test_targets_are_the_same_however_many_masks_are_drawn_at_once(spec, monkeypatch):
+    boxes = [(slice(2 * n, 2 * n + 9), slice(3 * n, 3 * n + 14), BUS) for n in range(5)]
+    instances = _instances((24, 40), boxes, [], boxes[:2], room=5)
+    expected = instance_targets(instances, (12, 20), spec)
+    monkeypatch.setattr("detectors.heads.instance_mask.MASKS_AT_ONCE", 2)
+    targets = instance_targets(instances, (12, 20), spec)
+    assert len(targets.mask) > 2
+    assert torch.equal(targets.mask, expected.mask)
+    assert torch.equal(targets.heatmap, expected.heatmap)
+
+
 def test_cells_of_which_half_is_covered_count_for_the_size_of_a_window(spec):
     # As above without a margin of one pixel, half a cell: still nine by thirteen cells. Of the seven by eleven that are
     # covered in whole the radius would be (18 - sqrt(18^2 - 4 * 77 * 0.7)) / 4 = 1.9, so 1.

@@ -365,3 +365,68 @@ def test_a_mirrored_teacher_is_the_very_training_of_one_that_is_not(study):
     assert job(mirrored, "student", "response").published_as == ""
     # Nothing is seen of a teacher whose weights alone are copied.
     assert job(plain, "student", "warm").job == job(mirrored, "student", "warm").job
+
+
+def test_models_have_schedules_of_their_own(study):
+    other = study(
+        "teachers.lidar.schedule={epochs: 2, batch_size: 8}",
+        "students.camera.schedule={lr: 1.0e-3, augment.scale: [0.9, 1.1]}",
+    )
+    usual, plan = _plan(study()), _plan(other, samples=40)
+    lidar = next(plan.detector_spec(row.job) for row in plan.rows if (row.role, row.model) == ("teacher", "lidar"))
+    assert (lidar.schedule.length, lidar.schedule.batch_size, lidar.schedule.epochs) == (10, 8, None)
+    schedules = {row.role: plan.detector_spec(row.job).schedule for row in plan.rows if row.model == "camera"}
+    # The camera that teaches has the study's.
+    assert {role: schedule.lr for role, schedule in schedules.items()} == {
+        "teacher": 2e-3,
+        "baseline": 1e-3,
+        "student": 1e-3,
+    }
+    assert schedules["baseline"].augment.scale == (0.9, 1.1)
+    assert {schedule.length for schedule in schedules.values()} == {1000}
+    students = [
+        {row.job for row in each.rows if (row.role, row.model) == ("student", "lidar")} for each in (plan, usual)
+    ]
+    assert students[0] == students[1]
+
+
+def test_a_model_may_change_a_batch_in_parts(study):
+    other = study("schedule.batch_size={global: 64, micro: 4}", "students.camera.schedule={batch_size: {global: 32}}")
+    schedules = [other.schedule_of(model) for model in (*other.teachers.values(), *other.students.values())]
+    batches = [(schedule.global_batch, schedule.micro_batch) for schedule in schedules]
+    assert batches == [(64, 4), (64, 4), (32, 4), (64, 4)]
+    plain = study("schedule.batch_size={global: 64, micro: 4}", "students.camera.schedule={batch_size: 16}")
+    assert plain.schedule_of(plain.students["camera"]).batch_size == 16
+
+
+def test_a_schedule_that_says_what_the_study_says_changes_no_identity(study):
+    same = study("teachers.lidar.schedule={steps: 1000}", "students.camera.schedule={batch_size: {global: 4}}")
+    assert _plan(same).jobs.keys() == _plan(study()).jobs.keys()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("{stepz: 3}", "students.camera.schedule.*stepz"),
+        ("{steps: 3, epochs: 2}", "exactly one of steps and epochs"),
+        ("{deterministic: true}", "in its own schedule"),
+        ("{batch_size: 0}", "batch_size: Input should be greater than 0"),
+    ],
+)
+def test_mistakes_in_a_schedule_of_a_model_are_told_with_their_place(study, schedule, message):
+    with pytest.raises(InputError, match=message):
+        study(f"students.camera.schedule={schedule}")
+
+
+@pytest.mark.parametrize(
+    "teacher", ["{checkpoint: x.safetensors, preset: tiny_lidar}", "{trained: false, preset: tiny_lidar}"]
+)
+def test_a_teacher_that_is_not_trained_has_no_schedule(study, teacher):
+    with pytest.raises(InputError, match="schedule has no effect on a teacher"):
+        study(f"teachers.lidar={teacher}", "teachers.lidar.schedule={steps: 3}")
+
+
+def test_deterministic_operations_are_no_part_of_what_a_job_is(study):
+    plan = _plan(study("schedule.deterministic=true"))
+    assert plan.deterministic
+    assert plan.jobs.keys() == _plan(study()).jobs.keys()
