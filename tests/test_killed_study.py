@@ -15,6 +15,8 @@ from tests.processes import kill_tree
 ROOT = Path(__file__).parent.parent
 STUDY = ROOT / "studies" / "smoke.yaml"
 STEPS = 12
+FLAGS = ["--set", f"schedule.steps={STEPS}", "--workers", "2", "--device", "cpu"]
+"""On a CPU a training repeats to the bit."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,8 +37,7 @@ def start(world):
     def start(folder):
         folder.mkdir(exist_ok=True)
         return subprocess.Popen(
-            [sys.executable, "-m", "harness.run", str(STUDY), "--set", f"schedule.steps={STEPS}", "--workers", "2"]
-            + ["--device", "cpu"],  # where a training repeats to the bit
+            [sys.executable, "-m", "harness.run", str(STUDY), *FLAGS],
             cwd=folder,
             env=os.environ | {"XDG_CACHE_HOME": str(world), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
