@@ -14,8 +14,8 @@ from pathlib import Path
 SECTIONS = {
     "machine": 40,
     "steps": 110,
-    "sparse": 50,
-    "implicit_gemm": 40,
+    "sparse": 75,
+    "implicit_gemm": 60,
     "waits": 45,
     "pooling": 60,
     "speed": 80,
