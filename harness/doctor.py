@@ -227,7 +227,12 @@ def sparse_finding(capability: tuple[int, int] | None, packages: "SparsePackages
     if packages.lacks_overwritten(capability):
         return Finding(what, chosen or "plain torch", *overwritten(packages.builds))
     if chosen:
-        return Finding(what, chosen)
+        over = (
+            ", installed over spconv's build for CPUs"
+            if chosen in packages.for_cuda and "spconv" in packages.builds
+            else ""
+        )
+        return Finding(what, chosen + over)
     reason, package, extra = "no library for CUDA is installed", "spconv-cu126 'cumm-cu126<0.8'", "cuda"
     if capability > SPCONV_LAST:
         reason, package, extra = "spconv's kernels end at sm_{}{}".format(*SPCONV_LAST), TRITON, "triton"

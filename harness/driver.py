@@ -55,6 +55,16 @@ def visible() -> list[str] | None:
     return None if mask is None else [entry.strip() for entry in mask.split(",")]
 
 
+def is_too_old(driver: str, cuda: str) -> bool:
+    """Whether a driver, such as 570.86, cannot run what was built for a version of CUDA."""
+    return _number(cuda) >= 13 and _number(driver) < CUDA_13_DRIVER
+
+
+def _number(version: str) -> int:
+    match = re.match(r"\d+", version)
+    return int(match[0]) if match else 0
+
+
 def install_torch(torch: str, driver: str, capability: tuple[int, int] | None = None) -> str:
     """The command that installs the same version of torch, built for this driver and GPU.
 
@@ -63,7 +73,7 @@ def install_torch(torch: str, driver: str, capability: tuple[int, int] | None = 
         driver: The driver's, such as 570.86.
         capability: Compute capability of the GPU, if known; builds for CUDA 13 leave out what is older than 7.5.
     """
-    is_old = int((re.match(r"\d+", driver) or ["0"])[0]) < CUDA_13_DRIVER
-    build = "cu126" if is_old or (capability is not None and capability < (7, 5)) else "cu130"
+    is_old = is_too_old(driver, "13.0") or (capability is not None and capability < (7, 5))
+    build = "cu126" if is_old else "cu130"
     release = torch.partition("+")[0]
     return f'pip install "torch=={release}+{build}" --extra-index-url https://download.pytorch.org/whl/{build}'

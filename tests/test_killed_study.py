@@ -15,8 +15,8 @@ from tests.processes import kill_tree
 ROOT = Path(__file__).parent.parent
 STUDY = ROOT / "studies" / "smoke.yaml"
 STEPS = 12
-# On the CPU a training repeats to the bit.
 FLAGS = ["--set", f"schedule.steps={STEPS}", "--workers", "2", "--device", "cpu"]
+"""On a CPU a training repeats to the bit."""
 
 pytestmark = [
     pytest.mark.slow,

@@ -82,7 +82,11 @@ def allows_tf32(dtype: torch.dtype) -> bool:
 
 
 def let_multiply_in_tf32(library: ModuleType, allowed: bool) -> None:
-    """Set whether a library multiplies float32 numbers in TF32, forward and backward, from the next call on."""
+    """Set whether a library multiplies float32 numbers in TF32, forward and backward, from the next call on.
+
+    spconv keeps the algorithm that it has tuned for the first call of a size, with TF32 or without. A process therefore
+    sticks to one precision, as a training does.
+    """
     # Of the package, not of its module `pytorch`, which has constants of its own.
     constants: Any = importlib.import_module(library.__name__.partition(".")[0] + ".constants")
     constants.SPCONV_ALLOW_TF32 = allowed

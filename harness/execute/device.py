@@ -3,7 +3,7 @@
 import torch
 
 from detectors.encoders.sparse_library import installed_packages, sparse_text
-from harness.driver import MASK, Gpu, are_hidden, gpus_of_driver, install_torch, visible
+from harness.driver import MASK, Gpu, are_hidden, gpus_of_driver, install_torch, is_too_old, visible
 from harness.errors import InputError, unknown
 
 ON_THE_CPU = "--device cpu computes on the processor"
@@ -70,10 +70,11 @@ def unseen(version: str, cuda: str | None, gpus: list[Gpu]) -> tuple[str, str]:
         return f"{named}, but this build of torch is for CPUs", command
     if entries := visible():
         return f"{named}, but torch sees none of {MASK}={','.join(entries)}", f"unset {MASK}"
+    if is_too_old(gpus[0].driver, cuda):
+        return f"{named}, but torch sees none: CUDA {cuda} needs a newer driver", f"{command}  # or a newer driver"
     return (
-        f"{named}, but torch sees none: the driver is probably older than CUDA {cuda} needs, or this container was "
-        "started without them",
-        f"{command}  # or a newer driver, or docker run --gpus all",
+        f"{named}, but torch sees none: perhaps this container was started without them",
+        'python -c "import torch; torch.cuda.init()"  # tells why; docker run --gpus all',
     )
 
 

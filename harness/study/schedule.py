@@ -180,7 +180,7 @@ class ScheduleSpec(Spec):
     batch_size: BatchSize = 8
     """Samples of a step; or ``{global: 64, micro: 4}``, of which each GPU computes four at once, or ``micro: auto``."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """The papers' AdamW; or Muon, with which the tiny LiDAR needs two thirds of the steps, each a sixth dearer on a CPU."""
+    """The papers' AdamW; or Muon, with which the tiny LiDAR needs two thirds of the steps, each a sixth dearer."""
     lr: float = Field(default=2e-3, gt=0)
     """The highest learning rate."""
     lr_for_batch: PositiveInt | None = None

@@ -20,8 +20,8 @@ from torch import Tensor
 from detectors.encoders import sparse_conv
 from detectors.encoders.sparse_library import allows_tf32, let_multiply_in_tf32
 from detectors.encoders.sparse_tables import ConvTable
-from tests.gpu.common import Rows, libraries, sparse_by
-from tests.gpu.sparse import measure
+from tests.gpu.common import libraries, sparse_by
+from tests.gpu.sparse import in_each_precision
 
 OFFSETS = 32
 """Of a kernel, at most: one bit of a mask each."""
@@ -124,7 +124,9 @@ def by_implicit_gemm(library: ModuleType) -> Iterator[None]:
 def main() -> None:
     """The rows of `sparse`, for this algorithm."""
     there = {name: library for name, library in libraries().items() if library is not None}
-    measure(Rows(), {name: partial(by_implicit_gemm, library) for name, library in there.items()})
+    in_each_precision(
+        "tests.gpu.implicit_gemm", {name: partial(by_implicit_gemm, library) for name, library in there.items()}
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 SECTIONS = {
     "machine": 40,
     "steps": 110,
-    "sparse": 50,
+    "sparse": 75,
     "waits": 45,
     "pooling": 60,
     "speed": 80,
@@ -23,7 +23,7 @@ SECTIONS = {
     "study": 210,
 }
 """Each with the seconds it may take."""
-ASKED = {"implicit_gemm": 40}
+ASKED = {"implicit_gemm": 60}
 """The same of what is run only by name: it gives wrong values on an H200 still."""
 PRETENDED = {"steps": 1800, "waits": 1800, "contract": 600, "resume": 1800}
 """The same of what can be pretended, where a processor computes everything."""

@@ -1,5 +1,7 @@
 """Sparse convolution by spconv, by spconv-triton and in plain torch: the same numbers, and how long each takes."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -44,16 +46,30 @@ def sites_near_ground(count: int, shape: Triple, rng: torch.Generator) -> Sites:
 
 def main() -> None:
     """The libraries with the algorithm in use."""
-    measure(Rows(), {name: partial(sparse_by, library) for name, library in libraries().items()})
+    in_each_precision("tests.gpu.sparse", {name: partial(sparse_by, library) for name, library in libraries().items()})
 
 
-def measure(rows: Rows, ways: Mapping[str, Callable[[], AbstractContextManager[None]]]) -> None:
-    """One row a level, kind of table, way and precision: fp32, fp32 with TF32 permitted, and bf16.
+def in_each_precision(module: str, ways: Mapping[str, Callable[[], AbstractContextManager[None]]]) -> None:
+    """Measure in the precision that the command line names after its file of rows; or in all, in a process each.
+
+    spconv keeps the algorithm of the first precision in which a size is asked for.
+    """
+    if len(sys.argv) > 2:
+        measure(Rows(), ways, sys.argv[2])
+        return
+    for precision in PRECISIONS:
+        subprocess.run([sys.executable, "-m", module, sys.argv[1], precision], check=True)
+
+
+def measure(rows: Rows, ways: Mapping[str, Callable[[], AbstractContextManager[None]]], precision: str) -> None:
+    """One row a level, kind of table and way.
 
     Args:
         rows: Where they go.
         ways: By name, contexts in which sparse convolutions are computed.
+        precision: One of PRECISIONS.
     """
+    tf32, most = PRECISIONS[precision]
     rng = torch.Generator().manual_seed(0)
     for count, shape, ins, outs in LEVELS:
         index = sites_near_ground(count, shape, rng)
@@ -67,19 +83,18 @@ def measure(rows: Rows, ways: Mapping[str, Callable[[], AbstractContextManager[N
             conv, given = conv.cuda(), features.cuda()
             took_table = milliseconds(partial(make, on_card))
             for name, way in ways.items():
-                for precision, (tf32, most) in PRECISIONS.items():
-                    if name == PLAIN and tf32:
-                        continue  # it multiplies as matrix products do, which are not meant here
-                    with way(), asking(precision, tf32):
-                        mine = values(conv, given, table)
-                        took = milliseconds(partial(_forward_backward, conv, given.clone().requires_grad_(), table))
-                    apart = [difference(a, b) for a, b in zip(mine, expected, strict=True)]
-                    rows.add(
-                        sites=len(index), channels=f"{ins}->{outs}", kind=kind, by=name, precision=precision,
-                        ok=all(a < b for a, b in zip(apart, most, strict=True)),
-                        **{"apart, value": apart[0], "gradient": apart[1], "gradient of weights": apart[2]},
-                        **{"table, ms": took_table, "forward + backward, ms": took},
-                    )  # fmt: skip
+                if name == PLAIN and tf32:
+                    continue  # it multiplies as matrix products do, which are not meant here
+                with way(), asking(precision, tf32):
+                    mine = values(conv, given, table)
+                    took = milliseconds(partial(_forward_backward, conv, given.clone().requires_grad_(), table))
+                apart = [difference(a, b) for a, b in zip(mine, expected, strict=True)]
+                rows.add(
+                    sites=len(index), channels=f"{ins}->{outs}", kind=kind, by=name, precision=precision,
+                    ok=all(a < b for a, b in zip(apart, most, strict=True)),
+                    **{"apart, value": apart[0], "gradient": apart[1], "gradient of weights": apart[2]},
+                    **{"table, ms": took_table, "forward + backward, ms": took},
+                )  # fmt: skip
 
 
 @contextmanager

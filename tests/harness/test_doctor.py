@@ -100,6 +100,13 @@ CPU_OVER_CUDA = SparsePackages(("spconv", "spconv-cu126"), cpu_only=True)
     [
         (None, CPU_OVER_CUDA, "plain torch, as there is no CUDA", "", ""),
         (H100, SparsePackages(("spconv-cu126",)), "spconv-cu126", "", ""),
+        (
+            H100,
+            SparsePackages(("spconv", "spconv-cu126")),
+            "spconv-cu126, installed over spconv's build for CPUs",
+            "",
+            "",
+        ),
         (H100, SparsePackages(triton=True), "spconv-triton", "", ""),
         (H100, SparsePackages(), "plain torch", "no library for CUDA", "pip install spconv-cu126"),
         (

@@ -1,5 +1,6 @@
 """The device of a study: what is there is used and told, and what is there but cannot be used is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,7 +67,12 @@ def test_auto_is_the_fastest_device_that_may_be_used(machine, given, auto):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"driver": [H100] * 2}, r"the driver 570.86 reports 2 GPUs \(NVIDIA H100\), but torch sees none"),
+        (
+            {"driver": [H100] * 2},
+            r"the driver 570.86 reports 2 GPUs \(NVIDIA H100\), but torch sees none: CUDA 13.0 needs a newer",
+        ),
+        ({"driver": [H100], "cuda": "12.6"}, "torch sees none: perhaps this container was started without them"),
+        ({"driver": [replace(H100, driver="580.65")]}, "perhaps this container was started without them"),
         ({"driver": [H100], "cuda": None}, "this build of torch is for CPUs; pip install"),
         ({"driver": [H100], "mask": "7"}, "torch sees none of CUDA_VISIBLE_DEVICES=7; unset"),
         (
