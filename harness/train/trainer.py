@@ -81,12 +81,11 @@ class Training:
         """The detector, or the maps, that it learns from."""
         return self.objective.teacher if isinstance(self.objective, Objective) else None
 
-    def step(self, parts: Sequence[Batch | ImageBatch], name: int, seen: Sequence[DetectorOutput] = ()) -> None:
+    def step(self, parts: Sequence[Batch | ImageBatch], seen: Sequence[DetectorOutput] = ()) -> None:
         """Take the next step; its log waits to hear how long it took.
 
         Args:
             parts: The step's batch, or this process's parts of it, on the device.
-            name: Of the whole batch, for the log.
             seen: What the teacher makes of each of the parts, where that is known already.
 
         Raises:
@@ -113,7 +112,9 @@ class Training:
         total = torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
         ranks.add_up([total])
         norm = clip_grad_norm_(self.objective.parameters(), schedule.clip_norm)
-        self.log.add(step, {"batch": name, "lr": float(self._course.get_last_lr()[0])}, names, total, pull, norm)
+        tokens = ranks.joined([token for part in parts for token in part.tokens])
+        known = {"batch": batch_name(tokens), "lr": float(self._course.get_last_lr()[0])}
+        self.log.add(step, known, names, total, pull, norm)
         if self.log.is_full or step + 1 == schedule.length:
             self._fetch(lambda: self._terms_not_finite(parts, seen, shares))
         if not self.log.fetches_each:
@@ -404,10 +405,9 @@ def fit(
     batches = moved_ahead(loaded, machine.device)
     for step in steps:
         parts = list(islice(batches, cut.each))
-        name = batch_name(ranks.joined([token for part in parts for token in part.tokens]))
         due = [training for training in going if training.next == step]
         seen = _seen(machine, due, parts) if len(due) > 1 else {}
-        steps_of = [(each, partial(each.step, parts, name, seen.get(id(each.teacher), ()))) for each in due]
+        steps_of = [(each, partial(each.step, parts, seen.get(id(each.teacher), ()))) for each in due]
         stepped = [training for training, take in steps_of if goes_on(training, take)]
         if not going:
             break

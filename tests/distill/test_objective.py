@@ -109,12 +109,15 @@ def test_maps_are_made_in_the_precision_in_which_the_teacher_was_asked(objective
     with torch.autocast("cpu", dtype=torch.bfloat16):
         asked = teacher.observe(batch)
         inside = teacher.observe(batch)
-        heatmap = inside.head.heatmap
-    assert heatmap.dtype == asked.head.heatmap.dtype == torch.bfloat16
+        maps, heatmap = inside.bev_high, inside.head.heatmap
+    assert maps.dtype == asked.bev_high.dtype == torch.bfloat16
+    assert torch.equal(asked.bev_high, maps)
+    # The head of such maps computes in float32.
+    assert heatmap.dtype == torch.float32
     assert torch.equal(asked.head.heatmap, heatmap)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         single = teacher.observe(batch)
-    assert teacher.observe(batch).head.heatmap.dtype == torch.float32
+    assert teacher.observe(batch).bev_high.dtype == torch.float32
     assert single.bev_high.dtype == torch.bfloat16
 
 

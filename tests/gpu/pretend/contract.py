@@ -1,5 +1,6 @@
 """spconv's contract: what our call of it has to be like, checked by a stand-in that computes in plain torch."""
 
+import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
@@ -23,6 +24,9 @@ class Spconv:
     ConvAlgo = SimpleNamespace(Native="Native")
 
     def __init__(self) -> None:
+        self.__name__ = "spconv_standin.pytorch"
+        for name in ("spconv_standin", "spconv_standin.constants"):
+            sys.modules[name] = ModuleType(name)
         self.functional = SimpleNamespace(indice_conv=self.indice_conv)
         self.calls = 0
 

@@ -112,10 +112,10 @@ def test_one_that_fails_tells_its_own_reason_and_the_others_go_on(asked, alone, 
     folders = asked("together")
     step = trainer.Training.step
 
-    def broken(self, batch, seen=None):
+    def broken(self, parts, seen=()):
         if self.run.path.name == "relation" and self.next == 2:
             raise FloatingPointError("loss 'relation' is nan")
-        return step(self, batch, seen)
+        return step(self, parts, seen)
 
     monkeypatch.setattr(trainer.Training, "step", broken)
     assert _together(folders) == FAILED

@@ -5,7 +5,7 @@ import torch
 
 from detectors.cost import example_batch
 from detectors.presets import PRESETS
-from distill.objective import Objective, ObjectiveOutput
+from distill.objective import Objective
 from harness.diagnose.machine import Machine
 from harness.runs.folder import RunFolder
 from harness.study.schedule import ScheduleSpec
@@ -26,20 +26,21 @@ def batch():
 def begin(tmp_path, monkeypatch):
     """``begin(every)``: a training on the CPU whose log is fetched as rarely as a GPU's."""
 
-    def make(every, name="run"):
+    def make(every, name="run", allowed=0):
         monkeypatch.setattr(trainer, "StepLog", lambda run, _: StepLog(run, every))
         torch.manual_seed(0)
         objective = Objective(PRESETS["tiny_radar"].build(), None, {})
         folder = RunFolder(tmp_path / name)
         folder.path.mkdir(exist_ok=True)
-        return Training(Machine(torch.device("cpu")), objective, ScheduleSpec(steps=STEPS), 0, folder)
+        schedule = ScheduleSpec(steps=STEPS, skip_non_finite=allowed)
+        return Training(Machine(torch.device("cpu")), objective, schedule, 0, folder)
 
     return make
 
 
 def _take(training, batch, steps):
     for step in range(steps):
-        training.step(batch)
+        training.step([batch])
         training.log.timed(1.0 + step, 0.5)
 
 
@@ -66,6 +67,12 @@ def test_lines_wait_until_it_is_time_or_the_state_is_saved(begin, batch):
     assert begin(3).next == 2
 
 
+def _take_one_that_is_not_finite(training, batch, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "clip_grad_norm_", lambda *given: torch.tensor(float("inf")))
+        training.step([batch])
+
+
 def test_a_step_that_is_not_finite_is_named_and_never_saved(begin, batch, monkeypatch):
     training = begin(4)
     _take(training, batch, 1)
@@ -73,23 +80,35 @@ def test_a_step_that_is_not_finite_is_named_and_never_saved(begin, batch, monkey
     saved = training.run.state.read_bytes()
     _take(training, batch, 1)
     weights = {name: tensor.clone() for name, tensor in training.objective.student.named_parameters()}
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "clip_grad_norm_", lambda *given: torch.tensor(float("inf")))
-        training.step(batch)
+    _take_one_that_is_not_finite(training, batch, monkeypatch)
     # No weight has moved, although nobody has looked yet.
     assert all(torch.equal(weights[name], each) for name, each in training.objective.student.named_parameters())
-    with pytest.raises(FloatingPointError, match="the gradient of step 2 is inf"):
+    with pytest.raises(FloatingPointError, match="the gradient in step 2 is inf, and all losses are finite"):
         training.save()
     assert training.run.state.read_bytes() == saved
-    # What came before it is in the log.
-    assert [line["step"] for line in training.run.steps()] == [0, 1]
+
+
+def test_steps_that_may_be_left_out_are_counted_when_they_are_fetched(begin, batch, monkeypatch):
+    training = begin(4, allowed=1)
+    _take(training, batch, 1)
+    _take_one_that_is_not_finite(training, batch, monkeypatch)
+    training.log.timed(1.0, 0.5)
+    assert training.skipped == 0
+    training.save()
+    assert training.skipped == 1
+    assert [line.get("skipped") for line in training.run.steps()] == [None, 1]
+    assert training.run.steps()[1]["gradient_norm"] == 0
+    # One that goes on has not forgotten it.
+    again = begin(4, allowed=1)
+    _take_one_that_is_not_finite(again, batch, monkeypatch)
+    with pytest.raises(FloatingPointError, match=r"in step 2 is inf.*; 1 updates were left out before"):
+        again.flush()
 
 
 def test_a_term_that_is_not_finite_is_named_with_its_step(begin, batch):
     training = begin(2)
     _take(training, batch, 1)
-    values = {"heatmap": torch.tensor(1.0), "boxes": torch.tensor(float("nan"))}
-    output = ObjectiveOutput(torch.tensor(float("nan")), values, values)
-    training.log.add(1, {"batch": 0, "lr": 0.1}, output, {}, torch.tensor(1.0))
+    names, values = ["loss", "raw/heatmap", "raw/boxes"], torch.tensor([torch.nan, 1.0, torch.nan])
+    training.log.add(1, {"batch": 0, "lr": 0.1}, names, values, {}, torch.tensor(1.0))
     with pytest.raises(FloatingPointError, match=r"^loss 'boxes' is nan in step 1$"):
         training.log.fetch()
