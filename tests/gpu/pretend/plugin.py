@@ -14,6 +14,7 @@ _FOR_EACH = '''"""Says that torch has a GPU, as soon as torch is imported."""
 import importlib.abc
 import importlib.machinery
 import sys
+import types
 
 
 class Finder(importlib.abc.MetaPathFinder):
@@ -30,6 +31,9 @@ class Finder(importlib.abc.MetaPathFinder):
             module.device_count = lambda: 1
             module.get_device_name = lambda *_: "pretended"
             module.get_device_capability = lambda *_: (9, 0)
+            facts = {"name": "pretended", "total_memory": 16 << 30, "major": 9, "minor": 0}
+            module.get_device_properties = lambda *_: types.SimpleNamespace(**facts)
+            module.get_arch_list = lambda: ["sm_90"]
 
         spec.loader.exec_module = exec_module
         return spec
