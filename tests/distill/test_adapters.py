@@ -44,6 +44,7 @@ def test_conv_trains(build, rng):
 
 @pytest.mark.parametrize("kind", ["conv1x1", "mlp3"])
 def test_a_cell_is_adapted_by_itself(build, rng, kind):
+    torch.manual_seed(1)  # of some weights, rectified units hide the change
     adapter, maps = build(kind, 3, 4), torch.randn(2, 3, 5, 7, generator=rng)
     changed = maps.clone()
     changed[0, :, 2, 3] += 1.0

@@ -133,7 +133,7 @@ def test_levels_that_do_not_reach_the_grid_are_refused(change, words):
         VoxelNetSpec(**(SPEC.model_dump() | change))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(not (torch.version.cuda and torch.cuda.is_available()), reason="no CUDA device")
 def test_cuda_computes_what_a_cpu_does(rng, grid):
     cloud, encoder = _cloud(rng, 300), _encoder(grid, rng).float()
     cloud = Points(cloud.values.float(), cloud.sample)
