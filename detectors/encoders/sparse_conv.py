@@ -84,8 +84,8 @@ def spconv_sums(
     """The convolution by spconv's own kernels, on our pairs, so that output rows come in our order.
 
     Under autocast spconv would compute in float16, whatever type was asked for, and lose what float16 cannot hold. It
-    is given float32 instead, and multiplies in TF32 where that is asked for: of bfloat16 features TF32 loses nothing,
-    and uses the tensor cores. Not for spconv's build for CPUs, which computes something else every time on two or more
+    is given float32 instead, and may multiply in TF32 where that is asked for: of bfloat16 features TF32 loses nothing.
+    Not for spconv's build for CPUs, which computes something else every time on two or more
     threads and cannot go backward.
     """
     pairs, counts = table.padded

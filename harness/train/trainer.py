@@ -1,4 +1,4 @@
-"""fit: the training loop, in full view,; one student, or several side by side."""
+"""fit: the training loop, in full view; one student, or several side by side."""
 
 import io
 import time

@@ -23,8 +23,6 @@ SECTIONS = {
     "study": 210,
 }
 """Each with the seconds it may take."""
-ASKED = {"implicit_gemm": 60}
-"""The same of what is run only by name: it gives wrong values on an H200 still."""
 PRETENDED = {"steps": 1800, "waits": 1800, "contract": 600, "resume": 1800}
 """The same of what can be pretended, where a processor computes everything."""
 
@@ -33,7 +31,7 @@ def run(section: str, out: Path, pretend: bool = False) -> dict:
     """What one section came to: its lines, whether it ran to its end, and how long it took."""
     began, lines = time.monotonic(), Path(tempfile.mkdtemp()) / "rows.jsonl"
     module = ["tests.gpu.pretend", section] if pretend else [f"tests.gpu.{section}"]
-    command, limit = [sys.executable, "-m", *module, str(lines)], (PRETENDED if pretend else SECTIONS | ASKED)[section]
+    command, limit = [sys.executable, "-m", *module, str(lines)], (PRETENDED if pretend else SECTIONS)[section]
     with (out / "gpu.log").open("a") as log:
         print(f"== {section}", file=log, flush=True)
         try:

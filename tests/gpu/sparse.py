@@ -45,20 +45,15 @@ def sites_near_ground(count: int, shape: Triple, rng: torch.Generator) -> Sites:
 
 
 def main() -> None:
-    """The libraries with the algorithm in use."""
-    in_each_precision("tests.gpu.sparse", {name: partial(sparse_by, library) for name, library in libraries().items()})
-
-
-def in_each_precision(module: str, ways: Mapping[str, Callable[[], AbstractContextManager[None]]]) -> None:
     """Measure in the precision that the command line names after its file of rows; or in all, in a process each.
 
     spconv keeps the algorithm of the first precision in which a size is asked for.
     """
     if len(sys.argv) > 2:
-        measure(Rows(), ways, sys.argv[2])
+        measure(Rows(), {name: partial(sparse_by, library) for name, library in libraries().items()}, sys.argv[2])
         return
     for precision in PRECISIONS:
-        subprocess.run([sys.executable, "-m", module, sys.argv[1], precision], check=True)
+        subprocess.run([sys.executable, "-m", "tests.gpu.sparse", sys.argv[1], precision], check=True)
 
 
 def measure(rows: Rows, ways: Mapping[str, Callable[[], AbstractContextManager[None]]], precision: str) -> None:
